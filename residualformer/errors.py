@@ -1,0 +1,32 @@
+"""Mistakes a user can mend: each is one sentence of what was given, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class UserError(Exception):
+    """Bad input; its text is shown alone, without a traceback, and the exit status is 2."""
+
+
+def closest(name: str, valid: Iterable[str]) -> str:
+    """' Did you mean 'x'?' when a valid name is near `name`, else ''."""
+    near = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Run a command line's `main`; a UserError or a failing disk ends it in one line and status 2."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(_fail(str(error)))
+    except OSError as error:
+        sys.exit(_fail(f"cannot read or write {error.filename}: {error.strerror}" if error.filename else str(error)))
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,172 @@
+"""What an experiment is made of: one frozen dataclass per section of a YAML in `conf/`.
+
+Only defaults and value checks live here; reading, merging and naming mistakes is `config.py`.
+Units are in the names: `_ms` milliseconds, `_s` seconds, `_hz` Hertz; everything else is a count or a ratio.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Log-mel filterbank; one definition, stored with the features and inside the model.
+
+    `preset` names the options that sampling rate and bin count do not decide (see `data/features.py`):
+    `sherpa` is what sherpa-onnx forces on models with an LSTM predictor, `kaldi` is plain Kaldi.
+    """
+
+    preset: str = "sherpa"
+    sample_rate_hz: int = 16000
+    num_mel_bins: int = 80
+
+
+@dataclass(frozen=True)
+class TokenConfig:
+    """Output units. `kind` is `bpe` (sentencepiece) or `char`; `target` picks what is to be written."""
+
+    kind: str = "bpe"
+    vocab_size: int = 100  # blank and unknown included; ignored by `char`
+    target: str = "text"  # `text` (recognition) or `translation`
+
+
+@dataclass(frozen=True)
+class ResidualConfig:
+    """The layer's own part of a weight: A (M x R) times B (R x N), plus the rectangular diagonal D."""
+
+    rank: int = 0  # R; 0 = no A, B
+    diagonal: bool = False  # D on or off
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Convolutional front end and Transformer layers (ResidualTransformer, section 4.2)."""
+
+    num_layers: int = 18  # L
+    dim: int = 512
+    num_heads: int = 8
+    ffn_dim: int = 2048
+    conv_channels: int = 256
+    dropout: float = 0.1
+    chunk_ms: int = 160  # rounded up to whole encoder frames (40 ms)
+    look_back_ms: int | None = 288  # rounded up to whole encoder frames; null = everything before
+    look_ahead_ms: int = 160  # beyond the chunk, first layer only, so the total is not multiplied by L
+    sharing: int | list[int] = 1  # K, or the group of each layer
+    residual: ResidualConfig = field(default_factory=ResidualConfig)
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """Prediction network over the labels so far: `lstm`, or `stateless` (the last `context_size` labels)."""
+
+    kind: str = "lstm"
+    embedding_dim: int = 320
+    hidden_dim: int = 1024
+    num_layers: int = 2  # lstm only
+    context_size: int = 2  # stateless only
+    dropout: float = 0.1
+    token_dropout: float = 0.0  # chance that a history label is hidden in training
+
+
+@dataclass(frozen=True)
+class JoinerConfig:
+    """tanh(Linear(encoder) + Linear(predictor)) -> Linear -> vocabulary."""
+
+    dim: int = 512
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Transducer loss; `kind` is a row of the table in `residualformer.loss` (`pruned` or `exact`)."""
+
+    kind: str = "pruned"
+    backend: str = "auto"  # auto | torch | k2 | torchaudio
+    prune_range: int = 5
+    simple_scale: float = 0.5  # weight of the simple joiner's loss beside the pruned one
+    lm_scale: float = 0.25  # smoothing of the simple joiner's loss
+    am_scale: float = 0.0
+    ctc_scale: float = 0.0  # auxiliary CTC on the encoder, training only
+
+
+@dataclass(frozen=True)
+class SpecAugmentConfig:
+    """SpecAugment, applied from update `start_step` on."""
+
+    start_step: int = 0
+    num_time_masks: int = 2
+    max_time_fraction: float = 0.1  # of the utterance, per mask
+    num_freq_masks: int = 2
+    max_freq_bins: int = 20
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Training batches."""
+
+    speeds: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])
+    speed_choice: str = "all"  # all = every copy once an epoch; random = one random copy of each utterance
+    max_batch_s: float = 50.0  # seconds of audio in a batch, padding not counted
+    max_utterance_s: float = 30.0
+    min_utterance_s: float = 0.1
+    num_buckets: int = 10
+    concat_probability: float = 0.0  # chance that two utterances are joined into one
+    pad_start_ms: int = 0  # up to this much silence put before an utterance, at random
+    specaugment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """`adam`, `adamw`, or `muon` (Muon for the encoder's matrices, AdamW for all else)."""
+
+    kind: str = "adam"
+    lr: float = 1e-3
+    muon_lr: float = 3e-3
+    weight_decay: float = 0.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
+    schedule: str = "linear"  # after warm-up, down to 0 at the last step: linear or cosine
+    warmup_steps: int = 1000
+    clip_norm: float = 5.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how."""
+
+    max_steps: int = 350_000
+    seed: int = 1
+    precision: str = "bf16"  # bf16 (autocast) or fp32
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    average_last: int = 10  # checkpoints in the final average
+    save_every_steps: int = 1000
+    valid_every_steps: int = 1000
+    log_every_steps: int = 50
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """Search. `kind` is `greedy` or `beam`."""
+
+    kind: str = "beam"
+    beam: int = 16
+    max_symbols: int = 5  # labels a single encoder frame may emit
+    nbest: int = 4
+    blank_penalty: float = 0.0
+    max_batch_s: float = 200.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    description: str = ""
+    warm_start: str | None = None  # name of the experiment whose weights this one starts from
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    tokens: TokenConfig = field(default_factory=TokenConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    joiner: JoinerConfig = field(default_factory=JoinerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
