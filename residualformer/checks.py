@@ -1,0 +1,165 @@
+"""What the values of a configuration may be: one row per key, then the rules that tie several keys together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from residualformer.schema import Config
+
+
+class Rule(NamedTuple):
+    """A test of one value and the words for what passes it; null always passes (its type is checked before)."""
+
+    allows: Callable[[Any], bool]
+    allowed: str
+
+
+def _one_of(*names: str) -> Rule:
+    return Rule(lambda value: value in names, "one of " + ", ".join(names))
+
+
+ANY = Rule(lambda value: True, "anything")
+POSITIVE = Rule(lambda value: value > 0, "more than 0")
+NOT_NEGATIVE = Rule(lambda value: value >= 0, "0 or more")
+FRACTION = Rule(lambda value: 0 <= value <= 1, "a number from 0 to 1")
+BELOW_ONE = Rule(lambda value: 0 <= value < 1, "0 or more and less than 1")
+NAME = Rule(lambda value: value != "" and "/" not in value, "the name of an experiment, not a path")
+SPEEDS = Rule(lambda value: value != [] and min(value) > 0, "one factor above 0 or several, such as [0.9, 1.0, 1.1]")
+BETAS = Rule(lambda value: len(value) == 2 and 0 <= min(value) and max(value) < 1, "two numbers from 0 to below 1")
+VOCABULARY = Rule(lambda value: value >= 3, "3 or more: blank, unknown and one token at least")
+
+RULES: dict[str, Rule] = {
+    "description": ANY,
+    "warm_start": NAME,
+    "features.preset": _one_of("sherpa", "kaldi"),
+    "features.sample_rate_hz": POSITIVE,
+    "features.num_mel_bins": POSITIVE,
+    "tokens.kind": _one_of("bpe", "char"),
+    "tokens.vocab_size": VOCABULARY,
+    "tokens.target": _one_of("text", "translation"),
+    "encoder.num_layers": POSITIVE,
+    "encoder.dim": POSITIVE,
+    "encoder.num_heads": POSITIVE,
+    "encoder.ffn_dim": POSITIVE,
+    "encoder.conv_channels": POSITIVE,
+    "encoder.dropout": BELOW_ONE,
+    "encoder.chunk_ms": POSITIVE,
+    "encoder.look_back_ms": NOT_NEGATIVE,
+    "encoder.look_ahead_ms": NOT_NEGATIVE,
+    "encoder.sharing": ANY,  # see _sharing
+    "encoder.residual.rank": NOT_NEGATIVE,
+    "encoder.residual.diagonal": ANY,
+    "predictor.kind": _one_of("lstm", "stateless"),
+    "predictor.embedding_dim": POSITIVE,
+    "predictor.hidden_dim": POSITIVE,
+    "predictor.num_layers": POSITIVE,
+    "predictor.context_size": POSITIVE,
+    "predictor.dropout": BELOW_ONE,
+    "predictor.token_dropout": FRACTION,
+    "joiner.dim": POSITIVE,
+    "loss.kind": _one_of("pruned", "exact"),
+    "loss.backend": _one_of("auto", "torch", "k2", "torchaudio"),
+    "loss.prune_range": Rule(lambda value: value >= 2, "2 or more"),
+    "loss.simple_scale": NOT_NEGATIVE,
+    "loss.lm_scale": BELOW_ONE,
+    "loss.am_scale": BELOW_ONE,
+    "loss.ctc_scale": NOT_NEGATIVE,
+    "data.speeds": SPEEDS,
+    "data.speed_choice": _one_of("all", "random"),
+    "data.max_batch_s": POSITIVE,
+    "data.max_utterance_s": POSITIVE,
+    "data.min_utterance_s": NOT_NEGATIVE,
+    "data.num_buckets": POSITIVE,
+    "data.concat_probability": FRACTION,
+    "data.pad_start_ms": NOT_NEGATIVE,
+    "data.specaugment.start_step": NOT_NEGATIVE,
+    "data.specaugment.num_time_masks": NOT_NEGATIVE,
+    "data.specaugment.max_time_fraction": FRACTION,
+    "data.specaugment.num_freq_masks": NOT_NEGATIVE,
+    "data.specaugment.max_freq_bins": NOT_NEGATIVE,
+    "train.max_steps": POSITIVE,
+    "train.seed": NOT_NEGATIVE,
+    "train.precision": _one_of("bf16", "fp32"),
+    "train.optimizer.kind": _one_of("adam", "adamw", "muon"),
+    "train.optimizer.lr": POSITIVE,
+    "train.optimizer.muon_lr": POSITIVE,
+    "train.optimizer.weight_decay": NOT_NEGATIVE,
+    "train.optimizer.betas": BETAS,
+    "train.optimizer.schedule": _one_of("linear", "cosine"),
+    "train.optimizer.warmup_steps": NOT_NEGATIVE,
+    "train.optimizer.clip_norm": POSITIVE,
+    "train.average_last": POSITIVE,
+    "train.save_every_steps": POSITIVE,
+    "train.valid_every_steps": POSITIVE,
+    "train.log_every_steps": POSITIVE,
+    "decode.kind": _one_of("greedy", "beam"),
+    "decode.beam": POSITIVE,
+    "decode.max_symbols": POSITIVE,
+    "decode.nbest": POSITIVE,
+    "decode.blank_penalty": ANY,
+    "decode.max_batch_s": POSITIVE,
+}
+
+
+class Problem(NamedTuple):
+    """What is wrong with the values of `keys`, as the rest of a sentence that begins with the first of them."""
+
+    keys: tuple[str, ...]
+    what: str
+
+
+def check(config: Config, flat: dict[str, Any]) -> list[Problem]:
+    """Every value out of range in `config`; `flat` is the same configuration as {dotted key: value}."""
+    problems = [
+        Problem((key,), f"is {value!r}; allowed: {RULES[key].allowed}")
+        for key, value in flat.items()
+        if value is not None and not RULES[key].allows(value)
+    ]
+    wrong = {key for problem in problems for key in problem.keys}
+    return problems + [problem for problem in _together(config) if not wrong & set(problem.keys)]
+
+
+def _together(config: Config) -> Iterator[Problem]:
+    """Rules over several keys; each problem lists all keys it rests on (it is silent when one is wrong by itself)."""
+    encoder, loss, data = config.encoder, config.loss, config.data
+    if encoder.num_heads > 0 and encoder.dim % encoder.num_heads:
+        yield Problem(
+            ("encoder.dim", "encoder.num_heads"),
+            f"is {encoder.dim}, which encoder.num_heads = {encoder.num_heads} does not divide",
+        )
+    yield from _sharing(encoder.sharing, encoder.num_layers)
+    smallest = min(encoder.dim, encoder.ffn_dim)
+    if encoder.residual.rank > smallest:
+        yield Problem(
+            ("encoder.residual.rank", "encoder.dim", "encoder.ffn_dim"),
+            f"is {encoder.residual.rank}; allowed: at most {smallest}, the smaller side of the encoder's matrices",
+        )
+    if loss.lm_scale + loss.am_scale >= 1:
+        yield Problem(
+            ("loss.lm_scale", "loss.am_scale"),
+            f"is {loss.lm_scale}; with loss.am_scale = {loss.am_scale} it must stay below 1",
+        )
+    if data.min_utterance_s >= data.max_utterance_s:
+        yield Problem(
+            ("data.min_utterance_s", "data.max_utterance_s"),
+            f"is {data.min_utterance_s}; it must be less than data.max_utterance_s = {data.max_utterance_s}",
+        )
+    if data.specaugment.num_freq_masks and data.specaugment.max_freq_bins > config.features.num_mel_bins:
+        yield Problem(
+            ("data.specaugment.max_freq_bins", "features.num_mel_bins", "data.specaugment.num_freq_masks"),
+            f"is {data.specaugment.max_freq_bins}; allowed: at most features.num_mel_bins = "
+            f"{config.features.num_mel_bins}",
+        )
+
+
+def _sharing(sharing: int | list[int], num_layers: int) -> Iterator[Problem]:
+    """K from 1 to L, or one group per layer, numbered 0, 1, 2 ... in the order of their first layers."""
+    keys = ("encoder.sharing", "encoder.num_layers")
+    if isinstance(sharing, int):
+        if not 1 <= sharing <= num_layers:
+            yield Problem(keys, f"is {sharing}; allowed: K from 1 to encoder.num_layers = {num_layers}, or a list")
+    elif len(sharing) != num_layers:
+        yield Problem(keys, f"lists {len(sharing)} layers, but encoder.num_layers is {num_layers}")
+    elif (firsts := list(dict.fromkeys(sharing))) != list(range(len(firsts))):
+        yield Problem(keys, f"is {sharing}; number its groups 0, 1, 2, ... in the order of their first layers")
