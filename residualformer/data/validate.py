@@ -1,0 +1,191 @@
+"""From a corpus's utterances to Lhotse cuts that later stages may trust: one gate for every corpus.
+
+A bad utterance is left out, named with its reason and counted; only a split with nothing left is an error.
+"""
+
+from __future__ import annotations
+
+import sys
+import wave
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from tqdm import tqdm
+
+from residualformer.errors import UserError
+from residualformer.files import replacing
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What a corpus says of one recording; `audio` is None when there is a transcript and no recording."""
+
+    id: str
+    audio: Path | None
+    text: str
+    speaker: str
+    language: str = "English"
+    translation: str = ""
+
+
+class BadUtterance(Exception):
+    """Why an utterance cannot be used."""
+
+
+def make_cut(utterance: Utterance) -> MonoCut:
+    """One cut over the whole recording, with one supervision; its `custom` holds the translation, if any.
+
+    Raises BadUtterance when the audio is missing or its header cannot be read.
+    """
+    path = utterance.audio
+    if path is None or not path.is_file():
+        raise BadUtterance("there is a transcript but no audio")
+    if path.stat().st_size == 0:
+        raise BadUtterance(f"{path} is an empty file")
+    try:
+        recording = Recording.from_file(path.resolve(), recording_id=utterance.id)
+    except Exception as error:  # each audio backend has its own family of exceptions
+        raise BadUtterance(f"{path} cannot be opened as audio ({_first_line(error)})") from error
+    if recording.num_samples == 0:
+        raise BadUtterance(f"{path} holds no samples")
+    supervision = SupervisionSegment(
+        id=utterance.id,
+        recording_id=utterance.id,
+        start=0.0,
+        duration=recording.duration,
+        text=utterance.text,
+        speaker=utterance.speaker,
+        language=utterance.language,
+        custom={"translation": utterance.translation} if utterance.translation else None,
+    )
+    return MonoCut(
+        id=utterance.id,
+        start=0.0,
+        duration=recording.duration,
+        channel=0,
+        recording=recording,
+        supervisions=[supervision],
+    )
+
+
+def check_cut(cut: MonoCut, sampling_rate: int | None = None) -> None:
+    """Raise BadUtterance unless `cut` has text and its audio opens, is whole and is as its manifest says.
+
+    `sampling_rate` (Hz), when given, is the only one allowed.
+    """
+    if len(cut.supervisions) != 1:
+        raise BadUtterance(f"it has {len(cut.supervisions)} supervisions instead of one")
+    supervision, recording = cut.supervisions[0], cut.recording
+    if not (supervision.text or "").strip():
+        raise BadUtterance("its transcript is empty")
+    if cut.duration <= 0 or recording.num_samples <= 0:
+        raise BadUtterance("its length is zero")
+    if sampling_rate is not None and recording.sampling_rate != sampling_rate:
+        raise BadUtterance(f"it is sampled at {recording.sampling_rate} Hz, the corpus at {sampling_rate} Hz")
+    if supervision.start < 0 or supervision.end > cut.duration + 1 / recording.sampling_rate:
+        raise BadUtterance(f"its transcript ends at {supervision.end} s, its audio at {cut.duration} s")
+    for source in recording.sources:
+        if source.type == "file":
+            _check_file(Path(source.source), recording)
+    try:
+        samples = cut.load_audio()  # (1, samples)
+    except Exception as error:
+        raise BadUtterance(f"its audio cannot be read ({_first_line(error)})") from error
+    if samples.shape[-1] != cut.num_samples:
+        raise BadUtterance(f"its audio has {samples.shape[-1]} samples, its manifest {cut.num_samples}")
+
+
+def _check_file(path: Path, recording: Recording) -> None:
+    """Compare what the file's header promises, what it holds, and what the manifest says."""
+    if not path.is_file():
+        raise BadUtterance(f"{path} is missing")
+    promised = _promised_samples(path)
+    try:
+        info = soundfile.info(str(path))
+        held = sum(len(block) for block in soundfile.blocks(str(path), blocksize=1 << 16, dtype="int16"))
+    except Exception as error:
+        raise BadUtterance(f"{path} cannot be opened as audio ({_first_line(error)})") from error
+    promised = info.frames if promised is None else promised
+    if held < promised:
+        raise BadUtterance(f"{path} is truncated: its header promises {promised} samples, it holds {held}")
+    if info.samplerate != recording.sampling_rate:
+        raise BadUtterance(f"{path} is sampled at {info.samplerate} Hz, its manifest says {recording.sampling_rate}")
+    if held != recording.num_samples:
+        raise BadUtterance(f"{path} holds {held} samples, its manifest says {recording.num_samples}")
+
+
+def _promised_samples(path: Path) -> int | None:
+    """Samples per channel that the header of a PCM WAV promises; None for any other format.
+
+    libsndfile silently shortens a truncated WAV to what is there; the standard library repeats the header.
+    """
+    try:
+        with wave.open(str(path)) as file:
+            return file.getnframes()
+    except (wave.Error, EOFError):
+        return None
+
+
+def validate_cuts(
+    cuts: Iterable[MonoCut | Utterance], name: str, sampling_rate: int | None = None
+) -> tuple[CutSet, list[str]]:
+    """Keep the sound ones of `cuts` (or of utterances, which become cuts here).
+
+    Args:
+        cuts: the split, in the order to keep.
+        name: of the split, for messages.
+        sampling_rate: Hz; when given, other rates are left out.
+
+    Returns:
+        The usable cuts, and "id: reason" for each one left out.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    kept: dict[str, MonoCut] = {}
+    skipped: list[str] = []
+    for item in tqdm(cuts, desc=f"checking {name}", unit="utt", leave=False):
+        try:
+            cut = make_cut(item) if isinstance(item, Utterance) else item
+            if cut.id in kept:
+                raise BadUtterance("its id was used before")
+            check_cut(cut, sampling_rate)
+            kept[cut.id] = cut
+        except BadUtterance as error:
+            skipped.append(f"{item.id}: {error}")
+    if not kept:
+        why = f"; the first of {len(skipped)}: {skipped[0]}" if skipped else ", it lists none"
+        raise UserError(f"no usable utterance in '{name}'{why}. Check the corpus, or obtain it again (stage 0).")
+    return CutSet.from_cuts(kept.values()), skipped
+
+
+def write_cuts(
+    utterances: Iterable[MonoCut | Utterance],
+    name: str,
+    path: Path | str,
+    sampling_rate: int | None = None,
+    orphans: Iterable[str] = (),
+) -> CutSet:
+    """Validate, name what is left out (on stderr), write the cuts to `path` in one piece, print the split's line.
+
+    `orphans`: "id: reason" of what the corpus itself had to leave out, such as audio without a transcript.
+    """
+    cuts, skipped = validate_cuts(utterances, name, sampling_rate)
+    skipped = [*orphans, *skipped]
+    for line in skipped:
+        print(f"skipped in {name}: {line}", file=sys.stderr)
+    with replacing(path) as temporary:
+        cuts.to_file(temporary)
+    hours = sum(cut.duration for cut in cuts) / 3600
+    speakers = len({cut.supervisions[0].speaker for cut in cuts})
+    print(f"{name}: {len(cuts)} utterances, {hours:.2f} h, {speakers} speakers, {len(skipped)} skipped -> {path}")
+    return cuts
+
+
+def _first_line(error: Exception) -> str:
+    """The start of an exception's text; audio backends chain long reports."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__
