@@ -1,0 +1,72 @@
+"""Multi-head self-attention with rotary relative positions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from residualformer.nn.linear import ResidualLinear
+
+KeysValues = tuple[Tensor, Tensor]  # each (N, H, J, D / H), not rotated
+Table = tuple[Tensor, Tensor]  # cos and sin, each (J, D / H)
+
+
+def rotary_table(length: int, head_dim: int, device: torch.device, base: float = 10000.0) -> Table:
+    """cos and sin of the angles of the positions 0 ... length - 1; angles are formed in float64."""
+    frequency = base ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float64) / head_dim)
+    angle = torch.arange(length, device=device, dtype=torch.float64).unsqueeze(1) * frequency
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (i, i + D / 2H) of x (N, H, J, D / H) by their positions' angles.
+
+    A product of two vectors so turned depends on the difference of their positions only (Su et al., RoFormer), which
+    makes the positions relative without a single parameter, as the paper's parameter counts ask for.
+    """
+    half = x.size(-1) // 2
+    turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
+    return x * cos.to(x.dtype) + turned * sin.to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Attention whose four projections D -> D (q, k, v, out) are given to it.
+
+    Args:
+        linears: the projections by name.
+        num_heads: H, a divisor of D.
+    """
+
+    def __init__(self, linears: dict[str, ResidualLinear], num_heads: int) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (linears[name] for name in ("q", "k", "v", "out"))
+        self.num_heads = num_heads
+
+    def forward(
+        self, x: Tensor, num_queries: int, past: KeysValues | None, mask: Tensor, table: Table
+    ) -> tuple[Tensor, KeysValues]:
+        """Attend from the first `num_queries` frames of x to the past and all of x.
+
+        Args:
+            x: (N, T', D).
+            past: keys and values of the P frames before x; None for none.
+            mask: (N or 1, 1, num_queries, P + T') bool, true where attending is allowed; no row may be all false.
+            table: `rotary_table` of at least P + T' positions.
+
+        Returns:
+            (N, num_queries, D), and the keys and values of past and x, (N, H, P + T', D / H).
+        """
+        k, v = self._heads(self.k(x)), self._heads(self.v(x))
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        cos, sin = (part[: k.size(2)] for part in table)
+        first = k.size(2) - x.size(1)
+        queries = slice(first, first + num_queries)
+        q = rotate(self._heads(self.q(x[:, :num_queries])), cos[queries], sin[queries])
+        y = F.scaled_dot_product_attention(q, rotate(k, cos, sin), v, attn_mask=mask)
+        return self.out(y.transpose(1, 2).flatten(2)), (k, v)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (N, T', D) -> (N, H, T', D / H)

@@ -1,0 +1,46 @@
+"""Which layer takes its weights from which shared set (ResidualTransformer, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from residualformer.nn.linear import ResidualLinear
+from residualformer.schema import EncoderConfig
+
+PROJECTIONS = ("q", "k", "v", "out", "up", "down")
+
+
+def layer_groups(sharing: int | Sequence[int], num_layers: int) -> list[int]:
+    """The group of each layer. An int K means K consecutive layers a group: layer l belongs to floor(l / K).
+
+    >>> layer_groups(3, 6)
+    [0, 0, 0, 1, 1, 1]
+
+    Raises:
+        ValueError: K below 1, or a list of another length, or groups not numbered from 0 without holes.
+    """
+    if isinstance(sharing, int):
+        if sharing < 1:
+            raise ValueError(f"sharing K = {sharing} is not allowed: give 1 (no sharing) or more")
+        return [layer // sharing for layer in range(num_layers)]
+    groups = list(sharing)
+    if len(groups) != num_layers:
+        raise ValueError(f"sharing lists {len(groups)} layers, but the encoder has {num_layers}")
+    if set(groups) != set(range(max(groups) + 1)):
+        raise ValueError(f"sharing uses the groups {sorted(set(groups))}; number them 0, 1, 2, ... without holes")
+    return groups
+
+
+def shared_set(config: EncoderConfig) -> nn.ModuleDict:
+    """One full set of a Transformer layer's projections, with biases (shared like their weights, footnote 2)."""
+    dim, ffn = config.dim, config.ffn_dim
+    sizes = {"q": (dim, dim), "k": (dim, dim), "v": (dim, dim), "out": (dim, dim), "up": (dim, ffn), "down": (ffn, dim)}
+    return nn.ModuleDict({name: nn.Linear(*sizes[name]) for name in PROJECTIONS})
+
+
+def layer_linears(bank_set: nn.ModuleDict, config: EncoderConfig) -> dict[str, ResidualLinear]:
+    """The projections of one layer: its group's shared ones, each with a residual of the layer's own."""
+    residual = config.residual
+    return {name: ResidualLinear(bank_set[name], residual.rank, residual.diagonal) for name in PROJECTIONS}

@@ -1,0 +1,45 @@
+"""The front end: two 3x3 stride-2 convolutions, 4x fewer frames (ResidualTransformer, section 4.2)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SUBSAMPLING = 4
+
+
+def num_encoder_frames(lengths: Tensor) -> Tensor:
+    """T' = ceil(T / 4); a last group of fewer than 4 frames is completed with zeros."""
+    return (lengths + SUBSAMPLING - 1) // SUBSAMPLING
+
+
+class ConvSubsampling(nn.Module):
+    """(N, T, F) -> (N, T', D).
+
+    Each convolution sees one frame before its pair and none after it, so encoder frame t depends on feature frames
+    4t - 3 ... 4t + 3 only: nothing beyond its own group of four. Streaming carries one frame per convolution.
+    """
+
+    def __init__(self, num_mel_bins: int, channels: int, dim: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, channels, 3, stride=2, padding=(0, 1))
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride=2, padding=(0, 1))
+        bins = ((num_mel_bins + 1) // 2 + 1) // 2
+        self.out = nn.Linear(channels * bins, dim)
+
+    def forward(self, x: Tensor, cache1: Tensor | None = None, cache2: Tensor | None = None) -> tuple[Tensor, ...]:
+        """x (N, T, F), T a multiple of 4 -> out (N, T / 4, D) and the two caches to pass with the frames that follow.
+
+        cache1 (N, 1, 1, F): the last input frame; cache2 (N, channels, 1, ~F / 2): the last frame after conv1.
+        Without caches the past is zero.
+        """
+        x = x.unsqueeze(1)  # (N, 1, T, F)
+        cache1 = x.new_zeros(x.size(0), 1, 1, x.size(3)) if cache1 is None else cache1
+        x = torch.cat([cache1, x], dim=2)
+        y = F.relu(self.conv1(x))  # (N, C, T / 2, F / 2)
+        cache2 = y.new_zeros(y.size(0), y.size(1), 1, y.size(3)) if cache2 is None else cache2
+        y = torch.cat([cache2.to(y.dtype), y], dim=2)
+        z = F.relu(self.conv2(y))  # (N, C, T / 4, F / 4)
+        out = self.out(z.transpose(1, 2).flatten(2))
+        return out, x[:, :, -1:], y[:, :, -1:]

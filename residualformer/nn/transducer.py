@@ -1,0 +1,38 @@
+"""The whole model: encoder, predictor, joiner, and the heads that only training needs."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from residualformer.nn.encoder import TransformerEncoder
+from residualformer.nn.joiner import Joiner
+from residualformer.nn.predictor import PREDICTORS
+from residualformer.schema import Config
+
+
+class Transducer(nn.Module):
+    """A neural transducer (Graves 2012); blank is label 0.
+
+    Attributes:
+        training_only: linear heads D -> V or P -> V: `simple_encoder` and `simple_predictor` (the pruned loss's simple
+            joiner), `ctc`. Present where the loss uses them; never counted in the model's size, absent from search.
+    """
+
+    def __init__(self, config: Config, vocab_size: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.encoder = TransformerEncoder(config.encoder, config.features.num_mel_bins)
+        self.predictor = PREDICTORS[config.predictor.kind](vocab_size, config.predictor)
+        dim = config.encoder.dim
+        self.joiner = Joiner(dim, self.predictor.dim, config.joiner.dim, vocab_size)
+        self.training_only = nn.ModuleDict()
+        if config.loss.kind == "pruned":
+            self.training_only["simple_encoder"] = nn.Linear(dim, vocab_size)
+            self.training_only["simple_predictor"] = nn.Linear(self.predictor.dim, vocab_size)
+        if config.loss.ctc_scale > 0:
+            self.training_only["ctc"] = nn.Linear(dim, vocab_size)
+
+
+def build_model(config: Config, vocab_size: int) -> Transducer:
+    """The model that `config` describes, with random weights (drawn from torch's global generator)."""
+    return Transducer(config, vocab_size)
