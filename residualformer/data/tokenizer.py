@@ -1,0 +1,151 @@
+"""Output units: sentencepiece BPE or characters, with the transducer's blank as id 0 and unknown as id 1."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import sentencepiece as spm
+
+from residualformer.errors import UserError, closest
+from residualformer.files import write_json
+from residualformer.schema import TokenConfig
+
+BLANK, UNKNOWN = "<blk>", "<unk>"
+SPACE = "\u2581"  # sentencepiece's visible space, used by both kinds
+
+
+class Tokenizer:
+    """Text <-> token ids. `decode(encode(text)) == text` for single-spaced text of known characters."""
+
+    blank_id = 0
+    unk_id = 1
+
+    def __init__(self, pieces: Sequence[str], model: bytes | None = None):
+        """`pieces` in id order, blank and unknown first; `model` is sentencepiece's, None = one piece a character."""
+        self.pieces = list(pieces)
+        self._model = model
+        self._sentencepiece = spm.SentencePieceProcessor(model_proto=model) if model else None
+        self._ids = {piece: i for i, piece in enumerate(self.pieces)}
+
+    @property
+    def kind(self) -> str:
+        return "char" if self._sentencepiece is None else "bpe"
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, blank and unknown included."""
+        return len(self.pieces)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids, never blank; runs of spaces count as one."""
+        if self._sentencepiece is not None:
+            return self._sentencepiece.encode(text)
+        return [self._ids.get(c, self.unk_id) for c in SPACE.join(text.split())]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of token ids; blanks are left out, unknown shows as `<unk>`."""
+        kept = [int(i) for i in ids if i != self.blank_id]
+        if self._sentencepiece is not None:
+            return self._sentencepiece.decode(kept)
+        return "".join(self.pieces[i] for i in kept).replace(SPACE, " ")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything needed to rebuild it, as JSON values."""
+        if self._model is None:
+            return {"kind": "char", "pieces": self.pieces}
+        return {"kind": "bpe", "model": base64.b64encode(self._model).decode("ascii")}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Tokenizer:
+        if data["kind"] == "char":
+            return cls(data["pieces"])
+        return _from_sentencepiece(base64.b64decode(data["model"]))
+
+    def save(self, path: Path | str) -> None:
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: Path | str) -> Tokenizer:
+        if not Path(path).exists():
+            raise UserError(f"{path} is missing: run stage 3 first.")
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise UserError(f"{path} is not a token set ({error!r}): run stage 3 again.")
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash; equal exactly when two token sets are the same."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def train_tokenizer(texts: Iterable[str], config: TokenConfig) -> Tokenizer:
+    """Learn the units of `texts`. The same texts in the same order give the same tokenizer.
+
+    Raises UserError for no text, an unknown `config.kind`, or a BPE size that the text cannot fill or fit in.
+    """
+    texts = [" ".join(text.split()) for text in texts]
+    texts = [text for text in texts if text]
+    if not texts:
+        raise UserError("tokens: there is no training text to learn them from; look at the manifests (stage 1).")
+    learners = {"bpe": _train_bpe, "char": _train_char}
+    if config.kind not in learners:
+        raise UserError(
+            f"tokens.kind is '{config.kind}'; allowed are {', '.join(learners)}.{closest(config.kind, learners)}"
+        )
+    return learners[config.kind](texts, config)
+
+
+def _characters(texts: list[str]) -> list[str]:
+    return sorted({SPACE if c == " " else c for text in texts for c in text})
+
+
+def _train_char(texts: list[str], config: TokenConfig) -> Tokenizer:
+    return Tokenizer([BLANK, UNKNOWN, *_characters(texts)])
+
+
+def _train_bpe(texts: list[str], config: TokenConfig) -> Tokenizer:
+    smallest = len({SPACE, *_characters(texts)}) + 2
+    if config.vocab_size < smallest:
+        raise UserError(
+            f"tokens.vocab_size is {config.vocab_size}, but the text has {smallest - 2} characters (space included) "
+            f"beside blank and unknown: give at least {smallest}."
+        )
+    model = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=config.vocab_size,
+        hard_vocab_limit=False,  # too few merges in the text: it stops early, and is refused below by name
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        pad_id=Tokenizer.blank_id,  # a control piece: no text can produce it
+        pad_piece=BLANK,
+        unk_id=Tokenizer.unk_id,
+        unk_piece=UNKNOWN,
+        unk_surface=UNKNOWN,
+        bos_id=-1,
+        eos_id=-1,
+        max_sentence_length=1 << 20,
+        num_threads=1,
+        minloglevel=2,
+    )
+    tokenizer = _from_sentencepiece(model.getvalue())
+    if tokenizer.vocab_size < config.vocab_size:
+        raise UserError(
+            f"tokens.vocab_size is {config.vocab_size}, but this text yields at most {tokenizer.vocab_size} tokens: "
+            f"give {tokenizer.vocab_size} or less."
+        )
+    return tokenizer
+
+
+def _from_sentencepiece(model: bytes) -> Tokenizer:
+    processor = spm.SentencePieceProcessor(model_proto=model)
+    return Tokenizer([processor.id_to_piece(i) for i in range(processor.get_piece_size())], model)
