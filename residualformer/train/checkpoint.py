@@ -1,0 +1,105 @@
+"""Run folders and models on disk: atomic, strict, self-sufficient."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from residualformer.config import config_from_dict, config_to_dict
+from residualformer.data.tokenizer import Tokenizer
+from residualformer.errors import UserError
+from residualformer.files import replacing
+from residualformer.nn.transducer import Transducer, build_model
+from residualformer.schema import Config
+
+MODEL_FILE = "model.pt"
+
+
+@dataclass
+class Bundle:
+    """All that decoding needs. `info` is the training record: seed, commit, command, hardware, wall time, parameters."""
+
+    model: Transducer
+    config: Config
+    tokenizer: Tokenizer
+    info: dict[str, Any]
+
+
+def save(value: Any, path: Path) -> None:
+    """`torch.save`, atomic; a full disk raises OSError."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        torch.save(value, file)
+
+
+def load(path: Path) -> Any:
+    """Tensors and plain values from `path`, on the CPU; UserError when it is not such a file."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; train the model first (stages 4 and 5)")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is not a checkpoint or is damaged; remove it and train again") from error
+
+
+def save_model(path: Path, weights: dict[str, Tensor], config: Config, tokenizer: Tokenizer, info: dict) -> None:
+    """Write a self-sufficient model: weights, configuration (feature settings within), tokens, training record."""
+    value = {"weights": weights, "config": config_to_dict(config), "tokenizer": tokenizer.to_dict(), "info": info}
+    save(value, path)
+
+
+def load_model(path: Path | str) -> Bundle:
+    """The model of a run folder, or of a `model.pt`, in eval mode on the CPU.
+
+    Raises:
+        UserError: there is none, it is damaged, or its tokens do not fit its weights.
+    """
+    path = Path(path)
+    if path.is_dir() and not (path / MODEL_FILE).is_file():
+        raise UserError(f"{path} holds no {MODEL_FILE}: its training has not finished; run it to the end first")
+    file = path / MODEL_FILE if path.is_dir() else path
+    value = load(file)
+    if not isinstance(value, dict) or not {"weights", "config", "tokenizer", "info"} <= set(value):
+        raise UserError(f"{file} is not a model of this toolkit; give a run folder or its {MODEL_FILE}")
+    config = config_from_dict(value["config"], str(file))
+    tokenizer = Tokenizer.from_dict(value["tokenizer"])
+    rows = value["weights"]["joiner.vocabulary.weight"].size(0)
+    if rows != tokenizer.vocab_size:
+        raise UserError(f"{file} writes {rows} tokens, but its token set has {tokenizer.vocab_size}; train it again")
+    model = build_model(config, tokenizer.vocab_size)
+    load_weights(model, value["weights"], str(file))
+    return Bundle(model.eval(), config, tokenizer, value["info"])
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Strict `load_state_dict` whose failure is one sentence."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise UserError(f"the weights in {source} do not fit the configured model: {first[0].strip()}") from error
+
+
+def average(paths: Sequence[Path]) -> dict[str, Tensor]:
+    """The mean of the weights in `paths`, in float64; what is not floating point is taken from the last."""
+    total: dict[str, Tensor] = {}
+    for path in paths:
+        for name, tensor in load(path).items():
+            tensor = tensor.double() if tensor.is_floating_point() else tensor
+            total[name] = total[name] + tensor if name in total and tensor.is_floating_point() else tensor
+    return {n: (t / len(paths)).float() if t.is_floating_point() else t for n, t in total.items()}
+
+
+def fingerprint(weights: dict[str, Tensor]) -> str:
+    """Twelve hexadecimal digits that change when any weight does."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,244 @@
+"""The trainer: one for every model."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import torch
+from tqdm import tqdm
+
+from residualformer.cost import parameter_table
+from residualformer.data.augment import spec_augment
+from residualformer.data.batches import Batch, EvalBatches, TrainBatches
+from residualformer.data.tokenizer import Tokenizer
+from residualformer.decode.greedy import greedy_search
+from residualformer.errors import UserError
+from residualformer.nn.transducer import build_model
+from residualformer.schema import Config
+from residualformer.train import checkpoint
+from residualformer.train.metrics import MetricsWriter, Tracker, progress_line
+from residualformer.train.objective import batch_losses
+from residualformer.train.optimizer import Optimizer
+from residualformer.train.record import provenance
+from residualformer.train.warm_start import WarmStartReport, warm_start
+
+log = logging.getLogger("residualformer")
+MAX_BAD_UPDATES = 20  # in a row
+SKETCH_SECONDS = 600.0  # of dev speech decoded at each validation
+
+
+class Interrupted(Exception):
+    """The process was asked to stop; the state is saved."""
+
+
+class Trainer:
+    """Trains the model of `config` in a run folder, and goes on where an earlier call stopped.
+
+    Args:
+        config: the experiment.
+        tokenizer: its tokens.
+        cuts: manifests of the training and the dev set, with features.
+        cmvn: mean and standard deviation of the training features, (F,) each.
+        folder: the run folder; `checkpoints/` is kept there.
+        identity: what must not change between two calls (configuration, tokens, warm start).
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        tokenizer: Tokenizer,
+        cuts: dict[str, Path],
+        cmvn: tuple[torch.Tensor, torch.Tensor],
+        folder: Path,
+        identity: dict[str, Any],
+    ) -> None:
+        self.config, self.tokenizer, self.folder, self.identity = config, tokenizer, folder, identity
+        self.checkpoints = folder / "checkpoints"
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(config.train.seed)
+        self.model = build_model(config, tokenizer.vocab_size).to(self.device)
+        self.model.encoder.mean.copy_(cmvn[0])
+        self.model.encoder.std.copy_(cmvn[1])
+        self.optimizer = Optimizer(self.model, config.train)
+        target = config.tokens.target
+        self.batches = TrainBatches(cuts["train"], config.data, tokenizer, target, config.train.seed)
+        self.dev = EvalBatches(cuts["dev"], config.data.max_batch_s, tokenizer, target)
+        self.step = self.epoch = self.batch_in_epoch = 0
+        self.wall_s = 0.0
+        self.warm_start_report: WarmStartReport | None = None
+        self.warned: dict[str, int] = {}
+        self._stop = False
+
+    def warm_start(self, weights: dict[str, torch.Tensor], source: str) -> WarmStartReport:
+        """Take over `weights` (see `warm_start`); the features' mean and variance stay those of the training set."""
+        own = {name: getattr(self.model.encoder, name).clone() for name in ("mean", "std")}
+        report = warm_start(self.model, weights, source)
+        for name, value in own.items():
+            getattr(self.model.encoder, name).copy_(value)
+        return report
+
+    def resume(self) -> bool:
+        """Load `checkpoints/resume.pt`, if there is one of the same identity; says whether it did."""
+        path = self.checkpoints / "resume.pt"
+        if not path.is_file():
+            return False
+        state = checkpoint.load(path)
+        if state["identity"] != self.identity:
+            raise UserError(f"{path} belongs to another configuration; move {self.folder} away to train anew")
+        checkpoint.load_weights(self.model, state["weights"], str(path))
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.epoch, self.batch_in_epoch = state["step"], state["epoch"], state["batch_in_epoch"]
+        self.wall_s = state["wall_s"]
+        torch.set_rng_state(state["rng"])
+        return True
+
+    def run(self) -> dict[str, Any]:
+        """Train to `max_steps`, average, write `model.pt`; gives its training record.
+
+        Raises:
+            Interrupted: on SIGTERM or SIGINT, after saving.
+        """
+        handlers = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        self.writer = MetricsWriter(self.folder, self.step)
+        try:
+            self._train()
+        finally:
+            self.writer.close()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return self._finish()
+
+    def _ask_to_stop(self, number: int, frame: Any) -> None:
+        self._stop = True
+
+    def _train(self) -> None:
+        train, tracker = self.config.train, Tracker()
+        bar = tqdm(total=train.max_steps, initial=self.step, unit="step", disable=None, dynamic_ncols=True)
+        started, first, bad = time.perf_counter(), self.step, 0
+        wall_before = self.wall_s
+        waited = time.perf_counter()
+        stream = self._batches()
+        while self.step < train.max_steps:
+            batch = next(stream).to(self.device)
+            wait = time.perf_counter() - waited
+            losses, norm = self._update(batch)
+            self.step += 1
+            self.wall_s = wall_before + time.perf_counter() - started
+            bar.update()
+            if math.isfinite(norm):
+                bad = 0
+                tracker.add(losses, int(batch.feature_lens.sum()), int(batch.token_lens.sum()), norm, wait)
+            else:
+                bad = self._note_bad_update(batch, bad)
+            if self.step % train.log_every_steps == 0:
+                eta = (self.wall_s - wall_before) / (self.step - first) * (train.max_steps - self.step)
+                self._report("train", tracker.take(), eta)
+            if self.step % train.valid_every_steps == 0 or self.step == train.max_steps:
+                self._report("valid", self._validate())
+            if self.step % train.save_every_steps == 0 or self.step == train.max_steps or self._stop:
+                self._save()
+            if self._stop:
+                bar.close()
+                raise Interrupted
+            waited = time.perf_counter()
+        bar.close()
+
+    def _batches(self) -> Iterator[Batch]:
+        """Training batches from where the run stands, epoch after epoch."""
+        while True:
+            found = False
+            for batch in self.batches.epoch(self.epoch, skip=self.batch_in_epoch):
+                self.batch_in_epoch += 1
+                found = True
+                yield batch
+            if not found and self.batch_in_epoch == 0:
+                raise UserError("the training set has no usable utterance; see the report of stage 2")
+            self.epoch, self.batch_in_epoch = self.epoch + 1, 0
+
+    def _update(self, batch: Batch) -> tuple[dict[str, float], float]:
+        """One update; summed losses and the gradient's norm (not finite: nothing was updated)."""
+        self.model.train()
+        features = batch.features
+        if self.step >= self.config.data.specaugment.start_step:
+            generator = torch.Generator().manual_seed(self.config.train.seed * 1_000_003 + self.step)
+            mean = self.model.encoder.mean
+            features = spec_augment(features, batch.feature_lens, self.config.data.specaugment, mean, generator)
+        with self._autocast():
+            losses = batch_losses(self.model, batch, features, self.config.loss)
+        # Per feature frame, so that neither gradient nor clipping depends on how much a batch holds.
+        (losses["loss"] / batch.feature_lens.sum()).backward()
+        norm = self.optimizer.step()
+        return {name: float(value) for name, value in losses.items()}, norm
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+
+    def _note_bad_update(self, batch: Batch, bad: int) -> int:
+        log.warning("step %d: the gradient is not finite; update skipped; utterances %s", self.step, batch.ids[:8])
+        if bad + 1 >= MAX_BAD_UPDATES:
+            raise UserError(f"{bad + 1} updates in a row had no finite gradient; lower train.optimizer.lr")
+        return bad + 1
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        """Losses over the dev set; greedy WER (%) over its first minutes."""
+        self.model.eval()
+        tracker, seconds = Tracker(), 0.0
+        references, hypotheses = [], []
+        for batch in self.dev:
+            batch = batch.to(self.device)
+            with self._autocast():
+                losses = batch_losses(self.model, batch, batch.features, self.config.loss)
+            tracker.add({n: float(v) for n, v in losses.items()}, int(batch.feature_lens.sum()), int(batch.token_lens.sum()))
+            if seconds < SKETCH_SECONDS:
+                seconds += float(batch.feature_lens.sum()) / 100
+                found = greedy_search(self.model, *self.model.encoder(batch.features, batch.feature_lens))
+                references += batch.texts
+                hypotheses += [self.tokenizer.decode(hypothesis.tokens) for hypothesis in found]
+        values = tracker.take()
+        keep = {n: v for n, v in values.items() if n.endswith("per_token") or n == "loss_per_frame"}
+        return keep | {"greedy_wer": 100 * jiwer.wer(references, hypotheses)}
+
+    def _report(self, part: str, values: dict[str, float], eta_s: float = 0.0) -> None:
+        lr = self.optimizer.lr
+        self.writer.write(self.step, part, values | ({"lr": lr, "wall_s": self.wall_s} if part == "train" else {}))
+        if part == "train":
+            log.info(progress_line(self.step, self.config.train.max_steps, values, lr, eta_s))
+        else:
+            log.info("step %d | valid | %s", self.step, " | ".join(f"{n} {v:.3f}" for n, v in values.items()))
+
+    def _save(self) -> None:
+        """Weights for the average (the newest `average_last` are kept), and the full state to go on from."""
+        weights = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
+        if self.step % self.config.train.save_every_steps == 0 or self.step == self.config.train.max_steps:
+            checkpoint.save(weights, self.checkpoints / f"step-{self.step}.pt")
+        state = {"identity": self.identity, "weights": weights, "optimizer": self.optimizer.state_dict()}
+        state |= {"step": self.step, "epoch": self.epoch, "batch_in_epoch": self.batch_in_epoch}
+        state |= {"wall_s": self.wall_s, "rng": torch.get_rng_state()}
+        checkpoint.save(state, self.checkpoints / "resume.pt")
+        for old in self._saved()[: -self.config.train.average_last]:
+            old.unlink()
+
+    def _saved(self) -> list[Path]:
+        return sorted(self.checkpoints.glob("step-*.pt"), key=lambda path: int(path.stem.split("-")[1]))
+
+    def _finish(self) -> dict[str, Any]:
+        """Average the last checkpoints, measure the average on the dev set, write `model.pt`."""
+        paths = self._saved()[-self.config.train.average_last :]
+        weights = checkpoint.average(paths)
+        checkpoint.load_weights(self.model, weights, "the average")
+        valid = self._validate()
+        log.info("average of %d checkpoints | valid | %s", len(paths), " | ".join(f"{n} {v:.3f}" for n, v in valid.items()))
+        info = provenance() | {"seed": self.config.train.seed, "steps": self.step, "epochs": self.epoch}
+        info |= {"wall_s": round(self.wall_s, 1), "averaged": [path.name for path in paths], "valid": valid}
+        info |= {"parameters": parameter_table(self.model), "identity": self.identity}
+        info |= {"fingerprint": checkpoint.fingerprint(weights)}
+        checkpoint.save_model(self.folder / checkpoint.MODEL_FILE, weights, self.config, self.tokenizer, info)
+        return info

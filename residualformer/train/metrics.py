@@ -1,0 +1,83 @@
+"""Sums and counts of a training, its log line, and where both are written."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from residualformer.files import write_text
+
+
+class Tracker:
+    """Losses as sums, with what they are divided by when shown, over the updates since the last `take`."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.frames = self.tokens = self.updates = 0
+        self.norm = self.wait = 0.0
+        self.started = time.perf_counter()
+
+    def add(self, losses: dict[str, float], frames: int, tokens: int, norm: float = 0.0, wait: float = 0.0) -> None:
+        """`losses` in nats, summed over the batch; `frames` 10 ms frames; `wait` seconds spent on data."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.frames, self.tokens, self.updates = self.frames + frames, self.tokens + tokens, self.updates + 1
+        self.norm, self.wait = self.norm + norm, self.wait + wait
+
+    def take(self) -> dict[str, float]:
+        """Per-frame loss, per-token parts, mean gradient norm, rates; then start anew."""
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        values = {name + "_per_token": total / max(self.tokens, 1) for name, total in self.sums.items()}
+        values["loss_per_frame"] = self.sums.get("loss", 0.0) / max(self.frames, 1)
+        values |= {"grad_norm": self.norm / max(self.updates, 1), "frames_per_s": self.frames / seconds}
+        values |= {"data_wait": self.wait / seconds, "memory_gb": peak_memory_gb()}
+        self._reset()
+        return values
+
+
+class MetricsWriter:
+    """Appends to `metrics.jsonl` and TensorBoard, after dropping what an interrupted run wrote beyond `step`."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        path = folder / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        write_text(path, "".join(line + "\n" for line in lines if json.loads(line)["step"] <= step))
+        self.file = open(path, "a", encoding="utf-8")
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, part: str, values: dict[str, float]) -> None:
+        """One record; `part` is `train` or `valid` and precedes each name."""
+        named = {f"{part}/{name}": round(value, 6) for name, value in values.items()}
+        self.file.write(json.dumps({"step": step, **named}) + "\n")
+        self.file.flush()
+        for name, value in named.items():
+            self.board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()
+
+
+def peak_memory_gb() -> float:
+    """Peak memory so far: of the GPU where one is used, else resident in this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def progress_line(step: int, max_steps: int, values: dict[str, float], lr: float, eta_s: float) -> str:
+    """step, losses, gradient norm, lr, frames/s, data wait, memory, ETA on one line."""
+    parts = [f"step {step}/{max_steps}", f"loss/frame {values['loss_per_frame']:.4f}"]
+    names = {"transducer_per_token": "rnnt/token", "simple_per_token": "simple/token", "ctc_per_token": "ctc/token"}
+    parts += [f"{short} {values[name]:.3f}" for name, short in names.items() if name in values]
+    parts += [f"grad {values['grad_norm']:.3g}", f"lr {lr:.2e}", f"{values['frames_per_s']:.0f} frames/s"]
+    parts += [f"wait {100 * values['data_wait']:.0f}%", f"mem {values['memory_gb']:.2f} GB"]
+    return " | ".join(parts + [f"ETA {int(eta_s) // 60}:{int(eta_s) % 60:02d}"])

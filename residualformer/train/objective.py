@@ -1,0 +1,75 @@
+"""What training minimises: the transducer loss of a batch, with its auxiliaries."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from residualformer.data.batches import Batch
+from residualformer.loss import do_rnnt_pruning, get_backend, get_rnnt_prune_ranges
+from residualformer.nn.predictor import START
+from residualformer.nn.transducer import Transducer
+from residualformer.schema import LossConfig
+
+BLANK = START
+
+
+def batch_losses(model: Transducer, batch: Batch, features: Tensor, config: LossConfig) -> dict[str, Tensor]:
+    """Losses summed over a batch, in nats.
+
+    Args:
+        features: (N, T, F), the batch's own or augmented.
+
+    Returns:
+        `loss`, to be minimised: transducer (+ simple_scale * simple) (+ ctc_scale * ctc), and these parts.
+    """
+    encoded, lengths = model.encoder(features, batch.feature_lens)
+    predicted = model.predictor(batch.tokens)
+    kept = lengths >= 1
+    boundary = torch.zeros(len(lengths), 4, dtype=torch.int64, device=lengths.device)
+    boundary[:, 2], boundary[:, 3] = batch.token_lens, lengths
+    assert bool(kept.all()), "an utterance without frames reached the trainer"
+    if config.kind == "pruned":
+        losses = _pruned(model, encoded, predicted, batch.tokens, boundary, config)
+    else:
+        logits = model.joiner(encoded.unsqueeze(2), predicted.unsqueeze(1))  # (N, T', S + 1, V)
+        exact = get_backend(config.backend).rnnt_loss
+        losses = {"transducer": exact(logits.float(), batch.tokens, BLANK, boundary, reduction="sum")}
+        losses["loss"] = losses["transducer"]
+    if config.ctc_scale > 0:
+        losses["ctc"] = _ctc(model, encoded, lengths, batch)
+        losses["loss"] = losses["loss"] + config.ctc_scale * losses["ctc"]
+    return losses
+
+
+def _pruned(
+    model: Transducer, encoded: Tensor, predicted: Tensor, tokens: Tensor, boundary: Tensor, config: LossConfig
+) -> dict[str, Tensor]:
+    """The simple joiner's loss finds the labels worth a look at each frame; the joiner is run on those alone."""
+    backend = get_backend(config.backend)
+    simple, (px_grad, py_grad) = backend.rnnt_loss_smoothed(
+        lm=model.training_only["simple_predictor"](predicted).float(),
+        am=model.training_only["simple_encoder"](encoded).float(),
+        symbols=tokens,
+        termination_symbol=BLANK,
+        lm_only_scale=config.lm_scale,
+        am_only_scale=config.am_scale,
+        boundary=boundary,
+        reduction="sum",
+        return_grad=True,
+    )
+    ranges = get_rnnt_prune_ranges(px_grad, py_grad, boundary, config.prune_range)
+    joiner = model.joiner
+    am, lm = do_rnnt_pruning(joiner.project_encoder(encoded), joiner.project_predictor(predicted), ranges)
+    pruned = backend.rnnt_loss_pruned(
+        joiner.output(am + lm).float(), tokens, ranges, BLANK, boundary, reduction="sum"
+    )
+    return {"loss": pruned + config.simple_scale * simple, "transducer": pruned, "simple": simple}
+
+
+def _ctc(model: Transducer, encoded: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+    logp = model.training_only["ctc"](encoded).float().log_softmax(-1).transpose(0, 1)  # (T', N, V)
+    return F.ctc_loss(
+        logp, batch.tokens, lengths, batch.token_lens, blank=BLANK, reduction="sum", zero_infinity=True
+    )

@@ -1,0 +1,95 @@
+"""Optimisers and learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from residualformer.nn.transducer import Transducer
+from residualformer.schema import OptimizerConfig, TrainConfig
+
+
+class Optimizer:
+    """One step, one state and one schedule over what may be two optimisers.
+
+    `muon` hands the shared matrices of the encoder's Transformer layers to Muon, whose update is made of equal singular
+    values and scaled to AdamW's size, and everything else (biases, residuals, convolutions, predictor, joiner) to AdamW.
+    """
+
+    def __init__(self, model: Transducer, config: TrainConfig) -> None:
+        optimizer = config.optimizer
+        matrices = [p for p in model.encoder.bank.parameters() if p.dim() == 2] if optimizer.kind == "muon" else []
+        chosen = {id(p) for p in matrices}
+        others = [p for p in model.parameters() if id(p) not in chosen]
+        kind = torch.optim.Adam if optimizer.kind == "adam" else torch.optim.AdamW
+        self.parts: list[torch.optim.Optimizer] = [
+            kind(_decay_groups(others, optimizer.weight_decay), lr=optimizer.lr, betas=tuple(optimizer.betas), eps=1e-9)
+        ]
+        if matrices:
+            decay = optimizer.weight_decay
+            muon = torch.optim.Muon(matrices, optimizer.muon_lr, decay, adjust_lr_fn="match_rms_adamw")
+            self.parts.append(muon)
+        factor = learning_rate_factor(optimizer, config.max_steps)
+        self.schedules = [LambdaLR(part, factor) for part in self.parts]
+        self.parameters = others + matrices
+        self.clip_norm = optimizer.clip_norm
+
+    def step(self) -> float:
+        """Clip the gradients, update, go on with the schedule, forget the gradients.
+
+        Returns:
+            The gradient's norm before clipping; when it is not finite nothing is updated.
+        """
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
+        if math.isfinite(norm):
+            for part in self.parts:
+                part.step()
+        for schedule in self.schedules:
+            schedule.step()
+        self.zero_grad()
+        return norm
+
+    def zero_grad(self) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    @property
+    def lr(self) -> float:
+        """The current learning rate of the first part."""
+        return self.schedules[0].get_last_lr()[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [p.state_dict() for p in self.parts], "schedules": [s.state_dict() for s in self.schedules]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for part, saved in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+        for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(saved)
+
+
+def learning_rate_factor(config: OptimizerConfig, max_steps: int):
+    """step -> factor of the learning rate: up to 1 in `warmup_steps`, then down to 0 at `max_steps`.
+
+    `linear` is the paper's (section 4.3), `cosine` a quarter turn slower at both ends.
+    """
+
+    def factor(step: int) -> float:
+        if step < config.warmup_steps:
+            return (step + 1) / config.warmup_steps
+        left = max(0.0, (max_steps - step) / max(1, max_steps - config.warmup_steps))
+        return left if config.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+
+    return factor
+
+
+def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices, none for biases, norms and diagonals."""
+    return [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]

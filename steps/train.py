@@ -1,0 +1,117 @@
+"""Stages 4-5: train one experiment, or go on with it where it stopped.
+
+Reads DATA/fbank and DATA/lang; writes the run folder EXP (config.yaml, checkpoints/, train.log, metrics.jsonl, tensorboard/,
+resume.sh and, at the end, model.pt). When EXP holds a run of another configuration, that one is moved aside, not lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from residualformer.config import config_to_dict, dump_config, load_config
+from residualformer.data.features import read_cmvn, read_feature_config
+from residualformer.data.tokenizer import Tokenizer
+from residualformer.errors import UserError, run_main
+from residualformer.files import write_text
+from residualformer.schema import Config
+from residualformer.train import checkpoint
+from residualformer.train.loop import Interrupted, Trainer
+
+log = logging.getLogger("residualformer")
+
+
+def main() -> None:
+    args = parse_arguments()
+    config = load_config(args.config, args.set)
+    source = warm_start_source(config, args)
+    weights = checkpoint.load(source)["weights"] if source else {}
+    tokenizer = Tokenizer.load(args.data / "lang" / "tokenizer.json")
+    features = read_feature_config(args.data / "fbank")
+    if features != config.features:
+        raise UserError(f"{args.data / 'fbank'} holds {features}, but the configuration asks for {config.features}; run stage 2 again")
+    identity = {"config": config_to_dict(config), "tokens": tokenizer.fingerprint, "warm_start": checkpoint.fingerprint(weights)}
+    if not prepare_folder(args.exp, identity):
+        print(f"{args.exp}: trained already with this configuration; nothing to do")
+        return
+    dump_config(config, args.exp / "config.yaml")
+    write_text(args.exp / "resume.sh", resume_script())
+    log_to(args.exp / "train.log")
+    cuts = {name: args.data / "fbank" / f"cuts_{name}.jsonl.gz" for name in ("train", "dev")}
+    trainer = Trainer(config, tokenizer, cuts, read_cmvn(args.data / "fbank"), args.exp, identity)
+    if trainer.resume():
+        log.info("going on from step %d", trainer.step)
+    elif source:
+        report = trainer.warm_start(weights, str(source))
+        write_text(args.exp / "warm_start.txt", "\n".join(report.lines()) + "\n")
+        log.info("warm start from %s: %d keys mapped, %d fresh (listed in warm_start.txt)", source, len(report.mapped), len(report.fresh))
+    try:
+        info = trainer.run()
+    except Interrupted:
+        sys.exit(f"stopped at step {trainer.step}; the state is saved: run the same command, or {args.exp}/resume.sh, to go on")
+    valid = info["valid"]
+    print(f"{args.exp}: {info['steps']} steps in {info['wall_s'] / 60:.1f} min, {info['parameters']['total'] / 1e6:.2f}M parameters, "
+          f"dev {valid['transducer_per_token']:.3f} nats/token, greedy WER {valid['greedy_wer']:.2f}%")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="experiment, a YAML in conf/")
+    parser.add_argument("--data", type=Path, required=True, help="folder with fbank/ and lang/ (stages 2 and 3)")
+    parser.add_argument("--exp", type=Path, required=True, help="run folder")
+    parser.add_argument("--warm-start", type=Path, help="run folder to start from (default: the sibling of EXP that the configuration names)")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a configuration key; may be repeated")
+    return parser.parse_args()
+
+
+def warm_start_source(config: Config, args: argparse.Namespace) -> Path | None:
+    """The model file to start from, if the experiment starts from one."""
+    if args.warm_start is None and config.warm_start is None:
+        return None
+    run = args.warm_start or args.exp.parent / config.warm_start
+    if not (run / checkpoint.MODEL_FILE).is_file():
+        raise UserError(f"{args.exp.name} starts from {run}, which holds no {checkpoint.MODEL_FILE}; train that one first (stage 4)")
+    return run / checkpoint.MODEL_FILE
+
+
+def prepare_folder(folder: Path, identity: dict[str, Any]) -> bool:
+    """Make `folder` ready for a run of this identity; false when it is finished already."""
+    finished, resume = folder / checkpoint.MODEL_FILE, folder / "checkpoints" / "resume.pt"
+    if finished.is_file():
+        held = checkpoint.load(finished)["info"]["identity"]
+    elif resume.is_file():
+        held = checkpoint.load(resume)["identity"]
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        return True
+    if held != identity:
+        number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
+        folder.rename(folder.with_name(f"{folder.name}.{number}"))
+        print(f"{folder}: configuration, tokens or warm start changed; the old run is kept as {folder.name}.{number}")
+        folder.mkdir()
+        return True
+    return not finished.is_file()
+
+
+def resume_script() -> str:
+    """A script that goes on with this very run."""
+    root = Path(__file__).resolve().parent.parent
+    command = shlex.join([sys.executable, *sys.argv])
+    return f"#!/usr/bin/env bash\n# Goes on with this run from its last checkpoint.\nset -euo pipefail\ncd {shlex.quote(os.getcwd())}\nPYTHONPATH={shlex.quote(str(root))} exec {command}\n"
+
+
+def log_to(path: Path) -> None:
+    log.setLevel(logging.INFO)
+    formatter = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    for handler in (logging.StreamHandler(sys.stderr), logging.FileHandler(path)):
+        handler.setFormatter(formatter)
+        log.addHandler(handler)
+
+
+if __name__ == "__main__":
+    run_main(main)
