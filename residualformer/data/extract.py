@@ -1,0 +1,136 @@
+"""Features of whole corpora: speed copies, parallel extraction into array files, mean and variance."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import torch
+from lhotse import CutSet, Features, MonoCut, NumpyFilesWriter
+from lhotse.utils import fastcopy
+
+from residualformer.data.features import FRAME_SHIFT_S, KnfFbank
+from residualformer.errors import UserError
+from residualformer.schema import FeatureConfig
+
+CUTS_PER_TASK = 32
+
+
+@dataclass
+class Sums:
+    """Running sum and sum of squares of frames, each (F,) float64."""
+
+    total: np.ndarray
+    squares: np.ndarray
+    frames: int = 0
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> Sums:
+        features = features.astype(np.float64)
+        return cls(features.sum(axis=0), np.square(features).sum(axis=0), len(features))
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.total + other.total, self.squares + other.squares, self.frames + other.frames)
+
+    def cmvn(self) -> dict:
+        """{"mean": [F], "std": [F], "frames": n}; a bin that never moves gets a small std, not 0."""
+        mean = self.total / self.frames
+        variance = np.maximum(self.squares / self.frames - np.square(mean), 1e-4)
+        return {"mean": mean.tolist(), "std": np.sqrt(variance).tolist(), "frames": self.frames}
+
+
+@dataclass
+class Extracted:
+    """What came of some cuts."""
+
+    cuts: list[MonoCut] = field(default_factory=list)
+    sums: Sums | None = None
+    skipped: list[str] = field(default_factory=list)  # 'id: reason'
+
+    def add(self, other: Extracted) -> None:
+        self.cuts += other.cuts
+        self.skipped += other.skipped
+        sums = [s for s in (self.sums, other.sums) if s is not None]
+        self.sums = sum(sums[1:], start=sums[0]) if sums else None
+
+
+def with_speeds(cuts: CutSet, speeds: Sequence[float]) -> list[MonoCut]:
+    """Every cut at every speed; `custom` tells which utterance (`utterance`) at which `speed` a copy is.
+
+    Ids, durations and the audio itself are Lhotse's: `perturb_speed`, id suffix `_sp0.9`; speed 1 has no suffix.
+    """
+    copies = []
+    for cut in cuts:
+        for speed in speeds:
+            copy = cut if speed == 1.0 else cut.perturb_speed(speed)
+            copies.append(fastcopy(copy, custom={**(cut.custom or {}), "utterance": cut.id, "speed": float(speed)}))
+    return copies
+
+
+def extract_features(
+    cuts: list[MonoCut], config: FeatureConfig, arrays: Path, jobs: int, dtype: type = np.float32
+) -> Iterator[Extracted]:
+    """Compute and store the features of `cuts` in `jobs` processes; yields the results in order, part by part.
+
+    One array file (T, F) of `dtype` per cut, under `arrays`. A cut whose audio cannot be read is skipped with its
+    reason; audio at another rate than the config's raises UserError, a disk that refuses the array OSError.
+    """
+    task = partial(_extract_some, config=config, arrays=arrays, dtype=dtype)
+    parts = [cuts[i : i + CUTS_PER_TASK] for i in range(0, len(cuts), CUTS_PER_TASK)]
+    if jobs <= 1 or len(parts) <= 1:
+        yield from map(task, parts)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would inherit the locks of torch's threads
+    with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield from pool.map(task, parts)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _extract_some(cuts: list[MonoCut], config: FeatureConfig, arrays: Path, dtype: type) -> Extracted:
+    extractor, writer, result = KnfFbank(config), NumpyFilesWriter(str(arrays)), Extracted()
+    for cut in cuts:
+        try:
+            array = _features(cut, extractor)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a broken file makes the audio libraries raise
+            reason = " ".join(str(error).split())[:200]
+            result.skipped.append(f"{cut.id}: {type(error).__name__}: {reason}")
+            continue
+        key = writer.write(quote(cut.id, safe=""), array.astype(dtype))
+        manifest = Features(
+            type=KnfFbank.name,
+            num_frames=len(array),
+            num_features=array.shape[1],
+            frame_shift=FRAME_SHIFT_S,
+            sampling_rate=cut.sampling_rate,
+            start=cut.start,
+            duration=cut.duration,
+            storage_type=writer.name,
+            storage_path=str(writer.storage_path),
+            storage_key=key,
+            recording_id=cut.recording_id,
+            channels=cut.channel,
+        )
+        sums = Sums.of(array)
+        result.add(Extracted([fastcopy(cut, features=manifest)], sums))
+    return result
+
+
+def _features(cut: MonoCut, extractor: KnfFbank) -> np.ndarray:
+    samples = cut.load_audio()  # (1, S)
+    array = extractor.extract(samples, cut.sampling_rate)
+    if len(array) == 0:
+        raise ValueError(f"{samples.shape[-1]} samples are too few for a frame")
+    if not np.isfinite(array).all():
+        raise ValueError("the audio holds values that are not finite")
+    return array

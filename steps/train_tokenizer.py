@@ -1,0 +1,39 @@
+"""Stage 3: learn the output units from the training texts (or translations). Writes OUT/tokenizer.json."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lhotse import CutSet
+
+from residualformer.config import load_config
+from residualformer.data.batches import target_text
+from residualformer.data.tokenizer import train_tokenizer
+from residualformer.errors import UserError, run_main
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--manifests", type=Path, required=True, help="folder of the cuts (stage 1)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for tokenizer.json")
+    parser.add_argument("--config", type=Path, required=True, help="experiment YAML: section tokens")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a config value")
+    args = parser.parse_args()
+
+    config = load_config(args.config, args.set).tokens
+    path = args.manifests / "cuts_train.jsonl.gz"
+    if not path.exists():
+        raise UserError(f"{path} is missing: run stage 1 first.")
+    texts = [target_text(cut, config.target) for cut in CutSet.from_file(path)]
+    tokenizer = train_tokenizer(texts, config)
+    tokenizer.save(args.out / "tokenizer.json")
+    lengths = [len(tokenizer.encode(text)) for text in texts]
+    print(
+        f"tokens: {tokenizer.kind}, {tokenizer.vocab_size} ids ({tokenizer.fingerprint}) from {len(texts)} "
+        f"{config.target}s, {sum(lengths) / len(lengths):.1f} tokens each -> {args.out / 'tokenizer.json'}"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
