@@ -1,0 +1,131 @@
+"""Decoding a set of cuts with stored features into records, the lines of `hyp.jsonl`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lhotse
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from residualformer.data.features import read_feature_config
+from residualformer.data.tokenizer import Tokenizer
+from residualformer.decode.hypotheses import Hypothesis
+from residualformer.decode.search import encode, search, times_s
+from residualformer.errors import UserError
+from residualformer.schema import DecodeConfig, FeatureConfig
+from residualformer.train.checkpoint import Bundle
+
+
+@dataclass
+class Outcome:
+    """A record per utterance, and id, reference and reason of each that could not be read."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+
+
+def read_cuts(path: Path, features: FeatureConfig) -> list[lhotse.cut.Cut]:
+    """Cuts whose features exist and are computed as `features` says; UserError otherwise."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: run stage 2 first, or name another file of cuts.")
+    try:
+        cuts = list(lhotse.load_manifest(path))
+    except Exception as error:  # Lhotse raises whatever the broken line led to
+        raise UserError(f"{path} is not a manifest of cuts ({error}): run stage 2 again.") from error
+    if not cuts:
+        raise UserError(f"{path} holds no utterance: run stages 1 and 2 again.")
+    bare = [cut.id for cut in cuts if not cut.has_features]
+    if bare:
+        raise UserError(f"{path}: {len(bare)} cuts have no features, the first is {bare[0]}: run stage 2 first.")
+    found, expected = asdict(read_feature_config(path.parent)), asdict(features)
+    if found != expected:
+        raise UserError(
+            f"{path.parent}/features.json says {found}, but the model was trained on {expected}: "
+            "compute the features with the model's options (stage 2)."
+        )
+    return cuts
+
+
+def decode_cuts(bundle: Bundle, settings: DecodeConfig, cuts: list, streaming: bool = False) -> Outcome:
+    """Decode all cuts, in batches of like duration, the longest first; the records are in the order of the cuts.
+
+    An utterance whose features cannot be read is skipped, named and noted. UserError when a cut has no reference.
+    """
+    target = bundle.config.tokens.target
+    references = {cut.id: reference(cut, target) for cut in cuts}
+    outcome = Outcome()
+    with tqdm(total=len(cuts), desc="decode", unit="utt") as progress:
+        for batch in batches(cuts, settings.max_batch_s):
+            readable = list(_load(batch, bundle.config.features.num_mel_bins, references, outcome))
+            if readable:
+                nbests = decode_features(bundle.model, settings, [features for _, features in readable], streaming)
+                for (cut, _), nbest in zip(readable, nbests, strict=True):
+                    entries = [entry(bundle.tokenizer, hypothesis) for hypothesis in nbest]
+                    line = {"id": cut.id, "ref": references[cut.id], **entries[0], "duration": cut.duration}
+                    outcome.records.append(line | {"nbest": entries})
+            progress.update(len(batch))
+    place = {cut.id: i for i, cut in enumerate(cuts)}
+    outcome.records.sort(key=lambda line: place[line["id"]])
+    return outcome
+
+
+def reference(cut, target: str) -> str:
+    """What the model should write: the cut's `text`, or its `translation`."""
+    supervision = cut.supervisions[0]
+    text = supervision.text if target == "text" else (supervision.custom or {}).get(target)
+    if text is None:
+        raise UserError(f"cut {cut.id} has no {target}, which tokens.target of the model asks for: run stage 1 again.")
+    return text
+
+
+def batches(cuts: Iterable, max_batch_s: float) -> list[list]:
+    """Groups of cuts of like duration, each at most `max_batch_s` with the padding, or a single cut."""
+    groups: list[list] = []
+    for cut in sorted(cuts, key=lambda cut: -cut.duration):
+        if groups and (len(groups[-1]) + 1) * groups[-1][0].duration <= max_batch_s:
+            groups[-1].append(cut)
+        else:
+            groups.append([cut])
+    return groups
+
+
+def decode_features(
+    model, settings: DecodeConfig, features: list[np.ndarray], streaming: bool = False
+) -> list[list[Hypothesis]]:
+    """n-best lists of a batch of utterances, each (T, F) float32, un-normalised."""
+    device = next(model.parameters()).device
+    lengths = torch.tensor([len(x) for x in features], device=device)
+    padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(x) for x in features], batch_first=True)  # (N, T, F)
+    with torch.no_grad():
+        return search(model, *encode(model, padded.to(device), lengths, streaming), settings)
+
+
+def entry(tokenizer: Tokenizer, hypothesis: Hypothesis) -> dict[str, Any]:
+    """Text, log-probability, tokens as text and their times in seconds."""
+    return {
+        "hyp": tokenizer.decode(hypothesis.tokens),
+        "score": round(hypothesis.score, 4),
+        "tokens": [tokenizer.pieces[token] for token in hypothesis.tokens],
+        "times": times_s(hypothesis),
+    }
+
+
+def _load(batch: list, num_mel_bins: int, references: dict[str, str], outcome: Outcome):
+    """Yield (cut, features (T, F)) of the readable cuts; note the others."""
+    for cut in batch:
+        try:
+            features = cut.load_features()
+            if features.ndim != 2 or features.shape[1] != num_mel_bins or len(features) == 0:
+                raise ValueError(f"shape {features.shape} instead of (frames, {num_mel_bins})")
+            if not np.isfinite(features).all():
+                raise ValueError("values that are not finite")
+            yield cut, features
+        except Exception as error:  # the storage back-ends raise errors of many libraries
+            reason = f"{type(error).__name__}: {error}"
+            outcome.skipped.append({"id": cut.id, "ref": references[cut.id], "reason": reason})
+            tqdm.write(f"decode: skipped {cut.id}, its features cannot be read ({reason})")
