@@ -1,0 +1,32 @@
+"""Transducer losses with k2's function names, arguments and conventions, in plain PyTorch."""
+
+from residualformer.loss.backends import get_backend
+from residualformer.loss.exact import get_rnnt_logprobs_joint, rnnt_loss
+from residualformer.loss.pruning import (
+    do_rnnt_pruning,
+    get_rnnt_logprobs_pruned,
+    get_rnnt_prune_ranges,
+    rnnt_loss_pruned,
+)
+from residualformer.loss.recursion import mutual_information_recursion
+from residualformer.loss.rnnt import (
+    get_rnnt_logprobs,
+    get_rnnt_logprobs_smoothed,
+    rnnt_loss_simple,
+    rnnt_loss_smoothed,
+)
+
+__all__ = [
+    "do_rnnt_pruning",
+    "get_backend",
+    "get_rnnt_logprobs",
+    "get_rnnt_logprobs_joint",
+    "get_rnnt_logprobs_pruned",
+    "get_rnnt_logprobs_smoothed",
+    "get_rnnt_prune_ranges",
+    "mutual_information_recursion",
+    "rnnt_loss",
+    "rnnt_loss_pruned",
+    "rnnt_loss_simple",
+    "rnnt_loss_smoothed",
+]

@@ -1,0 +1,124 @@
+"""Transducer losses whose joiner is an addition, am + lm: cheap enough to score the whole lattice, no (B, T, S, C) tensor.
+
+"Pruned RNN-T for fast, memory-efficient ASR training", Kuang et al., 2022, section 3.1; names, arguments and
+conventions as in k2. Letters: B batch, T frames, S labels, C classes (blank included).
+
+Common arguments:
+  lm: (B, S+1, C) predictor part of the logits; am: (B, T, C) encoder part.
+  symbols: (B, S) int64 labels, padded with any class; termination_symbol: the blank.
+  boundary: (B, 4) int64 rows begin_symbol, begin_frame, end_symbol, end_frame; None means 0, 0, S, T.
+  rnnt_type: `regular` (a label consumes no frame), `modified` (it consumes one), `constrained` (likewise, and it also
+    pays for a blank at the new label position on the same frame).
+  delay_penalty: see `common.loss_of_arcs`; reduction: `none` (B,), `mean` or `sum` over the batch.
+  return_grad: give (loss, (px_grad, py_grad)), the occupation of the arcs, for `get_rnnt_prune_ranges`.
+All raise ValueError on arguments that do not fit; all compute in float32 under autocast.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from residualformer.loss.common import check_arguments, finish_arcs, full_precision, loss_of_arcs
+
+Loss = Tensor | tuple[Tensor, tuple[Tensor, Tensor]]
+
+
+@full_precision
+def get_rnnt_logprobs(
+    lm: Tensor,
+    am: Tensor,
+    symbols: Tensor,
+    termination_symbol: int,
+    rnnt_type: str = "regular",
+    boundary: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Arcs of softmax(am + lm): px (B, S, T+1), or (B, S, T) if labels consume frames, and py (B, S+1, T)."""
+    return get_rnnt_logprobs_smoothed(lm, am, symbols, termination_symbol, 0.0, 0.0, boundary, rnnt_type)
+
+
+@full_precision
+def get_rnnt_logprobs_smoothed(
+    lm: Tensor,
+    am: Tensor,
+    symbols: Tensor,
+    termination_symbol: int,
+    lm_only_scale: float = 0.1,
+    am_only_scale: float = 0.1,
+    boundary: Tensor | None = None,
+    rnnt_type: str = "regular",
+) -> tuple[Tensor, Tensor]:
+    """Arcs that mix the log-probabilities of am + lm, of lm alone and of am with an average (unigram) lm.
+
+    Weights are 1 - lm_only_scale - am_only_scale, lm_only_scale and am_only_scale. The average is over all label
+    positions of the batch, padding included, as in k2. Returns px and py shaped as in `get_rnnt_logprobs`.
+    """
+    _check(lm, am, symbols, termination_symbol, rnnt_type)
+    am_max, lm_max = am.detach().amax(2, keepdim=True), lm.detach().amax(2, keepdim=True)
+    am_exp, lm_exp = (am - am_max).exp(), (lm - lm_max).exp()
+    tiny = torch.finfo(am.dtype).tiny  # against log 0 where the two parts share no likely class
+    joint = (lm_exp @ am_exp.transpose(1, 2) + tiny).log() + lm_max + am_max.transpose(1, 2)  # (B, S+1, T)
+
+    labels = symbols[:, :, None]
+    px_am = am.transpose(1, 2).gather(1, labels.expand(-1, -1, am.shape[1]))  # (B, S, T)
+    px_lm = lm[:, :-1].gather(2, labels)  # (B, S, 1)
+    py_am, py_lm = am[:, None, :, termination_symbol], lm[:, :, None, termination_symbol]  # (B, 1, T), (B, S+1, 1)
+    scale = 1.0 - lm_only_scale - am_only_scale
+    px, py = px_am + px_lm - joint[:, :-1], py_am + py_lm - joint
+    if scale != 1.0:
+        px, py = px * scale, py * scale
+    if lm_only_scale != 0.0:
+        norm = lm_exp.sum(2, keepdim=True).log() + lm_max  # (B, S+1, 1)
+        px, py = px + lm_only_scale * (px_lm - norm[:, :-1]), py + lm_only_scale * (py_lm - norm)
+    if am_only_scale != 0.0:
+        unigram = (lm_exp / lm_exp.sum(2, keepdim=True)).mean((0, 1)) + tiny  # (C,)
+        norm = ((am_exp @ unigram).log() + am_max[:, :, 0])[:, None]  # (B, 1, T)
+        log_unigram = unigram.log()
+        px = px + am_only_scale * (px_am + log_unigram[labels] - norm)
+        py = py + am_only_scale * (py_am + log_unigram[termination_symbol] - norm)
+    return finish_arcs(px, py, boundary, rnnt_type)
+
+
+@full_precision
+def rnnt_loss_simple(
+    lm: Tensor,
+    am: Tensor,
+    symbols: Tensor,
+    termination_symbol: int,
+    boundary: Tensor | None = None,
+    rnnt_type: str = "regular",
+    delay_penalty: float = 0.0,
+    reduction: str | None = "mean",
+    return_grad: bool = False,
+) -> Loss:
+    """Transducer loss of softmax(am + lm); arguments: see the top of this file."""
+    px, py = get_rnnt_logprobs(lm, am, symbols, termination_symbol, rnnt_type, boundary)
+    return loss_of_arcs(px, py, boundary, delay_penalty, reduction, return_grad)
+
+
+@full_precision
+def rnnt_loss_smoothed(
+    lm: Tensor,
+    am: Tensor,
+    symbols: Tensor,
+    termination_symbol: int,
+    lm_only_scale: float = 0.1,
+    am_only_scale: float = 0.1,
+    boundary: Tensor | None = None,
+    rnnt_type: str = "regular",
+    delay_penalty: float = 0.0,
+    reduction: str | None = "mean",
+    return_grad: bool = False,
+) -> Loss:
+    """`rnnt_loss_simple` with the smoothed arcs of `get_rnnt_logprobs_smoothed`; both scales 0 make the two equal."""
+    px, py = get_rnnt_logprobs_smoothed(
+        lm, am, symbols, termination_symbol, lm_only_scale, am_only_scale, boundary, rnnt_type
+    )
+    return loss_of_arcs(px, py, boundary, delay_penalty, reduction, return_grad)
+
+
+def _check(lm: Tensor, am: Tensor, symbols: Tensor, termination_symbol: int, rnnt_type: str) -> None:
+    if lm.ndim != 3 or am.ndim != 3 or lm.shape[::2] != am.shape[::2] or lm.shape[1] == 0:
+        raise ValueError(f"lm (B, S+1, C) and am (B, T, C) do not fit: got {tuple(lm.shape)} and {tuple(am.shape)}")
+    B, T, C = am.shape
+    check_arguments(symbols, B, lm.shape[1] - 1, T, C, termination_symbol, rnnt_type)
