@@ -3,6 +3,10 @@
 The layout is that of https://github.com/cmusphinx/an4: `etc/an4_{train,test}.transcription`, `wav/an4{,test}_clstk/`.
 Test is the corpus's own. Dev is every ninth training speaker, in order of name, from the fifth on: 8 speakers; names
 begin with f or m, so both sexes are there. Train is the other 66 speakers.
+
+On request, synthetic speech of the same domain joins train: pieces of its transcripts (never of dev or test) cut at
+word boundaries and rejoined, and random letter and digit strings, said by espeak-ng voices in noise and reverberation.
+A result that uses it must say so; ids of such utterances start with `syn-`.
 """
 
 from __future__ import annotations
@@ -15,6 +19,22 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
+from tqdm import tqdm
+
+from local import espeak
+from local.synthesis import (
+    VARIANTS,
+    Conditions,
+    Line,
+    Renderer,
+    generator,
+    make_speakers,
+    read_transcripts as read_rendered,
+    started_before,
+    workers,
+    write_transcripts,
+)
 from residualformer.data.validate import Utterance, write_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import write_json
@@ -23,6 +43,15 @@ REPOSITORY = "https://github.com/cmusphinx/an4"
 SAMPLING_RATE = 16000
 AUDIO_FOLDERS = {"train": "wav/an4_clstk", "test": "wav/an4test_clstk"}
 TRANSCRIPTS = {"train": "etc/an4_train.transcription", "test": "etc/an4_test.transcription"}
+SYNTHETIC_SPEAKERS = 150
+SYNTHETIC_CONDITIONS = Conditions(snr_db=(5.0, 25.0), reverb_share=0.4)
+REJOINED_SHARE = 0.6  # of the synthetic texts; the rest are random strings
+MAX_WORDS = 12
+COMMANDS = ["ENTER", "RUBOUT", "ERASE"]
+DIGITS = "ZERO OH ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split()
+TEENS = "TEN ELEVEN TWELVE THIRTEEN FOURTEEN FIFTEEN SIXTEEN SEVENTEEN EIGHTEEN NINETEEN".split()
+TENS = "TWENTY THIRTY FORTY FIFTY SIXTY SEVENTY EIGHTY NINETY".split()
+LETTERS = list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 TRANSCRIPT_LINE = re.compile(r"(?:<s> )?(?P<text>.*?)(?: </s>)? *\((?P<id>[^()]+)\)$")
 
 
@@ -93,9 +122,74 @@ def dev_speakers(utterances: list[Utterance]) -> set[str]:
     return set(sorted({utterance.speaker for utterance in utterances})[4::9])
 
 
+def split_training(utterances: list[Utterance]) -> tuple[list[Utterance], list[Utterance]]:
+    """The corpus's training utterances as (train, dev), with no speaker in both."""
+    held_out = dev_speakers(utterances)
+    train = [utterance for utterance in utterances if utterance.speaker not in held_out]
+    return train, [utterance for utterance in utterances if utterance.speaker in held_out]
+
+
+def rejoin(texts: list[str], rng: np.random.Generator) -> str:
+    """The first words of one text and the last words of another; each part may be the whole."""
+    first, second = (texts[rng.integers(len(texts))].split() for _ in range(2))
+    words = first[: rng.integers(0, len(first) + 1)] + second[rng.integers(0, len(second)) :]
+    return " ".join(words[:MAX_WORDS])
+
+
+def random_string(rng: np.random.Generator) -> str:
+    """Letters, digits and two-figure numbers in the corpus's manner: 'ENTER G M E F SEVENTY NINE'."""
+    words = [str(rng.choice(COMMANDS))] if rng.random() < 0.25 else []
+    if rng.random() < 0.7:
+        words += rng.choice(LETTERS, rng.integers(1, 8)).tolist()
+    if rng.random() < 0.6 or len(words) < 2:
+        for _ in range(rng.integers(1, 5)):
+            kind = rng.random()
+            if kind < 0.6:
+                words.append(str(rng.choice(DIGITS)))
+            elif kind < 0.7:
+                words.append(str(rng.choice(TEENS)))
+            else:
+                words.append(str(rng.choice(TENS)))
+                words += [str(rng.choice(DIGITS[2:]))] if rng.random() < 0.7 else []
+    return " ".join(words[:MAX_WORDS])
+
+
+def synthetic_lines(texts: list[str], count: int, seed: int) -> list[Line]:
+    """`count` lines in the domain of `texts`; single letters are said by name, Z as in American English."""
+    rng = generator(seed, "an4 synthetic")
+    speakers = make_speakers("syn", SYNTHETIC_SPEAKERS, list(VARIANTS), rng)
+    lines = []
+    for number in range(count):
+        text = rejoin(texts, rng) if rng.random() < REJOINED_SHARE else random_string(rng)
+        spoken = espeak.spell_letters(re.sub(r"\bZ\b", "ZEE", text))
+        lines.append(Line(f"syn-{number:05d}", "synthetic", text, spoken, speakers[rng.integers(len(speakers))]))
+    return lines
+
+
+def synthesize(texts: list[str], args: argparse.Namespace) -> None:
+    """Write `args.synthetic` utterances into `args.out`/synthetic, unless they are there."""
+    folder, options = Path(args.out), {"synthetic": args.synthetic, "seed": args.seed, "texts": len(texts)}
+    same = started_before(folder, ["synthetic"], options, SYNTHETIC_CONDITIONS)
+    records = read_rendered(folder) if same else []
+    if not records:
+        lines = synthetic_lines(texts, args.synthetic, args.seed)
+        renderer = Renderer(folder, args.seed, SYNTHETIC_CONDITIONS, lines[:200], keep=same)
+        with workers(args.jobs) as spread:
+            durations = tqdm(spread(renderer, lines), total=len(lines), desc="synthetic speech", unit="utt")
+            records = [renderer.record(line, duration) for line, duration in zip(lines, durations)]
+        write_transcripts(folder, records)
+    minutes = sum(record["duration"] for record in records) / 60
+    print(f"synthetic: {len(records)} utterances, {minutes:.1f} minutes in {folder / 'synthetic'}")
+
+
 def obtain(args: argparse.Namespace) -> None:
+    if args.synthetic < 0 or args.jobs < 1:
+        raise UserError(f"--synthetic {args.synthetic} --jobs {args.jobs}: give 0 or more, and 1 or more.")
     folder = Path(args.corpus_dir) if args.corpus_dir else clone(Path(args.out))
     check_layout(folder)
+    if args.synthetic:
+        train, _ = split_training(read_split(folder, "train")[0])
+        synthesize([utterance.text for utterance in train if utterance.text], args)
     write_json(Path(args.out) / "corpus.json", {"corpus_dir": str(folder.resolve())})
     print(f"AN4 in {folder}")
 
@@ -110,17 +204,23 @@ def corpus_folder(args: argparse.Namespace) -> Path:
     return Path(json.loads(record.read_text(encoding="utf-8"))["corpus_dir"])
 
 
+def read_synthetic(folder: Path) -> list[Utterance]:
+    """What `obtain --synthetic` made in `folder`."""
+    records = read_rendered(folder)
+    if not records:
+        raise UserError(f"no synthetic speech in '{folder}': run an4.py obtain --out {folder} --synthetic N first.")
+    return [Utterance(row["id"], folder / row["audio"], row["text"], row["speaker"]) for row in records]
+
+
 def manifests(args: argparse.Namespace) -> None:
     folder = corpus_folder(args)
     check_layout(folder)
     training, orphans = read_split(folder, "train")
     test, test_orphans = read_split(folder, "test")
-    held_out = dev_speakers(training)
-    splits = {
-        "train": ([utterance for utterance in training if utterance.speaker not in held_out], orphans),
-        "dev": ([utterance for utterance in training if utterance.speaker in held_out], []),
-        "test": (test, test_orphans),
-    }
+    train, dev = split_training(training)
+    if args.with_synthetic:
+        train += read_synthetic(Path(args.corpus))
+    splits = {"train": (train, orphans), "dev": (dev, []), "test": (test, test_orphans)}
     for name, (utterances, left_out) in splits.items():
         write_cuts(utterances, name, Path(args.out) / f"cuts_{name}.jsonl.gz", SAMPLING_RATE, left_out)
 
@@ -131,11 +231,15 @@ def main() -> None:
     command = commands.add_parser("obtain", help="stage 0: find or fetch the corpus")
     command.add_argument("--out", required=True, help="folder for what is fetched or made, and for the record of it")
     command.add_argument("--corpus-dir", help="an existing copy, used in place; left out: fetched with git")
+    command.add_argument("--synthetic", type=int, default=0, help="utterances to synthesise as well (default 0)")
+    command.add_argument("--seed", type=int, default=1, help="of the synthetic speech (default 1)")
+    command.add_argument("--jobs", type=int, default=2, help="processes that synthesise (default 2)")
     command.set_defaults(run=obtain)
     command = commands.add_parser("manifests", help="stage 1: validated Lhotse cuts")
     command.add_argument("--corpus", required=True, help="the --out of obtain")
     command.add_argument("--corpus-dir", help="an existing copy, instead of the one that obtain recorded")
     command.add_argument("--out", required=True, help="folder for cuts_{train,dev,test}.jsonl.gz")
+    command.add_argument("--with-synthetic", action="store_true", help="put the synthetic speech into train")
     command.set_defaults(run=manifests)
     args = parser.parse_args()
     args.run(args)

@@ -1,0 +1,113 @@
+"""The espeak-ng speech engine, through its C library as the `espeakng-loader` wheel carries it: text in, samples out.
+
+The engine keeps what it said last in static variables (phase, flutter, random numbers), and its own restart clears
+only some of them. So each utterance here gets a freshly loaded library (about 1.5 ms): its samples depend on the text,
+the voice and the seed, never on what was spoken before or in which process.
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import espeakng_loader
+import numpy as np
+
+from residualformer.errors import UserError
+
+SAMPLING_RATE = 22050  # Hz, of every formant voice
+SYNCHRONOUS = 2  # of AUDIO_OUTPUT: samples come to the callback before espeak_Synth returns, nothing is played
+RATE, VOLUME, PITCH, RANGE, WORD_GAP = 1, 2, 3, 4, 7  # of espeak_PARAMETER
+UTF8, SSML = 0x1, 0x10  # of the text flags
+IPA = 2  # of the phoneme modes
+
+Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_unload = getattr(_ctypes, "dlclose", None) or getattr(_ctypes, "FreeLibrary")
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Who speaks and how. `accent` is an espeak-ng language, `variant` one of its voice files ('' is the plain one)."""
+
+    accent: str = "en-us"
+    variant: str = ""
+    words_per_minute: int = 175
+    pitch: int = 50  # 0..100
+    pitch_range: int = 50  # 0 (monotone)..100
+    word_gap: int = 0  # extra pause between words, in units of 10 ms at 170 words per minute
+
+    @property
+    def name(self) -> str:
+        return f"{self.accent}+{self.variant}" if self.variant else self.accent
+
+
+def spell_letters(text: str) -> str:
+    """Mark each single letter of `text`, so that the engine says its name ('A' is not the article, 'I' not the pronoun).
+
+    The text must be plain upper case without markup characters; the result is what `synthesize` takes.
+    """
+    return re.sub(r"(?<!')\b([A-Z])\b(?!')", r'<say-as interpret-as="characters">\1</say-as>', text)
+
+
+def synthesize(text: str, voice: Voice, seed: int = 0) -> np.ndarray:
+    """Speak `text` (SSML): (samples,) int16 at SAMPLING_RATE; the same arguments give the same bits.
+
+    Raises UserError for an unknown voice or when the engine returns nothing.
+    """
+    chunks: list[np.ndarray] = []
+
+    @Callback
+    def receive(samples, count: int, events) -> int:
+        if count > 0:
+            chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
+        return 0  # go on
+
+    with _fresh_engine(voice, seed) as library:
+        library.espeak_SetSynthCallback(receive)
+        encoded = text.encode() + b"\0"
+        status = library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded)), 0, 0, 0, UTF8 | SSML, None, None)
+    if status != 0 or not chunks:
+        raise UserError(f"espeak-ng returned no sound for '{text}' with the voice '{voice.name}' (status {status}).")
+    return np.concatenate(chunks)
+
+
+def phonemes(text: str, voice: Voice = Voice()) -> str:
+    """How the engine would say plain `text`, in IPA, a space between words."""
+    parts = []
+    with _fresh_engine(voice, 0) as library:
+        library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+        pointer = ctypes.c_char_p(text.encode())
+        while pointer.value:  # one clause a call; the engine moves the pointer, to null at the end
+            parts.append(library.espeak_TextToPhonemes(ctypes.byref(pointer), UTF8 | SSML, IPA).decode())
+    return " ".join(parts)
+
+
+@contextmanager
+def _fresh_engine(voice: Voice, seed: int) -> Iterator[ctypes.CDLL]:
+    """The library as if just installed, speaking as `voice`; gone afterwards."""
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    try:
+        data = espeakng_loader.get_data_path()
+        rate = library.espeak_Initialize(SYNCHRONOUS, 0, data.encode(), 0)
+        if rate != SAMPLING_RATE:
+            raise UserError(f"espeak-ng cannot use its voice data in '{data}' ({rate}): reinstall espeakng-loader.")
+        library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
+        ctypes.CDLL(None).srand(ctypes.c_uint(seed))  # some voices draw from the C library instead
+        if library.espeak_SetVoiceByName(voice.name.encode()) != 0:
+            raise UserError(f"espeak-ng has no voice '{voice.name}': see lang/gmw and voices/!v in '{data}'.")
+        for parameter, value in (
+            (RATE, voice.words_per_minute),
+            (VOLUME, 100),
+            (PITCH, voice.pitch),
+            (RANGE, voice.pitch_range),
+            (WORD_GAP, voice.word_gap),
+        ):
+            library.espeak_SetParameter(parameter, value, 0)
+        yield library
+    finally:
+        library.espeak_Terminate()
+        _unload(library._handle)
