@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Corpus AN4: 948 training and 130 test utterances of real speech, spelled letters and numbers (Carnegie Mellon, 1991).
+#   egs/an4/run.sh                        fetch it with git
+#   egs/an4/run.sh --corpus-dir DIR       use the copy in DIR
+# Options: see ../../run.sh --help.
+
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+exec "$here/../../run.sh" --corpus an4 \
+    --seed 1 \
+    --experiments "baseline shared residual" "$@"

@@ -1,0 +1,25 @@
+# Sourced by every script (`. ./path.sh`): the repository on PYTHONPATH, a Python with the pinned packages first on PATH.
+# The active `python` is used when it has them all; else .venv beside this file, which is made on the first call.
+# RESIDUALFORMER_PYTHON=/path/to/python skips all that and takes the interpreter as it is.
+
+residualformer_root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+case ":${PYTHONPATH:-}:" in
+    *":$residualformer_root:"*) ;;
+    *) export PYTHONPATH="$residualformer_root${PYTHONPATH:+:$PYTHONPATH}" ;;
+esac
+export PYTHONUTF8=1 # text files are UTF-8 whatever the locale
+
+# More threads than physical cores make training slower, not faster.
+if [ -z "${OMP_NUM_THREADS:-}" ]; then
+    OMP_NUM_THREADS=$(bash "$residualformer_root/utils/cores.sh")
+fi
+export OMP_NUM_THREADS MKL_NUM_THREADS="${MKL_NUM_THREADS:-$OMP_NUM_THREADS}"
+
+if [ -z "${RESIDUALFORMER_PYTHON:-}" ]; then
+    RESIDUALFORMER_PYTHON=$(bash "$residualformer_root/utils/environment.sh") || {
+        unset RESIDUALFORMER_PYTHON
+        return 1
+    }
+fi
+export RESIDUALFORMER_PYTHON
+export PATH="$(dirname "$RESIDUALFORMER_PYTHON"):$PATH"

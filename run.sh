@@ -1,0 +1,150 @@
+#!/usr/bin/env bash
+# From a corpus to a table of word error rates, in stages:
+#
+#   0 obtain the corpus            3 tokens                           6 AmNet branches
+#   1 Lhotse manifests             4 train baseline and sharing       7 decode
+#   2 features                     5 warm-start and train residual    8 score
+#
+#   ./run.sh                       all stages on corpus mini, which is synthesised: no network, no data files
+#   egs/an4/run.sh                 the same stages on AN4, with its own numbers
+#   ./run.sh --stage 4 --set train.max_steps=500
+#
+# A stage is skipped if it finished with the same options and inputs. Everything is written under egs/<corpus>/.
+
+corpus=mini          # which corpus: conf/<corpus>/ and local/<corpus>.py
+stage=0              # first stage to run
+stop_stage=8         # last stage to run
+corpus_dir=          # where the corpus is, used in place (left out: it is fetched); not for mini
+train_hours=3.0      # mini: hours of speech to train on
+dev_minutes=20.0     # mini: minutes of speech to watch the training by
+test_minutes=30.0    # mini: minutes of speech to test on
+synthetic=0          # an4: synthetic utterances to add to the training set
+seed=1               # of synthetic speech; that of trainings is train.seed
+jobs=0               # processes for stages 0 to 2; 0 = one for each core
+experiments="baseline shared residual" # names of conf/<corpus>/<name>.yaml, in the order of training
+test_set=test        # what to decode and score: test or dev
+set=()               # another value in the configuration, as in --set encoder.dim=192; may be repeated
+overwrite=false      # run finished stages again
+python=              # Python to use as it is, with no check and no set-up
+# End of configuration
+
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/utils/parse_options.sh"
+called_from=$PWD
+cd "$(dirname "${BASH_SOURCE[0]}")"
+[ $# -eq 0 ] || _die "there is no use for the argument '$1'; --help lists the options"
+[ -f "local/$corpus.py" ] && [ -f "conf/$corpus/base.yaml" ] ||
+    _die "there is no corpus '$corpus': local/$corpus.py or conf/$corpus/base.yaml is missing"
+[ "$stage" -le "$stop_stage" ] || _die "--stage $stage comes after --stop-stage $stop_stage"
+
+case $python in '' | /*) ;; */*) python=$called_from/$python ;; *) python=$(command -v "$python") ;; esac
+if [ -n "$python" ]; then export RESIDUALFORMER_PYTHON=$python; fi
+. ./path.sh
+python=$RESIDUALFORMER_PYTHON
+
+if [ "$jobs" -eq 0 ]; then jobs=$(bash utils/cores.sh); fi
+case $corpus_dir in '' | /*) ;; *) corpus_dir=$called_from/$corpus_dir ;; esac
+base=conf/$corpus/base.yaml
+dir=egs/$corpus
+data=$dir/data
+exp=$dir/exp
+
+sets=()
+decode_sets=()
+for each in "${set[@]}"; do
+    sets+=(--set "$each")
+    if [[ $each == decode.* ]]; then decode_sets+=(--set "$each"); fi
+done
+
+if [ "$corpus" = mini ]; then
+    [ -z "$corpus_dir" ] || _die "--corpus-dir is of no use: corpus mini is synthesised"
+    obtain=(--seed "$seed" --train-hours "$train_hours" --dev-minutes "$dev_minutes" --test-minutes "$test_minutes" --jobs "$jobs")
+    manifests=()
+else
+    obtain=(${corpus_dir:+--corpus-dir "$corpus_dir"})
+    manifests=(${corpus_dir:+--corpus-dir "$corpus_dir"})
+    if [ "$synthetic" -gt 0 ]; then
+        obtain+=(--synthetic "$synthetic" --seed "$seed")
+        manifests+=(--with-synthetic)
+    fi
+fi
+
+# shellcheck disable=SC2086  # one word each
+plan=$("$python" utils/plan.py "conf/$corpus" $experiments "${sets[@]}") # refuses a wrong configuration before any work
+
+wanted() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; }
+
+run_stage() { # number, title, then options of utils/stage.py, `--` and the command
+    local number=$1 title=$2
+    shift 2
+    local again=()
+    if $overwrite; then again=(--overwrite); fi
+    "$python" utils/stage.py --number "$number" --title "$title" "${again[@]}" "$@"
+}
+
+train() { # stage, experiment, the one it starts from or `-`
+    local after=("$data/.fbank.done" "$data/.lang.done")
+    if [ "$3" != - ]; then after+=("$exp/.$3.done"); fi
+    run_stage "$1" "train $2" --out "$exp/$2" --makes model.pt --aside --after "${after[@]}" --log "$exp/$2/train.log" \
+        --config "conf/$corpus/$2.yaml" "${sets[@]}" -- \
+        "$python" steps/train.py --config "conf/$corpus/$2.yaml" --data "$data" --exp "$exp/$2" "${sets[@]}"
+}
+
+train_all() { # stage
+    local name number source
+    while read -r name number source; do
+        if [ "$number" = "$1" ]; then train "$1" "$name" "$source" </dev/null; fi
+    done <<<"$plan"
+}
+
+if wanted 0; then
+    OMP_NUM_THREADS=1 run_stage 0 "obtain corpus $corpus" --out "$data/raw" -- \
+        "$python" "local/$corpus.py" obtain --out "$data/raw" "${obtain[@]}"
+fi
+
+if wanted 1; then
+    OMP_NUM_THREADS=1 run_stage 1 "manifests" --out "$data/manifests" --makes "cuts_test.jsonl.gz" \
+        --after "$data/.raw.done" -- \
+        "$python" "local/$corpus.py" manifests --corpus "$data/raw" --out "$data/manifests" "${manifests[@]}"
+fi
+
+if wanted 2; then
+    OMP_NUM_THREADS=1 run_stage 2 "features" --out "$data/fbank" --makes "cuts_test.jsonl.gz" \
+        --after "$data/.manifests.done" --config "$base" --sections features data.speeds "${sets[@]}" -- \
+        "$python" steps/compute_fbank.py --manifests "$data/manifests" --out "$data/fbank" --config "$base" \
+        "${sets[@]}" --jobs "$jobs"
+fi
+
+if wanted 3; then
+    run_stage 3 "tokens" --out "$data/lang" --makes tokenizer.json \
+        --after "$data/.manifests.done" --config "$base" --sections tokens "${sets[@]}" -- \
+        "$python" steps/train_tokenizer.py --manifests "$data/manifests" --out "$data/lang" --config "$base" "${sets[@]}"
+fi
+
+if wanted 4; then
+    train_all 4
+fi
+
+if wanted 5; then
+    train_all 5
+fi
+
+if wanted 6; then
+    echo "== stage 6: AmNet branches: corpus $corpus has no configuration conf/$corpus/amnet*.yaml, nothing to do"
+fi
+
+if wanted 7; then
+    for name in $experiments; do
+        run_stage 7 "decode $test_set with $name" --out "$exp/$name" --marker "$exp/$name/.decode_$test_set.done" \
+            --makes "decode_${test_set}_*/hyp.jsonl" --after "$exp/.$name.done" \
+            --config "conf/$corpus/$name.yaml" --sections decode "${sets[@]}" -- \
+            "$python" steps/decode.py "$exp/$name" --cuts "$data/fbank/cuts_$test_set.jsonl.gz" "${decode_sets[@]}"
+    done
+fi
+
+if wanted 8; then
+    echo "== stage 8: score"
+    start=$SECONDS
+    bash local/score.sh "$dir"
+    echo "stage 8 done in $((SECONDS - start)) s: $dir/results.json, $dir/RESULTS.md"
+fi

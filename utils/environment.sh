@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Prints the path of a Python that has the pinned packages (pyproject.toml); messages go to stderr.
+# Takes the active `python` if it has them all, else makes .venv in the repository root, or goes on where that stopped.
+
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$root/.venv
+complete=$venv/.complete # a copy of the pyproject.toml that the environment was built from
+cpu_index=https://download.pytorch.org/whl/cpu
+
+say() { echo "$*" >&2; }
+die() {
+    say "error: $*"
+    exit 1
+}
+is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+is_complete() { cmp -s "$root/pyproject.toml" "$complete" && is_new_enough "$venv/bin/python"; }
+
+make_venv() { # with python $1
+    "$venv/bin/python" -m pip --version >/dev/null 2>&1 && return
+    "$1" -m venv --clear "$venv" >/dev/null 2>&1 && return
+    # Debian's python3 without python3-venv cannot put pip into an environment, but its pip can.
+    "$1" -m venv --clear --without-pip "$venv" && "$1" -m pip --python "$venv/bin/python" install pip >&2
+}
+
+# PyPI's torch for Linux brings gigabytes of CUDA packages; without a GPU the CPU build is wanted, where it can be had.
+torch_options() {
+    command -v nvidia-smi >/dev/null && return
+    "$1" -c "import urllib.request; urllib.request.urlopen('$cpu_index/torch/', timeout=10)" >/dev/null 2>&1 || return 0
+    echo "--extra-index-url $cpu_index"
+}
+
+install_packages() {
+    local pip=("$venv/bin/python" -m pip --disable-pip-version-check --no-input install)
+    # torch first and without dependencies, so that its own index is asked for nothing else.
+    # shellcheck disable=SC2046  # two words or none
+    "${pip[@]}" --no-deps $(torch_options "$venv/bin/python") "$("$venv/bin/python" "$root/utils/pins.py" torch)" >&2 &&
+        "${pip[@]}" --editable "$root[test]" >&2
+}
+
+if command -v python >/dev/null && python "$root/utils/pins.py" 2>/dev/null; then
+    command -v python
+    exit
+fi
+if ! is_complete; then
+    mkdir -p "$venv"
+    exec 9>"$root/.venv.lock" # two scripts started together must not install at once
+    if command -v flock >/dev/null; then flock 9; fi
+fi
+if ! is_complete; then
+    base=
+    for name in python python3 python3.11 python3.12 python3.13 python3.14; do
+        if is_new_enough "$name"; then base=$name && break; fi
+    done
+    [ -n "$base" ] || die "Python 3.11 or newer is needed and none is on PATH; install one and run this again"
+    say "== setting up $venv with $("$base" --version): about 1 GB, some minutes, only once"
+    make_venv "$base" || die "$base cannot make a virtual environment at $venv; install its venv and pip modules"
+    install_packages || die "the packages could not be installed into $venv (see above); is there a network? \
+Run this again to go on, or activate an environment where 'pip install -e .[test]' has succeeded"
+    cp "$root/pyproject.toml" "$complete.part" && mv "$complete.part" "$complete"
+    say "== environment ready: $venv"
+fi
+echo "$venv/bin/python"

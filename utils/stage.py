@@ -1,0 +1,139 @@
+"""Run one command of a stage, unless it has already finished with the same options and inputs.
+
+What was run is remembered in a marker beside its output (`data/.fbank.done` for `data/fbank`): the command, the
+sections of the configuration that it reads, and the markers of the stages it builds on. A marker says `finished` only
+after success. An interrupted command runs again over what it left, and may go on from there; one with other options or
+inputs runs again and says what changed.
+
+    stage.py --number 2 --title "features" --out data/fbank --makes cmvn.json --after data/.manifests.done \\
+        --config conf/mini/base.yaml --sections features -- python steps/compute_fbank.py --jobs 2 ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import residualformer
+from residualformer.config import config_to_dict, flatten, load_config
+from residualformer.errors import UserError, run_main
+from residualformer.files import write_json
+
+# Options that cannot change what is written: how fast, and what `sections` of the configuration tell already.
+_WITHOUT_EFFECT = ("--jobs", "--set", "--config")
+
+
+def main() -> None:
+    args = _arguments()
+    head = f"stage {args.number}: {args.title}"
+    marker = args.marker or args.out.with_name(f".{args.out.name}.done")
+    wanted = _identity(args)
+    found = _read(marker)
+    changes = _changes(found["identity"], wanted) if found else []
+    if found and found["finished"] and not changes and not args.overwrite and any(args.out.glob(args.makes)):
+        print(f"== {head}: skipped, done before with the same options and inputs ({args.out})", flush=True)
+        return
+    print(f"== {head}", flush=True)
+    if changes:
+        print("   runs again: " + "; ".join(changes), flush=True)
+    if args.aside and args.out.exists() and (changes or args.overwrite):
+        _put_aside(args.out)
+    if args.log:
+        print(f"   log: {args.log}", flush=True)
+    write_json(marker, {"finished": False, "identity": wanted})
+    start = time.monotonic()
+    status = _run(args.command)
+    if status:
+        sys.exit(status)
+    write_json(marker, {"finished": True, "identity": wanted})
+    print(f"stage {args.number} done in {time.monotonic() - start:.0f} s: {args.out}", flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--number", required=True, help="of the stage")
+    parser.add_argument("--title", required=True, help="what the command does, in a few words")
+    parser.add_argument("--out", type=Path, required=True, help="folder the command writes")
+    parser.add_argument("--makes", default="*", help="what is in OUT when the command has finished (a glob pattern)")
+    parser.add_argument("--marker", type=Path, help="marker file, when OUT is not the command's alone")
+    parser.add_argument("--aside", action="store_true", help="rename an OUT of other options, for it was dear to make")
+    parser.add_argument("--after", type=Path, nargs="*", default=[], help="markers of the stages this one builds on")
+    parser.add_argument("--config", type=Path, help="configuration the command reads")
+    parser.add_argument("--sections", nargs="*", default=[], help="its keys or sections that matter (all)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="another value in it")
+    parser.add_argument("--log", help="where the command logs, to be told before it starts")
+    parser.add_argument("--overwrite", action="store_true", help="run even if finished")
+    parser.add_argument("command", nargs="+", help="after `--`")
+    return parser.parse_args()
+
+
+def _identity(args: argparse.Namespace) -> dict[str, Any]:
+    """All that decides what the command writes, as {name: value}."""
+    for marker in args.after:
+        if not (_read(marker) or {}).get("finished"):
+            raise UserError(f"stage {args.number} needs {_result(marker)}, which is not finished; run the stages before it.")
+    config = dict(flatten(config_to_dict(load_config(args.config, args.set)))) if args.config else {}
+    sections = [name + "." for name in args.sections] or [""]
+    return {
+        "version": residualformer.__version__,
+        "command": " ".join(_essential(args.command[1:])),  # without the interpreter, which may move
+        **{key: value for key, value in config.items() if any(f"{key}.".startswith(name) for name in sections)},
+        **{f"input {_result(marker)}": hashlib.sha256(marker.read_bytes()).hexdigest()[:12] for marker in args.after},
+    }
+
+
+def _result(marker: Path) -> str:
+    """The path that a marker, `.<name>.done`, stands for."""
+    return str(marker.with_name(marker.name.removeprefix(".").removesuffix(".done")))
+
+
+def _essential(command: list[str]) -> list[str]:
+    skipped = {i + step for i, word in enumerate(command) if word in _WITHOUT_EFFECT for step in (0, 1)}
+    return [word for i, word in enumerate(command) if i not in skipped]
+
+
+def _read(marker: Path) -> dict[str, Any] | None:
+    """The marker's content, None when there is none or it cannot be trusted."""
+    try:
+        content = json.loads(marker.read_text(encoding="utf-8"))
+        return content if {"finished", "identity"} <= content.keys() else None
+    except (FileNotFoundError, ValueError, AttributeError):
+        return None
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    changes = []
+    for name in {**old, **new}:
+        if old.get(name) != new.get(name):
+            what = "was made with other options" if name.startswith("input ") else f"{old.get(name)} -> {new.get(name)}"
+            changes.append(f"{name} {what}")
+    return changes
+
+
+def _put_aside(folder: Path) -> None:
+    number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
+    folder.rename(folder.with_name(f"{folder.name}.{number}"))
+    print(f"   what was there is kept as {folder.name}.{number}", flush=True)
+
+
+def _run(command: list[str]) -> int:
+    """The command's exit status, as a shell would give it; ending this process ends the command too."""
+    with subprocess.Popen(command) as process:
+        signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+        while True:
+            try:
+                status = process.wait()
+                return status if status >= 0 else 128 - status
+            except KeyboardInterrupt:  # the command got it as well; let it save and end
+                print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_main(main)

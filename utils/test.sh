@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Run the tests: all but those that take minutes. Arguments go to pytest: utils/test.sh -m slow, utils/test.sh -k loss.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. ./path.sh
+exec python -m pytest -q "$@"
