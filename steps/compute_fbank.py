@@ -11,6 +11,7 @@ import argparse
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from lhotse import CutSet
 from tqdm import tqdm
 
 from residualformer.config import load_config
-from residualformer.data.extract import Extracted, extract_features, with_speeds
+from residualformer.data.extract import Extracted, extract_features, with_speeds, worker_map
 from residualformer.data.features import fbank_options
 from residualformer.errors import UserError, run_main
 from residualformer.files import replacing, write_json
@@ -47,7 +48,8 @@ def main() -> None:
     cuts = {split: read_cuts(args.manifests / f"cuts_{split}.jsonl.gz") for split in SPLITS}
     forget(args.out)
     start = time.time()
-    done = {split: compute_split(split, cuts[split], config, args.out, args.jobs) for split in SPLITS}
+    with worker_map(args.jobs) as map_:
+        done = {split: compute_split(split, cuts[split], config, args.out, map_) for split in SPLITS}
     write_json(args.out / "features.json", asdict(config.features))
     write_json(args.out / "cmvn.json", done["train"].sums.cmvn())
     for split, extracted in done.items():
@@ -75,13 +77,13 @@ def forget(out: Path) -> None:
     shutil.rmtree(out / "arrays", ignore_errors=True)
 
 
-def compute_split(split: str, cuts: CutSet, config: Config, out: Path, jobs: int) -> Extracted:
+def compute_split(split: str, cuts: CutSet, config: Config, out: Path, map_: Callable) -> Extracted:
     """Features of one split, with a progress bar; the utterances that were skipped are named on stderr."""
     copies = with_speeds(cuts, config.data.speeds if split == "train" else [1.0])
     total = Extracted()
     with tqdm(total=len(copies), desc=f"fbank {split}", unit="utt", file=sys.stderr) as progress:
         arrays = (out / "arrays" / split).resolve()
-        for part in extract_features(copies, config.features, arrays, jobs, DTYPES[split]):
+        for part in extract_features(copies, config.features, arrays, map_, DTYPES[split]):
             total.add(part)
             progress.update(len(part.cuts) + len(part.skipped))
     for name in total.skipped:

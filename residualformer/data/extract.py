@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 import torch
-from lhotse import CutSet, Features, MonoCut, NumpyFilesWriter
+from lhotse import Features, MonoCut, NumpyFilesWriter
 from lhotse.utils import fastcopy
 
 from residualformer.data.features import FRAME_SHIFT_S, KnfFbank
@@ -60,7 +61,7 @@ class Extracted:
         self.sums = sum(sums[1:], start=sums[0]) if sums else None
 
 
-def with_speeds(cuts: CutSet, speeds: Sequence[float]) -> list[MonoCut]:
+def with_speeds(cuts: Iterable[MonoCut], speeds: Sequence[float]) -> list[MonoCut]:
     """Every cut at every speed; `custom` tells which utterance (`utterance`) at which `speed` a copy is.
 
     Ids, durations and the audio itself are Lhotse's: `perturb_speed`, id suffix `_sp0.9`; speed 1 has no suffix.
@@ -73,26 +74,32 @@ def with_speeds(cuts: CutSet, speeds: Sequence[float]) -> list[MonoCut]:
     return copies
 
 
-def extract_features(
-    cuts: list[MonoCut], config: FeatureConfig, arrays: Path, jobs: int, dtype: type = np.float32
-) -> Iterator[Extracted]:
-    """Compute and store the features of `cuts` in `jobs` processes; yields the results in order, part by part.
-
-    One array file (T, F) of `dtype` per cut, under `arrays`. A cut whose audio cannot be read is skipped with its
-    reason; audio at another rate than the config's raises UserError, a disk that refuses the array OSError.
-    """
-    task = partial(_extract_some, config=config, arrays=arrays, dtype=dtype)
-    parts = [cuts[i : i + CUTS_PER_TASK] for i in range(0, len(cuts), CUTS_PER_TASK)]
-    if jobs <= 1 or len(parts) <= 1:
-        yield from map(task, parts)
+@contextmanager
+def worker_map(jobs: int) -> Iterator[Callable]:
+    """A `map` over `jobs` processes (1: this one), in order; it stops early if its block is left by an error."""
+    if jobs == 1:
+        yield map
         return
     context = multiprocessing.get_context("spawn")  # a fork would inherit the locks of torch's threads
     with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
-            yield from pool.map(task, parts)
+            yield pool.map
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def extract_features(
+    cuts: list[MonoCut], config: FeatureConfig, arrays: Path, map_: Callable = map, dtype: type = np.float32
+) -> Iterator[Extracted]:
+    """Compute and store the features of `cuts`; yields the results in order, part by part.
+
+    One array file (T, F) of `dtype` per cut, under `arrays`. A cut whose audio cannot be read is skipped with its
+    reason; audio at another rate than the config's raises UserError, a disk that refuses the array OSError.
+    `map_` may come from `worker_map`.
+    """
+    task = partial(_extract_some, config=config, arrays=arrays, dtype=dtype)
+    yield from map_(task, [cuts[i : i + CUTS_PER_TASK] for i in range(0, len(cuts), CUTS_PER_TASK)])
 
 
 def _extract_some(cuts: list[MonoCut], config: FeatureConfig, arrays: Path, dtype: type) -> Extracted:
