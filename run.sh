@@ -20,7 +20,7 @@ dev_minutes=20.0     # mini: minutes of speech to watch the training by
 test_minutes=30.0    # mini: minutes of speech to test on
 synthetic=0          # an4: synthetic utterances to add to the training set
 seed=1               # of synthetic speech; that of trainings is train.seed
-jobs=0               # processes for stages 0 to 2; 0 = one for each core
+jobs=0               # processes for speech and features (stages 0 to 2); 0 = one for each core
 experiments="baseline shared residual" # names of conf/<corpus>/<name>.yaml, in the order of training
 test_set=test        # what to decode and score: test or dev
 set=()               # another value in the configuration, as in --set encoder.dim=192; may be repeated
@@ -64,7 +64,7 @@ else
     obtain=(${corpus_dir:+--corpus-dir "$corpus_dir"})
     manifests=(${corpus_dir:+--corpus-dir "$corpus_dir"})
     if [ "$synthetic" -gt 0 ]; then
-        obtain+=(--synthetic "$synthetic" --seed "$seed")
+        obtain+=(--synthetic "$synthetic" --seed "$seed" --jobs "$jobs")
         manifests+=(--with-synthetic)
     fi
 fi

@@ -1,0 +1,3 @@
+from residualformer.cli import main
+
+main()
