@@ -163,7 +163,7 @@ def read_cmvn(fbank_dir: Path | str) -> tuple[torch.Tensor, torch.Tensor]:
     bins = read_feature_config(fbank_dir).num_mel_bins
     if not all(len(data.get(key, ())) == bins for key in ("mean", "std")):
         raise UserError(f"{path} does not hold mean and std of {bins} bins: run stage 2 again.")
-    return torch.tensor(data["mean"]), torch.tensor(data["std"])
+    return torch.tensor(data["mean"], dtype=torch.float32), torch.tensor(data["std"], dtype=torch.float32)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
