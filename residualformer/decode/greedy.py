@@ -62,8 +62,8 @@ class GreedySearch:
             self.frames[n].append(frame)
         out, state = self.model.predictor.step(labels, tuple(part[writers] for part in self.state))
         for part, new in zip(self.state, state, strict=True):
-            part[writers] = new
-        self.predicted[writers] = self.model.joiner.project_predictor(out)
+            part[writers] = new.to(part.dtype)
+        self.predicted[writers] = self.model.joiner.project_predictor(out).to(self.predicted.dtype)
 
     def results(self) -> list[Hypothesis]:
         """The hypothesis of each utterance over all frames fed so far."""

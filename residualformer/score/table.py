@@ -1,0 +1,131 @@
+"""Results as text: an aligned table for the terminal and RESULTS.md; pure functions of results.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Row = dict[str, Any]
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "experiment": lambda row: row["experiment"],
+    "search": lambda row: row["run"].removeprefix("decode_").partition("_")[2],
+    "WER % [95%]": lambda row: _interval(row.get("wer")),
+    "ins/del/sub": lambda row: _counts(row.get("wer")),
+    "CER % [95%]": lambda row: _interval(row.get("cer")),
+    "BLEU [95%]": lambda row: _interval(row.get("bleu")),
+    "chrF [95%]": lambda row: _interval(row.get("chrf")),
+    "vs baseline": lambda row: _number(row.get("relative"), "{:+.1f}%"),
+    "p": lambda row: _number(row.get("p_value"), "{:.3f}"),
+    "Transformer M": lambda row: _millions(row, "transformer"),
+    "residual M": lambda row: _millions(row, "residual"),
+    "total M": lambda row: _millions(row, "total"),
+    "RTF": lambda row: _number(row.get("decoding", {}).get("rtf"), "{:.3f}"),
+    "missing": lambda row: str(row["missing"]),
+}
+_NONE = "-"
+
+
+def cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table; a column in which no row has a value is left out."""
+    rows = results["rows"]
+    table = {name: [show(row) for row in rows] for name, show in COLUMNS.items()}
+    kept = {name: column for name, column in table.items() if not set(column) <= {_NONE}}
+    if set(kept["missing"]) == {"0"}:
+        del kept["missing"]
+    return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
+
+
+def aligned(results: dict[str, Any]) -> str:
+    """The table with padded columns, for a terminal."""
+    header, rows = cells(results)
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def render_markdown(results: dict[str, Any]) -> str:
+    """RESULTS.md."""
+    header, rows = cells(results)
+    lines = [
+        "<!-- Written by local/score.sh from results.json. Do not edit. -->",
+        f"# Results: {results['corpus']}, {results['split']}",
+        "",
+        _scope(results),
+        "",
+        _line(header),
+        _line(["---"] * len(header)),
+        *map(_line, rows),
+        "",
+    ]
+    lines += [note + "\n" for note in _notes(results)]
+    for name in dict.fromkeys(row["experiment"] for row in results["rows"]):
+        lines += _experiment(name, [row for row in results["rows"] if row["experiment"] == name])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _scope(results: dict[str, Any]) -> str:
+    first = results["rows"][0]
+    words = f", {first['words']} words" if "words" in first else ""
+    return f"{first['utterances']} utterances{words}. Scored by `{results['command']}` at commit {results['commit']}."
+
+
+def _notes(results: dict[str, Any]) -> list[str]:
+    rows = results["rows"]
+    notes = ["[95%]: bootstrap over utterances. Texts are compared as they are."]
+    if any(row.get("relative") is not None for row in rows):
+        notes.append(
+            f"vs baseline: relative difference to the error rate of `{results['baseline']}` with the same search "
+            "(positive is worse); p: paired bootstrap, two-sided."
+        )
+    if any(row["parameters"] for row in rows):
+        notes.append(
+            "Transformer: projections of the Transformer layers with their biases and residual parts, a shared one "
+            "counted once; total: all that decoding needs."
+        )
+    if any(row["missing"] for row in rows):
+        notes.append("missing: utterances that could not be decoded; each counts as an empty hypothesis.")
+    for key in ("bleu", "chrf"):
+        notes += sorted({f"{key}: `{row[key]['signature']}`" for row in rows if key in row})
+    return notes
+
+
+def _experiment(name: str, rows: list[Row]) -> list[str]:
+    """How one experiment was trained and decoded."""
+    lines = [f"## {name}", ""] + ([rows[0]["description"].strip(), ""] if rows[0]["description"] else [])
+    training = dict(rows[0]["training"])
+    if "command" in training:
+        lines.append(f"- trained by `{training.pop('command')}`")
+    if "wall_s" in training:
+        training["wall time"] = f"{training.pop('wall_s') / 60:.1f} min"
+    lines += [f"- {key}: {value}" for key, value in training.items()]
+    for row in rows:
+        decoding = row["decoding"]
+        if decoding:
+            settings = ", ".join(f"{key} {value}" for key, value in decoding.get("settings", {}).items())
+            where = f"{decoding.get('wall_s')} s for {decoding.get('audio_s')} s of audio on {decoding.get('hardware')}"
+            lines.append(f"- {row['run']}: {settings}; {where}; commit {decoding.get('commit')}")
+    return [*lines, ""]
+
+
+def _interval(value: Row | None) -> str:
+    if not value or value["value"] is None:
+        return _NONE
+    return f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+
+
+def _counts(value: Row | None) -> str:
+    return f"{value['insertions']}/{value['deletions']}/{value['substitutions']}" if value else _NONE
+
+
+def _number(value: float | None, form: str) -> str:
+    return _NONE if value is None else form.format(value)
+
+
+def _millions(row: Row, key: str) -> str:
+    value = row["parameters"].get(key)
+    return _NONE if value is None else f"{value / 1e6:.3f}"
+
+
+def _line(row: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
