@@ -61,7 +61,7 @@ class Utterance:
         """(T, F), in the precision they are stored in."""
         try:
             return self.features.load()
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise UserError(f"the features of {self.id} cannot be read ({error}): run stage 2 again.")
 
 
