@@ -49,11 +49,12 @@ dir=egs/$corpus
 data=$dir/data
 exp=$dir/exp
 
-sets=()
+sets=() # all of them, for what reads a whole configuration
 decode_sets=()
+train_sets=() # without decode.*, so that another search does not train again
 for each in "${set[@]}"; do
     sets+=(--set "$each")
-    if [[ $each == decode.* ]]; then decode_sets+=(--set "$each"); fi
+    if [[ $each == decode.* ]]; then decode_sets+=(--set "$each"); else train_sets+=(--set "$each"); fi
 done
 
 if [ "$corpus" = mini ]; then
@@ -82,12 +83,14 @@ run_stage() { # number, title, then options of utils/stage.py, `--` and the comm
     "$python" utils/stage.py --number "$number" --title "$title" "${again[@]}" "$@"
 }
 
+train_sections="warm_start features tokens encoder predictor joiner loss data train" # all that a training depends on
 train() { # stage, experiment, the one it starts from or `-`
     local after=("$data/.fbank.done" "$data/.lang.done")
     if [ "$3" != - ]; then after+=("$exp/.$3.done"); fi
+    # shellcheck disable=SC2086  # one word each
     run_stage "$1" "train $2" --out "$exp/$2" --makes model.pt --aside --after "${after[@]}" --log "$exp/$2/train.log" \
-        --config "conf/$corpus/$2.yaml" "${sets[@]}" -- \
-        "$python" steps/train.py --config "conf/$corpus/$2.yaml" --data "$data" --exp "$exp/$2" "${sets[@]}"
+        --config "conf/$corpus/$2.yaml" --sections $train_sections "${train_sets[@]}" -- \
+        "$python" steps/train.py --config "conf/$corpus/$2.yaml" --data "$data" --exp "$exp/$2" "${train_sets[@]}"
 }
 
 train_all() { # stage

@@ -172,9 +172,8 @@ def _unknown(key: str, section: type, prefix: str) -> str:
     name = key.removeprefix(prefix)
     here = list(section_fields(section))
     elsewhere = {full.rpartition(".")[2]: full for full in reversed(dict(flatten(config_to_dict(Config()))))}
-    advice = closest(name, here)
-    if not advice and (found := elsewhere.get(str(name))):
-        advice = f" Did you mean '{found}'?"
+    found = elsewhere.get(str(name))
+    advice = f" Did you mean '{found}'?" if found else closest(name, here)
     return f"there is no key {key}.{advice or ' Allowed here: ' + ', '.join(here) + '.'}"
 
 
@@ -189,8 +188,9 @@ def _cast(value: Any, annotation: Any) -> Any:
     elif typing.get_origin(annotation) is list and isinstance(value, list):
         (item,) = typing.get_args(annotation)
         return [_cast(each, item) for each in value]
-    elif annotation is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
+    elif annotation is float:
+        if type(value) in (int, float) and math.isfinite(value):
+            return float(value)
     elif type(value) is annotation:  # not isinstance: true is an int to Python
         return value
     raise TypeError
