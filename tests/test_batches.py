@@ -173,7 +173,7 @@ def test_quiet_frames_are_the_quietest_stretch():
     assert np.array_equal(quiet_frames(features[:3], 4), features[[0, 1, 2, 0]])
 
 
-def test_unfit_utterances_are_named_and_left_out(tmp_path):
+def test_unfit_utterances_are_named_and_left_out(tmp_path, caplog):
     cuts = [
         make_cut(tmp_path, "good", 100, "GO ONE", 1.0),
         make_cut(tmp_path, "silent", 100, "", 1.0),
@@ -187,10 +187,11 @@ def test_unfit_utterances_are_named_and_left_out(tmp_path):
     source = TrainBatches(path, data, TOKENIZER)
     assert [u.id for u in source.utterances] == ["good"]
     assert set(source.skipped) == {"silent", "foreign", "long", "short"}
+    assert "4 of 5 utterances left out of training: silent: no text" in caplog.text
     assert "5.00 s" in source.skipped["long"] and "数字" in source.skipped["foreign"]
     assert [batch.ids for batch in source.epoch(0)] == [["good"]]  # a single utterance needs no buckets
     assert sorted(i for batch in EvalBatches(path, 50, TOKENIZER) for i in batch.ids) == sorted(c.id for c in cuts)
-    with pytest.raises(UserError, match="no utterance is fit.*silent"):
+    with pytest.raises(UserError, match="none of its utterances.*silent: no text"):
         CutSet.from_cuts(cuts[1:]).to_file(path)
         TrainBatches(path, data, TOKENIZER)
 
@@ -227,6 +228,7 @@ def test_a_lost_array_is_named_where_the_batch_is_wanted(tmp_path):
         list(TrainBatches(tmp_path / "cuts.jsonl.gz", replace(DATA, speeds=[1.0]), TOKENIZER).epoch(0))
 
 
+@pytest.mark.filterwarnings("ignore:We have exceeded")  # Lhotse, of a cut longer than a batch: meant here
 def test_an_abandoned_epoch_leaves_no_thread(cuts_path):
     iterator = train_batches(cuts_path, max_batch_s=2.0).epoch(0)
     next(iterator)

@@ -91,7 +91,8 @@ def test_mistakes_are_named(tmp_path):
     path = tmp_path / "tokenizer.json"
     with pytest.raises(UserError, match="tokenizer.json is missing: run stage 3 first"):
         Tokenizer.load(path)
-    for content in ("{", "[]", "{}", '{"kind": "bpe", "model": "AAAA"}', '{"kind": "bpe"}', '{"kind": "word", "pieces": []}'):
+    broken = ['{"kind": "bpe", "model": "AAAA"}', '{"kind": "bpe"}', '{"kind": "word", "pieces": []}']
+    for content in ["{", "[]", "{}", *broken]:
         path.write_text(content)
         with pytest.raises(UserError, match="not a token set.*run stage 3 again"):
             Tokenizer.load(path)

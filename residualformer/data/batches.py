@@ -5,6 +5,7 @@ Letters: N utterances, T frames (padded to a multiple of 16, so that shapes repe
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections import defaultdict
@@ -24,6 +25,8 @@ from residualformer.data.features import FRAME_SHIFT_S
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError
 from residualformer.schema import DataConfig
+
+log = logging.getLogger(__name__)
 
 FRAMES_MULTIPLE = 16
 QUIET_FRAMES = 10  # length of the stretch that stands for an utterance's silence
@@ -97,7 +100,7 @@ def read_utterances(cuts_path: Path | str, tokenizer: Tokenizer, target: str) ->
 class TrainBatches:
     """Shuffled batches of utterances of similar duration, the same for the same `seed` and epoch.
 
-    Left out, and told in `skipped` (id -> reason): utterances whose duration the config refuses, and those whose
+    Left out, logged, and kept in `skipped` (id -> reason): utterances whose duration the config refuses, and those whose
     text has no known token. UserError when nothing is left, or when a speed of the config has no features.
     """
 
@@ -122,8 +125,11 @@ class TrainBatches:
                 self.skipped[utterance.id] = reason
             else:
                 self.utterances.append(utterance)
+        told = "; ".join(f"{name}: {reason}" for name, reason in self.skipped.items())
         if not self.utterances:
-            raise UserError(f"{cuts_path}: no utterance is fit for training; the first: {next(iter(self.skipped.items()))}")
+            raise UserError(f"{cuts_path}: none of its utterances can be trained on ({told[:500]}).")
+        if self.skipped:
+            log.warning("%d of %d utterances left out of training: %s", len(self.skipped), len(read), told)
         # Scripts that put spaces between words get one between joined utterances, Chinese does not.
         self._separator = " " if any(" " in utterance.text for utterance in self.utterances) else ""
         self._tokenizer = tokenizer
@@ -175,7 +181,7 @@ class TrainBatches:
         return [chosen[i] for i in rng.permutation(len(chosen))]
 
     def _join(self, utterances: list[Utterance], rng: np.random.Generator) -> list[tuple[Utterance, ...]]:
-        """Walk through the shuffled utterances; by chance, one takes the next along if both together are not too long."""
+        """Walk through the shuffled utterances; by chance one takes the next along, if both are not too long together."""
         items: list[tuple[Utterance, ...]] = []
         rest = iter(utterances)
         for first in rest:
