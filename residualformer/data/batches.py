@@ -100,8 +100,8 @@ def read_utterances(cuts_path: Path | str, tokenizer: Tokenizer, target: str) ->
 class TrainBatches:
     """Shuffled batches of utterances of similar duration, the same for the same `seed` and epoch.
 
-    Left out, logged, and kept in `skipped` (id -> reason): utterances whose duration the config refuses, and those whose
-    text has no known token. UserError when nothing is left, or when a speed of the config has no features.
+    Left out, logged and kept in `skipped` (id -> reason): utterances whose duration the config refuses or whose
+    text has no known token. UserError when nothing is left or a speed of the config has no features.
     """
 
     def __init__(
