@@ -181,7 +181,7 @@ class TrainBatches:
         return [chosen[i] for i in rng.permutation(len(chosen))]
 
     def _join(self, utterances: list[Utterance], rng: np.random.Generator) -> list[tuple[Utterance, ...]]:
-        """Walk through the shuffled utterances; by chance one takes the next along, if both are not too long together."""
+        """Walk through the utterances; by chance one takes the next along, if both are not too long together."""
         items: list[tuple[Utterance, ...]] = []
         rest = iter(utterances)
         for first in rest:
