@@ -1,0 +1,61 @@
+"""Small random transducers for the tests of search, in float64 so that a different order of summation does not show."""
+
+import torch
+
+from residualformer.decode.hypotheses import Hypothesis
+from residualformer.nn.transducer import Transducer, build_model
+from residualformer.schema import Config, EncoderConfig, FeatureConfig, JoinerConfig, PredictorConfig
+
+BLANK = 0
+DIM = 8
+
+
+def random_model(vocab_size: int, seed: int, sharpness: float = 1.0, kind: str = "lstm", blank_bias: float = 0.0):
+    """A transducer in eval mode; `sharpness` scales the logits."""
+    torch.manual_seed(seed)
+    config = Config(
+        features=FeatureConfig(num_mel_bins=20),
+        encoder=EncoderConfig(num_layers=1, dim=DIM, num_heads=2, ffn_dim=16, conv_channels=2),
+        predictor=PredictorConfig(kind=kind, embedding_dim=6, hidden_dim=7, num_layers=2),
+        joiner=JoinerConfig(dim=9),
+    )
+    model: Transducer = build_model(config, vocab_size).double().eval()
+    for part in (model.predictor, model.joiner):
+        for parameter in part.parameters():
+            torch.nn.init.normal_(parameter, std=0.7)
+    with torch.no_grad():
+        model.joiner.vocabulary.weight.mul_(sharpness)
+        model.joiner.vocabulary.bias[BLANK] += blank_bias
+    return model
+
+
+def random_frames(lengths: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The encoder's output (N, T, D) with noise in the padding, and its lengths (N,)."""
+    generator = torch.Generator().manual_seed(seed)
+    encoded = torch.randn(len(lengths), max(lengths), DIM, generator=generator, dtype=torch.float64)
+    return encoded, torch.tensor(lengths)
+
+
+class Oracle:
+    """log P(. | labels, frame) of one utterance, one label sequence at a time, the predictor over the whole sequence."""
+
+    def __init__(self, model, encoded: torch.Tensor, blank_penalty: float = 0.0):
+        self.model, self.encoded, self.blank_penalty = model, encoded, blank_penalty
+        self.num_frames = len(encoded)
+        self.known: dict = {}
+
+    @torch.no_grad()
+    def logp(self, labels: tuple[int, ...], frame: int) -> list[float]:
+        if (labels, frame) not in self.known:
+            history = torch.tensor(labels, dtype=torch.int64)[None]
+            logits = self.model.joiner(self.encoded[frame], self.model.predictor(history)[0, -1])
+            logits = logits - self.blank_penalty * torch.eye(len(logits), dtype=logits.dtype)[BLANK]
+            self.known[labels, frame] = logits.log_softmax(-1).tolist()
+        return self.known[labels, frame]
+
+
+def assert_same(found: list[Hypothesis], expected: list[tuple[tuple[int, ...], float]]) -> None:
+    """The same label sequences in the same order, with the same scores."""
+    assert [tuple(hypothesis.tokens) for hypothesis in found] == [labels for labels, _ in expected]
+    scores = torch.tensor([hypothesis.score for hypothesis in found], dtype=torch.float64)
+    torch.testing.assert_close(scores, torch.tensor([s for _, s in expected], dtype=torch.float64), rtol=1e-9, atol=1e-9)

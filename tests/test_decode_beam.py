@@ -1,0 +1,205 @@
+"""Beam search against the enumeration of all alignments, and against a plain search with dictionaries."""
+
+import itertools
+import math
+import random
+from collections import defaultdict
+
+import pytest
+import torch
+from decode_models import BLANK, Oracle, assert_same, random_frames, random_model
+
+from residualformer.decode.beam import beam_search
+from residualformer.decode.greedy import greedy_search
+from residualformer.decode.hypotheses import extend_keys
+
+EVERYTHING = 100_000  # a beam that never prunes
+
+
+def add(table: dict, key, value: float) -> None:
+    high, low = max(table.get(key, value), value), min(table.get(key, -math.inf), value)
+    table[key] = high + math.log1p(math.exp(low - high))
+
+
+def ranked(table: dict) -> list:
+    return sorted(table.items(), key=lambda item: -item[1])
+
+
+def all_alignments(oracle: Oracle, vocab_size: int, max_symbols: int) -> list:
+    """log P of every label sequence, summed over all alignments with at most `max_symbols` labels at each frame."""
+    labels = range(1, vocab_size)
+    pieces = [p for n in range(max_symbols + 1) for p in itertools.product(labels, repeat=n)]
+    table: dict = {}
+    for alignment in itertools.product(pieces, repeat=oracle.num_frames):
+        history: tuple[int, ...] = ()
+        score = 0.0
+        for frame, piece in enumerate(alignment):
+            for label in piece:
+                score += oracle.logp(history, frame)[label]
+                history += (label,)
+            score += oracle.logp(history, frame)[BLANK]
+        add(table, history, score)
+    return ranked(table)
+
+
+def plain_search(oracle: Oracle, vocab_size: int, beam: int, max_symbols: int) -> list:
+    """The search that the module describes, one utterance and one hypothesis at a time."""
+    alive = {(): 0.0}
+    for frame in range(oracle.num_frames):
+        done: dict = {}
+        for symbols in range(max_symbols + 1):
+            for labels, score in alive.items():
+                add(done, labels, score + oracle.logp(labels, frame)[BLANK])
+            if symbols == max_symbols:
+                break
+            longer = {
+                (*labels, k): score + oracle.logp(labels, frame)[k]
+                for labels, score in alive.items()
+                for k in range(1, vocab_size)
+            }
+            worst = ranked(done)[beam - 1][1] if len(done) >= beam else -math.inf
+            alive = {labels: score for labels, score in ranked(longer)[:beam] if score > worst}
+        alive = dict(ranked(done)[:beam])
+    return ranked(alive)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "stateless"])
+@pytest.mark.parametrize(("num_frames", "vocab_size", "max_symbols"), [(1, 3, 3), (3, 3, 2), (4, 4, 1), (4, 3, 2)])
+def test_unpruned_search_sums_all_alignments(num_frames, vocab_size, max_symbols, kind):
+    model = random_model(vocab_size, seed=num_frames, sharpness=2.0, kind=kind)
+    encoded, lengths = random_frames([num_frames], seed=7)
+    found = beam_search(model, encoded, lengths, EVERYTHING, max_symbols, nbest=EVERYTHING)[0]
+    expected = all_alignments(Oracle(model, encoded[0]), vocab_size, max_symbols)
+    assert_same(found, expected)
+
+
+def test_without_pruning_the_probabilities_sum_to_at_most_one_and_grow_with_max_symbols():
+    model = random_model(3, seed=1)
+    encoded, lengths = random_frames([3], seed=2)
+    totals = []
+    for max_symbols in (1, 2, 3):
+        found = beam_search(model, encoded, lengths, EVERYTHING, max_symbols, nbest=EVERYTHING)[0]
+        totals.append(sum(math.exp(hypothesis.score) for hypothesis in found))
+    assert totals[0] < totals[1] < totals[2] < 1
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_equals_the_plain_search_on_random_models(seed):
+    draw = random.Random(seed)
+    vocab_size, beam, max_symbols = draw.randint(3, 12), draw.choice([1, 2, 3, 4, 8, 16]), draw.randint(1, 4)
+    kind, penalty = draw.choice(["lstm", "stateless"]), draw.choice([0.0, 0.0, 1.5])
+    model = random_model(vocab_size, seed, draw.uniform(0.5, 4), kind, blank_bias=draw.uniform(-1, 4))
+    lengths = [draw.randint(1, 9) for _ in range(draw.randint(1, 4))]
+    encoded, sizes = random_frames(lengths, seed)
+    found = beam_search(model, encoded, sizes, beam, max_symbols, nbest=beam, blank_penalty=penalty)
+    for nbest, frames, length in zip(found, encoded, lengths, strict=True):
+        oracle = Oracle(model, frames[:length], penalty)
+        assert_same(nbest, plain_search(oracle, vocab_size, beam, max_symbols))
+
+
+def test_token_frames_are_those_of_an_alignment_that_contributes():
+    model = random_model(5, seed=3, sharpness=2, blank_bias=1)
+    encoded, lengths = random_frames([12, 7], seed=3)
+    for nbest, frames, length in zip(beam_search(model, encoded, lengths, 8, 2), encoded, (12, 7), strict=True):
+        assert len(nbest) == 4
+        for hypothesis in nbest:
+            assert hypothesis.frames == sorted(hypothesis.frames)
+            assert max(hypothesis.frames.count(t) for t in range(length)) <= 2
+            assert path_score(Oracle(model, frames[:length]), hypothesis) < hypothesis.score + 1e-12
+
+
+def path_score(oracle: Oracle, hypothesis) -> float:
+    """log P of the single alignment that `hypothesis.frames` tells."""
+    labels_at = defaultdict(list)
+    for label, frame in zip(hypothesis.tokens, hypothesis.frames, strict=True):
+        labels_at[frame].append(label)
+    history: tuple[int, ...] = ()
+    score = 0.0
+    for frame in range(oracle.num_frames):
+        for label in labels_at[frame]:
+            score += oracle.logp(history, frame)[label]
+            history += (label,)
+        score += oracle.logp(history, frame)[BLANK]
+    return score
+
+
+def test_batch_and_padding_change_nothing():
+    model = random_model(10, seed=5, sharpness=2, blank_bias=2)
+    lengths = [6, 15, 1, 15, 9]
+    encoded, sizes = random_frames(lengths, seed=5)
+    together = beam_search(model, encoded, sizes, 4, 3)
+    padded = torch.cat([encoded, torch.full((5, 20, encoded.shape[2]), 1e3).double()], dim=1)
+    assert [flat(n) for n in beam_search(model, padded, sizes, 4, 3)] == [flat(n) for n in together]
+    for i, length in enumerate(lengths):
+        alone = beam_search(model, encoded[i : i + 1, :length], sizes[i : i + 1], 4, 3)[0]
+        assert_same(alone, [(tuple(h.tokens), h.score) for h in together[i]])
+        assert [h.frames for h in alone] == [h.frames for h in together[i]]
+
+
+def flat(nbest):
+    return [(h.tokens, h.frames, round(h.score, 9)) for h in nbest]
+
+
+def test_an_utterance_without_frames_has_the_empty_hypothesis():
+    model = random_model(6, seed=1)
+    encoded, _ = random_frames([5, 5], seed=1)
+    nbest = beam_search(model, encoded, torch.tensor([0, 5]), 4)
+    assert flat(nbest[0]) == [([], [], 0.0)] and len(nbest[1]) == 4
+    assert flat(beam_search(model, encoded[:1, :0], torch.tensor([0]), 4)[0]) == [([], [], 0.0)]
+    assert beam_search(model, encoded[:0], torch.tensor([], dtype=torch.int64), 4) == []
+
+
+class Certain(torch.nn.Module):
+    """Writes the label of each frame exactly once: no choice has a rival."""
+
+    def __init__(self, vocab_size: int):
+        super().__init__()
+        self.margin = torch.nn.Parameter(50 * torch.nn.functional.one_hot(torch.tensor(BLANK), vocab_size).double())
+        self.predictor = self.joiner = self
+
+    def init_state(self, batch_size: int):
+        return (torch.zeros(batch_size, 1),)
+
+    def step(self, labels, state):
+        return -100 * torch.nn.functional.one_hot(labels, len(self.margin)) * (labels != BLANK)[:, None], state
+
+    def project_encoder(self, frames):
+        return 100 * frames
+
+    def project_predictor(self, out):
+        return out.double()
+
+    def output(self, joint):
+        return joint + self.margin
+
+
+@pytest.mark.parametrize("beam", [1, 2, 16])
+def test_a_certain_model_is_read_off_by_both_searches(beam):
+    labels = [3, 0, 1, 2, 0, 0, 1, 4]
+    frames = torch.nn.functional.one_hot(torch.tensor([labels, labels[::-1]]), 5).double()
+    lengths = torch.tensor([8, 5])
+    expected = [([3, 1, 2, 1, 4], [0, 2, 3, 6, 7]), ([4, 1, 2], [0, 1, 4])]
+    greedy = greedy_search(Certain(5), frames, lengths)
+    best = [nbest[0] for nbest in beam_search(Certain(5), frames, lengths, beam)]
+    assert [(h.tokens, h.frames) for h in greedy] == [(h.tokens, h.frames) for h in best] == expected
+
+
+def test_the_sum_over_alignments_is_at_least_the_greedy_one():
+    model = random_model(3, seed=9)
+    encoded, lengths = random_frames([4], seed=9)
+    greedy = greedy_search(model, encoded, lengths, max_symbols=2)[0]
+    found = beam_search(model, encoded, lengths, EVERYTHING, 2, nbest=EVERYTHING)[0]
+    assert {tuple(h.tokens): h.score for h in found}[tuple(greedy.tokens)] > greedy.score - 1e-12
+
+
+def test_keys_tell_sequences_apart():
+    """All 9840 sequences of at most 8 labels out of 3 have different keys; the order in a batch does not matter."""
+    sequences = [s for n in range(9) for s in itertools.product([1, 2, 3], repeat=n)]
+    keys = set()
+    for length, group in itertools.groupby(sequences, key=len):
+        labels = torch.tensor(list(group), dtype=torch.int64).view(3**length, length)
+        key = torch.zeros(len(labels), dtype=torch.int64)
+        for column in labels.T:
+            key = extend_keys(key, column)
+        keys.update(key.tolist())
+    assert len(keys) == len(sequences)

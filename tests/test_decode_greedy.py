@@ -1,0 +1,61 @@
+"""Greedy search against a loop over one utterance, whole and in pieces."""
+
+import pytest
+import torch
+from decode_models import BLANK, Oracle, random_frames, random_model
+
+from residualformer.decode.greedy import GreedySearch, greedy_search
+
+
+def plain_greedy(oracle: Oracle, max_symbols: int) -> tuple[list[int], list[int], float]:
+    labels: list[int] = []
+    frames: list[int] = []
+    score = 0.0
+    for frame in range(oracle.num_frames):
+        for symbols in range(max_symbols + 1):
+            logp = oracle.logp(tuple(labels), frame)
+            best = max(range(len(logp)), key=logp.__getitem__) if symbols < max_symbols else BLANK
+            score += logp[best]
+            if best == BLANK:
+                break
+            labels.append(best)
+            frames.append(frame)
+    return labels, frames, score
+
+
+@pytest.mark.parametrize("kind", ["lstm", "stateless"])
+@pytest.mark.parametrize(("seed", "max_symbols", "penalty"), [(1, 1, 0.0), (2, 3, 0.0), (3, 5, 1.0), (4, 2, -2.0)])
+def test_equals_the_loop_over_one_utterance(seed, max_symbols, penalty, kind):
+    model = random_model(9, seed, sharpness=2, kind=kind, blank_bias=3)
+    lengths = [11, 3, 17, 1]
+    encoded, sizes = random_frames(lengths, seed)
+    found = greedy_search(model, encoded, sizes, max_symbols, penalty)
+    for hypothesis, frames, length in zip(found, encoded, lengths, strict=True):
+        labels, times, score = plain_greedy(Oracle(model, frames[:length], penalty), max_symbols)
+        assert (hypothesis.tokens, hypothesis.frames) == (labels, times)
+        assert hypothesis.score == pytest.approx(score, abs=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 7])
+def test_pieces_of_any_length_give_the_same(size):
+    model = random_model(9, seed=4, sharpness=2, blank_bias=2)
+    encoded, lengths = random_frames([20, 9, 0, 14], seed=4)
+    whole = greedy_search(model, encoded, lengths)
+    search = GreedySearch(model, 4)
+    for start in range(0, 20, size):
+        search.feed(encoded[:, start : start + size], (lengths - start).clamp(0, size))
+    for piecewise, expected in zip(search.results(), whole, strict=True):
+        assert (piecewise.tokens, piecewise.frames) == (expected.tokens, expected.frames)
+        assert piecewise.score == pytest.approx(expected.score, abs=1e-9)
+    assert whole[2].tokens == [] and whole[2].score == 0
+
+
+def test_a_frame_writes_at_most_max_symbols():
+    model = random_model(9, seed=1, blank_bias=-50)
+    encoded, lengths = random_frames([6], seed=1)
+    assert greedy_search(model, encoded, lengths, max_symbols=3)[0].frames == [t for t in range(6) for _ in range(3)]
+
+
+def test_no_utterance():
+    model = random_model(5, seed=1)
+    assert greedy_search(model, torch.zeros(0, 0, 8).double(), torch.zeros(0, dtype=torch.int64)) == []
