@@ -1,4 +1,4 @@
-# Sourced by every script (`. ./path.sh`): the repository on PYTHONPATH, a Python with the pinned packages first on PATH.
+# Sourced by every script (`. ./path.sh`): the repository on PYTHONPATH, and first on PATH a Python with all packages.
 # The active `python` is used when it has them all; else .venv beside this file, which is made on the first call.
 # RESIDUALFORMER_PYTHON=/path/to/python skips all that and takes the interpreter as it is.
 

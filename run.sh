@@ -59,7 +59,8 @@ done
 
 if [ "$corpus" = mini ]; then
     [ -z "$corpus_dir" ] || _die "--corpus-dir is of no use: corpus mini is synthesised"
-    obtain=(--seed "$seed" --train-hours "$train_hours" --dev-minutes "$dev_minutes" --test-minutes "$test_minutes" --jobs "$jobs")
+    obtain=(--seed "$seed" --train-hours "$train_hours" --dev-minutes "$dev_minutes" --test-minutes "$test_minutes"
+        --jobs "$jobs")
     manifests=()
 else
     obtain=(${corpus_dir:+--corpus-dir "$corpus_dir"})
@@ -121,7 +122,8 @@ fi
 if wanted 3; then
     run_stage 3 "tokens" --out "$data/lang" --makes tokenizer.json \
         --after "$data/.manifests.done" --config "$base" --sections tokens "${sets[@]}" -- \
-        "$python" steps/train_tokenizer.py --manifests "$data/manifests" --out "$data/lang" --config "$base" "${sets[@]}"
+        "$python" steps/train_tokenizer.py --manifests "$data/manifests" --out "$data/lang" --config "$base" \
+        "${sets[@]}"
 fi
 
 if wanted 4; then

@@ -34,7 +34,7 @@ def _main() -> None:
 
 def _params(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="experiment, a YAML in conf/")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="another value in it; may be repeated")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="another value in it; repeatable")
     return _print_params
 
 

@@ -45,7 +45,8 @@ def test_an_empty_file_is_the_defaults(write):
 def test_the_nearer_source_wins(write):
     write("encoder: {dim: 64, ffn_dim: 96, num_heads: 2, num_layers: 5}", "bases/far.yaml")
     write("base: far.yaml\nencoder: {ffn_dim: 128, num_layers: 6}", "bases/near.yaml")
-    config = load_config(write("base: bases/near.yaml\nencoder: {num_layers: 7}"), ["encoder.num_heads=4", "joiner.dim=9"])
+    path = write("base: bases/near.yaml\nencoder: {num_layers: 7}")
+    config = load_config(path, ["encoder.num_heads=4", "joiner.dim=9"])
     encoder = config.encoder
     assert (encoder.dim, encoder.ffn_dim, encoder.num_layers, encoder.num_heads) == (64, 128, 7, 4)
     assert encoder.dropout == Config().encoder.dropout and config.joiner.dim == 9
@@ -62,8 +63,8 @@ def test_a_list_replaces_a_list(write):
 
 def test_overrides_are_yaml(write):
     config = load_config(
-        write(""),
-        ["encoder.num_layers=3", "encoder.sharing=[0, 1, 1]", "encoder.look_back_ms=null", "encoder.residual={rank: 4}"],
+        write("encoder: {num_layers: 3}"),
+        ["encoder.sharing=[0, 1, 1]", "encoder.look_back_ms=null", "encoder.residual={rank: 4}"],
     )
     assert config.encoder.sharing == [0, 1, 1] and config.encoder.look_back_ms is None
     assert config.encoder.residual.rank == 4

@@ -70,7 +70,8 @@ while [ $# -gt 0 ]; do
     _option=${1%%=*}
     _variable=${_option#--}
     _variable=${_variable//-/_}
-    grep -qx -- "$_variable" <<<"$_known" || _die "there is no option '$_option'.$(_closest "$_option") --help lists them all"
+    grep -qx -- "$_variable" <<<"$_known" ||
+        _die "there is no option '$_option'.$(_closest "$_option") --help lists them all"
     _is_list=$(declare -p "$_variable" 2>/dev/null | grep -c '^declare -a') || true
     _default=${!_variable-}
     if [[ $1 == *=* ]]; then

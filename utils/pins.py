@@ -1,6 +1,6 @@
 """Does this interpreter have the packages that pyproject.toml pins? Status 0 if so; else 1, and names what is amiss.
 
-`pins.py PACKAGE` prints the pin of one package instead. Only the standard library is used: nothing may be installed yet.
+`pins.py PACKAGE` prints the pin of one package instead. Only the standard library is used: nothing else may be there.
 """
 
 from __future__ import annotations

@@ -78,7 +78,9 @@ def _identity(args: argparse.Namespace) -> dict[str, Any]:
     """All that decides what the command writes, as {name: value}."""
     for marker in args.after:
         if not (_read(marker) or {}).get("finished"):
-            raise UserError(f"stage {args.number} needs {_result(marker)}, which is not finished; run the stages before it.")
+            raise UserError(
+                f"stage {args.number} needs {_result(marker)}, which is not finished; run the stages before it."
+            )
     config = dict(flatten(config_to_dict(load_config(args.config, args.set)))) if args.config else {}
     sections = [name + "." for name in args.sections] or [""]
     return {

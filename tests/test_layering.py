@@ -1,0 +1,93 @@
+"""The rules of the house that a program can check: who may import whom, and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("residualformer", "steps", "local", "utils", "tests", "benchmarks", "egs")
+PYTHON = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if "exp" not in path.parts)
+SHELL = [path for path in sorted(ROOT.rglob("*.sh")) if not {".venv", "exp", "data"} & set(path.parts)]
+OPTIONAL = {"k2", "torchaudio", "kaldifeat", "fast_rnnt"}  # may be missing; decided where they are used, not at import
+MAX_FILE, MAX_FUNCTION, MAX_WIDTH = 350, 60, 120
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def under(folder: str) -> list[Path]:
+    return [path for path in PYTHON if path.relative_to(ROOT).parts[0] == folder]
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Top-level names of the modules imported anywhere in a syntax tree."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield (node.module or "").split(".")[0]
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", under("residualformer"), ids=name)
+def test_the_library_knows_no_corpus_and_no_step(path):
+    scripts = {script.stem for folder in ("steps", "local", "utils") for script in under(folder)}
+    assert not set(imports(parse(path))) & (scripts | {"steps", "local", "utils", "egs", "tests", "benchmarks"})
+
+
+@pytest.mark.parametrize("path", under("steps") + under("utils"), ids=name)
+def test_steps_talk_through_files_only(path):
+    scripts = {script.stem for folder in ("steps", "local", "utils") for script in under(folder)}
+    assert not set(imports(parse(path))) & (scripts | {"steps", "local", "utils", "egs", "tests"})
+
+
+@pytest.mark.parametrize("path", under("local"), ids=name)
+def test_corpora_do_not_import_steps(path):
+    assert not set(imports(parse(path))) & ({script.stem for script in under("steps")} | {"steps", "egs", "tests"})
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=name)
+def test_optional_packages_are_not_needed_at_import(path):
+    outside = ast.Module([node for node in parse(path).body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+    assert not set(imports(outside)) & OPTIONAL
+
+
+def test_a_configuration_needs_no_torch(tmp_path):
+    """So that wrong options are refused at once."""
+    code = "import sys, residualformer.config, residualformer.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}).returncode == 0
+
+
+@pytest.mark.parametrize("path", PYTHON + SHELL, ids=name)
+def test_files_are_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE
+
+
+@pytest.mark.parametrize("path", PYTHON + SHELL, ids=name)
+def test_lines_are_not_wide(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    wide = [f"line {number}: {len(line)}" for number, line in enumerate(lines, 1) if len(line) > MAX_WIDTH]
+    assert not wide, f"wider than {MAX_WIDTH}"
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=name)
+def test_functions_fit_a_screen(path):
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    functions = [node for node in ast.walk(parse(path)) if isinstance(node, kinds)]
+    long = {node.name: n for node in functions if (n := node.end_lineno - node.lineno + 1) > MAX_FUNCTION}
+    assert not long, f"longer than {MAX_FUNCTION} lines"
+
+
+@pytest.mark.parametrize("path", under("steps") + under("local") + under("utils"), ids=name)
+def test_scripts_say_what_they_do(path):
+    assert ast.get_docstring(parse(path))
