@@ -32,9 +32,7 @@ OPTIONAL = {
             "e.g. pip install k2==VERSION -f https://k2-fsa.github.io/k2/cuda.html",
             "1.24.3",  # delay_penalty and rnnt_type
         ),
-        OptionalPackage(
-            "torchaudio", "exact transducer loss", "pip install torchaudio==2.8 (2.9 dropped the loss)", "0.10"
-        ),
+        OptionalPackage("torchaudio", "exact transducer loss", "pip install torchaudio", "0.10"),
         OptionalPackage(
             "kaldifeat",
             "filterbank features on a GPU",

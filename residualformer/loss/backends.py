@@ -55,7 +55,7 @@ def _k2() -> dict[str, Callable]:
 def _torchaudio() -> dict[str, Callable]:
     functional = optional("torchaudio").functional
     if not hasattr(functional, "rnnt_loss"):
-        raise UserError("this torchaudio has no rnnt_loss (dropped in 2.9); use loss.backend torch or torchaudio==2.8")
+        raise UserError("this torchaudio has no functional.rnnt_loss; choose loss.backend torch, or install another release")
 
     @full_precision
     def rnnt_loss(

@@ -88,9 +88,10 @@ def loss_of_arcs(
         end_frame = checked_boundary(boundary, B, S, py.shape[2], px.device)[:, 3]
         offset = (end_frame[:, None, None] - 1) / 2 - torch.arange(width, device=px.device)
         px = px + delay_penalty * offset.to(px.dtype)
-    total, grads = mutual_information_recursion(px, py, boundary, return_grad=True)
-    loss = {"none": lambda: -total, "mean": lambda: -total.mean(), "sum": lambda: -total.sum()}[reduction]()
-    return (loss, grads) if return_grad else loss
+    result = mutual_information_recursion(px, py, boundary, return_grad)
+    total = result[0] if return_grad else result
+    loss = -total if reduction == "none" else -getattr(total, reduction)()
+    return (loss, result[1]) if return_grad else loss
 
 
 class _SelectedLogProbs(torch.autograd.Function):

@@ -1,0 +1,131 @@
+"""The table of back-ends, and every installed one against this package."""
+
+import sys
+
+import pytest
+import torch
+
+import residualformer.loss as ours
+from residualformer.errors import UserError
+from residualformer.loss.backends import BACKENDS, get_backend
+from residualformer.optional import is_installed
+from tests.loss_paths import additive_case, case
+
+
+@pytest.fixture
+def fake_k2(tmp_path, monkeypatch):
+    """A module called k2 whose exact loss is ours plus one."""
+    names = "rnnt_loss_simple, rnnt_loss_smoothed, rnnt_loss_pruned"
+    (tmp_path / "k2.py").write_text(
+        f"from residualformer.loss import {names}\nimport residualformer.loss as ours\n__version__ = '1.24.4.dev1'\n"
+        "def rnnt_loss(logits, *args, **kwargs):\n"
+        "    assert logits.dtype.itemsize > 2\n"
+        "    return ours.rnnt_loss(logits, *args, **kwargs) + 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "k2", raising=False)
+    yield tmp_path / "k2.py"
+    sys.modules.pop("k2", None)
+
+
+def test_torch_is_always_there_with_every_function():
+    backend = get_backend("torch")
+    for name in ("rnnt_loss", "rnnt_loss_simple", "rnnt_loss_smoothed", "rnnt_loss_pruned"):
+        assert getattr(backend, name) is getattr(ours, name)
+    assert backend.get_rnnt_prune_ranges is ours.get_rnnt_prune_ranges
+    assert backend.do_rnnt_pruning is ours.do_rnnt_pruning
+
+
+@pytest.mark.skipif(is_installed("k2"), reason="k2 is installed")
+def test_auto_is_torch_without_k2():
+    assert get_backend().name == "torch"
+
+
+def test_auto_is_k2_where_it_imports_and_feeds_it_float32(fake_k2):
+    backend = get_backend("auto")
+    assert backend.name == "k2"
+    logits, symbols, boundary = case(seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = backend.rnnt_loss(logits.bfloat16(), symbols, 0, boundary)
+    assert loss == ours.rnnt_loss(logits.bfloat16(), symbols, 0, boundary) + 1
+
+
+def test_auto_is_torch_where_k2_is_broken(fake_k2):
+    fake_k2.write_text("raise ImportError('k2 was built for another torch')")
+    assert get_backend("auto").name == "torch"
+    with pytest.raises(UserError, match="does not import.*another torch"):
+        get_backend("k2")
+
+
+def test_an_unknown_back_end_is_answered_with_the_table():
+    with pytest.raises(UserError, match="(?s)'touch'; it must be auto, torch, k2, torchaudio.*mean 'torch'.*k2") as e:
+        get_backend("touch")
+    assert all(name in str(e.value) for name in BACKENDS)
+
+
+@pytest.mark.parametrize("name", [name for name in BACKENDS if name != "torch"])
+def test_a_missing_back_end_is_answered_with_how_to_get_it(name):
+    if is_installed(name):
+        pytest.skip(f"{name} is installed")
+    with pytest.raises(UserError, match=f"(?s)'{name}' cannot be used.*pip install {name}.*torch: always there"):
+        get_backend(name)
+
+
+def test_a_function_that_a_back_end_lacks_is_a_user_error():
+    backend = ours.backends.Backend("torchaudio", {"rnnt_loss": ours.rnnt_loss})
+    assert backend.rnnt_loss is ours.rnnt_loss
+    with pytest.raises(UserError, match="'torchaudio' has no rnnt_loss_pruned, only rnnt_loss"):
+        backend.rnnt_loss_pruned
+    with pytest.raises(AttributeError):
+        backend.no_such_function
+
+
+def assert_same(loss, expected, *inputs):
+    """Values to float32's resolution; gradients, which are probabilities, to 1e-5."""
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    grads = [torch.autograd.grad(value.sum(), inputs, allow_unused=True) for value in (loss, expected)]
+    for grad, expected_grad in zip(*grads):
+        torch.testing.assert_close(grad, expected_grad, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["k2", "torchaudio", "fast_rnnt"])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_exact_losses_agree(name, reduction):
+    module = pytest.importorskip(name)
+    backend = get_backend(name) if name in BACKENDS else module
+    logits, symbols, boundary = case(seed=2)
+    boundary[3] = boundary[1]  # torchaudio's lattices begin at 0
+    logits = logits.float().requires_grad_()
+    expected = ours.rnnt_loss(logits, symbols, 0, boundary, reduction=reduction)
+    assert_same(backend.rnnt_loss(logits, symbols, 0, boundary=boundary, reduction=reduction), expected, logits)
+
+
+def test_torchaudio_refuses_what_it_cannot_do():
+    pytest.importorskip("torchaudio")
+    logits, symbols, boundary = case(seed=3)  # begins late
+    for change in ({"boundary": boundary}, {"rnnt_type": "modified"}, {"delay_penalty": 0.1}):
+        with pytest.raises(ValueError, match="torchaudio's loss knows only"):
+            get_backend("torchaudio").rnnt_loss(logits.float(), symbols, 0, **change)
+
+
+@pytest.mark.parametrize("name", ["k2", "fast_rnnt"])
+def test_additive_and_pruned_losses_agree(name):
+    module = pytest.importorskip(name)
+    lm, am, symbols, boundary = additive_case(seed=4)
+    boundary = boundary[[0, 1, 2, 0, 4]]
+    lm, am = lm.float().requires_grad_(), am.float().requires_grad_()
+    expected, expected_grads = ours.rnnt_loss_smoothed(
+        lm, am, symbols, 0, 0.25, 0.1, boundary, reduction="none", return_grad=True
+    )
+    loss, grads = module.rnnt_loss_smoothed(
+        lm, am, symbols, 0, 0.25, 0.1, boundary=boundary, reduction="none", return_grad=True
+    )
+    for grad, expected_grad in zip(grads, expected_grads):  # first: fast_rnnt's backward overwrites them
+        torch.testing.assert_close(grad, expected_grad, rtol=0, atol=1e-5)
+    assert_same(loss, expected, lm, am)
+    ranges = ours.get_rnnt_prune_ranges(*expected_grads, boundary, 2)
+    if name == "k2":  # fast_rnnt still chooses them by an older rule
+        assert torch.equal(module.get_rnnt_prune_ranges(*expected_grads, boundary, 2), ranges)
+    logits = sum(ours.do_rnnt_pruning(am, lm, ranges))
+    pruned = module.rnnt_loss_pruned(logits, symbols, ranges, 0, boundary=boundary, reduction="none")
+    assert_same(pruned, ours.rnnt_loss_pruned(logits, symbols, ranges, 0, boundary, reduction="none"), logits)

@@ -1,0 +1,49 @@
+"""Optional packages: found, missing, broken or too old, each with one sentence."""
+
+import sys
+
+import pytest
+
+from residualformer.errors import UserError
+from residualformer.optional import OPTIONAL, describe, is_installed, optional
+
+
+@pytest.fixture
+def fake_kaldifeat(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "kaldifeat", raising=False)
+    yield tmp_path / "kaldifeat.py"
+    sys.modules.pop("kaldifeat", None)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONAL))
+def test_a_missing_package_is_answered_with_its_install_command(name):
+    if is_installed(name):
+        pytest.skip(f"{name} is installed")
+    with pytest.raises(UserError, match=f"^{name} .* is not installed; to get it: .*pip install {name}"):
+        optional(name)
+    assert "is not installed" in describe([name])
+
+
+def test_a_found_package_is_returned(fake_kaldifeat):
+    fake_kaldifeat.write_text("__version__ = '1.25.5.dev20250630+cuda'\n")
+    assert optional("kaldifeat").__version__.startswith("1.25.5")
+    assert describe(["kaldifeat"]) == "  kaldifeat 1.25.5.dev20250630+cuda: filterbank features on a GPU"
+
+
+def test_a_package_that_is_too_old_is_named_with_both_versions(fake_kaldifeat):
+    fake_kaldifeat.write_text("__version__ = '1.9'\n")
+    with pytest.raises(UserError, match="kaldifeat 1.9 is too old, 1.25 or later"):
+        optional("kaldifeat")
+
+
+@pytest.mark.parametrize("error", ["ImportError", "OSError", "RuntimeError"])
+def test_a_package_that_does_not_import_says_why(fake_kaldifeat, error):
+    fake_kaldifeat.write_text(f"raise {error}('libtorch.so has no such symbol')\n")
+    with pytest.raises(UserError, match="installed but does not import .libtorch.so has no such symbol"):
+        optional("kaldifeat")
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
+    with pytest.raises(UserError, match="'kaldifeet'; known: .* Did you mean 'kaldifeat'"):
+        optional("kaldifeet")
