@@ -45,12 +45,14 @@ class Voice:
         return f"{self.accent}+{self.variant}" if self.variant else self.accent
 
 
-def spell_letters(text: str) -> str:
-    """Mark each single letter of `text`, so that the engine says its name ('A' is not the article, 'I' not the pronoun).
+def say_letter(letter: str) -> str:
+    """The markup that makes the engine say a letter's name in the voice's accent ('a' is not the article)."""
+    return f'<say-as interpret-as="characters">{letter}</say-as>'
 
-    The text must be plain upper case without markup characters; the result is what `synthesize` takes.
-    """
-    return re.sub(r"(?<!')\b([A-Z])\b(?!')", r'<say-as interpret-as="characters">\1</say-as>', text)
+
+def spell_letters(text: str) -> str:
+    """`text` as `synthesize` takes it, each single letter to be said by name; lower case, or it may be spelled out."""
+    return re.sub(r"(?<!')\b([a-z])\b(?!')", lambda match: say_letter(match[1]), text.lower())
 
 
 def synthesize(text: str, voice: Voice, seed: int = 0) -> np.ndarray:

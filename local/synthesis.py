@@ -6,6 +6,7 @@ how many processes work, nor on what else is rendered.
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import shutil
@@ -140,8 +141,10 @@ class Renderer:
         path = self.folder / line.split / f"{line.id}.flac"
         if not (self.keep and path.is_file()):
             samples = render(line, self.others, self.seed, self.conditions)
+            flac = io.BytesIO()  # not straight to the file: libsndfile hides why a disk refuses
+            soundfile.write(flac, samples, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
             with replacing(path) as temporary:
-                soundfile.write(temporary, samples, SAMPLING_RATE, subtype="PCM_16")
+                temporary.write_bytes(flac.getbuffer())
             return len(samples) / SAMPLING_RATE
         return soundfile.info(path).duration
 

@@ -1,0 +1,160 @@
+"""`mini`: English sentences of a grammar, spoken by espeak-ng, each with its Chinese translation. Needs no download.
+
+Sentences are about 3 s long; train, dev and test share neither a sentence nor a speaker nor a voice file. Everything
+follows from the seed, test and dev even when the size of train changes. How hard it is to hear is decided just below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from local import espeak
+from local.mini_grammar import draw_sentence
+from local.synthesis import (
+    SAMPLING_RATE,
+    VARIANTS,
+    Conditions,
+    Line,
+    Renderer,
+    Speaker,
+    generator,
+    make_speakers,
+    read_transcripts,
+    started_before,
+    workers,
+    write_transcripts,
+)
+from residualformer.data.validate import Utterance, write_cuts
+from residualformer.errors import UserError, run_main
+
+CONDITIONS = Conditions(
+    snr_db=(10.0, 35.0),
+    babble_share=0.2,
+    reverb_share=0.3,
+    rt60_s=(0.15, 0.4),
+)
+SPEAKERS = {"test": 24, "dev": 12, "train": 150}  # test first: what is drawn later cannot change it
+VOICE_FILES = {"test": 12, "dev": 6}  # of the engine's variants; train has the rest
+MAX_WORDS = 16
+BABBLERS = 100  # lines of the same split that may be heard in the background
+LINES_AT_A_TIME = 128
+
+
+def split_speakers(seed: int) -> dict[str, list[Speaker]]:
+    """The speakers of each split; no voice file serves two."""
+    rng = generator(seed, "mini voices")
+    variants = rng.permutation(VARIANTS).tolist()
+    speakers = {}
+    for split, count in SPEAKERS.items():
+        size = VOICE_FILES.get(split, len(variants))
+        speakers[split] = make_speakers(f"{split}", count, variants[:size], rng)
+        variants = variants[size:]
+    return speakers
+
+
+def draw_lines(split: str, speakers: list[Speaker], seed: int, used: set[str]) -> Iterator[Line]:
+    """Endless lines whose sentences are not in `used`, which grows; speakers take turns in random order."""
+    rng = generator(seed, "mini", split)
+    for number in itertools.count():
+        sentence = draw_sentence(rng)
+        while sentence.text in used or len(sentence.text.split()) > MAX_WORDS:
+            sentence = draw_sentence(rng)
+        used.add(sentence.text)
+        yield Line(
+            id=f"{split}-{number:05d}",
+            split=split,
+            text=sentence.text,
+            spoken=say(sentence.spoken),
+            speaker=speakers[rng.integers(len(speakers))],
+            translation=sentence.translation,
+        )
+
+
+def say(marked: str) -> str:
+    """What the engine reads: '~A' is the name of the letter, all else lower case (so that nothing is an abbreviation)."""
+    return re.sub(r"~([a-z])", lambda match: espeak.say_letter(match[1]), marked.lower())
+
+
+def render_split(lines: Iterator[Line], target_s: float, renderer: Renderer, spread: Callable) -> list[dict]:
+    """Render lines until there are `target_s` seconds; the records of what was kept."""
+    records, total_s = [], 0.0
+    with tqdm(total=round(target_s), desc=renderer.others[0].split, unit="s of audio") as bar:
+        while total_s < target_s:
+            batch = list(itertools.islice(lines, LINES_AT_A_TIME))
+            for line, duration_s in zip(batch, spread(renderer, batch)):
+                if total_s < target_s:
+                    records.append(renderer.record(line, duration_s))
+                    total_s += duration_s
+                    bar.update(round(total_s) - bar.n)
+                else:
+                    (renderer.folder / line.split / f"{line.id}.flac").unlink()
+    return records
+
+
+def obtain(args: argparse.Namespace) -> None:
+    folder = Path(args.out)
+    target_s = {"test": 60 * args.test_minutes, "dev": 60 * args.dev_minutes, "train": 3600 * args.train_hours}
+    if min(target_s.values()) <= 0 or args.jobs < 1:
+        raise UserError("the hours and minutes of every split must be above 0 and --jobs at least 1.")
+    same = started_before(folder, list(target_s), {"seed": args.seed, **target_s}, CONDITIONS)
+    records = read_transcripts(folder) if same else []
+    if not records:
+        speakers, used = split_speakers(args.seed), set()
+        with workers(args.jobs) as spread:
+            for split, seconds in target_s.items():
+                lines = draw_lines(split, speakers[split], args.seed, used)
+                babblers = list(itertools.islice(lines, BABBLERS))
+                renderer = Renderer(folder, args.seed, CONDITIONS, babblers, keep=same)
+                records += render_split(itertools.chain(babblers, lines), seconds, renderer, spread)
+        write_transcripts(folder, records)
+    hours = sum(record["duration"] for record in records) / 3600
+    print(f"mini: {len(records)} utterances, {hours:.2f} h in {folder}")
+
+
+def manifests(args: argparse.Namespace) -> None:
+    folder = Path(args.corpus)
+    records = read_transcripts(folder)
+    if not records:
+        raise UserError(f"no finished corpus in '{folder}': run stage 0 first (mini.py obtain --out {folder}).")
+    for split in ("train", "dev", "test"):
+        utterances = [
+            Utterance(
+                id=record["id"],
+                audio=folder / record["audio"],
+                text=record["text"],
+                speaker=record["speaker"],
+                translation=record["translation"],
+            )
+            for record in records
+            if record["split"] == split
+        ]
+        write_cuts(utterances, split, Path(args.out) / f"cuts_{split}.jsonl.gz", SAMPLING_RATE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("obtain", help="stage 0: make the sentences and speak them")
+    command.add_argument("--out", required=True, help="folder for {train,dev,test}/*.flac and transcripts.jsonl")
+    command.add_argument("--seed", type=int, default=1, help="everything follows from it (default 1)")
+    command.add_argument("--train-hours", type=float, default=3.0, help="hours of speech in train (default 3)")
+    command.add_argument("--dev-minutes", type=float, default=20.0, help="minutes of speech in dev (default 20)")
+    command.add_argument("--test-minutes", type=float, default=30.0, help="minutes of speech in test (default 30)")
+    command.add_argument("--jobs", type=int, default=2, help="processes (default 2); the audio does not depend on it")
+    command.set_defaults(run=obtain)
+    command = commands.add_parser("manifests", help="stage 1: validated Lhotse cuts")
+    command.add_argument("--corpus", required=True, help="the --out of obtain")
+    command.add_argument("--out", required=True, help="folder for cuts_{train,dev,test}.jsonl.gz")
+    command.set_defaults(run=manifests)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    run_main(main)
