@@ -1,7 +1,8 @@
 """Stages 4-5: train one experiment, or go on with it where it stopped.
 
-Reads DATA/fbank and DATA/lang; writes the run folder EXP (config.yaml, checkpoints/, train.log, metrics.jsonl, tensorboard/,
-resume.sh and, at the end, model.pt). When EXP holds a run of another configuration, that one is moved aside, not lost.
+Reads DATA/fbank and DATA/lang; writes the run folder EXP (config.yaml, checkpoints/, train.log, metrics.jsonl,
+tensorboard/, resume.sh and, at the end, model.pt). When EXP holds a run of another configuration, that one is moved
+aside, not lost.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ def main() -> None:
     tokenizer = Tokenizer.load(args.data / "lang" / "tokenizer.json")
     features = read_feature_config(args.data / "fbank")
     if features != config.features:
-        raise UserError(f"{args.data / 'fbank'} holds {features}, but the configuration asks for {config.features}; run stage 2 again")
-    identity = {"config": config_to_dict(config), "tokens": tokenizer.fingerprint, "warm_start": checkpoint.fingerprint(weights)}
+        raise UserError(f"{args.data}/fbank holds {features}, but {config.features} is configured; run stage 2 again")
+    identity = {"config": config_to_dict(config), "tokens": tokenizer.fingerprint}
+    identity["warm_start"] = checkpoint.fingerprint(weights)
     if not prepare_folder(args.exp, identity):
         print(f"{args.exp}: trained already with this configuration; nothing to do")
         return
@@ -49,14 +51,15 @@ def main() -> None:
     elif source:
         report = trainer.warm_start(weights, str(source))
         write_text(args.exp / "warm_start.txt", "\n".join(report.lines()) + "\n")
-        log.info("warm start from %s: %d keys mapped, %d fresh (listed in warm_start.txt)", source, len(report.mapped), len(report.fresh))
+        log.info("warm start from %s: %d keys mapped, %d fresh, all listed in %s", source, len(report.mapped),
+                 len(report.fresh), args.exp / "warm_start.txt")  # fmt: skip
     try:
         info = trainer.run()
     except Interrupted:
-        sys.exit(f"stopped at step {trainer.step}; the state is saved: run the same command, or {args.exp}/resume.sh, to go on")
-    valid = info["valid"]
-    print(f"{args.exp}: {info['steps']} steps in {info['wall_s'] / 60:.1f} min, {info['parameters']['total'] / 1e6:.2f}M parameters, "
-          f"dev {valid['transducer_per_token']:.3f} nats/token, greedy WER {valid['greedy_wer']:.2f}%")
+        sys.exit(f"stopped at step {trainer.step}; its state is saved: the same command, or {args.exp}/resume.sh, goes on")
+    valid, millions = info["valid"], info["parameters"]["total"] / 1e6
+    print(f"{args.exp}: {info['steps']} steps in {info['wall_s'] / 60:.1f} min, {millions:.2f}M parameters, "
+          f"dev {valid['transducer_per_token']:.3f} nats/token, greedy WER {valid['greedy_wer']:.2f}%")  # fmt: skip
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -64,8 +67,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, required=True, help="experiment, a YAML in conf/")
     parser.add_argument("--data", type=Path, required=True, help="folder with fbank/ and lang/ (stages 2 and 3)")
     parser.add_argument("--exp", type=Path, required=True, help="run folder")
-    parser.add_argument("--warm-start", type=Path, help="run folder to start from (default: the sibling of EXP that the configuration names)")
-    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a configuration key; may be repeated")
+    parser.add_argument(
+        "--warm-start", type=Path, help="run folder to start from (default: the sibling of EXP that the YAML names)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="a.b=c", help="override a configuration key; may be repeated"
+    )
     return parser.parse_args()
 
 
@@ -75,7 +82,7 @@ def warm_start_source(config: Config, args: argparse.Namespace) -> Path | None:
         return None
     run = args.warm_start or args.exp.parent / config.warm_start
     if not (run / checkpoint.MODEL_FILE).is_file():
-        raise UserError(f"{args.exp.name} starts from {run}, which holds no {checkpoint.MODEL_FILE}; train that one first (stage 4)")
+        raise UserError(f"{args.exp} starts from {run}, which holds no {checkpoint.MODEL_FILE}; train that one first (stage 4)")
     return run / checkpoint.MODEL_FILE
 
 
@@ -102,7 +109,9 @@ def resume_script() -> str:
     """A script that goes on with this very run."""
     root = Path(__file__).resolve().parent.parent
     command = shlex.join([sys.executable, *sys.argv])
-    return f"#!/usr/bin/env bash\n# Goes on with this run from its last checkpoint.\nset -euo pipefail\ncd {shlex.quote(os.getcwd())}\nPYTHONPATH={shlex.quote(str(root))} exec {command}\n"
+    lines = ["#!/usr/bin/env bash", "# Goes on with this run from its last checkpoint.", "set -euo pipefail"]
+    lines += [f"cd {shlex.quote(os.getcwd())}", f"PYTHONPATH={shlex.quote(str(root))} exec {command}"]
+    return "\n".join(lines) + "\n"
 
 
 def log_to(path: Path) -> None:

@@ -44,7 +44,7 @@ def load(path: Path) -> Any:
         raise UserError(f"{path} is missing; train the model first (stages 4 and 5)")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is not a checkpoint or is damaged; remove it and train again") from error
 
 

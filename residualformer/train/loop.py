@@ -72,8 +72,6 @@ class Trainer:
         self.dev = EvalBatches(cuts["dev"], config.data.max_batch_s, tokenizer, target)
         self.step = self.epoch = self.batch_in_epoch = 0
         self.wall_s = 0.0
-        self.warm_start_report: WarmStartReport | None = None
-        self.warned: dict[str, int] = {}
         self._stop = False
 
     def warm_start(self, weights: dict[str, torch.Tensor], source: str) -> WarmStartReport:
@@ -175,7 +173,7 @@ class Trainer:
         # Per feature frame, so that neither gradient nor clipping depends on how much a batch holds.
         (losses["loss"] / batch.feature_lens.sum()).backward()
         norm = self.optimizer.step()
-        return {name: float(value) for name, value in losses.items()}, norm
+        return {name: float(value.detach()) for name, value in losses.items()}, norm
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
@@ -196,7 +194,8 @@ class Trainer:
             batch = batch.to(self.device)
             with self._autocast():
                 losses = batch_losses(self.model, batch, batch.features, self.config.loss)
-            tracker.add({n: float(v) for n, v in losses.items()}, int(batch.feature_lens.sum()), int(batch.token_lens.sum()))
+            sums = {name: float(value) for name, value in losses.items()}
+            tracker.add(sums, int(batch.feature_lens.sum()), int(batch.token_lens.sum()))
             if seconds < SKETCH_SECONDS:
                 seconds += float(batch.feature_lens.sum()) / 100
                 found = greedy_search(self.model, *self.model.encoder(batch.features, batch.feature_lens))
@@ -212,7 +211,7 @@ class Trainer:
         if part == "train":
             log.info(progress_line(self.step, self.config.train.max_steps, values, lr, eta_s))
         else:
-            log.info("step %d | valid | %s", self.step, " | ".join(f"{n} {v:.3f}" for n, v in values.items()))
+            log.info("step %d | valid | %s", self.step, _listed(values))
 
     def _save(self) -> None:
         """Weights for the average (the newest `average_last` are kept), and the full state to go on from."""
@@ -235,10 +234,14 @@ class Trainer:
         weights = checkpoint.average(paths)
         checkpoint.load_weights(self.model, weights, "the average")
         valid = self._validate()
-        log.info("average of %d checkpoints | valid | %s", len(paths), " | ".join(f"{n} {v:.3f}" for n, v in valid.items()))
+        log.info("average of %d checkpoints | valid | %s", len(paths), _listed(valid))
         info = provenance() | {"seed": self.config.train.seed, "steps": self.step, "epochs": self.epoch}
         info |= {"wall_s": round(self.wall_s, 1), "averaged": [path.name for path in paths], "valid": valid}
         info |= {"parameters": parameter_table(self.model), "identity": self.identity}
         info |= {"fingerprint": checkpoint.fingerprint(weights)}
         checkpoint.save_model(self.folder / checkpoint.MODEL_FILE, weights, self.config, self.tokenizer, info)
         return info
+
+
+def _listed(values: dict[str, float]) -> str:
+    return " | ".join(f"{name} {value:.3f}" for name, value in values.items())

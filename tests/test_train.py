@@ -1,0 +1,208 @@
+"""The trainer: resuming, averaging, warm start, what it refuses; and the objective against the exact loss."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from lhotse import CutSet
+from test_batches import F, TEXTS, TOKENIZER, make_cut
+
+from residualformer.config import config_to_dict
+from residualformer.data.batches import EvalBatches
+from residualformer.errors import UserError
+from residualformer.nn.transducer import build_model
+from residualformer.schema import (
+    Config, DataConfig, EncoderConfig, FeatureConfig, JoinerConfig, LossConfig, OptimizerConfig, PredictorConfig,
+    ResidualConfig, SpecAugmentConfig, TrainConfig,
+)  # fmt: skip
+from residualformer.train import checkpoint
+from residualformer.train.loop import Interrupted, Trainer
+from residualformer.train.objective import batch_losses
+from residualformer.train.optimizer import Optimizer, learning_rate_factor
+from residualformer.train.warm_start import warm_start
+
+CONFIG = Config(
+    features=FeatureConfig(num_mel_bins=F),
+    encoder=EncoderConfig(
+        num_layers=2, dim=16, num_heads=2, ffn_dim=32, conv_channels=4, sharing=2, dropout=0.0, look_back_ms=None
+    ),
+    predictor=PredictorConfig(embedding_dim=8, hidden_dim=16, num_layers=1, dropout=0.0),
+    joiner=JoinerConfig(16),
+    loss=LossConfig(ctc_scale=0.3),
+    data=DataConfig(
+        speeds=[1.0], max_batch_s=12.0, max_utterance_s=12.0, num_buckets=2,
+        specaugment=SpecAugmentConfig(max_freq_bins=2),
+    ),
+    train=TrainConfig(
+        max_steps=6, precision="fp32", average_last=2, save_every_steps=2, valid_every_steps=100, log_every_steps=2,
+        optimizer=OptimizerConfig(kind="muon", lr=3e-3, muon_lr=3e-3, warmup_steps=2),
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cuts(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("fbank")
+    made = [make_cut(folder, f"u{i}", 40 + 9 * i, text, i) for i, text in enumerate(TEXTS)]
+    CutSet.from_cuts(made).to_file(folder / "cuts.jsonl.gz")
+    return {"train": folder / "cuts.jsonl.gz", "dev": folder / "cuts.jsonl.gz"}
+
+
+def make_trainer(cuts, folder: Path, config: Config = CONFIG) -> Trainer:
+    cmvn = torch.full((F,), 9.0), torch.full((F,), 6.0)
+    folder.mkdir(exist_ok=True, parents=True)
+    return Trainer(config, TOKENIZER, cuts, cmvn, folder, {"config": config_to_dict(config)})
+
+
+def changed(section: str, config: Config = CONFIG, **values) -> Config:
+    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **values)})
+
+
+def one_batch(cuts):
+    return next(iter(EvalBatches(cuts["dev"], 30.0, TOKENIZER)))
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(cuts, tmp_path):
+    info = make_trainer(cuts, tmp_path / "straight").run()
+    first = make_trainer(cuts, tmp_path / "broken")
+    update = first._update
+
+    def update_and_stop(batch):
+        first._stop = first.step == 2  # as SIGTERM would, in the third update
+        return update(batch)
+
+    first._update = update_and_stop
+    with pytest.raises(Interrupted):
+        first.run()
+    second = make_trainer(cuts, tmp_path / "broken")
+    assert second.resume() and second.step == 3
+    second.run()
+    straight, broken = (torch.load(tmp_path / name / "model.pt") for name in ("straight", "broken"))
+    assert straight["info"]["fingerprint"] == broken["info"]["fingerprint"] == info["fingerprint"]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 4, 6, 6]  # three training records and the last validation, none twice
+
+
+def test_model_is_the_mean_of_the_last_checkpoints_and_self_sufficient(cuts, tmp_path):
+    info = make_trainer(cuts, tmp_path).run()
+    assert info["averaged"] == ["step-4.pt", "step-6.pt"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["resume.pt", "step-4.pt", "step-6.pt"]
+    four, six = (torch.load(tmp_path / "checkpoints" / name) for name in info["averaged"])
+    bundle = checkpoint.load_model(tmp_path)
+    for name, tensor in bundle.model.state_dict().items():
+        torch.testing.assert_close(tensor, (four[name] + six[name]) / 2, rtol=1e-6, atol=1e-7)  # one fp32 rounding
+    assert bundle.config == CONFIG and bundle.tokenizer.pieces == TOKENIZER.pieces and not bundle.model.training
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw", "muon"])
+def test_a_few_sentences_are_learned(cuts, tmp_path, kind):
+    config = changed("train", max_steps=60, valid_every_steps=60, log_every_steps=60)
+    optimizer = dataclasses.replace(config.train.optimizer, kind=kind, lr=1e-2, muon_lr=1e-2, schedule="linear")
+    trainer = make_trainer(cuts, tmp_path, changed("train", config, optimizer=optimizer))
+    before = trainer._validate()["loss_per_frame"]
+    assert trainer.run()["valid"]["loss_per_frame"] < before / 2
+
+
+def test_residual_starts_as_the_shared_model_and_then_trains_everything(cuts, tmp_path):
+    make_trainer(cuts, tmp_path / "shared").run()
+    source = checkpoint.load_model(tmp_path / "shared").model.train()
+    config = changed("encoder", residual=ResidualConfig(3, True))
+    trainer = make_trainer(cuts, tmp_path / "residual", config)
+    report = trainer.warm_start(source.state_dict(), "shared")
+    assert set(report.mapped) == set(source.state_dict())
+    assert len(report.fresh) == 2 * 6 * 3  # A, B, D of six projections in two layers
+    batch = one_batch(cuts)
+    for name, value in batch_losses(source, batch, batch.features, config.loss).items():
+        assert torch.equal(value, batch_losses(trainer.model, batch, batch.features, config.loss)[name]), name
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.run()
+    still = [name for name, value in trainer.model.named_parameters() if torch.equal(value, before[name])]
+    assert not still  # averaged over two checkpoints, none equal to the start: W trains as A, B, D do
+
+
+@pytest.mark.parametrize("change", [{"dim": 8}, {"sharing": 1}, {"num_layers": 1}])
+def test_warm_start_refuses_another_architecture(change):
+    weights = build_model(changed("encoder", **change), 9).state_dict()
+    with pytest.raises(UserError, match="cannot start from there: .*encoder.residual only"):
+        warm_start(build_model(CONFIG, 9), weights, "there")
+
+
+def test_unpruned_objective_is_the_exact_loss(cuts):
+    batch = one_batch(cuts)
+    model = build_model(CONFIG, TOKENIZER.vocab_size)
+    everything = dataclasses.replace(CONFIG.loss, prune_range=int(batch.token_lens.max()) + 1)
+    pruned = batch_losses(model, batch, batch.features, everything)
+    exact = batch_losses(model, batch, batch.features, dataclasses.replace(CONFIG.loss, kind="exact"))
+    torch.testing.assert_close(pruned["transducer"], exact["transducer"], rtol=1e-5, atol=0)  # fp32 sums
+    parts = pruned["transducer"] + 0.5 * pruned["simple"] + 0.3 * pruned["ctc"]
+    torch.testing.assert_close(pruned["loss"], parts, rtol=1e-6, atol=0)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_and_names_the_utterances(cuts, tmp_path, caplog):
+    trainer = make_trainer(cuts, tmp_path)
+    batch = one_batch(cuts)
+    batch.features[0, 3, 0] = float("nan")
+    before = checkpoint.fingerprint(trainer.model.state_dict())
+    _, norm = trainer._update(batch)
+    assert not norm < float("inf") and checkpoint.fingerprint(trainer.model.state_dict()) == before
+    with caplog.at_level("WARNING"):
+        assert trainer._note_bad_update(batch, 0) == 1
+    assert batch.ids[0] in caplog.text
+    with pytest.raises(UserError, match="lower train.optimizer.lr"):
+        trainer._note_bad_update(batch, 19)
+
+
+def test_another_configuration_does_not_resume(cuts, tmp_path):
+    make_trainer(cuts, tmp_path).run()
+    with pytest.raises(UserError, match="another configuration"):
+        make_trainer(cuts, tmp_path, changed("encoder", ffn_dim=24)).resume()
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "model.pt"
+    checkpoint.save({"x": torch.ones(2)}, path)
+
+    def full(value, file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError):
+        checkpoint.save({"x": torch.zeros(2)}, path)
+    assert torch.equal(torch.load(path)["x"], torch.ones(2)) and list(tmp_path.iterdir()) == [path]
+
+
+def test_damaged_or_foreign_models_are_refused(cuts, tmp_path):
+    with pytest.raises(UserError, match="training has not finished"):
+        checkpoint.load_model(tmp_path)
+    make_trainer(cuts, tmp_path).run()
+    path = tmp_path / "model.pt"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.load_model(tmp_path)
+    path.write_bytes(whole)
+    value = torch.load(path)
+    value["tokenizer"] = value["tokenizer"] | {"chars": value["tokenizer"]["chars"][:-1]}
+    checkpoint.save(value, path)
+    with pytest.raises(UserError, match="tokens, but its token set has"):
+        checkpoint.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_learning_rate_rises_and_falls(schedule):
+    factor = learning_rate_factor(OptimizerConfig(schedule=schedule, warmup_steps=10), 110)
+    assert [factor(0), factor(9), factor(10), factor(60), factor(110)] == pytest.approx([0.1, 1, 1, 0.5, 0])
+
+
+def test_muon_takes_the_shared_matrices_and_nothing_else():
+    model = build_model(changed("encoder", residual=ResidualConfig(2, True)), 9)
+    adamw, muon = Optimizer(model, CONFIG.train).parts
+    owned = [{id(p) for group in part.param_groups for p in group["params"]} for part in (adamw, muon)]
+    assert owned[1] == {id(p) for name, p in model.named_parameters() if "bank" in name and name.endswith("weight")}
+    assert owned[0] | owned[1] == {id(p) for p in model.parameters()} and not owned[0] & owned[1]
