@@ -188,7 +188,7 @@ def test_damaged_or_foreign_models_are_refused(cuts, tmp_path):
         checkpoint.load_model(tmp_path)
     path.write_bytes(whole)
     value = torch.load(path)
-    value["tokenizer"] = value["tokenizer"] | {"chars": value["tokenizer"]["chars"][:-1]}
+    value["tokenizer"] = value["tokenizer"] | {"pieces": value["tokenizer"]["pieces"][:-1]}
     checkpoint.save(value, path)
     with pytest.raises(UserError, match="tokens, but its token set has"):
         checkpoint.load_model(tmp_path)
