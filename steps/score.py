@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 from residualformer.errors import UserError, run_main
@@ -28,7 +30,7 @@ def main() -> None:
         "corpus": egs.resolve().name,
         "split": args.split,
         "baseline": baseline,
-        "command": f"local/score.sh {egs} --split {args.split} --baseline {baseline}",
+        "command": shlex.join(["local/score.sh", *sys.argv[1:]]),
         "commit": commit(),
         "rows": rows,
     }

@@ -2,9 +2,11 @@
 
 import torch
 
+from residualformer.data.tokenizer import train_tokenizer
 from residualformer.decode.hypotheses import Hypothesis
 from residualformer.nn.transducer import Transducer, build_model
-from residualformer.schema import Config, EncoderConfig, FeatureConfig, JoinerConfig, PredictorConfig
+from residualformer.schema import Config, EncoderConfig, FeatureConfig, JoinerConfig, PredictorConfig, TokenConfig
+from residualformer.train.checkpoint import save_model
 
 BLANK = 0
 DIM = 8
@@ -59,3 +61,25 @@ def assert_same(found: list[Hypothesis], expected: list[tuple[tuple[int, ...], f
     assert [tuple(hypothesis.tokens) for hypothesis in found] == [labels for labels, _ in expected]
     scores = torch.tensor([hypothesis.score for hypothesis in found], dtype=torch.float64)
     torch.testing.assert_close(scores, torch.tensor([s for _, s in expected], dtype=torch.float64), rtol=1e-9, atol=1e-9)
+
+
+def save_random_run(folder, target: str = "text", blank_bias: float = 0.5, info: dict | None = None) -> Config:
+    """A run folder with the `model.pt` of a random recogniser of the letters a-e at 16 kHz; gives its configuration."""
+    torch.manual_seed(3)
+    config = Config(
+        description="random",
+        tokens=TokenConfig(kind="char", target=target),
+        encoder=EncoderConfig(num_layers=2, dim=DIM, num_heads=2, ffn_dim=16, conv_channels=2),
+        predictor=PredictorConfig(embedding_dim=6, hidden_dim=7, num_layers=1),
+        joiner=JoinerConfig(dim=9),
+    )
+    tokenizer = train_tokenizer(["abc de"], config.tokens)
+    model = build_model(config, tokenizer.vocab_size)
+    with torch.no_grad():
+        model.encoder.mean.fill_(-8.0)
+        model.joiner.project_encoder.weight.mul_(3)
+        model.joiner.vocabulary.weight.mul_(8)
+        model.joiner.vocabulary.bias[BLANK] += blank_bias
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(folder / "model.pt", model.state_dict(), config, tokenizer, info or {})
+    return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -128,4 +129,4 @@ def _load(batch: list, num_mel_bins: int, references: dict[str, str], outcome: O
         except Exception as error:  # the storage back-ends raise errors of many libraries
             reason = f"{type(error).__name__}: {error}"
             outcome.skipped.append({"id": cut.id, "ref": references[cut.id], "reason": reason})
-            tqdm.write(f"decode: skipped {cut.id}, its features cannot be read ({reason})")
+            tqdm.write(f"decode: skipped {cut.id}, its features cannot be read ({reason})", file=sys.stderr)
