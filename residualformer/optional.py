@@ -60,7 +60,8 @@ def optional(name: str) -> ModuleType:
         module = importlib.import_module(name)
     except Exception as error:  # a binary built for another torch fails in many ways
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{name} is installed but does not import ({reason[0]}); to replace it: {row.install}") from error
+        why = f"{name} is installed but does not import ({reason[0]})"
+        raise UserError(f"{why}; to replace it: {row.install}") from error
     version = _version(module)
     if _numbers(version) < _numbers(row.min_version):
         raise UserError(f"{name} {version} is too old, {row.min_version} or later is needed; to get it: {row.install}")

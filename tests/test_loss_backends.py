@@ -4,12 +4,12 @@ import sys
 
 import pytest
 import torch
+from loss_paths import additive_case, case
 
 import residualformer.loss as ours
 from residualformer.errors import UserError
 from residualformer.loss.backends import BACKENDS, get_backend
 from residualformer.optional import is_installed
-from tests.loss_paths import additive_case, case
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from loss_paths import TYPES, case, loss_by_paths
 
 from residualformer.loss import rnnt_loss
-from tests.loss_paths import TYPES, case, loss_by_paths
 
 
 @pytest.mark.parametrize("rnnt_type", TYPES)

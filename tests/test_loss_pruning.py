@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from loss_paths import TYPES, additive_case, case, loss_by_paths
 
 from residualformer.loss import (
     do_rnnt_pruning,
@@ -10,7 +11,6 @@ from residualformer.loss import (
     rnnt_loss_pruned,
     rnnt_loss_simple,
 )
-from tests.loss_paths import TYPES, additive_case, case, loss_by_paths
 
 
 def random_ranges(rnnt_type, s_range, B=6, T=9, S=7, seed=0):

@@ -1,4 +1,4 @@
-"""The lattice recursion: identities of its occupations, and robustness. Values are tested by paths in test_loss_exact."""
+"""The lattice recursion: identities of its occupations, robustness; values are tested by paths in test_loss_exact."""
 
 import pytest
 import torch

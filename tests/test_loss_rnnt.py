@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from loss_paths import TYPES, additive_case, loss_by_paths
 
 from residualformer.loss import (
     get_rnnt_logprobs,
@@ -10,7 +11,6 @@ from residualformer.loss import (
     rnnt_loss_simple,
     rnnt_loss_smoothed,
 )
-from tests.loss_paths import TYPES, additive_case, loss_by_paths
 
 
 def dense(lm, am):

@@ -55,7 +55,7 @@ def _k2() -> dict[str, Callable]:
 def _torchaudio() -> dict[str, Callable]:
     functional = optional("torchaudio").functional
     if not hasattr(functional, "rnnt_loss"):
-        raise UserError("this torchaudio has no functional.rnnt_loss; choose loss.backend torch, or install another release")
+        raise UserError("this torchaudio has no functional.rnnt_loss; choose loss.backend torch or another release")
 
     @full_precision
     def rnnt_loss(
@@ -103,8 +103,8 @@ def get_backend(name: str = "auto") -> Backend:
             return Backend("torch", _torch())
     if name not in BACKENDS:
         raise UserError(
-            f"unknown loss back-end '{name}'; it must be auto, {', '.join(BACKENDS)}.{closest(name, BACKENDS)}\n"
-            + backend_table()
+            f"unknown loss back-end '{name}'; it must be auto, {', '.join(BACKENDS)}.{closest(name, BACKENDS)}"
+            f"\n{backend_table()}"
         )
     try:
         return Backend(name, BACKENDS[name]())

@@ -1,4 +1,4 @@
-"""What all transducer losses share: precision, checks of the arguments, log-probabilities, the way from arcs to a loss."""
+"""What the transducer losses share: precision, checks of arguments, log-probabilities, the way from arcs to a loss."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _widen(value):
     return value.float() if half else value
 
 
-def check_arguments(symbols: Tensor, B: int, S: int, T: int, C: int, termination_symbol: int, rnnt_type: str) -> None:
+def check_arguments(symbols: Tensor, B: int, S: int, C: int, termination_symbol: int, rnnt_type: str) -> None:
     """Raise ValueError if symbols are not (B, S) in 0..C-1, or the blank or the type is unknown."""
     if rnnt_type not in RNNT_TYPES:
         raise ValueError(f"rnnt_type is {rnnt_type!r}; it must be one of {', '.join(RNNT_TYPES)}")

@@ -1,7 +1,7 @@
 """The exact transducer loss on a full joiner output; names, arguments and conventions as in k2.
 
-Graves, "Sequence Transduction with Recurrent Neural Networks", 2012. It is the oracle of the pruned loss. Arguments that
-are not described here: see the top of `rnnt.py`.
+Graves, "Sequence Transduction with Recurrent Neural Networks", 2012. It is the oracle of the pruned loss.
+Arguments that are not described here: see the top of `rnnt.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def get_rnnt_logprobs_joint(
     if logits.ndim != 4 or logits.shape[2] == 0:
         raise ValueError(f"logits must have shape (B, T, S+1, C), got {tuple(logits.shape)}")
     B, T, S1, C = logits.shape
-    check_arguments(symbols, B, S1 - 1, T, C, termination_symbol, rnnt_type)
+    check_arguments(symbols, B, S1 - 1, C, termination_symbol, rnnt_type)
     labels = symbols.new_full((B, T, S1), termination_symbol)  # no label leaves the last position: anything will do
     labels[:, :, :-1] = symbols[:, None]
     px, py = label_and_blank(logits, labels, termination_symbol)

@@ -1,7 +1,7 @@
 """The pruned transducer loss: the joiner is run only on the few label positions that matter at each frame.
 
-"Pruned RNN-T for fast, memory-efficient ASR training", Kuang et al., 2022, section 3.2; names, arguments and conventions
-as in k2. R is the prune range s_range; arguments that are not described here: see the top of `rnnt.py`.
+"Pruned RNN-T for fast, memory-efficient ASR training", Kuang et al., 2022, section 3.2; names, arguments and
+conventions as in k2. R is the prune range s_range; arguments that are not described here: see the top of `rnnt.py`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor | N
     if regular:
         needed = int(((s1 - 1).clamp(min=0) // t1.clamp(min=1)).max()) + 2
         if s_range < needed:
-            warnings.warn(f"s_range {s_range} is widened to {needed}: an utterance has too few frames for its labels")
+            warnings.warn(f"s_range {s_range} is widened to {needed}: an utterance has many labels for its frames")
             s_range = needed
     R = min(s_range, S + 1)
 
@@ -57,7 +57,7 @@ def _reachable(starts: Tensor, step: int) -> Tensor:
 
 
 def do_rnnt_pruning(am: Tensor, lm: Tensor, ranges: Tensor) -> tuple[Tensor, Tensor]:
-    """Encoder output am (B, T, D) and predictor output lm (B, S+1, P) on the kept positions: (B, T, R, D), (B, T, R, P).
+    """Encoder output am (B, T, D) and predictor output lm (B, S+1, P) at the kept positions: (B, T, R, D or P).
 
     ranges: (B, T, R), from `get_rnnt_prune_ranges`. The first result is a view of am.
     """
@@ -91,7 +91,7 @@ def get_rnnt_logprobs_pruned(
             f"{tuple(symbols.shape)} and {tuple(ranges.shape)}"
         )
     (B, T, R, C), S = logits.shape, symbols.shape[1]
-    check_arguments(symbols, B, S, T, C, termination_symbol, rnnt_type)
+    check_arguments(symbols, B, S, C, termination_symbol, rnnt_type)
     with_end = F.pad(symbols, (0, 1), value=termination_symbol)  # no label leaves position S: anything will do
     labels = with_end.gather(1, ranges.flatten(1)).view(B, T, R)
     px, py = label_and_blank(logits, labels, termination_symbol)

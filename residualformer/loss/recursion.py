@@ -33,7 +33,7 @@ def mutual_information_recursion(
 
     Raises ValueError when shapes or boundary do not fit.
     """
-    boundary = _checked_boundary(px, py, boundary)
+    boundary = _boundary_of(px, py, boundary)
     with_grad = return_grad or (torch.is_grad_enabled() and (px.requires_grad or py.requires_grad))
     total, px_grad, py_grad = _Recursion.apply(px, py, boundary, with_grad)
     return (total, (px_grad, py_grad)) if return_grad else total
@@ -106,7 +106,7 @@ def _unskewed(steps: Tensor, first_slot: int, rows: int, cols: int, slope: int) 
 
 
 def _pick(p: Tensor, row: Tensor, col: Tensor, step: int = 1) -> Tensor:
-    """p (B, R, C) read from (row[b], col[b]) on in steps of 1 or -1: p[b, row[b] + step*i, col[b] + step*j] as (R, C, B).
+    """p (B, R, C) read from (row[b], col[b]) on, step 1 or -1: p[b, row[b] + step*i, col[b] + step*j] as (R, C, B).
 
     Positions outside p are moved to its edge: no path from the start to the end visits what they fetch.
     """
@@ -124,7 +124,7 @@ def _inside(boundary: Tensor, p: Tensor) -> Tensor:
     return ((s >= s0) & (s <= s1))[:, :, None] & ((t >= t0) & (t <= t1))[:, None, :]
 
 
-def _checked_boundary(px: Tensor, py: Tensor, boundary: Tensor | None) -> Tensor:
+def _boundary_of(px: Tensor, py: Tensor, boundary: Tensor | None) -> Tensor:
     if px.ndim != 3 or py.ndim != 3:
         raise ValueError(f"px and py need 3 dimensions (B, S, T), got {tuple(px.shape)} and {tuple(py.shape)}")
     B, S, width = px.shape

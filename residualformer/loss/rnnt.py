@@ -1,4 +1,4 @@
-"""Transducer losses whose joiner is an addition, am + lm: cheap enough to score the whole lattice, no (B, T, S, C) tensor.
+"""Transducer losses whose joiner is an addition, am + lm: the whole lattice without a (B, T, S, C) tensor.
 
 "Pruned RNN-T for fast, memory-efficient ASR training", Kuang et al., 2022, section 3.1; names, arguments and
 conventions as in k2. Letters: B batch, T frames, S labels, C classes (blank included).
@@ -120,5 +120,4 @@ def rnnt_loss_smoothed(
 def _check(lm: Tensor, am: Tensor, symbols: Tensor, termination_symbol: int, rnnt_type: str) -> None:
     if lm.ndim != 3 or am.ndim != 3 or lm.shape[::2] != am.shape[::2] or lm.shape[1] == 0:
         raise ValueError(f"lm (B, S+1, C) and am (B, T, C) do not fit: got {tuple(lm.shape)} and {tuple(am.shape)}")
-    B, T, C = am.shape
-    check_arguments(symbols, B, lm.shape[1] - 1, T, C, termination_symbol, rnnt_type)
+    check_arguments(symbols, len(lm), lm.shape[1] - 1, lm.shape[2], termination_symbol, rnnt_type)
