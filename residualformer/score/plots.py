@@ -55,7 +55,7 @@ def wer_against_parameters(results: dict[str, Any], picture: Path) -> bool:
         ylabel="WER %, 95% interval",
         title=f"{results['corpus']}, {results['split']} (circle: beam search, square: greedy)",
     )
-    axis.set_xlim(left=0)
+    axis.set_xlim(0, 1.15 * max(row["parameters"]["transformer"] for row in rows) / 1e6)  # room for the names
     axis.grid(alpha=0.3)
     _save(figure, picture)
     return True
