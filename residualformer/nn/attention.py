@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from residualformer.nn.linear import ResidualLinear
 
 KeysValues = tuple[Tensor, Tensor]  # each (N, H, J, D / H), not rotated
-Table = tuple[Tensor, Tensor]  # cos and sin, each (J, D / H)
+Table = tuple[Tensor, Tensor]  # cos and signed sin, each (J, D / H)
 
 
 def rotary_table(length: int, head_dim: int, device: torch.device, base: float = 10000.0) -> Table:
-    """cos and sin of the angles of the positions 0 ... length - 1; angles are formed in float64."""
+    """cos and signed sin, for `rotate`, of the angles of the positions 0 ... length - 1, formed in float64."""
     frequency = base ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float64) / head_dim)
     angle = torch.arange(length, device=device, dtype=torch.float64).unsqueeze(1) * frequency
-    angle = torch.cat([angle, angle], dim=-1)
-    return angle.cos().float(), angle.sin().float()
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([cos, cos], dim=-1).float(), torch.cat([-sin, sin], dim=-1).float()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -26,9 +26,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     A product of two vectors so turned depends on the difference of their positions only (Su et al., RoFormer), which
     makes the positions relative without a single parameter, as the paper's parameter counts ask for.
     """
-    half = x.size(-1) // 2
-    turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
-    return x * cos.to(x.dtype) + turned * sin.to(x.dtype)
+    return torch.addcmul(x * cos.to(x.dtype), x.roll(x.size(-1) // 2, dims=-1), sin.to(x.dtype))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
