@@ -55,8 +55,10 @@ def run(args: argparse.Namespace) -> None:
             failed += 1
             print(f"error: {error}", file=sys.stderr)
             continue
-        line = json.dumps({"file": str(path), **result}, ensure_ascii=False) if args.json else f"{path}\t{result['text']}"
-        print(line, flush=True)
+        if args.json:
+            print(json.dumps({"file": str(path), **result}, ensure_ascii=False), flush=True)
+        else:
+            print(f"{path}\t{result['text']}", flush=True)
     if failed == len(args.files):
         raise UserError(f"none of the {failed} files could be transcribed (reasons above).")
     if failed:

@@ -1,5 +1,6 @@
 """Small random transducers for the tests of search, in float64 so that a different order of summation does not show."""
 
+import pytest
 import torch
 
 from residualformer.data.tokenizer import train_tokenizer
@@ -39,7 +40,7 @@ def random_frames(lengths: list[int], seed: int) -> tuple[torch.Tensor, torch.Te
 
 
 class Oracle:
-    """log P(. | labels, frame) of one utterance, one label sequence at a time, the predictor over the whole sequence."""
+    """log P(. | labels, frame) of one utterance; the predictor reads each label sequence as a whole."""
 
     def __init__(self, model, encoded: torch.Tensor, blank_penalty: float = 0.0):
         self.model, self.encoded, self.blank_penalty = model, encoded, blank_penalty
@@ -59,8 +60,8 @@ class Oracle:
 def assert_same(found: list[Hypothesis], expected: list[tuple[tuple[int, ...], float]]) -> None:
     """The same label sequences in the same order, with the same scores."""
     assert [tuple(hypothesis.tokens) for hypothesis in found] == [labels for labels, _ in expected]
-    scores = torch.tensor([hypothesis.score for hypothesis in found], dtype=torch.float64)
-    torch.testing.assert_close(scores, torch.tensor([s for _, s in expected], dtype=torch.float64), rtol=1e-9, atol=1e-9)
+    scores = [hypothesis.score for hypothesis in found]
+    assert scores == pytest.approx([score for _, score in expected], rel=1e-9, abs=1e-9)  # float64
 
 
 def save_random_run(folder, target: str = "text", blank_bias: float = 0.5, info: dict | None = None) -> Config:

@@ -101,9 +101,8 @@ def write_run(egs: Path, name: str, hypotheses: list[str], skipped: int = 0, fol
     lines = [
         json.dumps({"id": f"u{i}", "ref": references[i], "hyp": hypothesis}) for i, hypothesis in enumerate(hypotheses)
     ]
-    lost = [
-        {"id": f"u{i}", "ref": references[i], "reason": "gone"} for i in range(len(hypotheses), len(hypotheses) + skipped)
-    ]
+    rest = range(len(hypotheses), len(references))
+    lost = [{"id": f"u{i}", "ref": references[i], "reason": "gone"} for i in rest]
     write_text(run / "hyp.jsonl", "\n".join(lines) + "\n")
     write_json(run / "decode.json", {"target": "text", "search": "beam16", "skipped": lost, "rtf": 0.021} | decoding)
     return run
@@ -123,7 +122,8 @@ def test_the_gap_is_to_the_same_search_on_the_same_utterances(tmp_path):
     write_run(tmp_path, "worse", good[:20] + bad[20:])
     write_run(tmp_path, "worse", good, folder="decode_test_greedy")
     write_run(tmp_path, "fewer", good[:30])
-    runs = {(run.row["experiment"], run.row["run"]): run for run in map(score_run, find_runs(tmp_path / "exp", "test"))}
+    scored = [score_run(folder) for folder in find_runs(tmp_path / "exp", "test")]
+    runs = {(run.row["experiment"], run.row["run"]): run for run in scored}
     rows = {(row["experiment"], row["run"]): row for row in compare(list(runs.values()), "baseline")}
     base, worse = (runs[name, "decode_test_beam16"].words.errors.sum() for name in ("baseline", "worse"))
     assert rows["worse", "decode_test_beam16"]["relative"] == round(100 * (worse - base) / base, 2)
@@ -157,7 +157,8 @@ def results(**changes) -> dict:
         "description": "A model.", "parameters": PARAMETERS, "decoding": {"rtf": 0.0213, "settings": {"beam": 16}},
         "training": {"seed": 1, "command": "train it", "wall_s": 90.0},
     } | changes  # fmt: skip
-    return {"corpus": "mini", "split": "test", "baseline": "base", "command": "local/score.sh", "commit": "c", "rows": [row]}
+    head = {"corpus": "mini", "split": "test", "baseline": "base", "command": "local/score.sh", "commit": "c"}
+    return head | {"rows": [row]}
 
 
 def test_tables_show_the_numbers():
@@ -209,7 +210,11 @@ def test_the_step_writes_everything_and_the_same_again(tmp_path, monkeypatch, ca
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["none"], "is not a folder"), ([".", "--baseline", "x"], "run stage 7 first"), ([".", "--splt", "dev"], "--splt")],
+    [
+        (["none"], "is not a folder"),
+        ([".", "--baseline", "x"], "run stage 7 first"),
+        ([".", "--splt", "dev"], "--splt"),
+    ],
 )
 def test_what_the_step_refuses(tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)

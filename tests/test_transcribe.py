@@ -33,7 +33,9 @@ def test_any_rate_and_channel_count_gives_the_same_tone(tmp_path, rate, channels
     assert middle_error(tmp_path / "a.wav", tone(RATE)) < 1e-3  # soxr's passband is flat to 0.01 dB, 1.2e-3 relative
 
 
-@pytest.mark.parametrize(("suffix", "subtype"), [("wav", "PCM_16"), ("wav", "PCM_U8"), ("flac", "PCM_24"), ("aiff", None)])
+@pytest.mark.parametrize(
+    ("suffix", "subtype"), [("wav", "PCM_16"), ("wav", "PCM_U8"), ("flac", "PCM_24"), ("aiff", None)]
+)
 def test_formats(tmp_path, suffix, subtype):
     soundfile.write(tmp_path / f"a.{suffix}", tone(RATE), RATE, subtype=subtype)
     assert middle_error(tmp_path / f"a.{suffix}", tone(RATE)) < (1 / 128 if subtype == "PCM_U8" else 1e-4)

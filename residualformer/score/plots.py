@@ -49,13 +49,15 @@ def wer_against_parameters(results: dict[str, Any], picture: Path) -> bool:
         distances = [[wer["value"] - wer["low"]], [wer["high"] - wer["value"]]]
         marker = "s" if row["search"] == "greedy" else "o"
         axis.errorbar(millions, wer["value"], yerr=distances, fmt=marker, capsize=4)
-        axis.annotate(row["experiment"], (millions, wer["value"]), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        place = (millions, wer["value"])
+        axis.annotate(row["experiment"], place, xytext=(6, 4), textcoords="offset points", fontsize=8)
     axis.set(
         xlabel="parameters of the Transformer, millions",
         ylabel="WER %, 95% interval",
         title=f"{results['corpus']}, {results['split']} (circle: beam search, square: greedy)",
     )
-    axis.set_xlim(0, 1.15 * max(row["parameters"]["transformer"] for row in rows) / 1e6)  # room for the names
+    widest = max(row["parameters"]["transformer"] for row in rows) / 1e6
+    axis.set_xlim(0, 1.15 * widest)  # room for the names
     axis.grid(alpha=0.3)
     _save(figure, picture)
     return True

@@ -77,7 +77,8 @@ def compare(runs: list[Scored], baseline: str, required: bool = True) -> list[di
     names = [run.row["experiment"] for run in runs]
     if required and baseline not in names:
         allowed = ", ".join(dict.fromkeys(names))
-        raise UserError(f"--baseline {baseline} is no decoded experiment; there are: {allowed}.{closest(baseline, names)}")
+        advice = closest(baseline, names)
+        raise UserError(f"--baseline {baseline} is no decoded experiment; there are: {allowed}.{advice}")
     references = {run.row["run"]: run for run in runs if run.row["experiment"] == baseline}
     return [run.row | _gap(run, references.get(run.row["run"])) for run in runs]
 
