@@ -10,6 +10,7 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ SAMPLING_RATE = 22050  # Hz, of every formant voice
 SYNCHRONOUS = 2  # of AUDIO_OUTPUT: samples come to the callback before espeak_Synth returns, nothing is played
 RATE, VOLUME, PITCH, RANGE, WORD_GAP = 1, 2, 3, 4, 7  # of espeak_PARAMETER
 UTF8, SSML = 0x1, 0x10  # of the text flags
-IPA = 2  # of the phoneme modes
+IPA = 2  # of the phoneme trace modes
 
 Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 _unload = getattr(_ctypes, "dlclose", None) or getattr(_ctypes, "FreeLibrary")
@@ -60,6 +61,24 @@ def synthesize(text: str, voice: Voice, seed: int = 0) -> np.ndarray:
 
     Raises UserError for an unknown voice or when the engine returns nothing.
     """
+    with _fresh_engine(voice, seed) as library:
+        return _speak(library, text)
+
+
+def phonemes(text: str, voice: Voice = Voice()) -> str:
+    """What `synthesize` says, in IPA; for tests and for whoever adds words."""
+    with tempfile.NamedTemporaryFile() as file, _fresh_engine(voice, 0) as library:
+        c = ctypes.CDLL(None)
+        c.fopen.restype = ctypes.c_void_p
+        stream = ctypes.c_void_p(c.fopen(file.name.encode(), b"w"))
+        library.espeak_SetPhonemeTrace(IPA, stream)
+        _speak(library, text)
+        c.fclose(stream)
+        return " ".join(file.read().decode().split())
+
+
+def _speak(library: ctypes.CDLL, text: str) -> np.ndarray:
+    """(samples,) int16."""
     chunks: list[np.ndarray] = []
 
     @Callback
@@ -68,24 +87,12 @@ def synthesize(text: str, voice: Voice, seed: int = 0) -> np.ndarray:
             chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
         return 0  # go on
 
-    with _fresh_engine(voice, seed) as library:
-        library.espeak_SetSynthCallback(receive)
-        encoded = text.encode() + b"\0"
-        status = library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded)), 0, 0, 0, UTF8 | SSML, None, None)
+    library.espeak_SetSynthCallback(receive)
+    encoded = text.encode() + b"\0"
+    status = library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded)), 0, 0, 0, UTF8 | SSML, None, None)
     if status != 0 or not chunks:
-        raise UserError(f"espeak-ng returned no sound for '{text}' with the voice '{voice.name}' (status {status}).")
+        raise UserError(f"espeak-ng returned no sound for '{text}' (status {status}): reinstall espeakng-loader.")
     return np.concatenate(chunks)
-
-
-def phonemes(text: str, voice: Voice = Voice()) -> str:
-    """How the engine would say plain `text`, in IPA, a space between words."""
-    parts = []
-    with _fresh_engine(voice, 0) as library:
-        library.espeak_TextToPhonemes.restype = ctypes.c_char_p
-        pointer = ctypes.c_char_p(text.encode())
-        while pointer.value:  # one clause a call; the engine moves the pointer, to null at the end
-            parts.append(library.espeak_TextToPhonemes(ctypes.byref(pointer), UTF8 | SSML, IPA).decode())
-    return " ".join(parts)
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def split_speakers(seed: int) -> dict[str, list[Speaker]]:
     speakers = {}
     for split, count in SPEAKERS.items():
         size = VOICE_FILES.get(split, len(variants))
-        speakers[split] = make_speakers(f"{split}", count, variants[:size], rng)
+        speakers[split] = make_speakers(split, count, variants[:size], rng)
         variants = variants[size:]
     return speakers
 
@@ -77,7 +77,7 @@ def draw_lines(split: str, speakers: list[Speaker], seed: int, used: set[str]) -
 
 
 def say(marked: str) -> str:
-    """What the engine reads: '~A' is the name of the letter, all else lower case (so that nothing is an abbreviation)."""
+    """What the engine reads: '~A' is the letter's name, all else lower case, so that nothing is an abbreviation."""
     return re.sub(r"~([a-z])", lambda match: espeak.say_letter(match[1]), marked.lower())
 
 

@@ -1,0 +1,133 @@
+"""Every way in which an utterance can be bad is found, named and survived."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soundfile
+from lhotse import CutSet
+
+from residualformer.data.validate import Utterance, make_cut, validate_cuts, write_cuts
+from residualformer.errors import UserError
+
+RATE = 16000
+
+
+@pytest.fixture
+def good(tmp_path):
+    """A function that makes a good utterance: 0.1 s of noise in a WAV or a FLAC."""
+
+    def make(name: str, suffix: str = "wav", rate: int = RATE, **changes) -> Utterance:
+        path = tmp_path / f"{name}.{suffix}"
+        samples = np.random.default_rng(0).integers(-3000, 3000, rate // 10).astype(np.int16)
+        soundfile.write(path, samples, rate)
+        return Utterance(**{"id": name, "audio": path, "text": "HELLO THERE", "speaker": "s1", **changes})
+
+    return make
+
+
+def cut_short(path, keep: float = 0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+
+
+def test_a_good_utterance_keeps_all_that_is_known_of_it(good):
+    cuts, skipped = validate_cuts([good("a", speaker="anna", language="English", translation="你好")], "train", RATE)
+    (cut,) = cuts
+    (supervision,) = cut.supervisions
+    assert skipped == []
+    assert (cut.id, cut.duration, cut.sampling_rate, cut.num_samples) == ("a", 0.1, RATE, RATE // 10)
+    assert (supervision.text, supervision.speaker, supervision.language) == ("HELLO THERE", "anna", "English")
+    assert supervision.custom == {"translation": "你好"}
+    assert cut.load_audio().shape == (1, RATE // 10)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_truncated_audio_is_found(good, suffix):
+    bad = good("bad", suffix)
+    cut_short(bad.audio)
+    cuts, skipped = validate_cuts([good("a"), bad], "train")
+    assert list(cuts.ids) == ["a"]
+    assert len(skipped) == 1 and skipped[0].startswith("bad: ")
+    if suffix == "wav":  # the header is in order, so that the loss can be named
+        assert "truncated: its header promises 1600 samples, it holds 7" in skipped[0]
+
+
+def make_empty_file(utterance):
+    utterance.audio.write_bytes(b"")
+
+
+def make_no_samples(utterance):
+    soundfile.write(utterance.audio, np.zeros(0, np.int16), RATE)
+
+
+def make_garbage(utterance):
+    utterance.audio.write_bytes(b"this is not audio" * 100)
+
+
+def make_missing(utterance):
+    utterance.audio.unlink()
+
+
+@pytest.mark.parametrize(
+    "spoil, reason",
+    [
+        (make_empty_file, "is an empty file"),
+        (make_no_samples, "holds no samples"),
+        (make_garbage, "cannot be opened as audio"),
+        (make_missing, "there is a transcript but no audio"),
+    ],
+)
+def test_bad_files(good, spoil, reason):
+    bad = good("bad")
+    spoil(bad)
+    cuts, skipped = validate_cuts([bad, good("a")], "train", RATE)
+    assert list(cuts.ids) == ["a"]
+    assert len(skipped) == 1 and skipped[0].startswith("bad: ") and reason in skipped[0]
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"text": "  "}, "its transcript is empty"),
+        ({"audio": None}, "there is a transcript but no audio"),
+        ({"id": "a"}, "its id was used before"),
+        ({"rate": 8000}, "it is sampled at 8000 Hz, the corpus at 16000 Hz"),
+    ],
+)
+def test_bad_utterances(good, changes, reason):
+    cuts, skipped = validate_cuts([good("a"), good("bad", **changes)], "train", RATE)
+    assert list(cuts.ids) == ["a"]
+    assert len(skipped) == 1 and reason in skipped[0]
+
+
+def test_audio_that_changed_after_its_manifest_was_made(good):
+    utterance, other_rate = good("longer"), good("rate")
+    cuts = [make_cut(utterance), make_cut(other_rate), make_cut(good("a"))]
+    soundfile.write(utterance.audio, np.zeros(RATE // 5, np.int16), RATE)
+    soundfile.write(other_rate.audio, np.zeros(RATE // 10, np.int16), RATE // 2)
+    kept, skipped = validate_cuts(cuts, "train")
+    assert list(kept.ids) == ["a"]
+    assert "holds 3200 samples, its manifest says 1600" in skipped[0]
+    assert "sampled at 8000 Hz, its manifest says 16000" in skipped[1]
+
+
+def test_nothing_left_is_an_error_that_names_the_split_and_a_culprit(good):
+    with pytest.raises(UserError, match="'dev'; the first of 1: bad: its transcript is empty"):
+        validate_cuts([good("bad", text="")], "dev")
+    with pytest.raises(UserError, match="'dev', it lists none"):
+        validate_cuts([], "dev")
+
+
+def test_written_cuts_come_back_and_a_failure_leaves_no_file(good, tmp_path, capsys):
+    path = tmp_path / "out" / "cuts_train.jsonl.gz"
+    with pytest.raises(UserError):
+        write_cuts([], "train", path)
+    assert not path.exists()
+    write_cuts([good("a"), good("b", speaker="s2"), good("c", text="")], "train", path, RATE, ["x: no transcript"])
+    assert list(CutSet.from_file(path).ids) == ["a", "b"]
+    assert list(path.parent.iterdir()) == [path]
+    captured = capsys.readouterr()
+    assert captured.out.startswith("train: 2 utterances, 0.00 h, 2 speakers, 2 skipped")
+    assert "skipped in train: x: no transcript" in captured.err
+    assert "skipped in train: c: its transcript is empty" in captured.err
