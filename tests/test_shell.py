@@ -122,7 +122,8 @@ def test_a_changed_option_runs_again_what_depends_on_it(finished):
     assert finished.calls == DATA[2:3] + RUNS + RUNS + ["score.sh"]
     assert "runs again: features.num_mel_bins 80 -> 40" in done.stdout
     assert "input egs/fake/data/fbank was made with other options" in done.stdout
-    assert "is kept as baseline.1" in done.stdout and (finished.folder / "egs/fake/exp/baseline.1/model.pt").is_file()
+    assert "is kept in egs/fake/exp/old/baseline.1" in done.stdout
+    assert (finished.folder / "egs/fake/exp/old/baseline.1/model.pt").is_file()
 
 
 def test_another_search_does_not_train_again(finished):
@@ -169,7 +170,7 @@ def test_an_interrupted_training_goes_on_in_its_folder(finished):
     finished.run("--set", "train.seed=2", status=2)
     (finished.folder / "fail.txt").unlink()
     done = finished.run("--set", "train.seed=2", "--stop-stage", "4", "--experiments", "baseline")
-    assert "kept as" not in done.stdout and not (finished.folder / "egs/fake/exp/baseline.2").exists()
+    assert "is kept in" not in done.stdout
 
 
 def test_a_stage_without_what_it_needs_says_so(recipe):

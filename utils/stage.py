@@ -63,7 +63,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder the command writes")
     parser.add_argument("--makes", default="*", help="what is in OUT when the command has finished (a glob pattern)")
     parser.add_argument("--marker", type=Path, help="marker file, when OUT is not the command's alone")
-    parser.add_argument("--aside", action="store_true", help="rename an OUT of other options, for it was dear to make")
+    parser.add_argument("--aside", action="store_true", help="move an OUT of other options to old/: it was dear to make")
     parser.add_argument("--after", type=Path, nargs="*", default=[], help="markers of the stages this one builds on")
     parser.add_argument("--config", type=Path, help="configuration the command reads")
     parser.add_argument("--sections", nargs="*", default=[], help="its keys or sections that matter (all)")
@@ -120,9 +120,12 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _put_aside(folder: Path) -> None:
-    number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
-    folder.rename(folder.with_name(f"{folder.name}.{number}"))
-    print(f"   what was there is kept as {folder.name}.{number}", flush=True)
+    """Move to `old/<name>.<number>` beside the folder, where the table of results does not look."""
+    old = folder.parent / "old"
+    old.mkdir(exist_ok=True)
+    target = next(path for n in range(1, 10_000) if not (path := old / f"{folder.name}.{n}").exists())
+    folder.rename(target)
+    print(f"   what was there is kept in {target}", flush=True)
 
 
 def _run(command: list[str]) -> int:
