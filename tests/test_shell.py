@@ -178,6 +178,12 @@ def test_a_stage_without_what_it_needs_says_so(recipe):
     assert "error: stage 4 needs egs/fake/data/fbank, which is not finished" in done.stderr
 
 
+def test_a_place_that_refuses_writes_is_named(recipe):
+    recipe.write("egs/fake/data", "a file where a folder should be")
+    done = recipe.run(status=2)
+    assert done.stderr.startswith("error: cannot read or write egs/fake/data") and len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -1,0 +1,48 @@
+"""The command line: `params` prints JSON, wrong commands and files end in one sentence."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def call(root):
+    """Run `python -m residualformer` with arguments."""
+
+    def _call(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "residualformer", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=root)
+
+    return _call
+
+
+def test_params_prints_the_papers_column(call):
+    """K = 1 of the paper: 18 layers x (12 d^2 weights + 9 d biases), d = 512, FFN 4 d."""
+    done = call("params", "--config", "conf/paper_asr.yaml", "--set", "encoder.sharing=1")
+    counts = json.loads(done.stdout)
+    assert done.stderr == "" and counts["transformer"] == 18 * (12 * 512**2 + 9 * 512)
+    assert {"transformer", "residual", "total", "training_only"} <= counts.keys() and counts["residual"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["parms"], "there is no command 'parms'. Did you mean 'params'?"),
+        (["params"], "the following arguments are required: --config"),
+        (["params", "--conf", "conf/paper_asr.yaml"], "required: --config"),
+        (["params", "--config", "conf/paper_asr.yml"], "is not a file. Did you mean 'paper_asr.yaml'?"),
+        (["params", "--config", "conf/paper_asr.yaml", "--set", "sharing=3"], "Did you mean 'encoder.sharing'?"),
+    ],
+)
+def test_wrong_commands_end_in_a_sentence(call, arguments, words):
+    done = call(*arguments)
+    assert done.returncode == 2 and done.stdout == "" and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_help_names_the_commands(call):
+    done = call()
+    assert done.returncode == 0 and "params" in done.stdout and "transcribe" in done.stdout
