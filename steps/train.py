@@ -56,7 +56,7 @@ def main() -> None:
     try:
         info = trainer.run()
     except Interrupted:
-        sys.exit(f"stopped at step {trainer.step}; its state is saved: the same command, or {args.exp}/resume.sh, goes on")
+        sys.exit(f"stopped at step {trainer.step} and saved: the same command, or {args.exp}/resume.sh, goes on")
     valid, millions = info["valid"], info["parameters"]["total"] / 1e6
     print(f"{args.exp}: {info['steps']} steps in {info['wall_s'] / 60:.1f} min, {millions:.2f}M parameters, "
           f"dev {valid['transducer_per_token']:.3f} nats/token, greedy WER {valid['greedy_wer']:.2f}%")  # fmt: skip
@@ -82,7 +82,7 @@ def warm_start_source(config: Config, args: argparse.Namespace) -> Path | None:
         return None
     run = args.warm_start or args.exp.parent / config.warm_start
     if not (run / checkpoint.MODEL_FILE).is_file():
-        raise UserError(f"{args.exp} starts from {run}, which holds no {checkpoint.MODEL_FILE}; train that one first (stage 4)")
+        raise UserError(f"{args.exp} starts from {run}, which holds no {checkpoint.MODEL_FILE}: train that first (stage 4)")
     return run / checkpoint.MODEL_FILE
 
 

@@ -72,7 +72,8 @@ def test_streams_of_a_batch_may_start_at_different_times():
     alone_second = steps(second, encoder.init_state(1), [0])[0]
     state, new = copy.deepcopy(old), encoder.init_state(1)
     state.conv = tuple(torch.cat(pair) for pair in zip(state.conv, new.conv, strict=True))
-    state.past = [tuple(torch.cat(kv) for kv in zip(a, b, strict=True)) for a, b in zip(state.past, new.past, strict=True)]
+    layers = zip(state.past, new.past, strict=True)
+    state.past = [tuple(torch.cat(kv) for kv in zip(a, b, strict=True)) for a, b in layers]
     state.seen = torch.cat([state.seen, new.seen])
     both = steps(torch.cat([first[:, shift:], second[:, : 2 * shift]]), state, [0])[0]
     torch.testing.assert_close(both, torch.cat([alone_first, alone_second]), rtol=0, atol=1e-5)
@@ -161,7 +162,12 @@ def test_milliseconds_round_up_to_frames():
 
 @pytest.mark.parametrize(
     "sharing, groups",
-    [(1, [0, 1, 2, 3, 4, 5]), (3, [0, 0, 0, 1, 1, 1]), (4, [0, 0, 0, 0, 1, 1]), ([0, 1, 0, 1, 2, 2], [0, 1, 0, 1, 2, 2])],
+    [
+        (1, [0, 1, 2, 3, 4, 5]),
+        (3, [0, 0, 0, 1, 1, 1]),
+        (4, [0, 0, 0, 0, 1, 1]),
+        ([0, 1, 0, 1, 2, 2], [0, 1, 0, 1, 2, 2]),
+    ],
 )
 def test_groups(sharing, groups):
     assert layer_groups(sharing, 6) == groups

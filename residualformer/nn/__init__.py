@@ -1,3 +1,5 @@
-"""The model. Shapes: N utterances, T feature frames, T' encoder frames (T' = ceil(T / 4)), S labels, F mel bins,
-D encoder dimension, P predictor dimension, H heads, V vocabulary. Frames are 10 ms before and 40 ms after the front end.
+"""The model.
+
+Shapes: N utterances, T feature frames (10 ms), T' = ceil(T / 4) encoder frames (40 ms), S labels, F mel bins,
+D encoder dimension, P predictor dimension, H heads, V vocabulary.
 """

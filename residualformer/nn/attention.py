@@ -30,7 +30,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """softmax(q kᵀ / sqrt(D / H)) v under a bool mask that is true where attending is allowed; shapes as in `rotate`."""
+    """softmax(q kᵀ / sqrt(D / H)) v under a bool mask, true where attending is allowed; shapes as in `rotate`."""
     if q.device.type != "cpu" or not q.requires_grad:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     # The CPU kernel's backward takes six times as long as these products do at the lengths of utterances.

@@ -61,7 +61,7 @@ class TransformerEncoder(nn.Module):
         )
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """features (N, T, F) and lengths (N,) in frames -> (N, T', D) and (N,), T' = ceil(T / 4). The masked full pass."""
+        """The masked full pass: features (N, T, F), lengths (N,) in frames -> (N, T', D) and (N,), T' = ceil(T / 4)."""
         x, _, _ = self.subsampling(self._normalise(features, lengths))
         lengths = num_encoder_frames(lengths)
         size = x.size(1)
@@ -84,7 +84,7 @@ class TransformerEncoder(nn.Module):
         """Encode one chunk of each stream.
 
         Args:
-            features: (N, window, F): the `shift` frames of this chunk and the look-ahead; call again `shift` further on.
+            features: (N, window, F): the `shift` frames of this chunk and the look-ahead; the next call is `shift` on.
             lengths: (N,) real frames in the window: `window`, but fewer at the end of a stream.
             state: from `init_state` or the last call; it is not changed.
 

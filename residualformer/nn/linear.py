@@ -45,7 +45,8 @@ class ResidualLinear(nn.Module):
         if self.A is not None:
             weight = weight + (self.A @ self.B).T
         if self.D is not None:
-            weight = weight + F.pad(torch.diag(self.D), (0, weight.size(1) - len(self.D), 0, weight.size(0) - len(self.D)))
+            rows, columns = weight.shape
+            weight = weight + F.pad(torch.diag(self.D), (0, columns - len(self.D), 0, rows - len(self.D)))
         return weight.clone() if weight is self.shared.weight else weight
 
     def forward(self, x: Tensor) -> Tensor:

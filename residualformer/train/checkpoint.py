@@ -24,7 +24,7 @@ MODEL_FILE = "model.pt"
 
 @dataclass
 class Bundle:
-    """All that decoding needs. `info` is the training record: seed, commit, command, hardware, wall time, parameters."""
+    """All that decoding needs. `info`: the training record (seed, commit, command, hardware, time, parameters)."""
 
     model: Transducer
     config: Config

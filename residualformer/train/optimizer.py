@@ -17,7 +17,7 @@ class Optimizer:
     """One step, one state and one schedule over what may be two optimisers.
 
     `muon` hands the shared matrices of the encoder's Transformer layers to Muon, whose update is made of equal singular
-    values and scaled to AdamW's size, and everything else (biases, residuals, convolutions, predictor, joiner) to AdamW.
+    values and scaled to AdamW's size; all else (biases, residuals, convolutions, predictor, joiner) is AdamW's.
     """
 
     def __init__(self, model: Transducer, config: TrainConfig) -> None:
