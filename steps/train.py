@@ -82,7 +82,7 @@ def warm_start_source(config: Config, args: argparse.Namespace) -> Path | None:
         return None
     run = args.warm_start or args.exp.parent / config.warm_start
     if not (run / checkpoint.MODEL_FILE).is_file():
-        raise UserError(f"{args.exp} starts from {run}, which holds no {checkpoint.MODEL_FILE}: train that first (stage 4)")
+        raise UserError(f"{args.exp} starts from {run}, which holds no {checkpoint.MODEL_FILE}: train it first")
     return run / checkpoint.MODEL_FILE
 
 
