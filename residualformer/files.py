@@ -26,6 +26,14 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def set_aside(folder: Path) -> Path:
+    """Move a result to `old/<name>.<number>` beside it, where no table of results looks; gives the new place."""
+    old = folder.parent / "old"
+    old.mkdir(exist_ok=True)
+    target = next(path for n in range(1, 10_000) if not (path := old / f"{folder.name}.{n}").exists())
+    return folder.rename(target)
+
+
 def write_text(path: Path | str, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

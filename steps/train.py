@@ -19,7 +19,7 @@ from residualformer.config import config_to_dict, dump_config, load_config
 from residualformer.data.features import read_cmvn, read_feature_config
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError, run_main
-from residualformer.files import write_text
+from residualformer.files import set_aside, write_text
 from residualformer.schema import Config
 from residualformer.train import checkpoint
 from residualformer.train.loop import Interrupted, Trainer
@@ -97,9 +97,7 @@ def prepare_folder(folder: Path, identity: dict[str, Any]) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         return True
     if held != identity:
-        number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
-        folder.rename(folder.with_name(f"{folder.name}.{number}"))
-        print(f"{folder}: configuration, tokens or warm start changed; the old run is kept as {folder.name}.{number}")
+        print(f"{folder}: configuration, tokens or warm start changed; the old run is kept in {set_aside(folder)}")
         folder.mkdir()
         return True
     return not finished.is_file()

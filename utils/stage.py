@@ -24,7 +24,7 @@ from typing import Any
 import residualformer
 from residualformer.config import config_to_dict, flatten, load_config
 from residualformer.errors import UserError, run_main
-from residualformer.files import write_json
+from residualformer.files import set_aside, write_json
 
 # Options that cannot change what is written: how fast, and what `sections` of the configuration tell already.
 _WITHOUT_EFFECT = ("--jobs", "--set", "--config")
@@ -44,7 +44,7 @@ def main() -> None:
     if changes:
         print("   runs again: " + "; ".join(changes), flush=True)
     if args.aside and args.out.exists() and (changes or args.overwrite):
-        _put_aside(args.out)
+        print(f"   what was there is kept in {set_aside(args.out)}", flush=True)
     if args.log:
         print(f"   log: {args.log}", flush=True)
     write_json(marker, {"finished": False, "identity": wanted})
@@ -117,15 +117,6 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             what = "was made with other options" if name.startswith("input ") else f"{old.get(name)} -> {new.get(name)}"
             changes.append(f"{name} {what}")
     return changes
-
-
-def _put_aside(folder: Path) -> None:
-    """Move to `old/<name>.<number>` beside the folder, where the table of results does not look."""
-    old = folder.parent / "old"
-    old.mkdir(exist_ok=True)
-    target = next(path for n in range(1, 10_000) if not (path := old / f"{folder.name}.{n}").exists())
-    folder.rename(target)
-    print(f"   what was there is kept in {target}", flush=True)
 
 
 def _run(command: list[str]) -> int:
