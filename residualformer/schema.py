@@ -27,7 +27,7 @@ class TokenConfig:
     """Output units. `kind` is `bpe` (sentencepiece) or `char`; `target` picks what is to be written."""
 
     kind: str = "bpe"
-    vocab_size: int = 100  # blank and unknown included; ignored by `char`
+    vocab_size: int = 100  # blank and unknown included; `char` takes the characters it finds, this is for counts only
     target: str = "text"  # `text` (recognition) or `translation`
 
 

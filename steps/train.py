@@ -36,8 +36,7 @@ def main() -> None:
     features = read_feature_config(args.data / "fbank")
     if features != config.features:
         raise UserError(f"{args.data}/fbank holds {features}, but {config.features} is configured; run stage 2 again")
-    identity = {"config": config_to_dict(config), "tokens": tokenizer.fingerprint}
-    identity["warm_start"] = checkpoint.fingerprint(weights)
+    identity = run_identity(config, tokenizer, weights)
     if not prepare_folder(args.exp, identity):
         print(f"{args.exp}: trained already with this configuration; nothing to do")
         return
@@ -56,7 +55,8 @@ def main() -> None:
     try:
         info = trainer.run()
     except Interrupted:
-        sys.exit(f"stopped at step {trainer.step} and saved: the same command, or {args.exp}/resume.sh, goes on")
+        print(f"stopped at step {trainer.step} and saved: the same command, or {args.exp}/resume.sh, goes on")
+        sys.exit(130)  # as a shell says of a program that Ctrl-C ended
     valid, millions = info["valid"], info["parameters"]["total"] / 1e6
     print(f"{args.exp}: {info['steps']} steps in {info['wall_s'] / 60:.1f} min, {millions:.2f}M parameters, "
           f"dev {valid['transducer_per_token']:.3f} nats/token, greedy WER {valid['greedy_wer']:.2f}%")  # fmt: skip
@@ -84,6 +84,12 @@ def warm_start_source(config: Config, args: argparse.Namespace) -> Path | None:
     if not (run / checkpoint.MODEL_FILE).is_file():
         raise UserError(f"{args.exp} starts from {run}, which holds no {checkpoint.MODEL_FILE}: train it first")
     return run / checkpoint.MODEL_FILE
+
+
+def run_identity(config: Config, tokenizer: Tokenizer, weights: dict[str, Any]) -> dict[str, Any]:
+    """What makes two runs the same run: all that decides the weights."""
+    decisive = {name: value for name, value in config_to_dict(config).items() if name not in ("description", "decode")}
+    return {"config": decisive, "tokens": tokenizer.fingerprint, "warm_start": checkpoint.fingerprint(weights)}
 
 
 def prepare_folder(folder: Path, identity: dict[str, Any]) -> bool:
