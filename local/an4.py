@@ -209,7 +209,9 @@ def read_synthetic(folder: Path) -> list[Utterance]:
     records = read_rendered(folder)
     if not records:
         raise UserError(f"no synthetic speech in '{folder}': run an4.py obtain --out {folder} --synthetic N first.")
-    return [Utterance(row["id"], folder / row["audio"], row["text"], row["speaker"]) for row in records]
+    return [
+        Utterance(row["id"], folder / row["audio"], row["text"], row["speaker"], origin="synthetic") for row in records
+    ]
 
 
 def manifests(args: argparse.Namespace) -> None:

@@ -245,3 +245,15 @@ def test_collate_without_any_token_and_moving():
     assert batch.features.shape == (1, 16, F) and batch.tokens.shape == (1, 0) and batch.token_lens.tolist() == [0]
     moved = batch.to("meta")
     assert moved.features.device.type == moved.tokens.device.type == "meta" and moved.ids == ["a"]
+
+
+def test_description_counts_each_utterance_once_and_names_what_is_not_the_corpus(tmp_path):
+    made = [
+        make_cut(tmp_path, f"u{i}{speed}", 100, "GO", 1.0, utterance=f"u{i}", speed=speed)
+        for i in range(3) for speed in SPEEDS
+    ]  # fmt: skip
+    for cut in made[-3:]:
+        cut.supervisions[0].custom = {"origin": "synthetic"}
+    CutSet.from_cuts(made).to_file(tmp_path / "cuts.jsonl.gz")
+    described = train_batches(tmp_path / "cuts.jsonl.gz").describe()
+    assert described == "2 corpus utterances (0.00 h) + 1 synthetic utterances (0.00 h), at speeds [0.9, 1.0, 1.1]"

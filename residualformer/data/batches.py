@@ -59,6 +59,7 @@ class Utterance:
     text: str
     tokens: list[int]
     features: Features
+    origin: str  # '' for the corpus's own, else what else it is, such as 'synthetic'
 
     def load(self) -> np.ndarray:
         """(T, F), in the precision they are stored in."""
@@ -93,7 +94,8 @@ def read_utterances(cuts_path: Path | str, tokenizer: Tokenizer, target: str) ->
             tokens[text] = tokenizer.encode(text)
         custom = cut.custom or {}
         source, speed = custom.get("utterance", cut.id), custom.get("speed", 1.0)
-        utterances.append(Utterance(cut.id, source, speed, cut.duration, text, tokens[text], cut.features))
+        origin = (cut.supervisions[0].custom or {}).get("origin", "") if cut.supervisions else ""
+        utterances.append(Utterance(cut.id, source, speed, cut.duration, text, tokens[text], cut.features, origin))
     return utterances
 
 
@@ -133,6 +135,16 @@ class TrainBatches:
         # Scripts that put spaces between words get one between joined utterances, Chinese does not.
         self._separator = " " if any(" " in utterance.text for utterance in self.utterances) else ""
         self._tokenizer = tokenizer
+
+    def describe(self) -> str:
+        """What the training set holds, each utterance counted once whatever its speeds."""
+        originals = {utterance.source: utterance for utterance in self.utterances}.values()
+        parts = []
+        for origin in sorted({utterance.origin for utterance in originals}):
+            hours = sum(u.duration * u.speed for u in originals if u.origin == origin) / 3600
+            count = sum(u.origin == origin for u in originals)
+            parts.append(f"{count} {origin or 'corpus'} utterances ({hours:.2f} h)")
+        return f"{' + '.join(parts)}, at speeds {self.data.speeds}"
 
     def _objection(self, utterance: Utterance, tokenizer: Tokenizer) -> str:
         if not utterance.text:

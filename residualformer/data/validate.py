@@ -21,7 +21,10 @@ from residualformer.files import replacing
 
 @dataclass(frozen=True)
 class Utterance:
-    """What a corpus says of one recording; `audio` is None when there is a transcript and no recording."""
+    """What a corpus says of one recording; `audio` is None when there is a transcript and no recording.
+
+    `origin` names what is not the corpus's own (such as `synthetic`), so that results can say so.
+    """
 
     id: str
     audio: Path | None
@@ -29,6 +32,7 @@ class Utterance:
     speaker: str
     language: str = "English"
     translation: str = ""
+    origin: str = ""
 
 
 class BadUtterance(Exception):
@@ -36,7 +40,7 @@ class BadUtterance(Exception):
 
 
 def make_cut(utterance: Utterance) -> MonoCut:
-    """One cut over the whole recording, with one supervision; its `custom` holds the translation, if any.
+    """One cut over the whole recording, with one supervision; its `custom` holds translation and origin, if any.
 
     Raises BadUtterance when the audio is missing or its header cannot be read.
     """
@@ -51,6 +55,7 @@ def make_cut(utterance: Utterance) -> MonoCut:
         raise BadUtterance(f"{path} cannot be opened as audio ({_first_line(error)})") from error
     if recording.num_samples == 0:
         raise BadUtterance(f"{path} holds no samples")
+    custom = {name: value for name in ("translation", "origin") if (value := getattr(utterance, name))}
     supervision = SupervisionSegment(
         id=utterance.id,
         recording_id=utterance.id,
@@ -59,7 +64,7 @@ def make_cut(utterance: Utterance) -> MonoCut:
         text=utterance.text,
         speaker=utterance.speaker,
         language=utterance.language,
-        custom={"translation": utterance.translation} if utterance.translation else None,
+        custom=custom or None,
     )
     return MonoCut(
         id=utterance.id,

@@ -235,7 +235,8 @@ class Trainer:
         checkpoint.load_weights(self.model, weights, "the average")
         valid = self._validate()
         log.info("average of %d checkpoints | valid | %s", len(paths), _listed(valid))
-        info = provenance() | {"seed": self.config.train.seed, "steps": self.step, "epochs": self.epoch}
+        info = provenance() | {"data": self.batches.describe(), "seed": self.config.train.seed}
+        info |= {"steps": self.step, "epochs": self.epoch}
         info |= {"wall_s": round(self.wall_s, 1), "averaged": [path.name for path in paths], "valid": valid}
         info |= {"parameters": parameter_table(self.model), "identity": self.identity}
         info |= {"fingerprint": checkpoint.fingerprint(weights)}
