@@ -34,9 +34,9 @@ from residualformer.data.validate import Utterance, write_cuts
 from residualformer.errors import UserError, run_main
 
 CONDITIONS = Conditions(
-    snr_db=(10.0, 35.0),
-    babble_share=0.2,
-    reverb_share=0.3,
+    snr_db=(15.0, 40.0),
+    babble_share=0.15,
+    reverb_share=0.2,
     rt60_s=(0.15, 0.4),
 )
 SPEAKERS = {"test": 24, "dev": 12, "train": 150}  # test first: what is drawn later cannot change it
