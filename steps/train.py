@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from residualformer.config import config_to_dict, dump_config, load_config
 from residualformer.data.features import read_cmvn, read_feature_config
 from residualformer.data.tokenizer import Tokenizer
@@ -118,10 +120,18 @@ def resume_script() -> str:
     return "\n".join(lines) + "\n"
 
 
+class AboveTheBar(logging.Handler):
+    """Log lines on stderr that leave a progress bar whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
 def log_to(path: Path) -> None:
+    """Log to the terminal and to `path`, each line with the time of day."""
     log.setLevel(logging.INFO)
     formatter = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
-    for handler in (logging.StreamHandler(sys.stderr), logging.FileHandler(path)):
+    for handler in (AboveTheBar(), logging.FileHandler(path)):
         handler.setFormatter(formatter)
         log.addHandler(handler)
 
