@@ -72,6 +72,7 @@ class Trainer:
         self.dev = EvalBatches(cuts["dev"], config.data.max_batch_s, tokenizer, target)
         self.step = self.epoch = self.batch_in_epoch = 0
         self.wall_s = 0.0
+        self.bf16 = config.train.precision == "bf16"
         self._stop = False
 
     def warm_start(self, weights: dict[str, torch.Tensor], source: str) -> WarmStartReport:
@@ -168,15 +169,11 @@ class Trainer:
             generator = torch.Generator().manual_seed(self.config.train.seed * 1_000_003 + self.step)
             mean = self.model.encoder.mean
             features = spec_augment(features, batch.feature_lens, self.config.data.specaugment, mean, generator)
-        with self._autocast():
-            losses = batch_losses(self.model, batch, features, self.config.loss)
+        losses = batch_losses(self.model, batch, features, self.config.loss, self.bf16)
         # Per feature frame, so that neither gradient nor clipping depends on how much a batch holds.
         (losses["loss"] / batch.feature_lens.sum()).backward()
         norm = self.optimizer.step()
         return {name: float(value.detach()) for name, value in losses.items()}, norm
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
 
     def _note_bad_update(self, batch: Batch, bad: int) -> int:
         log.warning("step %d: the gradient is not finite; update skipped; utterances %s", self.step, batch.ids[:8])
@@ -192,8 +189,7 @@ class Trainer:
         references, hypotheses = [], []
         for batch in self.dev:
             batch = batch.to(self.device)
-            with self._autocast():
-                losses = batch_losses(self.model, batch, batch.features, self.config.loss)
+            losses = batch_losses(self.model, batch, batch.features, self.config.loss, self.bf16)
             sums = {name: float(value) for name, value in losses.items()}
             tracker.add(sums, int(batch.feature_lens.sum()), int(batch.token_lens.sum()))
             if seconds < SKETCH_SECONDS:

@@ -15,16 +15,22 @@ from residualformer.schema import LossConfig
 BLANK = START
 
 
-def batch_losses(model: Transducer, batch: Batch, features: Tensor, config: LossConfig) -> dict[str, Tensor]:
+def batch_losses(
+    model: Transducer, batch: Batch, features: Tensor, config: LossConfig, bf16: bool = False
+) -> dict[str, Tensor]:
     """Losses summed over a batch, in nats.
 
     Args:
         features: (N, T, F), the batch's own or augmented.
+        bf16: run the encoder under bf16 autocast. What follows it stays fp32: log-probabilities of bf16 logits are off
+            by hundredths of a nat, and on a CPU these small products are no faster in bf16.
 
     Returns:
         `loss`, to be minimised: transducer (+ simple_scale * simple) (+ ctc_scale * ctc), and these parts.
     """
-    encoded, lengths = model.encoder(features, batch.feature_lens)
+    with torch.autocast(features.device.type, torch.bfloat16, enabled=bf16):
+        encoded, lengths = model.encoder(features, batch.feature_lens)
+    encoded = encoded.float()
     predicted = model.predictor(batch.tokens)
     boundary = torch.zeros(len(lengths), 4, dtype=torch.int64, device=lengths.device)
     boundary[:, 2], boundary[:, 3] = batch.token_lens, lengths
@@ -33,7 +39,7 @@ def batch_losses(model: Transducer, batch: Batch, features: Tensor, config: Loss
     else:
         logits = model.joiner(encoded.unsqueeze(2), predicted.unsqueeze(1))  # (N, T', S + 1, V)
         exact = get_backend(config.backend).rnnt_loss
-        losses = {"transducer": exact(logits.float(), batch.tokens, BLANK, boundary, reduction="sum")}
+        losses = {"transducer": exact(logits, batch.tokens, BLANK, boundary, reduction="sum")}
         losses["loss"] = losses["transducer"]
     if config.ctc_scale > 0:
         losses["ctc"] = _ctc(model, encoded, lengths, batch)
@@ -47,8 +53,8 @@ def _pruned(
     """The simple joiner's loss finds the labels worth a look at each frame; the joiner is run on those alone."""
     backend = get_backend(config.backend)
     simple, (px_grad, py_grad) = backend.rnnt_loss_smoothed(
-        lm=model.training_only["simple_predictor"](predicted).float(),
-        am=model.training_only["simple_encoder"](encoded).float(),
+        lm=model.training_only["simple_predictor"](predicted),
+        am=model.training_only["simple_encoder"](encoded),
         symbols=tokens,
         termination_symbol=BLANK,
         lm_only_scale=config.lm_scale,
@@ -61,13 +67,13 @@ def _pruned(
     joiner = model.joiner
     am, lm = do_rnnt_pruning(joiner.project_encoder(encoded), joiner.project_predictor(predicted), ranges)
     pruned = backend.rnnt_loss_pruned(
-        joiner.output(am + lm).float(), tokens, ranges, BLANK, boundary, reduction="sum"
+        joiner.output(am + lm), tokens, ranges, BLANK, boundary, reduction="sum"
     )
     return {"loss": pruned + config.simple_scale * simple, "transducer": pruned, "simple": simple}
 
 
 def _ctc(model: Transducer, encoded: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
-    logp = model.training_only["ctc"](encoded).float().log_softmax(-1).transpose(0, 1)  # (T', N, V)
+    logp = model.training_only["ctc"](encoded).log_softmax(-1).transpose(0, 1)  # (T', N, V)
     return F.ctc_loss(
         logp, batch.tokens, lengths, batch.token_lens, blank=BLANK, reduction="sum", zero_infinity=True
     )
