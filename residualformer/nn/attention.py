@@ -33,7 +33,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """softmax(q kᵀ / sqrt(D / H)) v under a bool mask, true where attending is allowed; shapes as in `rotate`."""
     if q.device.type != "cpu" or not q.requires_grad:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    # The CPU kernel's backward takes six times as long as these products do at the lengths of utterances.
+    # The CPU kernel takes some three times as long with its backward (benchmarks/training_parts.py).
     scores = (q * q.size(-1) ** -0.5) @ k.transpose(2, 3)
     weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
     return weights.to(v.dtype) @ v
