@@ -66,6 +66,14 @@ def test_streaming_equals_the_masked_pass(setup):
     assert torch.equal(counted, sizes)
 
 
+def test_long_audio_goes_chunk_by_chunk_because_a_full_mask_would_not_fit(setup, monkeypatch):
+    model = load_model(setup[0]).model
+    features, lengths = torch.randn(1, 6002, 80), torch.tensor([6002])
+    whole = model.encoder(features, lengths)[0]
+    monkeypatch.setattr(model.encoder, "forward", lambda *_: pytest.fail("the full pass was taken"))
+    torch.testing.assert_close(encode(model, features, lengths)[0], whole, atol=1e-5, rtol=0)
+
+
 def test_settings_come_from_the_model_and_take_overrides():
     config = Config(decode=DecodeConfig(beam=7))
     assert decode_settings(config, []) == config.decode

@@ -17,6 +17,7 @@ from residualformer.nn.subsampling import SUBSAMPLING, num_encoder_frames
 from residualformer.schema import Config, DecodeConfig
 from residualformer.yaml_loader import load_yaml
 
+LONGEST_FULL_PASS = 6000  # feature frames: a minute
 FRAME_SHIFT_S = 0.01 * SUBSAMPLING  # of the encoder
 
 
@@ -32,8 +33,11 @@ def search(model, encoded: Tensor, lengths: Tensor, settings: DecodeConfig) -> l
 
 @torch.no_grad()
 def encode(model, features: Tensor, lengths: Tensor, streaming: bool = False) -> tuple[Tensor, Tensor]:
-    """features (N, T, F) and lengths (N,) -> (N, T', D) and (N,): by the masked full pass, or chunk by chunk."""
-    if not streaming:
+    """features (N, T, F) and lengths (N,) -> (N, T', D) and (N,): by the masked full pass, or chunk by chunk.
+
+    The outputs are equal; what is long goes chunk by chunk in any case, because a full mask grows with T squared.
+    """
+    if not streaming and features.shape[1] <= LONGEST_FULL_PASS:
         return model.encoder(features, lengths)
     chunks = list(encode_chunks(model, features, lengths))
     encoded = torch.cat([chunk for chunk, _ in chunks], dim=1)
