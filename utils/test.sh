@@ -4,4 +4,4 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . ./path.sh
-exec python -m pytest -q "$@"
+exec "$RESIDUALFORMER_PYTHON" -m pytest -q "$@"
