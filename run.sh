@@ -20,6 +20,7 @@ dev_minutes=20.0     # mini: minutes of speech to watch the training by
 test_minutes=30.0    # mini: minutes of speech to test on
 synthetic=0          # an4: synthetic utterances to add to the training set
 seed=1               # of synthetic speech; that of trainings is train.seed
+feature_backend=     # who computes the features: knf (left out), kaldifeat (on a GPU) or auto
 jobs=0               # processes for speech and features (stages 0 to 2); 0 = one for each core
 experiments="baseline shared residual" # names of conf/<corpus>/<name>.yaml, in the order of training
 test_set=test        # what to decode and score: test or dev
@@ -116,7 +117,7 @@ if wanted 2; then
     OMP_NUM_THREADS=1 run_stage 2 "features" --out "$data/fbank" --makes "cuts_test.jsonl.gz" \
         --after "$data/.manifests.done" --config "$base" --sections features data.speeds "${sets[@]}" -- \
         "$python" steps/compute_fbank.py --manifests "$data/manifests" --out "$data/fbank" --config "$base" \
-        "${sets[@]}" --jobs "$jobs"
+        "${sets[@]}" --jobs "$jobs" ${feature_backend:+--backend "$feature_backend"}
 fi
 
 if wanted 3; then

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from residualformer.config import load_config
 from residualformer.data.extract import Extracted, extract_features, with_speeds, worker_map
+from residualformer.data.feature_backends import BACKENDS, get_backend
 from residualformer.data.features import fbank_options
 from residualformer.errors import UserError, run_main
 from residualformer.files import replacing, write_json
@@ -39,17 +40,20 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="experiment YAML: sections features and data")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a config value")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default %(default)s)")
+    names = ", ".join([*BACKENDS, "auto"])
+    parser.add_argument("--backend", default="knf", help=f"who computes them: {names} (default %(default)s)")
     args = parser.parse_args()
     if args.jobs < 1:
         raise UserError(f"--jobs is {args.jobs}; give 1 or more.")
 
     config = load_config(args.config, args.set)
     fbank_options(config.features)  # refuse an impossible definition before any work
+    backend = get_backend(args.backend, config.features).backend
     cuts = {split: read_cuts(args.manifests / f"cuts_{split}.jsonl.gz") for split in SPLITS}
     forget(args.out)
     start = time.time()
     with worker_map(args.jobs) as map_:
-        done = {split: compute_split(split, cuts[split], config, args.out, map_) for split in SPLITS}
+        done = {split: compute_split(split, cuts[split], config, args.out, map_, backend) for split in SPLITS}
     write_json(args.out / "features.json", asdict(config.features))
     write_json(args.out / "cmvn.json", done["train"].sums.cmvn())
     for split, extracted in done.items():
@@ -60,7 +64,7 @@ def main() -> None:
     skipped = sum(len(extracted.skipped) for extracted in done.values())
     print(
         f"features: {counts} utterances ({hours:.2f} h, train at speeds {config.data.speeds}), {skipped} skipped, "
-        f"{time.time() - start:.0f} s -> {args.out}"
+        f"{time.time() - start:.0f} s by {backend} -> {args.out}"
     )
 
 
@@ -77,13 +81,13 @@ def forget(out: Path) -> None:
     shutil.rmtree(out / "arrays", ignore_errors=True)
 
 
-def compute_split(split: str, cuts: CutSet, config: Config, out: Path, map_: Callable) -> Extracted:
+def compute_split(split: str, cuts: CutSet, config: Config, out: Path, map_: Callable, backend: str) -> Extracted:
     """Features of one split, with a progress bar; the utterances that were skipped are named on stderr."""
     copies = with_speeds(cuts, config.data.speeds if split == "train" else [1.0])
     total = Extracted()
     with tqdm(total=len(copies), desc=f"fbank {split}", unit="utt", file=sys.stderr) as progress:
         arrays = (out / "arrays" / split).resolve()
-        for part in extract_features(copies, config.features, arrays, map_, DTYPES[split]):
+        for part in extract_features(copies, config.features, arrays, map_, DTYPES[split], backend):
             total.add(part)
             progress.update(len(part.cuts) + len(part.skipped))
     for name in total.skipped:

@@ -180,6 +180,7 @@ def test_mistakes_end_in_one_sentence(manifests, tmp_path):
         ("compute_fbank", ("--manifests", tmp_path, *common), "cuts_train.jsonl.gz is missing: run stage 1 first"),
         ("train_tokenizer", ("--manifests", tmp_path, *common), "cuts_train.jsonl.gz is missing: run stage 1 first"),
         ("compute_fbank", ("--manifests", manifests, *common, "--jobs", 0), "--jobs is 0"),
+        ("compute_fbank", ("--manifests", manifests, *common, "--backend", "knff"), "unknown feature back-end 'knff'"),
         ("compute_fbank", ("--manifests", manifests, *common, "--out", blocked / "x"), "cannot read or write"),
         ("train_tokenizer", ("--manifests", manifests, *common, "--set", "tokens.vocab_size=5000"), "at most"),
         ("train_tokenizer", ("--manifests", manifests, *common, "--out", blocked / "x"), "cannot read or write"),

@@ -126,6 +126,11 @@ def test_a_changed_option_runs_again_what_depends_on_it(finished):
     assert (finished.folder / "egs/fake/exp/old/baseline.1/model.pt").is_file()
 
 
+def test_the_back_end_of_the_features_is_passed_on(recipe):
+    recipe.run("--stop-stage", "2", "--feature-backend", "kaldifeat")
+    assert "--backend kaldifeat" in (recipe.folder / "calls.txt").read_text()
+
+
 def test_another_search_does_not_train_again(finished):
     finished.run("--set", "decode.kind=greedy")
     assert finished.calls == RUNS + ["score.sh"]

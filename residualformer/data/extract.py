@@ -16,6 +16,7 @@ import torch
 from lhotse import Features, MonoCut, NumpyFilesWriter
 from lhotse.utils import fastcopy
 
+from residualformer.data.feature_backends import get_backend
 from residualformer.data.features import FRAME_SHIFT_S, KnfFbank
 from residualformer.errors import UserError
 from residualformer.schema import FeatureConfig
@@ -90,20 +91,25 @@ def worker_map(jobs: int) -> Iterator[Callable]:
 
 
 def extract_features(
-    cuts: list[MonoCut], config: FeatureConfig, arrays: Path, map_: Callable = map, dtype: type = np.float32
+    cuts: list[MonoCut],
+    config: FeatureConfig,
+    arrays: Path,
+    map_: Callable = map,
+    dtype: type = np.float32,
+    backend: str = "knf",
 ) -> Iterator[Extracted]:
     """Compute and store the features of `cuts`; yields the results in order, part by part.
 
     One array file (T, F) of `dtype` per cut, under `arrays`. A cut whose audio cannot be read is skipped with its
     reason; audio at another rate than the config's raises UserError, a disk that refuses the array OSError.
-    `map_` may come from `worker_map`.
+    `map_` may come from `worker_map`; `backend` is one of `feature_backends.BACKENDS`.
     """
-    task = partial(_extract_some, config=config, arrays=arrays, dtype=dtype)
+    task = partial(_extract_some, config=config, arrays=arrays, dtype=dtype, backend=backend)
     yield from map_(task, [cuts[i : i + CUTS_PER_TASK] for i in range(0, len(cuts), CUTS_PER_TASK)])
 
 
-def _extract_some(cuts: list[MonoCut], config: FeatureConfig, arrays: Path, dtype: type) -> Extracted:
-    extractor, writer, result = KnfFbank(config), NumpyFilesWriter(str(arrays)), Extracted()
+def _extract_some(cuts: list[MonoCut], config: FeatureConfig, arrays: Path, dtype: type, backend: str) -> Extracted:
+    extractor, writer, result = get_backend(backend, config), NumpyFilesWriter(str(arrays)), Extracted()
     for cut in cuts:
         try:
             array = _features(cut, extractor)

@@ -33,8 +33,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def fbank_options(config: FeatureConfig) -> knf.FbankOptions:
-    """All options of the extractor that `config` stands for.
+def checked_preset(config: FeatureConfig) -> dict[str, Any]:
+    """What the preset of `config` decides.
 
     Raises UserError for an unknown preset or a sampling rate or bin count that the preset cannot serve.
     """
@@ -51,7 +51,20 @@ def fbank_options(config: FeatureConfig) -> knf.FbankOptions:
         )
     if config.num_mel_bins < 3:
         raise UserError(f"features.num_mel_bins is {config.num_mel_bins}; allowed is 3 or more, 80 is usual.")
+    return preset
+
+
+def fbank_options(config: FeatureConfig) -> knf.FbankOptions:
+    """All options of the extractor that `config` stands for; UserError as `checked_preset`."""
     options = knf.FbankOptions()
+    set_fbank_options(options, config)
+    options.mel_opts.is_librosa = PRESETS[config.preset]["is_librosa"]
+    return options
+
+
+def set_fbank_options(options: Any, config: FeatureConfig) -> None:
+    """Set in `options` what kaldi-native-fbank and kaldifeat call by the same names; UserError as `checked_preset`."""
+    preset = checked_preset(config)
     options.frame_opts.samp_freq = config.sample_rate_hz
     options.frame_opts.frame_length_ms = 25.0
     options.frame_opts.frame_shift_ms = 1000 * FRAME_SHIFT_S
@@ -63,8 +76,6 @@ def fbank_options(config: FeatureConfig) -> knf.FbankOptions:
     options.mel_opts.num_bins = config.num_mel_bins
     options.mel_opts.low_freq = preset["low_freq"]
     options.mel_opts.high_freq = preset["high_freq"]
-    options.mel_opts.is_librosa = preset["is_librosa"]
-    return options
 
 
 class OnlineFbank:
@@ -99,12 +110,16 @@ class OnlineFbank:
 
 def compute_fbank(samples: np.ndarray, config: FeatureConfig) -> np.ndarray:
     """Log-mel filterbank (T, F) float32 of one utterance, samples (S,) float32 in [-1, 1]."""
-    if samples.ndim != 1:
-        raise UserError(f"features are computed on one channel, samples (S,); given is the shape {samples.shape}.")
+    _check_channel(samples)
     fbank = OnlineFbank(config)
     fbank.accept(samples)
     fbank.finish()
     return fbank.pop()
+
+
+def _check_channel(samples: np.ndarray) -> None:
+    if samples.ndim != 1:
+        raise UserError(f"features are computed on one channel, samples (S,); given is the shape {samples.shape}.")
 
 
 @dataclass(frozen=True)
@@ -121,9 +136,10 @@ class KnfFbankConfig(FeatureConfig):
 
 @register_extractor
 class KnfFbank(FeatureExtractor):
-    """`compute_fbank` as a Lhotse feature extractor."""
+    """`compute_fbank` as a Lhotse feature extractor; a back-end may compute in its place (`feature_backends.py`)."""
 
     name = "residualformer-fbank"
+    backend = "knf"
     config_type = KnfFbankConfig
 
     def __init__(self, config: FeatureConfig | None = None):
@@ -144,7 +160,13 @@ class KnfFbank(FeatureExtractor):
                 f"resample the audio (Lhotse: cuts.resample({self.config.sample_rate_hz})) or change the option."
             )
         samples = np.asarray(samples)
-        return compute_fbank(samples[0] if samples.ndim == 2 and len(samples) == 1 else samples, self.config)
+        samples = samples[0] if samples.ndim == 2 and len(samples) == 1 else samples
+        _check_channel(samples)
+        return self.compute(samples)
+
+    def compute(self, samples: np.ndarray) -> np.ndarray:
+        """(T, F) float32 of samples (S,) at the configured rate."""
+        return compute_fbank(samples, self.config)
 
 
 def read_feature_config(fbank_dir: Path | str) -> FeatureConfig:
