@@ -12,7 +12,6 @@ A result that uses it must say so; ids of such utterances start with `syn-`.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -32,12 +31,12 @@ from local.synthesis import (
     make_speakers,
     read_transcripts as read_rendered,
     started_before,
-    workers,
     write_transcripts,
 )
 from residualformer.data.validate import Utterance, write_cuts
 from residualformer.errors import UserError, run_main
-from residualformer.files import write_json
+from residualformer.files import read_json, write_json
+from residualformer.parallel import worker_map
 
 REPOSITORY = "https://github.com/cmusphinx/an4"
 SAMPLING_RATE = 16000
@@ -174,7 +173,7 @@ def synthesize(texts: list[str], args: argparse.Namespace) -> None:
     if not records:
         lines = synthetic_lines(texts, args.synthetic, args.seed)
         renderer = Renderer(folder, args.seed, SYNTHETIC_CONDITIONS, lines[:200], keep=same)
-        with workers(args.jobs) as spread:
+        with worker_map(args.jobs, items_at_once=8) as spread:
             durations = tqdm(spread(renderer, lines), total=len(lines), desc="synthetic speech", unit="utt")
             records = [renderer.record(line, duration) for line, duration in zip(lines, durations)]
         write_transcripts(folder, records)
@@ -199,9 +198,11 @@ def corpus_folder(args: argparse.Namespace) -> Path:
     if args.corpus_dir:
         return Path(args.corpus_dir)
     record = Path(args.corpus) / "corpus.json"
-    if not record.is_file():
-        raise UserError(f"'{record}' does not exist: run stage 0 first (an4.py obtain --out {args.corpus}).")
-    return Path(json.loads(record.read_text(encoding="utf-8"))["corpus_dir"])
+    advice = f"run stage 0 first (an4.py obtain --out {args.corpus}), with --overwrite if it ran before"
+    folder = read_json(record, advice).get("corpus_dir")
+    if not isinstance(folder, str):
+        raise UserError(f"{record} does not say where the corpus is: {advice}.")
+    return Path(folder)
 
 
 def read_synthetic(folder: Path) -> list[Utterance]:

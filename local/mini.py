@@ -27,11 +27,11 @@ from local.synthesis import (
     make_speakers,
     read_transcripts,
     started_before,
-    workers,
     write_transcripts,
 )
 from residualformer.data.validate import Utterance, write_cuts
 from residualformer.errors import UserError, run_main
+from residualformer.parallel import worker_map
 
 CONDITIONS = Conditions(
     snr_db=(15.0, 40.0),
@@ -106,7 +106,7 @@ def obtain(args: argparse.Namespace) -> None:
     records = read_transcripts(folder) if same else []
     if not records:
         speakers, used = split_speakers(args.seed), set()
-        with workers(args.jobs) as spread:
+        with worker_map(args.jobs, items_at_once=8) as spread:
             for split, seconds in target_s.items():
                 lines = draw_lines(split, speakers[split], args.seed, used)
                 babblers = list(itertools.islice(lines, BABBLERS))

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import shutil
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +18,7 @@ import soundfile
 
 from local import acoustics, espeak
 from residualformer.errors import UserError
-from residualformer.files import replacing, write_json
+from residualformer.files import read_json_lines, replacing, write_json
 
 SAMPLING_RATE = 16000
 # British, Caribbean, Scottish, Lancastrian, West Midlands, received pronunciation, American, New York
@@ -161,16 +158,6 @@ class Renderer:
         }
 
 
-@contextmanager
-def workers(jobs: int) -> Iterator:
-    """A `map`-like function that keeps order, over `jobs` processes (in this one when 1)."""
-    if jobs == 1:
-        yield map
-        return
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        yield lambda function, items: pool.imap(function, items, chunksize=8)
-
-
 def started_before(folder: Path, splits: list[str], options: dict, conditions: Conditions) -> bool:
     """Whether `folder` holds a corpus, perhaps unfinished, of exactly these options.
 
@@ -179,8 +166,11 @@ def started_before(folder: Path, splits: list[str], options: dict, conditions: C
     """
     recipe = json.loads(json.dumps({**options, "conditions": asdict(conditions)}))
     path = folder / "options.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == recipe:
-        return True
+    try:
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == recipe:
+            return True
+    except ValueError:
+        pass  # damaged: nobody knows of which options the audio is
     for split in splits:
         if (folder / split).is_dir() and not path.is_file():
             raise UserError(f"'{folder / split}' was not made by this script: give an empty or a new folder as --out.")
@@ -202,4 +192,4 @@ def read_transcripts(folder: Path) -> list[dict]:
     path = folder / "transcripts.jsonl"
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return read_json_lines(path, "remove it, and run stage 0 again with --overwrite")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -18,13 +20,21 @@ def closest(name: str, valid: Iterable[str]) -> str:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a command line's `main`; a UserError or a failing disk ends it in one line and status 2."""
+    """Run a command line's `main`; a UserError or a failing disk ends it in one line and status 2, Ctrl-C in 130."""
     try:
         main()
     except UserError as error:
         sys.exit(_fail(str(error)))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor can what is still buffered be written
+        sys.exit(1)
     except OSError as error:
-        sys.exit(_fail(f"cannot read or write {error.filename}: {error.strerror}" if error.filename else str(error)))
+        where, reason = f" {error.filename}" if error.filename else "", error.strerror or error
+        advice = "; free some space and run it again" if error.errno in (None, errno.ENOSPC, errno.EDQUOT) else ""
+        sys.exit(_fail(f"cannot read or write{where}: {reason}{advice}."))
 
 
 def _fail(message: str) -> int:

@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from residualformer.decode.corpus import decode_cuts, read_cuts
+from residualformer.decode.corpus import decode_cuts, read_cuts_with_features
 from residualformer.decode.search import decode_settings, search_name
 from residualformer.errors import run_main
 from residualformer.files import write_json, write_text
@@ -21,7 +21,7 @@ def main() -> None:
     args = parse_args()
     bundle = load_model(args.model)
     settings = decode_settings(bundle.config, args.set)
-    cuts = read_cuts(args.cuts, bundle.config.features)[: args.limit]
+    cuts = read_cuts_with_features(args.cuts, bundle.config.features)[: args.limit]
     run = args.model if args.model.is_dir() else args.model.parent
     out = args.out or run / folder_name(args, settings)
     started = time.monotonic()

@@ -22,7 +22,7 @@ from residualformer.data.features import read_cmvn, read_feature_config
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError, run_main
 from residualformer.files import set_aside, write_text
-from residualformer.schema import Config
+from residualformer.schema import Config, TokenConfig
 from residualformer.train import checkpoint
 from residualformer.train.loop import Interrupted, Trainer
 
@@ -33,8 +33,8 @@ def main() -> None:
     args = parse_arguments()
     config = load_config(args.config, args.set)
     source = warm_start_source(config, args)
-    weights = checkpoint.load(source)["weights"] if source else {}
-    tokenizer = Tokenizer.load(args.data / "lang" / "tokenizer.json")
+    tokenizer = read_tokens(args.data / "lang" / "tokenizer.json", config.tokens)
+    weights = warm_start_weights(source, tokenizer) if source else {}
     features = read_feature_config(args.data / "fbank")
     if features != config.features:
         raise UserError(f"{args.data}/fbank holds {features}, but {config.features} is configured; run stage 2 again")
@@ -88,6 +88,25 @@ def warm_start_source(config: Config, args: argparse.Namespace) -> Path | None:
     return run / checkpoint.MODEL_FILE
 
 
+def warm_start_weights(source: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The weights of the model file `source`, which must write the tokens of `tokenizer`."""
+    value = checkpoint.load(source, "weights", "tokenizer")
+    if checkpoint.model_tokenizer(value, source).fingerprint != tokenizer.fingerprint:
+        raise UserError(f"{source} writes other tokens than those of stage 3; train it again before what starts from it")
+    return value["weights"]
+
+
+def read_tokens(path: Path, config: TokenConfig) -> Tokenizer:
+    """The token set in `path`, which must be as configured."""
+    tokenizer = Tokenizer.load(path)
+    if tokenizer.kind != config.kind or (config.kind == "bpe" and tokenizer.vocab_size != config.vocab_size):
+        raise UserError(
+            f"{path} holds {tokenizer.vocab_size} tokens of kind {tokenizer.kind}, but tokens.kind = {config.kind} and "
+            f"tokens.vocab_size = {config.vocab_size} are configured; run stage 3 again, with --overwrite"
+        )
+    return tokenizer
+
+
 def run_identity(config: Config, tokenizer: Tokenizer, weights: dict[str, Any]) -> dict[str, Any]:
     """What makes two runs the same run: all that decides the weights."""
     decisive = {name: value for name, value in config_to_dict(config).items() if name not in ("description", "decode")}
@@ -98,9 +117,9 @@ def prepare_folder(folder: Path, identity: dict[str, Any]) -> bool:
     """Make `folder` ready for a run of this identity; false when it is finished already."""
     finished, resume = folder / checkpoint.MODEL_FILE, folder / "checkpoints" / "resume.pt"
     if finished.is_file():
-        held = checkpoint.load(finished)["info"]["identity"]
+        held = checkpoint.load(finished, "info")["info"].get("identity")
     elif resume.is_file():
-        held = checkpoint.load(resume)["identity"]
+        held = checkpoint.load(resume, "identity")["identity"]
     else:
         folder.mkdir(parents=True, exist_ok=True)
         return True

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lhotse import CutSet
-
 from residualformer.config import load_config
 from residualformer.data.batches import target_text
 from residualformer.data.tokenizer import train_tokenizer
-from residualformer.errors import UserError, run_main
+from residualformer.data.validate import read_cuts
+from residualformer.errors import run_main
 
 
 def main() -> None:
@@ -22,10 +21,8 @@ def main() -> None:
     args = parser.parse_args()
 
     config = load_config(args.config, args.set).tokens
-    path = args.manifests / "cuts_train.jsonl.gz"
-    if not path.exists():
-        raise UserError(f"{path} is missing: run stage 1 first.")
-    texts = [target_text(cut, config.target) for cut in CutSet.from_file(path)]
+    cuts = read_cuts(args.manifests / "cuts_train.jsonl.gz", stage=1)
+    texts = [target_text(cut, config.target) for cut in cuts]
     tokenizer = train_tokenizer(texts, config)
     tokenizer.save(args.out / "tokenizer.json")
     lengths = [len(tokenizer.encode(text)) for text in texts]

@@ -12,7 +12,7 @@ import torch
 from decode_models import save_random_run
 from lhotse import CutSet, Features, MonoCut, NumpyFilesWriter, SupervisionSegment
 
-from residualformer.decode.corpus import batches, decode_cuts, decode_features, read_cuts
+from residualformer.decode.corpus import batches, decode_cuts, decode_features, read_cuts_with_features
 from residualformer.decode.search import decode_settings, encode, encode_chunks, search, search_name, times_s
 from residualformer.errors import UserError
 from residualformer.files import write_json
@@ -101,7 +101,7 @@ def test_wrong_overrides_are_refused(override, words):
 
 def test_batches_hold_every_cut_once_and_keep_to_the_limit(setup):
     bundle = load_model(setup[0])
-    cuts = read_cuts(setup[1], bundle.config.features)
+    cuts = read_cuts_with_features(setup[1], bundle.config.features)
     for limit in (0.1, 1.5, 2.4, 100):
         groups = batches(cuts, limit)
         assert sorted(cut.id for group in groups for cut in group) == sorted(FRAMES)
@@ -113,7 +113,7 @@ def test_batches_hold_every_cut_once_and_keep_to_the_limit(setup):
 def test_cuts_are_decoded_as_each_alone(setup, kind):
     bundle = load_model(setup[0])
     settings = DecodeConfig(kind=kind, beam=4, max_symbols=2)
-    outcome = decode_cuts(bundle, settings, read_cuts(setup[1], bundle.config.features))
+    outcome = decode_cuts(bundle, settings, read_cuts_with_features(setup[1], bundle.config.features))
     assert [record["id"] for record in outcome.records] == list(FRAMES) and not outcome.skipped
     for record in outcome.records:
         best = decode_features(bundle.model, settings, [features_of(record["id"])])[0][0]
@@ -127,7 +127,7 @@ def test_cuts_are_decoded_as_each_alone(setup, kind):
 
 def test_an_unreadable_utterance_is_skipped_and_named(setup, capsys):
     bundle = load_model(setup[0])
-    cuts = read_cuts(setup[1], bundle.config.features)
+    cuts = read_cuts_with_features(setup[1], bundle.config.features)
     broken = {cut.id: Path(cut.features.storage_path) / cut.features.storage_key for cut in cuts}
     broken["u2"].unlink()
     broken["u4"].write_bytes(b"no array")
@@ -190,10 +190,10 @@ def test_what_the_step_refuses(setup, monkeypatch, tmp_path, capsys):
 def test_a_translating_model_needs_translations(tmp_path):
     config = save_random_run(tmp_path / "model", target="translation")
     bundle = load_model(tmp_path / "model")
-    plain = read_cuts(write_cuts(tmp_path / "a", config), config.features)
+    plain = read_cuts_with_features(write_cuts(tmp_path / "a", config), config.features)
     with pytest.raises(UserError, match="u1 has no translation"):
         decode_cuts(bundle, DecodeConfig(kind="greedy"), plain)
-    both = read_cuts(write_cuts(tmp_path / "b", config, translated=True), config.features)
+    both = read_cuts_with_features(write_cuts(tmp_path / "b", config, translated=True), config.features)
     assert decode_cuts(bundle, DecodeConfig(kind="greedy"), both).records[0]["ref"] == "词"
 
 

@@ -24,8 +24,9 @@ from local.mini_grammar import (
     english_ordinal,
 )
 from local.mini_templates import COMMANDS, STATEMENTS
-from local.synthesis import Renderer, workers
+from local.synthesis import Renderer
 from residualformer.errors import UserError
+from residualformer.parallel import worker_map
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def test_audio_does_not_depend_on_jobs_or_company(tmp_path):
     audio = []
     for jobs, order in ((1, 1), (2, -1)):
         renderer = Renderer(tmp_path / str(jobs), 1, mini.CONDITIONS, lines, keep=False)
-        with workers(jobs) as spread:
+        with worker_map(jobs) as spread:
             list(spread(renderer, lines[::order]))
         audio.append([(tmp_path / str(jobs) / "dev" / f"{line.id}.flac").read_bytes() for line in lines])
     assert audio[0] == audio[1]

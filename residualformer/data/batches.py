@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lhotse import CutSet, Features, MonoCut
+from lhotse import Features, MonoCut
 from lhotse.cut import Cut
 from lhotse.dataset.sampling import DynamicBucketingSampler
 from lhotse.dataset.sampling.base import TimeConstraint
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from residualformer.data.features import FRAME_SHIFT_S
 from residualformer.data.tokenizer import Tokenizer
+from residualformer.data.validate import read_cuts
 from residualformer.errors import UserError
 from residualformer.schema import DataConfig
 
@@ -66,7 +67,7 @@ class Utterance:
         try:
             return self.features.load()
         except (OSError, EOFError, ValueError) as error:
-            raise UserError(f"the features of {self.id} cannot be read ({error}): run stage 2 again.")
+            raise UserError(f"the features of {self.id} cannot be read ({error}): run stage 2 again, with --overwrite.")
 
 
 def target_text(cut: Cut, target: str) -> str:
@@ -80,13 +81,11 @@ def target_text(cut: Cut, target: str) -> str:
 
 def read_utterances(cuts_path: Path | str, tokenizer: Tokenizer, target: str) -> list[Utterance]:
     """All cuts of a stage 2 manifest, in its order."""
-    if not Path(cuts_path).exists():
-        raise UserError(f"{cuts_path} is missing: run stage 2 first.")
     if target not in ("text", "translation"):
         raise UserError(f"tokens.target is '{target}'; allowed are text, translation.")
     tokens: dict[str, list[int]] = {}
     utterances = []
-    for cut in CutSet.from_file(cuts_path):
+    for cut in read_cuts(cuts_path, stage=2):
         if not cut.has_features:
             raise UserError(f"{cuts_path}: cut {cut.id} has no features: give the cuts that stage 2 wrote.")
         text = target_text(cut, target)
@@ -231,8 +230,6 @@ class EvalBatches:
             if self.plan[-1] and (len(self.plan[-1]) + 1) * utterance.duration > max_batch_s:
                 self.plan.append([])
             self.plan[-1].append(utterance)
-        if not utterances:
-            raise UserError(f"{cuts_path} holds no utterance: run stages 1 and 2 again.")
 
     def __len__(self) -> int:
         return len(self.plan)

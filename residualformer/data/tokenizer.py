@@ -63,9 +63,16 @@ class Tokenizer:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Tokenizer:
-        if data["kind"] == "char":
-            return cls(data["pieces"])
-        return _from_sentencepiece(base64.b64decode(data["model"]))
+        """The inverse of `to_dict`; ValueError when `data` is no token set."""
+        try:
+            bpe = data["kind"] == "bpe"
+            tokenizer = _from_sentencepiece(base64.b64decode(data["model"])) if bpe else cls(data["pieces"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        pieces = tokenizer.pieces
+        if pieces[:2] != [BLANK, UNKNOWN] or len(set(pieces)) != len(pieces):
+            raise ValueError(f"it must begin with {BLANK} and {UNKNOWN} and hold no piece twice")
+        return tokenizer
 
     def save(self, path: Path | str) -> None:
         write_json(path, self.to_dict())
@@ -76,8 +83,8 @@ class Tokenizer:
             raise UserError(f"{path} is missing: run stage 3 first.")
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise UserError(f"{path} is not a token set ({error!r}): run stage 3 again.")
+        except ValueError as error:
+            raise UserError(f"{path} is not a token set ({error}): run stage 3 again, with --overwrite.") from error
 
     @property
     def fingerprint(self) -> str:

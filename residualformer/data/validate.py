@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sys
 import wave
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from tqdm import tqdm
@@ -101,6 +102,8 @@ def check_cut(cut: MonoCut, sampling_rate: int | None = None) -> None:
         raise BadUtterance(f"its audio cannot be read ({_first_line(error)})") from error
     if samples.shape[-1] != cut.num_samples:
         raise BadUtterance(f"its audio has {samples.shape[-1]} samples, its manifest {cut.num_samples}")
+    if not np.isfinite(samples).all():
+        raise BadUtterance("its audio holds values that are not finite")
 
 
 def _check_file(path: Path, recording: Recording) -> None:
@@ -188,6 +191,21 @@ def write_cuts(
     speakers = len({cut.supervisions[0].speaker for cut in cuts})
     print(f"{name}: {len(cuts)} utterances, {hours:.2f} h, {speakers} speakers, {len(skipped)} skipped -> {path}")
     return cuts
+
+
+def read_cuts(path: Path | str, stage: int) -> Iterator[MonoCut]:
+    """The cuts of a manifest, one by one; UserError when it is missing, damaged or empty. `stage` is who writes it."""
+    if not Path(path).is_file():
+        raise UserError(f"{path} is missing: run stage {stage} first.")
+    again = f"run stage {stage} again, with --overwrite"
+    cut = None
+    try:
+        for cut in CutSet.from_file(path):
+            yield cut
+    except Exception as error:  # Lhotse raises whatever the broken line led to
+        raise UserError(f"{path} is not a manifest of cuts ({_first_line(error)}): {again}.") from error
+    if cut is None:
+        raise UserError(f"{path} holds no utterance: {again}.")
 
 
 def _first_line(error: Exception) -> str:

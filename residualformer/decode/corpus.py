@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import lhotse
 import numpy as np
 import torch
+from lhotse.cut import Cut
 from tqdm import tqdm
 
 from residualformer.data.features import read_feature_config
 from residualformer.data.tokenizer import Tokenizer
+from residualformer.data.validate import read_cuts
 from residualformer.decode.hypotheses import Hypothesis
 from residualformer.decode.search import encode, search, times_s
 from residualformer.errors import UserError
@@ -30,16 +31,9 @@ class Outcome:
     skipped: list[dict[str, str]] = field(default_factory=list)
 
 
-def read_cuts(path: Path, features: FeatureConfig) -> list[lhotse.cut.Cut]:
+def read_cuts_with_features(path: Path, features: FeatureConfig) -> list[Cut]:
     """Cuts whose features exist and are computed as `features` says; UserError otherwise."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: run stage 2 first, or name another file of cuts.")
-    try:
-        cuts = list(lhotse.load_manifest(path))
-    except Exception as error:  # Lhotse raises whatever the broken line led to
-        raise UserError(f"{path} is not a manifest of cuts ({error}): run stage 2 again.") from error
-    if not cuts:
-        raise UserError(f"{path} holds no utterance: run stages 1 and 2 again.")
+    cuts = list(read_cuts(path, stage=2))
     bare = [cut.id for cut in cuts if not cut.has_features]
     if bare:
         raise UserError(f"{path}: {len(bare)} cuts have no features, the first is {bare[0]}: run stage 2 first.")
@@ -55,7 +49,8 @@ def read_cuts(path: Path, features: FeatureConfig) -> list[lhotse.cut.Cut]:
 def decode_cuts(bundle: Bundle, settings: DecodeConfig, cuts: list, streaming: bool = False) -> Outcome:
     """Decode all cuts, in batches of like duration, the longest first; the records are in the order of the cuts.
 
-    An utterance whose features cannot be read is skipped, named and noted. UserError when a cut has no reference.
+    An utterance whose features cannot be read is skipped, named and noted. UserError when a cut has no reference, or
+    when no features can be read.
     """
     target = bundle.config.tokens.target
     references = {cut.id: reference(cut, target) for cut in cuts}
@@ -70,6 +65,8 @@ def decode_cuts(bundle: Bundle, settings: DecodeConfig, cuts: list, streaming: b
                     line = {"id": cut.id, "ref": references[cut.id], **entries[0], "duration": cut.duration}
                     outcome.records.append(line | {"nbest": entries})
             progress.update(len(batch))
+    if not outcome.records:
+        raise UserError(f"none of the {len(cuts)} utterances has features that can be read: run stage 2 again.")
     place = {cut.id: i for i, cut in enumerate(cuts)}
     outcome.records.sort(key=lambda line: place[line["id"]])
     return outcome

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 _POOL_SIZE = 1 << 23
-_pools: dict[tuple[float, torch.dtype], list] = {}  # (p, dtype) -> [mask pool, uses since it was drawn]
 _REFRESH = 2000
+
+
+@dataclass
+class _Pool:
+    """Masks in a row, (_POOL_SIZE,), and how to draw them again."""
+
+    masks: Tensor
+    seed: int
+    uses: int = 0
+
+    @classmethod
+    def draw(cls, p: float, dtype: torch.dtype, seed: int, uses: int = 0) -> _Pool:
+        masks = torch.empty(_POOL_SIZE, dtype=dtype)
+        return cls(masks.bernoulli_(1 - p, generator=torch.Generator().manual_seed(seed)).div_(1 - p), seed, uses)
+
+
+_pools: dict[tuple[float, torch.dtype], _Pool] = {}
+PoolStates = list[tuple[float, torch.dtype, int, int]]  # p, dtype, seed, uses
+
+
+def pool_states() -> PoolStates:
+    """What `restore_pools` needs to go on with the same masks."""
+    return [(p, dtype, pool.seed, pool.uses) for (p, dtype), pool in _pools.items()]
+
+
+def restore_pools(states: PoolStates) -> None:
+    """Put the pools into the state they were in; [] is that of a new process."""
+    _pools.clear()
+    _pools.update({(p, dtype): _Pool.draw(p, dtype, seed, uses) for p, dtype, seed, uses in states})
 
 
 class Dropout(nn.Module):
@@ -33,9 +63,9 @@ class Dropout(nn.Module):
 
 
 def _mask(p: float, dtype: torch.dtype, size: int) -> Tensor:
-    entry = _pools.setdefault((p, dtype), [None, 0])
-    if entry[1] % _REFRESH == 0:
-        entry[0] = torch.empty(_POOL_SIZE, dtype=dtype).bernoulli_(1 - p).div_(1 - p)
-    entry[1] += 1
+    pool = _pools.get((p, dtype))
+    if pool is None or pool.uses == _REFRESH:
+        pool = _pools[p, dtype] = _Pool.draw(p, dtype, seed=int(torch.randint(1 << 62, ())))
+    pool.uses += 1
     start = int(torch.randint(_POOL_SIZE - size + 1, ()))
-    return entry[0][start : start + size]
+    return pool.masks[start : start + size]

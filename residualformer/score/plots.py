@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")  # files only: no display is needed
 import matplotlib.pyplot as plt  # noqa: E402
 
-from residualformer.files import replacing  # noqa: E402
+from residualformer.files import read_log, replacing  # noqa: E402
 
 PANELS = {
     "nats / token": ("transducer_per_token", "simple_per_token", "ctc_per_token"),
@@ -22,7 +21,7 @@ PANELS = {
 
 def training_curves(metrics: Path, picture: Path) -> None:
     """Losses, dev error rate and learning rate over the updates, from `metrics.jsonl`."""
-    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    records = read_log(metrics)
     figure, axes = plt.subplots(1, len(PANELS), figsize=(15, 4), layout="constrained")
     for axis, (title, names) in zip(axes, PANELS.items(), strict=True):
         for name in names:

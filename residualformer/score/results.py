@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from residualformer.errors import UserError, closest
+from residualformer.files import read_json, read_json_lines
 from residualformer.score.bootstrap import paired_p_value, rate_interval
 from residualformer.score.translation import bleu_and_chrf
 from residualformer.score.wer import ErrorCounts, count_errors, rate_percent
 from residualformer.train import checkpoint
+
+_AGAIN = "run stage 7 again, with --overwrite"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def score_run(folder: Path) -> Scored:
 
     Raises UserError for a line that is not a record, a damaged decode.json, or no utterance at all.
     """
-    decoding = read_json(folder / "decode.json")
+    decoding = read_json(folder / "decode.json", _AGAIN) if (folder / "decode.json").exists() else {}
     records = read_records(folder / "hyp.jsonl")
     skipped = decoding.get("skipped", [])
     records += [{"id": item["id"], "ref": item["ref"], "hyp": ""} for item in skipped]
@@ -96,29 +98,12 @@ def _gap(run: Scored, baseline: Scored | None) -> dict[str, float | None]:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Lines of hyp.jsonl, each with id, ref and hyp."""
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            record = json.loads(line)
-            if not all(isinstance(record[key], str) for key in ("id", "ref", "hyp")):
-                raise ValueError("id, ref and hyp must be text")
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number} is not a record ({error!r}): run stage 7 again.") from error
-        records.append(record)
+    records = read_json_lines(path, _AGAIN)
+    for number, record in enumerate(records, start=1):
+        texts = [record.get(key) for key in ("id", "ref", "hyp")] if isinstance(record, dict) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise UserError(f"{path}, line {number} is not a record with id, ref and hyp: {_AGAIN}.")
     return records
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file, {} when there is no file."""
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): write it again by the stage that made it.") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON mapping: write it again by the stage that made it.")
-    return value
 
 
 def _rate(counts: ErrorCounts) -> dict[str, Any]:
@@ -134,7 +119,7 @@ def _percent(value: float) -> float | None:
 def _training(experiment: Path) -> dict[str, Any]:
     """What `model.pt` tells: description, parameters, training record; empty parts when there is no such file."""
     file = experiment / checkpoint.MODEL_FILE
-    value = checkpoint.load(file) if file.exists() else {}
+    value = checkpoint.load(file, "config", "info") if file.exists() else {}
     info = value.get("info", {})
     keys = ("seed", "commit", "command", "hardware", "wall_s", "steps", "data", "versions", "fingerprint")
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +37,17 @@ def save(value: Any, path: Path) -> None:
         torch.save(value, file)
 
 
-def load(path: Path) -> Any:
-    """Tensors and plain values from `path`, on the CPU; UserError when it is not such a file."""
+def load(path: Path, *needed: str) -> Any:
+    """Tensors and plain values from `path`, on the CPU; UserError when it is not such a file or lacks a `needed` key."""
     if not path.is_file():
         raise UserError(f"{path} is missing; train the model first (stages 4 and 5)")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damage makes the unpickler raise nearly anything
         raise UserError(f"{path} is not a checkpoint or is damaged; remove it and train again") from error
+    if needed and not (isinstance(value, dict) and set(needed) <= set(value)):
+        raise UserError(f"{path} is not a checkpoint of this toolkit, which holds {', '.join(needed)}; train again")
+    return value
 
 
 def save_model(path: Path, weights: dict[str, Tensor], config: Config, tokenizer: Tokenizer, info: dict) -> None:
@@ -58,7 +60,8 @@ def load_model(path: Path | str) -> Bundle:
     """The model of a run folder, or of a `model.pt`, in eval mode on the CPU.
 
     Raises:
-        UserError: there is none, it is damaged, or its tokens do not fit its weights.
+        UserError: there is none, it is damaged (its weights have another fingerprint than those that were written), or
+            its tokens do not fit its weights.
     """
     path = Path(path)
     if path.is_dir() and not (path / MODEL_FILE).is_file():
@@ -67,14 +70,23 @@ def load_model(path: Path | str) -> Bundle:
     value = load(file)
     if not isinstance(value, dict) or not {"weights", "config", "tokenizer", "info"} <= set(value):
         raise UserError(f"{file} is not a model of this toolkit; give a run folder or its {MODEL_FILE}")
-    config = config_from_dict(value["config"], str(file))
-    tokenizer = Tokenizer.from_dict(value["tokenizer"])
-    rows = value["weights"]["joiner.vocabulary.weight"].size(0)
-    if rows != tokenizer.vocab_size:
+    config, weights = config_from_dict(value["config"], str(file)), value["weights"]
+    tokenizer = model_tokenizer(value, file)
+    if (rows := len(weights.get("joiner.vocabulary.weight", tokenizer.pieces))) != tokenizer.vocab_size:
         raise UserError(f"{file} writes {rows} tokens, but its token set has {tokenizer.vocab_size}; train it again")
     model = build_model(config, tokenizer.vocab_size)
-    load_weights(model, value["weights"], str(file))
+    load_weights(model, weights, str(file))
+    if value["info"].get("fingerprint", fingerprint(weights)) != fingerprint(weights):
+        raise UserError(f"{file} is damaged: its weights are not those that were written; remove it and train again")
     return Bundle(model.eval(), config, tokenizer, value["info"])
+
+
+def model_tokenizer(value: dict[str, Any], file: Path) -> Tokenizer:
+    """The token set within the content of a model file."""
+    try:
+        return Tokenizer.from_dict(value["tokenizer"])
+    except ValueError as error:
+        raise UserError(f"{file} holds no sound token set ({error}); remove it and train again") from error
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], source: str) -> None:
@@ -82,8 +94,8 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], source: str
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        first = str(error).splitlines()[1:2] or [str(error)]
-        raise UserError(f"the weights in {source} do not fit the configured model: {first[0].strip()}") from error
+        first = (str(error).splitlines()[1:2] or [str(error)])[0].strip()
+        raise UserError(f"the weights in {source} do not fit the configured model: {first[:160]}") from error
 
 
 def average(paths: Sequence[Path]) -> dict[str, Tensor]:

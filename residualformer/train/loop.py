@@ -20,6 +20,7 @@ from residualformer.data.batches import Batch, EvalBatches, TrainBatches
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.decode.greedy import greedy_search
 from residualformer.errors import UserError
+from residualformer.nn.dropout import pool_states, restore_pools
 from residualformer.nn.transducer import build_model
 from residualformer.schema import Config
 from residualformer.train import checkpoint
@@ -63,6 +64,7 @@ class Trainer:
         self.checkpoints = folder / "checkpoints"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(config.train.seed)
+        restore_pools([])
         self.model = build_model(config, tokenizer.vocab_size).to(self.device)
         self.model.encoder.mean.copy_(cmvn[0])
         self.model.encoder.std.copy_(cmvn[1])
@@ -88,14 +90,17 @@ class Trainer:
         path = self.checkpoints / "resume.pt"
         if not path.is_file():
             return False
-        state = checkpoint.load(path)
+        state = checkpoint.load(path, "identity", "weights", "optimizer", "step", "epoch", "random")
         if state["identity"] != self.identity:
             raise UserError(f"{path} belongs to another configuration; move {self.folder} away to train anew")
         checkpoint.load_weights(self.model, state["weights"], str(path))
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.epoch, self.batch_in_epoch = state["step"], state["epoch"], state["batch_in_epoch"]
         self.wall_s = state["wall_s"]
-        torch.set_rng_state(state["rng"])
+        random = state["random"]
+        torch.set_rng_state(random["cpu"])
+        torch.cuda.set_rng_state_all(random["cuda"][: torch.cuda.device_count()])
+        restore_pools(random["dropout"])
         return True
 
     def run(self) -> dict[str, Any]:
@@ -105,6 +110,7 @@ class Trainer:
             Interrupted: on SIGTERM or SIGINT, after saving.
         """
         handlers = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        self._forget_unreached()
         self.writer = MetricsWriter(self.folder, self.step)
         try:
             self._train()
@@ -216,13 +222,22 @@ class Trainer:
             checkpoint.save(weights, self.checkpoints / f"step-{self.step}.pt")
         state = {"identity": self.identity, "weights": weights, "optimizer": self.optimizer.state_dict()}
         state |= {"step": self.step, "epoch": self.epoch, "batch_in_epoch": self.batch_in_epoch}
-        state |= {"wall_s": self.wall_s, "rng": torch.get_rng_state()}
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        random = {"cpu": torch.get_rng_state(), "cuda": cuda, "dropout": pool_states()}
+        state |= {"wall_s": self.wall_s, "random": random}
         checkpoint.save(state, self.checkpoints / "resume.pt")
         for old in self._saved()[: -self.config.train.average_last]:
             old.unlink()
 
     def _saved(self) -> list[Path]:
-        return sorted(self.checkpoints.glob("step-*.pt"), key=lambda path: int(path.stem.split("-")[1]))
+        return sorted(self.checkpoints.glob("step-[0-9]*.pt"), key=_step_of)
+
+    def _forget_unreached(self) -> None:
+        """Remove what a killed or damaged run left beyond the state from which this one goes on."""
+        for path in [path for path in self._saved() if _step_of(path) > self.step]:
+            path.unlink()
+        for half_written in self.checkpoints.glob(".*.pt"):
+            half_written.unlink()
 
     def _finish(self) -> dict[str, Any]:
         """Average the last checkpoints, measure the average on the dev set, write `model.pt`."""
@@ -238,6 +253,10 @@ class Trainer:
         info |= {"fingerprint": checkpoint.fingerprint(weights)}
         checkpoint.save_model(self.folder / checkpoint.MODEL_FILE, weights, self.config, self.tokenizer, info)
         return info
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
 
 
 def _listed(values: dict[str, float]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from residualformer.files import write_text
+from residualformer.files import read_log, write_text
 
 
 class Tracker:
@@ -48,8 +48,8 @@ class MetricsWriter:
 
     def __init__(self, folder: Path, step: int) -> None:
         path = folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        write_text(path, "".join(line + "\n" for line in lines if json.loads(line)["step"] <= step))
+        records = [record for record in read_log(path) if record.get("step", 0) <= step] if path.exists() else []
+        write_text(path, "".join(json.dumps(record) + "\n" for record in records))
         self.file = open(path, "a", encoding="utf-8")
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
