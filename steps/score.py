@@ -22,9 +22,11 @@ def main() -> None:
     egs = args.egs_dir
     if not egs.is_dir():
         raise UserError(f"{egs} is not a folder: give the corpus's folder, such as egs/mini.")
-    folders = find_runs(egs / "exp", args.split)
-    runs = [score_run(folder) for folder in folders]
     baseline = args.baseline or DEFAULT_BASELINE
+    scored = [(folder, score_run(folder)) for folder in find_runs(egs / "exp", args.split)]
+    # The baseline first, then what was trained from scratch, then what starts from that; else by name.
+    scored.sort(key=lambda pair: (pair[1].row["experiment"] != baseline, pair[1].row["warm_start"]))
+    folders, runs = zip(*scored, strict=True)
     rows = compare(runs, baseline, required=args.baseline is not None)
     results = {
         "corpus": egs.resolve().name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def score_run(folder: Path) -> Scored:
     return Scored(row, [record["id"] for record in records], words)
 
 
-def compare(runs: list[Scored], baseline: str, required: bool = True) -> list[dict[str, Any]]:
+def compare(runs: Sequence[Scored], baseline: str, required: bool = True) -> list[dict[str, Any]]:
     """The rows of `runs`, each with its relative gap to the run of `baseline` with the same folder name.
 
     Adds `relative` (in percent of the baseline's WER; positive is worse) and `p_value`; None where there is no such
@@ -117,13 +118,14 @@ def _percent(value: float) -> float | None:
 
 
 def _training(experiment: Path) -> dict[str, Any]:
-    """What `model.pt` tells: description, parameters, training record; empty parts when there is no such file."""
+    """What `model.pt` tells: description, warm start, parameters, training record; empty parts if there is none."""
     file = experiment / checkpoint.MODEL_FILE
     value = checkpoint.load(file, "config", "info") if file.exists() else {}
     info = value.get("info", {})
     keys = ("seed", "commit", "command", "hardware", "wall_s", "steps", "data", "versions", "fingerprint")
     return {
         "description": value.get("config", {}).get("description", ""),
+        "warm_start": value.get("config", {}).get("warm_start") or "",
         "parameters": info.get("parameters", {}),
         "training": {key: info[key] for key in keys if key in info},
     }
