@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 
@@ -20,7 +21,11 @@ def closest(name: str, valid: Iterable[str]) -> str:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a command line's `main`; a UserError or a failing disk ends it in one line and status 2, Ctrl-C in 130."""
+    """Run a command line's `main`; a UserError or a failing disk ends it in one line and status 2, Ctrl-C in 130.
+
+    SIGTERM ends it as Ctrl-C does, so that files and processes are tidied up.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
     except UserError as error:
