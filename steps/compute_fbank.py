@@ -13,18 +13,22 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from lhotse import CutSet
 from tqdm import tqdm
 
 from residualformer.config import load_config
-from residualformer.data.extract import Extracted, extract_features, with_speeds, worker_map
+from residualformer.data.extract import Extracted, extract_features, with_speeds
 from residualformer.data.feature_backends import BACKENDS, get_backend
 from residualformer.data.features import fbank_options
+from residualformer.data.validate import read_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import replacing, write_json
+from residualformer.parallel import worker_map
 from residualformer.schema import Config
 
 SPLITS = ("train", "dev", "test")
@@ -49,10 +53,10 @@ def main() -> None:
     config = load_config(args.config, args.set)
     fbank_options(config.features)  # refuse an impossible definition before any work
     backend = get_backend(args.backend, config.features).backend
-    cuts = {split: read_cuts(args.manifests / f"cuts_{split}.jsonl.gz") for split in SPLITS}
+    cuts = {split: list(read_cuts(args.manifests / f"cuts_{split}.jsonl.gz", stage=1)) for split in SPLITS}
     forget(args.out)
     start = time.time()
-    with worker_map(args.jobs) as map_:
+    with worker_map(args.jobs, prepare=partial(torch.set_num_threads, 1)) as map_:
         done = {split: compute_split(split, cuts[split], config, args.out, map_, backend) for split in SPLITS}
     write_json(args.out / "features.json", asdict(config.features))
     write_json(args.out / "cmvn.json", done["train"].sums.cmvn())
@@ -66,12 +70,6 @@ def main() -> None:
         f"features: {counts} utterances ({hours:.2f} h, train at speeds {config.data.speeds}), {skipped} skipped, "
         f"{time.time() - start:.0f} s by {backend} -> {args.out}"
     )
-
-
-def read_cuts(path: Path) -> CutSet:
-    if not path.exists():
-        raise UserError(f"{path} is missing: run stage 1 first.")
-    return CutSet.from_file(path)
 
 
 def forget(out: Path) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -75,21 +72,6 @@ def with_speeds(cuts: Iterable[MonoCut], speeds: Sequence[float]) -> list[MonoCu
     return copies
 
 
-@contextmanager
-def worker_map(jobs: int) -> Iterator[Callable]:
-    """A `map` over `jobs` processes (1: this one), in order; it stops early if its block is left by an error."""
-    if jobs == 1:
-        yield map
-        return
-    context = multiprocessing.get_context("spawn")  # a fork would inherit the locks of torch's threads
-    with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            yield pool.map
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
 def extract_features(
     cuts: list[MonoCut],
     config: FeatureConfig,
@@ -102,7 +84,7 @@ def extract_features(
 
     One array file (T, F) of `dtype` per cut, under `arrays`. A cut whose audio cannot be read is skipped with its
     reason; audio at another rate than the config's raises UserError, a disk that refuses the array OSError.
-    `map_` may come from `worker_map`; `backend` is one of `feature_backends.BACKENDS`.
+    `map_` may come from `parallel.worker_map`; `backend` is one of `feature_backends.BACKENDS`.
     """
     task = partial(_extract_some, config=config, arrays=arrays, dtype=dtype, backend=backend)
     yield from map_(task, [cuts[i : i + CUTS_PER_TASK] for i in range(0, len(cuts), CUTS_PER_TASK)])
