@@ -38,10 +38,24 @@ def test_its_model_can_be_built(path):
     assert sum(parameter.numel() for parameter in model.parameters()) > 0
 
 
+# What may differ between a model and the one it starts from: how it is trained, and the residual.
+TRAINING = {"description", "warm_start", "data", "train", "decode", "dropout", "token_dropout"}
+RESIDUAL = {"encoder.residual.rank", "encoder.residual.diagonal"}
+
+
+def differences(path, other) -> set[str]:
+    own, others = (dict(flatten(config_to_dict(load_config(each)))) for each in (path, other))
+    return {key for key in own if own[key] != others[key]}
+
+
 @pytest.mark.parametrize("path", [path for path in FILES if load_config(path).warm_start], ids=name)
-def test_its_warm_start_is_a_sibling_that_differs_by_the_residual_alone(path):
-    config = load_config(path)
-    source = path.with_name(f"{config.warm_start}.yaml")
+def test_its_warm_start_is_a_sibling_of_the_same_shape_but_for_the_residual(path):
+    source = path.with_name(f"{load_config(path).warm_start}.yaml")
     assert source.is_file()
-    own, other = (dict(flatten(config_to_dict(each)["encoder"])) for each in (config, load_config(source)))
-    assert {key for key in own if own[key] != other[key]} <= {"residual.rank", "residual.diagonal"}
+    changed = {key for key in differences(path, source) if not TRAINING & set(key.split("."))}
+    assert changed <= RESIDUAL
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name == "residual.yaml"], ids=name)
+def test_a_residual_is_trained_exactly_as_its_control(path):
+    assert differences(path, path.with_name("control.yaml")) == RESIDUAL | {"description"}
