@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lhotse import CutSet
+from lhotse import CutSet, MonoCut
 from tqdm import tqdm
 
 from residualformer.config import load_config
@@ -79,7 +79,7 @@ def forget(out: Path) -> None:
     shutil.rmtree(out / "arrays", ignore_errors=True)
 
 
-def compute_split(split: str, cuts: CutSet, config: Config, out: Path, map_: Callable, backend: str) -> Extracted:
+def compute_split(split: str, cuts: list[MonoCut], config: Config, out: Path, map_: Callable, backend: str) -> Extracted:
     """Features of one split, with a progress bar; the utterances that were skipped are named on stderr."""
     copies = with_speeds(cuts, config.data.speeds if split == "train" else [1.0])
     total = Extracted()

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -123,6 +124,14 @@ def test_cuts_are_decoded_as_each_alone(setup, kind):
         assert record["nbest"][0] == {key: record[key] for key in ("hyp", "score", "tokens", "times")}
         scores = [entry["score"] for entry in record["nbest"]]
         assert scores == sorted(scores, reverse=True) and len(scores) == (1 if kind == "greedy" else 4)
+
+
+def test_features_that_are_all_unreadable_are_an_error(setup):
+    bundle = load_model(setup[0])
+    cuts = read_cuts_with_features(setup[1], bundle.config.features)
+    shutil.rmtree(cuts[0].features.storage_path)
+    with pytest.raises(UserError, match="none of the 4 utterances has features"):
+        decode_cuts(bundle, DecodeConfig(kind="greedy"), cuts)
 
 
 def test_an_unreadable_utterance_is_skipped_and_named(setup, capsys):

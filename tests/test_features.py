@@ -178,9 +178,11 @@ def test_reading_the_definition_and_the_statistics(tmp_path):
     assert read_feature_config(tmp_path) == config
     mean, std = read_cmvn(tmp_path)
     assert mean.tolist() == [1, 2, 3.5] and std.tolist() == [1, 1, 2] and mean.dtype == std.dtype == torch.float32
-    (tmp_path / "cmvn.json").write_text(json.dumps({"mean": [1, 2], "std": [1, 1]}))
-    with pytest.raises(UserError, match="3 bins: run stage 2 again"):
-        read_cmvn(tmp_path)
+    wrong = [{"mean": [1, 2], "std": [1, 1]}, {"mean": [1, 2, 3], "std": [1, 0, 2]}, {"mean": 3, "std": ["a"] * 3}, {}]
+    for content in wrong:
+        (tmp_path / "cmvn.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match="cmvn.json does not hold mean and std of 3 bins: run stage 2"):
+            read_cmvn(tmp_path)
     (tmp_path / "features.json").write_text('{"preset": "she')
     with pytest.raises(UserError, match="not JSON"):
         read_feature_config(tmp_path)

@@ -91,7 +91,9 @@ def test_mistakes_are_named(tmp_path):
     path = tmp_path / "tokenizer.json"
     with pytest.raises(UserError, match="tokenizer.json is missing: run stage 3 first"):
         Tokenizer.load(path)
-    broken = ['{"kind": "bpe", "model": "AAAA"}', '{"kind": "bpe"}', '{"kind": "word", "pieces": []}']
+    broken = ['{"kind": "bpe", "model": "AAAA"}', '{"kind": "bpe", "model": ""}', '{"kind": "bpe"}']
+    broken += ['{"kind": "word", "pieces": []}', '{"kind": "char", "pieces": ["A", "B", "C"]}']
+    broken += ['{"kind": "char", "pieces": "abc"}', '{"kind": "char", "pieces": ["<blk>", "<unk>", "A", "A"]}']
     for content in ["{", "[]", "{}", *broken]:
         path.write_text(content)
         with pytest.raises(UserError, match="not a token set.*run stage 3 again"):

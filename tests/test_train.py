@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import json
 from pathlib import Path
 
@@ -14,17 +15,19 @@ from test_batches import F, TEXTS, TOKENIZER, make_cut
 
 from residualformer.config import config_to_dict
 from residualformer.data.batches import EvalBatches
+from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError
 from residualformer.nn.transducer import build_model
 from residualformer.schema import (
     Config, DataConfig, EncoderConfig, FeatureConfig, JoinerConfig, LossConfig, OptimizerConfig, PredictorConfig,
-    ResidualConfig, SpecAugmentConfig, TrainConfig,
+    ResidualConfig, SpecAugmentConfig, TokenConfig, TrainConfig,
 )  # fmt: skip
 from residualformer.train import checkpoint
 from residualformer.train.loop import Interrupted, Trainer
 from residualformer.train.objective import batch_losses
 from residualformer.train.optimizer import Optimizer, learning_rate_factor
 from residualformer.train.warm_start import warm_start
+from steps import train as train_step
 
 CONFIG = Config(
     features=FeatureConfig(num_mel_bins=F),
@@ -67,9 +70,11 @@ def one_batch(cuts):
     return next(iter(EvalBatches(cuts["dev"], 30.0, TOKENIZER)))
 
 
-def test_an_interrupted_run_ends_with_the_same_bits(cuts, tmp_path):
-    info = make_trainer(cuts, tmp_path / "straight").run()
-    first = make_trainer(cuts, tmp_path / "broken")
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_an_interrupted_run_ends_with_the_same_bits(cuts, tmp_path, dropout):
+    config = changed("predictor", changed("encoder", dropout=dropout), dropout=dropout, token_dropout=dropout)
+    info = make_trainer(cuts, tmp_path / "straight", config).run()
+    first = make_trainer(cuts, tmp_path / "broken", config)
     update = first._update
 
     def update_and_stop(batch):
@@ -79,7 +84,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(cuts, tmp_path):
     first._update = update_and_stop
     with pytest.raises(Interrupted):
         first.run()
-    second = make_trainer(cuts, tmp_path / "broken")
+    second = make_trainer(cuts, tmp_path / "broken", config)
     assert second.resume() and second.step == 3
     second.run()
     straight, broken = (torch.load(tmp_path / name / "model.pt") for name in ("straight", "broken"))
@@ -192,6 +197,48 @@ def test_damaged_or_foreign_models_are_refused(cuts, tmp_path):
     checkpoint.save(value, path)
     with pytest.raises(UserError, match="tokens, but its token set has"):
         checkpoint.load_model(tmp_path)
+    value = torch.load(io.BytesIO(whole))
+    value["weights"]["joiner.vocabulary.bias"][0] += 1  # as a flipped bit would
+    checkpoint.save(value, path)
+    with pytest.raises(UserError, match="damaged: its weights are not those that were written"):
+        checkpoint.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world", b"\x80\x02", b"PK\x03\x04" + bytes(99)])
+def test_what_is_no_checkpoint_is_named(tmp_path, content):
+    path = tmp_path / "resume.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="resume.pt is not a checkpoint or is damaged; remove it"):
+        checkpoint.load(path)
+    checkpoint.save([1], path)
+    with pytest.raises(UserError, match="resume.pt is not a checkpoint of this toolkit, which holds identity"):
+        checkpoint.load(path, "identity")
+
+
+def test_a_killed_run_leaves_nothing_that_a_new_one_would_average(cuts, tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in ("step-4.pt", "step-100.pt", ".77.step-6.pt"):
+        (folder / name).write_text("half")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 9, "train/lo')
+    info = make_trainer(cuts, tmp_path).run()
+    assert info["averaged"] == ["step-4.pt", "step-6.pt"]
+    assert sorted(path.name for path in folder.iterdir()) == ["resume.pt", "step-4.pt", "step-6.pt"]
+
+
+def test_tokens_are_those_of_the_configuration_and_of_the_model_to_start_from(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    TOKENIZER.save(path)
+    assert train_step.read_tokens(path, TokenConfig("char")).pieces == TOKENIZER.pieces
+    with pytest.raises(UserError, match="kind char, but tokens.kind = bpe and tokens.vocab_size = 30"):
+        train_step.read_tokens(path, TokenConfig("bpe", 30))
+    weights = build_model(CONFIG, TOKENIZER.vocab_size).state_dict()
+    model = tmp_path / "model.pt"
+    checkpoint.save_model(model, weights, CONFIG, TOKENIZER, {})
+    assert train_step.warm_start_weights(model, TOKENIZER).keys() == weights.keys()
+    other = Tokenizer([*TOKENIZER.pieces[:2], *reversed(TOKENIZER.pieces[2:])])  # as many, in another order
+    with pytest.raises(UserError, match="model.pt writes other tokens"):
+        train_step.warm_start_weights(model, other)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+
 import numpy as np
 import pytest
 import soundfile
 from lhotse import CutSet
 
-from residualformer.data.validate import Utterance, make_cut, validate_cuts, write_cuts
+from residualformer.data.validate import Utterance, make_cut, read_cuts, validate_cuts, write_cuts
 from residualformer.errors import UserError
 
 RATE = 16000
@@ -131,3 +133,16 @@ def test_written_cuts_come_back_and_a_failure_leaves_no_file(good, tmp_path, cap
     assert captured.out.startswith("train: 2 utterances, 0.00 h, 2 speakers, 2 skipped")
     assert "skipped in train: x: no transcript" in captured.err
     assert "skipped in train: c: its transcript is empty" in captured.err
+    assert [cut.id for cut in read_cuts(path, stage=1)] == ["a", "b"]
+
+
+def test_a_damaged_manifest_is_named_with_the_stage_to_run(good, tmp_path):
+    path = tmp_path / "cuts.jsonl.gz"
+    with pytest.raises(UserError, match="cuts.jsonl.gz is missing: run stage 1 first"):
+        list(read_cuts(path, stage=1))
+    write_cuts([good(name) for name in "abcdef"], "train", path)
+    whole, lines = path.read_bytes(), gzip.decompress(path.read_bytes())
+    for content in (whole[: len(whole) // 2], b"", b"text", gzip.compress(lines[:-40]), gzip.compress(b'{"a": 1}\n')):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="cuts.jsonl.gz is not a manifest of cuts .*: run stage 1 again"):
+            list(read_cuts(path, stage=1))

@@ -9,7 +9,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-import torch
 from lhotse import Features, MonoCut, NumpyFilesWriter
 from lhotse.utils import fastcopy
 

@@ -8,7 +8,6 @@ every value, and the mean normalisation inside the model takes that away again.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,11 @@ import torch
 from lhotse.features.base import FeatureExtractor, register_extractor
 
 from residualformer.errors import UserError, closest
+from residualformer.files import read_json
 from residualformer.schema import FeatureConfig
 
 FRAME_SHIFT_S = 0.01
+_AGAIN = "run stage 2 first, with --overwrite if it ran before"
 LOG_FLOOR = float(np.log(np.finfo(np.float32).eps))  # -15.94, the value of digital silence
 
 # What a preset decides. `sherpa`: the options sherpa-onnx uses, whatever the user says, for streaming models whose
@@ -171,27 +172,22 @@ class KnfFbank(FeatureExtractor):
 
 def read_feature_config(fbank_dir: Path | str) -> FeatureConfig:
     """The definition that the features in `fbank_dir` were computed with."""
-    data = _read_json(Path(fbank_dir) / "features.json")
+    data = read_json(Path(fbank_dir) / "features.json", _AGAIN)
     try:
         return FeatureConfig(**data)
     except TypeError as error:
-        raise UserError(f"{fbank_dir}/features.json is not a feature definition ({error}): run stage 2 again.")
+        raise UserError(f"{fbank_dir}/features.json is not a feature definition ({error}): {_AGAIN}.") from error
 
 
 def read_cmvn(fbank_dir: Path | str) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation over the training set, each (F,) float32."""
     path = Path(fbank_dir) / "cmvn.json"
-    data = _read_json(path)
+    data = read_json(path, _AGAIN)
     bins = read_feature_config(fbank_dir).num_mel_bins
-    if not all(len(data.get(key, ())) == bins for key in ("mean", "std")):
-        raise UserError(f"{path} does not hold mean and std of {bins} bins: run stage 2 again.")
-    return torch.tensor(data["mean"], dtype=torch.float32), torch.tensor(data["std"], dtype=torch.float32)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise UserError(f"{path} is missing: run stage 2 first.")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): run stage 2 again.")
+        mean, std = (torch.tensor(data[key], dtype=torch.float32) for key in ("mean", "std"))
+    except (KeyError, TypeError, ValueError):
+        mean = std = torch.empty(0)
+    if not mean.shape == std.shape == (bins,) or not (mean.isfinite() & std.isfinite() & (std > 0)).all():
+        raise UserError(f"{path} does not hold mean and std of {bins} bins: {_AGAIN}.")
+    return mean, std

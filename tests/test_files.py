@@ -1,0 +1,52 @@
+"""Atomic writes that name their file, and JSON that may be damaged."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import pytest
+
+from residualformer.errors import UserError
+from residualformer.files import read_json, read_json_lines, read_log, replacing, write_json
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError("3 requested, 1 written")])
+def test_a_failed_write_names_the_file_and_leaves_the_old_one(tmp_path, error):
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(OSError) as caught, replacing(path) as temporary:
+        temporary.write_text("{")
+        raise error
+    assert caught.value.filename == str(path)
+    assert read_json(path, "-") == {"a": 1} and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"{", "not JSON"), (b"[]", "no.* JSON mapping"), (b"\xff", "not text"), (b"", "not JSON")]
+)
+def test_damaged_json_is_named_with_what_to_do(tmp_path, content, words):
+    path = tmp_path / "x.json"
+    with pytest.raises(UserError, match="x.json is missing: do that.$"):
+        read_json(path, "do that")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"x.json is {words}.*: do that.$"):
+        read_json(path, "do that")
+
+
+def test_lines_are_all_read_or_the_bad_one_is_named(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": 1}\n[2]\n')
+    assert read_json_lines(path, "-") == [{"a": 1}, [2]]
+    path.write_text('{"a": 1}\n{"a": 2')
+    with pytest.raises(UserError, match="line 2 is not JSON.*: do that.$"):
+        read_json_lines(path, "do that")
+
+
+def test_a_log_cut_off_by_a_crash_is_read_up_to_there(tmp_path):
+    path = tmp_path / "log.jsonl"
+    records = [{"step": n, "loss": 0.5} for n in range(3)]
+    whole = "".join(json.dumps(record) + "\n" for record in records)
+    for length in range(len(whole) + 1):
+        path.write_text(whole[:length])
+        assert read_log(path) == records[: (length + 1) // (len(whole) // 3)]  # the last needs no end of line
