@@ -1,4 +1,4 @@
-"""Atomic writes: a reader sees the old file or the whole new one, never a half. And reading JSON that may be damaged."""
+"""Atomic writes: a reader sees the old file or the whole new one, never a half. Reading of JSON that may be damaged."""
 
 from __future__ import annotations
 

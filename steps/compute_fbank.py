@@ -79,7 +79,9 @@ def forget(out: Path) -> None:
     shutil.rmtree(out / "arrays", ignore_errors=True)
 
 
-def compute_split(split: str, cuts: list[MonoCut], config: Config, out: Path, map_: Callable, backend: str) -> Extracted:
+def compute_split(
+    split: str, cuts: list[MonoCut], config: Config, out: Path, map_: Callable, backend: str
+) -> Extracted:
     """Features of one split, with a progress bar; the utterances that were skipped are named on stderr."""
     copies = with_speeds(cuts, config.data.speeds if split == "train" else [1.0])
     total = Extracted()

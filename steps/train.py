@@ -92,7 +92,7 @@ def warm_start_weights(source: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     """The weights of the model file `source`, which must write the tokens of `tokenizer`."""
     value = checkpoint.load(source, "weights", "tokenizer")
     if checkpoint.model_tokenizer(value, source).fingerprint != tokenizer.fingerprint:
-        raise UserError(f"{source} writes other tokens than those of stage 3; train it again before what starts from it")
+        raise UserError(f"{source} writes other tokens than those of stage 3; train it again first")
     return value["weights"]
 
 

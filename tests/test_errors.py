@@ -15,7 +15,7 @@ from residualformer.errors import UserError, run_main
     ("raised", "status", "told"),
     [
         (UserError("give x"), 2, "error: give x\n"),
-        (OSError(errno.EROFS, "Read-only file system", "a/b"), 2, "error: cannot read or write a/b: Read-only file system.\n"),
+        (OSError(errno.EROFS, "Read-only", "a/b"), 2, "error: cannot read or write a/b: Read-only.\n"),
         (OSError(errno.ENOSPC, "No space left on device", "a"), 2, "a: No space left on device; free some space"),
         (OSError("80 requested and 12 written"), 2, "80 requested and 12 written; free some space"),  # numpy's words
         (KeyboardInterrupt(), 130, "interrupted\n"),

@@ -38,7 +38,7 @@ def save(value: Any, path: Path) -> None:
 
 
 def load(path: Path, *needed: str) -> Any:
-    """Tensors and plain values from `path`, on the CPU; UserError when it is not such a file or lacks a `needed` key."""
+    """Tensors and plain values from `path`, on the CPU; UserError if it is no such file or lacks a `needed` key."""
     if not path.is_file():
         raise UserError(f"{path} is missing; train the model first (stages 4 and 5)")
     try:
