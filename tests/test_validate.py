@@ -19,10 +19,13 @@ RATE = 16000
 def good(tmp_path):
     """A function that makes a good utterance: 0.1 s of noise in a WAV or a FLAC."""
 
-    def make(name: str, suffix: str = "wav", rate: int = RATE, **changes) -> Utterance:
+    def make(name: str, suffix: str = "wav", rate: int = RATE, value: float | None = None, **changes) -> Utterance:
         path = tmp_path / f"{name}.{suffix}"
         samples = np.random.default_rng(0).integers(-3000, 3000, rate // 10).astype(np.int16)
-        soundfile.write(path, samples, rate)
+        if value is None:
+            soundfile.write(path, samples, rate)
+        else:
+            soundfile.write(path, np.full(rate // 10, value, np.float32), rate, subtype="FLOAT")
         return Utterance(**{"id": name, "audio": path, "text": "HELLO THERE", "speaker": "s1", **changes})
 
     return make
@@ -95,6 +98,7 @@ def test_bad_files(good, spoil, reason):
         ({"audio": None}, "there is a transcript but no audio"),
         ({"id": "a"}, "its id was used before"),
         ({"rate": 8000}, "it is sampled at 8000 Hz, the corpus at 16000 Hz"),
+        ({"value": np.nan}, "its audio holds values that are not finite"),
     ],
 )
 def test_bad_utterances(good, changes, reason):

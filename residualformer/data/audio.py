@@ -28,8 +28,8 @@ def read_audio(path: Path | str, sample_rate_hz: int) -> np.ndarray:
             samples = file.read(dtype="float32", always_2d=True)  # (S, channels)
     except soundfile.LibsndfileError as error:
         raise UserError(f"{path} cannot be read as audio ({error.error_string}): convert it to WAV or FLAC.") from error
-    if format_name == "WAV":  # libsndfile shortens a truncated file's length to what is there
-        stated = max(stated, _stated_wav_frames(path))
+    if format_name == "WAV":
+        stated = max(stated, stated_wav_frames(path))
     if len(samples) < stated:
         raise UserError(f"{path} is truncated ({len(samples)} of {stated} samples): record or copy it again.")
     if len(samples) == 0:
@@ -40,8 +40,11 @@ def read_audio(path: Path | str, sample_rate_hz: int) -> np.ndarray:
     return mono if rate == sample_rate_hz else soxr.resample(mono, rate, sample_rate_hz).astype(np.float32)
 
 
-def _stated_wav_frames(path: Path) -> int:
-    """Samples per channel that the header of a RIFF file announces; 0 where it does not say."""
+def stated_wav_frames(path: Path) -> int:
+    """Samples per channel that the header of a RIFF file announces; 0 where it does not say.
+
+    libsndfile, and so soundfile and Lhotse, silently shorten a truncated WAV to what is there.
+    """
     with open(path, "rb") as file:
         if file.read(4) != b"RIFF":
             return 0

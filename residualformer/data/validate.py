@@ -6,7 +6,6 @@ A bad utterance is left out, named with its reason and counted; only a split wit
 from __future__ import annotations
 
 import sys
-import wave
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from tqdm import tqdm
 
+from residualformer.data.audio import stated_wav_frames
 from residualformer.errors import UserError
 from residualformer.files import replacing
 
@@ -53,7 +53,7 @@ def make_cut(utterance: Utterance) -> MonoCut:
     try:
         recording = Recording.from_file(path.resolve(), recording_id=utterance.id)
     except Exception as error:  # each audio backend has its own family of exceptions
-        raise BadUtterance(f"{path} cannot be opened as audio ({_first_line(error)})") from error
+        raise BadUtterance(f"{path} cannot be opened as audio ({_reason(path, error)})") from error
     if recording.num_samples == 0:
         raise BadUtterance(f"{path} holds no samples")
     custom = {name: value for name in ("translation", "origin") if (value := getattr(utterance, name))}
@@ -110,31 +110,18 @@ def _check_file(path: Path, recording: Recording) -> None:
     """Compare what the file's header promises, what it holds, and what the manifest says."""
     if not path.is_file():
         raise BadUtterance(f"{path} is missing")
-    promised = _promised_samples(path)
     try:
         info = soundfile.info(str(path))
         held = sum(len(block) for block in soundfile.blocks(str(path), blocksize=1 << 16, dtype="int16"))
     except Exception as error:
         raise BadUtterance(f"{path} cannot be opened as audio ({_first_line(error)})") from error
-    promised = info.frames if promised is None else promised
+    promised = max(info.frames, stated_wav_frames(path))
     if held < promised:
         raise BadUtterance(f"{path} is truncated: its header promises {promised} samples, it holds {held}")
     if info.samplerate != recording.sampling_rate:
         raise BadUtterance(f"{path} is sampled at {info.samplerate} Hz, its manifest says {recording.sampling_rate}")
     if held != recording.num_samples:
         raise BadUtterance(f"{path} holds {held} samples, its manifest says {recording.num_samples}")
-
-
-def _promised_samples(path: Path) -> int | None:
-    """Samples per channel that the header of a PCM WAV promises; None for any other format.
-
-    libsndfile silently shortens a truncated WAV to what is there; the standard library repeats the header.
-    """
-    try:
-        with wave.open(str(path)) as file:
-            return file.getnframes()
-    except (wave.Error, EOFError):
-        return None
 
 
 def validate_cuts(
@@ -206,6 +193,15 @@ def read_cuts(path: Path | str, stage: int) -> Iterator[MonoCut]:
         raise UserError(f"{path} is not a manifest of cuts ({_first_line(error)}): {again}.") from error
     if cut is None:
         raise UserError(f"{path} holds no utterance: {again}.")
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why audio does not open, in libsndfile's words where it has any: Lhotse's report only lists who failed."""
+    try:
+        soundfile.info(str(path))
+    except soundfile.LibsndfileError as plain:
+        return plain.error_string
+    return _first_line(error)
 
 
 def _first_line(error: Exception) -> str:
