@@ -108,13 +108,13 @@ if wanted 0; then
 fi
 
 if wanted 1; then
-    OMP_NUM_THREADS=1 run_stage 1 "manifests" --out "$data/manifests" --makes "cuts_test.jsonl.gz" \
+    OMP_NUM_THREADS=1 run_stage 1 "manifests" --out "$data/manifests" --makes "cuts_*.jsonl.gz" \
         --after "$data/.raw.done" -- \
         "$python" "local/$corpus.py" manifests --corpus "$data/raw" --out "$data/manifests" "${manifests[@]}"
 fi
 
 if wanted 2; then
-    OMP_NUM_THREADS=1 run_stage 2 "features" --out "$data/fbank" --makes "cuts_test.jsonl.gz" \
+    OMP_NUM_THREADS=1 run_stage 2 "features" --out "$data/fbank" --makes "cuts_*.jsonl.gz" "*.json" \
         --after "$data/.manifests.done" --config "$base" --sections features data.speeds "${sets[@]}" -- \
         "$python" steps/compute_fbank.py --manifests "$data/manifests" --out "$data/fbank" --config "$base" \
         "${sets[@]}" --jobs "$jobs" ${feature_backend:+--backend "$feature_backend"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +154,31 @@ def test_a_lost_result_is_made_again(finished):
     (finished.folder / "egs/fake/exp/shared/model.pt").unlink()
     finished.run()
     assert finished.calls == ["shared", "score.sh"]
+
+
+def test_a_damaged_result_is_made_again_and_trainings_stay(finished):
+    finished.write("egs/fake/data/lang/tokenizer.json", "mad")
+    done = finished.run()
+    assert finished.calls == ["train_tokenizer.py", "score.sh"]
+    assert "runs again: egs/fake/data/lang/tokenizer.json is not as it was made" in done.stdout
+    finished.run()
+    assert finished.calls == ["score.sh"]
+
+
+def test_ctrl_c_ends_a_stage_without_a_traceback(root, tmp_path):
+    """Also while the command still imports, when nothing in it could catch the interrupt."""
+    command = [sys.executable, "utils/stage.py", "--number", "1", "--title", "t", "--out", str(tmp_path / "out"), "--"]
+    code = "print('importing', flush=True); import time; time.sleep(60)"
+    with subprocess.Popen(
+        [*command, sys.executable, "-c", code], cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    ) as process:  # fmt: skip
+        while process.stdout.readline().strip() != "importing":
+            pass
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 130 and told.strip() == "interrupted; the same command goes on from here"
+    assert json.loads((tmp_path / ".out.done").read_text())["finished"] is False
 
 
 def test_overwrite_runs_everything_again(finished):

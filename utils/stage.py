@@ -2,8 +2,8 @@
 
 What was run is remembered in a marker beside its output (`data/.fbank.done` for `data/fbank`): the command, the
 sections of the configuration that it reads, and the markers of the stages it builds on. A marker says `finished` only
-after success. An interrupted command runs again over what it left, and may go on from there; one with other options or
-inputs runs again and says what changed.
+after success, and what was made. An interrupted command, or one whose output was lost or damaged since, runs again over
+what is there, and may go on from it; one with other options or inputs runs again and says what changed.
 
     stage.py --number 2 --title "features" --out data/fbank --makes cmvn.json --after data/.manifests.done \\
         --config conf/mini/base.yaml --sections features -- python steps/compute_fbank.py --jobs 2 ...
@@ -37,12 +37,15 @@ def main() -> None:
     wanted = _identity(args)
     found = _read(marker)
     changes = _changes(found["identity"], wanted) if found else []
-    if found and found["finished"] and not changes and not args.overwrite and any(args.out.glob(args.makes)):
+    made = _made(args)
+    lost = [name for name, content in found.get("made", {}).items() if made.get(name) != content] if found else []
+    if found and found["finished"] and made and not (changes or lost or args.overwrite):
         print(f"== {head}: skipped, done before with the same options and inputs ({args.out})", flush=True)
         return
     print(f"== {head}", flush=True)
-    if changes:
-        print("   runs again: " + "; ".join(changes), flush=True)
+    if changes or lost:
+        why = changes or [f"{args.out / name} is not as it was made" for name in lost]
+        print("   runs again: " + "; ".join(why), flush=True)
     if args.aside and args.out.exists() and (changes or args.overwrite):
         print(f"   what was there is kept in {set_aside(args.out)}", flush=True)
     if args.log:
@@ -52,7 +55,7 @@ def main() -> None:
     status = _run(args.command)
     if status:
         sys.exit(status)
-    write_json(marker, {"finished": True, "identity": wanted})
+    write_json(marker, {"finished": True, "identity": wanted, "made": _made(args)})
     print(f"stage {args.number} done in {time.monotonic() - start:.0f} s: {args.out}", flush=True)
 
 
@@ -61,7 +64,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--number", required=True, help="of the stage")
     parser.add_argument("--title", required=True, help="what the command does, in a few words")
     parser.add_argument("--out", type=Path, required=True, help="folder it writes")
-    parser.add_argument("--makes", default="*", help="what is in OUT when the command has finished (a glob pattern)")
+    parser.add_argument("--makes", nargs="*", default=["*"], help="files of OUT that later stages read (glob patterns)")
     parser.add_argument("--marker", type=Path, help="marker file, when OUT is not the command's alone")
     parser.add_argument("--aside", action="store_true", help="move an OUT of other options to old/")
     parser.add_argument("--after", type=Path, nargs="*", default=[], help="markers of the stages this one builds on")
@@ -87,8 +90,25 @@ def _identity(args: argparse.Namespace) -> dict[str, Any]:
         "version": residualformer.__version__,
         "command": " ".join(_essential(args.command[1:])),  # without the interpreter, which may move
         **{key: value for key, value in config.items() if any(f"{key}.".startswith(name) for name in sections)},
-        **{f"input {_result(marker)}": hashlib.sha256(marker.read_bytes()).hexdigest()[:12] for marker in args.after},
+        **{f"input {_result(marker)}": _fingerprint(_read(marker)) for marker in args.after},
     }
+
+
+def _fingerprint(content: dict[str, Any]) -> str:
+    """Changes when the options or the inputs of a stage do; the same work done again leaves it as it was."""
+    decisive = {name: content[name] for name in ("finished", "identity")}
+    return hashlib.sha256((json.dumps(decisive, indent=2, ensure_ascii=False) + "\n").encode()).hexdigest()[:12]
+
+
+def _made(args: argparse.Namespace) -> dict[str, str]:
+    """{name: content} of the files that a finished command leaves; a large one is told by its size."""
+    files = sorted(path for pattern in args.makes for path in args.out.glob(pattern) if path.is_file())
+    return {str(path.relative_to(args.out)): _content(path) for path in files}
+
+
+def _content(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size} bytes" if size > 1 << 20 else hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def _result(marker: Path) -> str:
@@ -120,14 +140,19 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _run(command: list[str]) -> int:
-    """The command's exit status, as a shell would give it; ending this process ends the command too."""
-    with subprocess.Popen(command) as process:
+    """The command's exit status, as a shell would give it; what ends this process ends the command, by SIGTERM."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the command: Ctrl-C comes to it from here alone,
+    with subprocess.Popen(command) as process:  # and so does no harm while it still imports
+        signal.signal(signal.SIGINT, handler)
         signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+        interrupted = False
         while True:
             try:
                 status = process.wait()
-                return status if status >= 0 else 128 - status
-            except KeyboardInterrupt:  # the command got it as well; let it save and end
+                return 130 if interrupted else status if status >= 0 else 128 - status
+            except KeyboardInterrupt:
+                interrupted = True
+                process.terminate()  # it saves and ends
                 print("\ninterrupted; the same command goes on from here", file=sys.stderr)
 
 
