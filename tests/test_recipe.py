@@ -18,7 +18,9 @@ pytestmark = pytest.mark.slow
 EXPERIMENTS = ["baseline", "shared", "residual"]
 DATA = ["--train-hours", "0.03", "--dev-minutes", "0.5", "--test-minutes", "0.5", "--jobs", "1"]
 MODEL = {  # three layers, so that the K = 3 of the experiments is one group
+    "tokens.kind": "bpe",
     "tokens.vocab_size": 40,
+    "encoder.dropout": 0.1,
     "encoder.num_layers": 3,
     "encoder.dim": 32,
     "encoder.num_heads": 2,
