@@ -41,10 +41,16 @@ class ResidualConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Convolutional front end and Transformer layers (ResidualTransformer, section 4.2)."""
+    """`transformer`: convolutional front end and Transformer layers (ResidualTransformer, section 4.2).
 
+    `lstm`, `gru`: unidirectional recurrent layers over stacked feature frames (AmNets, section 5); of the keys below
+    they take `num_layers`, `dim`, `dropout` and `stack_frames`.
+    """
+
+    kind: str = "transformer"
     num_layers: int = 18  # L
     dim: int = 512
+    stack_frames: int = 3  # lstm, gru: feature frames of 10 ms in one encoder frame
     num_heads: int = 8
     ffn_dim: int = 2048
     conv_channels: int = 256
@@ -71,14 +77,18 @@ class PredictorConfig:
 
 @dataclass(frozen=True)
 class JoinerConfig:
-    """tanh(Linear(encoder) + Linear(predictor)) -> Linear -> vocabulary."""
+    """`tanh`: Linear(encoder) + Linear(predictor) -> tanh -> Linear -> vocabulary.
 
+    `additive`: both sides are projected to the vocabulary and added (AmNets, section 5); `dim` is not used.
+    """
+
+    kind: str = "tanh"
     dim: int = 512
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Transducer loss; `kind` is a row of the table in `residualformer.loss` (`pruned` or `exact`)."""
+    """Transducer loss: `pruned`, `exact`, or `simple`, which is exact and cheap, for the additive joiner alone."""
 
     kind: str = "pruned"
     backend: str = "auto"  # auto | torch | k2 | torchaudio
@@ -87,6 +97,48 @@ class LossConfig:
     lm_scale: float = 0.25  # smoothing of the simple joiner's loss
     am_scale: float = 0.0
     ctc_scale: float = 0.0  # auxiliary CTC on the encoder, training only
+
+
+@dataclass(frozen=True)
+class ArbitratorConfig:
+    """The network that chooses the branch of each frame (AmNets, section 2)."""
+
+    hidden_dim: int = 128
+    num_layers: int = 2
+    use_state: bool = False  # it also sees h_{t-1}, the last layer's output
+    use_decision: bool = False  # it also sees d_{t-1}
+    delay: int = 0  # frames between a decision and its branch; 1 is eq. 2 to the letter
+    teacher: str | None = None  # experiment whose output entropy it first learns to predict
+    pretrain_steps: int = 0  # first updates, in which the arbitrator alone learns from the teacher
+    entropy_threshold: float = 2.0  # nats; frames above it are for the slow branch
+
+
+@dataclass(frozen=True)
+class CostConfig:
+    """The cost loss beside the transducer loss (AmNets, section 4)."""
+
+    kind: str = "none"  # none, avg (eq. 5) or amr (eqs. 6-7)
+    weight: float = 0.0  # avg: nats per utterance at a real-time factor of 1; amr: nats per second of delay
+    mu: float = 650e6  # FLOP/s of the device; a multiply-accumulate is one FLOP
+    match: str | None = None  # avg: experiment whose share of slow frames is sought by adapting the weight
+
+
+@dataclass(frozen=True)
+class AmNetConfig:
+    """Branches of a recurrent encoder, slow first (AmNets, sections 2 and 3).
+
+    One branch is a compressed model without arbitrator; none is the plain recurrent encoder.
+    """
+
+    method: str = "none"  # none, sparse or factorised
+    compression: list[float] = field(default_factory=list)  # of each branch: share of weights that go
+    prune_fraction: float = 0.3  # sparse: of the training; branches are drawn evenly until then
+    prune_every_steps: int = 100  # sparse: Delta m
+    block: int = 1  # sparse: weights of a row that are pruned together
+    tau_start: float = 1.0  # temperature of the Gumbel-softmax, annealed linearly
+    tau_end: float = 0.5
+    arbitrator: ArbitratorConfig = field(default_factory=ArbitratorConfig)
+    cost: CostConfig = field(default_factory=CostConfig)
 
 
 @dataclass(frozen=True)
@@ -124,8 +176,9 @@ class OptimizerConfig:
     muon_lr: float = 3e-3
     weight_decay: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
-    schedule: str = "linear"  # after warm-up, down to 0 at the last step: linear or cosine
+    schedule: str = "linear"  # after warm-up, down to 0 at the last step: linear, cosine or hold
     warmup_steps: int = 1000
+    hold_fraction: float = 0.5  # hold: of the steps after warm-up; exponential decay to 1% follows
     clip_norm: float = 5.0
 
 
@@ -166,6 +219,7 @@ class Config:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     joiner: JoinerConfig = field(default_factory=JoinerConfig)
+    amnet: AmNetConfig = field(default_factory=AmNetConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
