@@ -1,0 +1,1 @@
+"""Making trained weights cheaper: magnitude pruning and low-rank factors (AmNets, section 3)."""
