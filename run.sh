@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a corpus to a table of word error rates, in stages:
 #
-#   0 obtain the corpus            3 tokens                           6 AmNet branches
+#   0 obtain the corpus            3 tokens                           6 train compressed encoders and AmNets
 #   1 Lhotse manifests             4 train baseline and sharing       7 decode
 #   2 features                     5 warm-start and train residual    8 score
 #
@@ -22,7 +22,7 @@ synthetic=0          # an4: synthetic utterances to add to the training set
 seed=1               # of synthetic speech; that of trainings is train.seed
 feature_backend=     # who computes the features: knf (left out), kaldifeat (on a GPU) or auto
 jobs=0               # processes for speech and features (stages 0 to 2); 0 = one for each core
-experiments="baseline shared residual" # names of conf/<corpus>/<name>.yaml, in the order of training
+experiments="baseline shared residual" # names of conf/<corpus>/<name>.yaml
 test_set=test        # what to decode and score: test or dev
 set=()               # another value in the configuration, as in --set encoder.dim=192; may be repeated
 overwrite=false      # run finished stages again
@@ -85,20 +85,24 @@ run_stage() { # number, title, then options of utils/stage.py, `--` and the comm
     "$python" utils/stage.py --number "$number" --title "$title" "${again[@]}" "$@"
 }
 
-train_sections="warm_start features tokens encoder predictor joiner loss data train" # all that a training depends on
-train() { # stage, experiment, the one it starts from or `-`
+train_sections="warm_start features tokens encoder predictor joiner amnet loss data train" # all a training depends on
+train() { # stage, experiment, then the experiments it needs
+    local number=$1 name=$2 each
+    shift 2
     local after=("$data/.fbank.done" "$data/.lang.done")
-    if [ "$3" != - ]; then after+=("$exp/.$3.done"); fi
+    for each in "$@"; do after+=("$exp/.$each.done"); done
     # shellcheck disable=SC2086  # one word each
-    run_stage "$1" "train $2" --out "$exp/$2" --makes model.pt --aside --after "${after[@]}" --log "$exp/$2/train.log" \
-        --config "conf/$corpus/$2.yaml" --sections $train_sections "${train_sets[@]}" -- \
-        "$python" steps/train.py --config "conf/$corpus/$2.yaml" --data "$data" --exp "$exp/$2" "${train_sets[@]}"
+    run_stage "$number" "train $name" --out "$exp/$name" --makes model.pt --aside --after "${after[@]}" \
+        --log "$exp/$name/train.log" --config "conf/$corpus/$name.yaml" --sections $train_sections \
+        "${train_sets[@]}" -- \
+        "$python" steps/train.py --config "conf/$corpus/$name.yaml" --data "$data" --exp "$exp/$name" "${train_sets[@]}"
 }
 
 train_all() { # stage
-    local name number source
-    while read -r name number source; do
-        if [ "$number" = "$1" ]; then train "$1" "$name" "$source" </dev/null; fi
+    local name number needed
+    while read -r name number needed; do
+        # shellcheck disable=SC2086  # one word each
+        if [ "$number" = "$1" ]; then train "$1" "$name" $needed </dev/null; fi
     done <<<"$plan"
 }
 
@@ -136,7 +140,7 @@ if wanted 5; then
 fi
 
 if wanted 6; then
-    echo "== stage 6: AmNet branches: corpus $corpus has no configuration conf/$corpus/amnet*.yaml, nothing to do"
+    train_all 6
 fi
 
 if wanted 7; then

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from residualformer.schema import Config
+from residualformer.schema import AmNetConfig, ArbitratorConfig, Config
 
 
 class Rule(NamedTuple):
@@ -124,6 +125,8 @@ RULES: dict[str, Rule] = {
     "decode.max_batch_s": POSITIVE,
 }
 
+_TOO_FEW = "amnet.compression names fewer than two branches to choose from"
+
 
 class Problem(NamedTuple):
     """What is wrong with the values of `keys`, as the rest of a sentence that begins with the first of them."""
@@ -145,18 +148,21 @@ def check(config: Config, flat: dict[str, Any]) -> list[Problem]:
 
 def _together(config: Config) -> Iterator[Problem]:
     """Rules over several keys; each problem lists all keys it rests on (it is silent when one is wrong by itself)."""
-    encoder, loss, data = config.encoder, config.loss, config.data
-    if encoder.num_heads > 0 and encoder.dim % encoder.num_heads:
+    loss, data = config.loss, config.data
+    yield from _transformer(config) if config.encoder.kind == "transformer" else _recurrent(config)
+    yield from _branches(config.amnet)
+    if config.amnet.method == "sparse" and not (config.amnet.prune_fraction or config.warm_start):
         yield Problem(
-            ("encoder.dim", "encoder.num_heads"),
-            f"is {encoder.dim}, which encoder.num_heads = {encoder.num_heads} does not divide",
+            ("amnet.prune_fraction", "warm_start"),
+            "is 0, so that nothing is pruned; give more, or warm_start from an experiment that is pruned already",
         )
-    yield from _sharing(encoder.sharing, encoder.num_layers)
-    smallest = min(encoder.dim, encoder.ffn_dim)
-    if encoder.residual.rank > smallest:
+    yield from _arbitrator(config)
+    yield from _cost(config)
+    if loss.kind == "simple" and config.joiner.kind != "additive":
         yield Problem(
-            ("encoder.residual.rank", "encoder.dim", "encoder.ffn_dim"),
-            f"is {encoder.residual.rank}; allowed: at most {smallest}, the smaller side of the encoder's matrices",
+            ("loss.kind", "joiner.kind"),
+            f"is 'simple', which is the loss of joiner.kind = additive alone, not of {config.joiner.kind}; "
+            f"take pruned or exact",
         )
     if loss.lm_scale + loss.am_scale >= 1:
         yield Problem(
@@ -176,6 +182,43 @@ def _together(config: Config) -> Iterator[Problem]:
         )
 
 
+def _transformer(config: Config) -> Iterator[Problem]:
+    encoder = config.encoder
+    if encoder.num_heads > 0 and encoder.dim % encoder.num_heads:
+        yield Problem(
+            ("encoder.dim", "encoder.num_heads"),
+            f"is {encoder.dim}, which encoder.num_heads = {encoder.num_heads} does not divide",
+        )
+    yield from _sharing(encoder.sharing, encoder.num_layers)
+    smallest = min(encoder.dim, encoder.ffn_dim)
+    if encoder.residual.rank > smallest:
+        yield Problem(
+            ("encoder.residual.rank", "encoder.dim", "encoder.ffn_dim"),
+            f"is {encoder.residual.rank}; allowed: at most {smallest}, the smaller side of the encoder's matrices",
+        )
+    if config.amnet.method != "none":
+        yield Problem(
+            ("amnet.method", "encoder.kind"),
+            f"is '{config.amnet.method}', but a transformer has no branches; take encoder.kind = lstm or gru",
+        )
+
+
+def _recurrent(config: Config) -> Iterator[Problem]:
+    """What only a Transformer encoder has is to be left as it is, so that nobody believes it does something."""
+    encoder, kind = config.encoder, config.encoder.kind
+    only = f"which encoder.kind = {kind} has no use for; leave it out"
+    if encoder.sharing != 1:
+        yield Problem(("encoder.sharing", "encoder.kind"), f"is {encoder.sharing}, {only}")
+    if encoder.residual.rank or encoder.residual.diagonal:
+        key = "encoder.residual.rank" if encoder.residual.rank else "encoder.residual.diagonal"
+        yield Problem((key, "encoder.kind"), f"is {encoder.residual.rank or True}, {only}")
+    if config.train.optimizer.kind == "muon":
+        yield Problem(
+            ("train.optimizer.kind", "encoder.kind"),
+            f"is 'muon', which is for single matrices, while those of encoder.kind = {kind} hold all gates; take adamw",
+        )
+
+
 def _sharing(sharing: int | list[int], num_layers: int) -> Iterator[Problem]:
     """K from 1 to L, or one group per layer, numbered 0, 1, 2 ... in the order of their first layers."""
     keys = ("encoder.sharing", "encoder.num_layers")
@@ -186,3 +229,64 @@ def _sharing(sharing: int | list[int], num_layers: int) -> Iterator[Problem]:
         yield Problem(keys, f"lists {len(sharing)} layers, but encoder.num_layers is {num_layers}")
     elif (firsts := list(dict.fromkeys(sharing))) != list(range(len(firsts))):
         yield Problem(keys, f"is {sharing}; number its groups 0, 1, 2, ... in the order of their first layers")
+
+
+def _branches(amnet: AmNetConfig) -> Iterator[Problem]:
+    """Compressions, slow first, that belong to a method."""
+    keys, given = ("amnet.compression", "amnet.method"), amnet.compression
+    if amnet.method == "none":
+        if given:
+            yield Problem(keys, f"is {given}, but amnet.method is none; take sparse or factorised")
+        return
+    if not given:
+        yield Problem(keys, f"is empty; with amnet.method = {amnet.method} give one number a branch, slow first")
+    elif given != sorted(given):
+        yield Problem(keys, f"is {given}; the slow branch comes first, so the numbers cannot fall")
+    if amnet.block > 1 and amnet.method != "sparse":
+        yield Problem(("amnet.block", "amnet.method"), f"is {amnet.block}; blocks are for amnet.method = sparse alone")
+    if amnet.tau_end > amnet.tau_start:
+        yield Problem(
+            ("amnet.tau_end", "amnet.tau_start"),
+            f"is {amnet.tau_end}; allowed: at most amnet.tau_start = {amnet.tau_start}, from which it falls",
+        )
+
+
+def _arbitrator(config: Config) -> Iterator[Problem]:
+    """An arbitrator, and what teaches it, belong to two branches or more."""
+    amnet, given = config.amnet, config.amnet.arbitrator
+    if len(amnet.compression) < 2:
+        for field in dataclasses.fields(ArbitratorConfig):
+            if (value := getattr(given, field.name)) != field.default:
+                key = f"amnet.arbitrator.{field.name}"
+                yield Problem((key, "amnet.compression"), f"is {value!r}, but {_TOO_FEW}; leave it out")
+        return
+    if given.pretrain_steps and not given.teacher:
+        yield Problem(
+            ("amnet.arbitrator.teacher", "amnet.arbitrator.pretrain_steps"),
+            f"is missing, while amnet.arbitrator.pretrain_steps is {given.pretrain_steps}; name the experiment whose "
+            f"entropy the arbitrator learns",
+        )
+    if given.pretrain_steps >= config.train.max_steps:
+        yield Problem(
+            ("amnet.arbitrator.pretrain_steps", "train.max_steps"),
+            f"is {given.pretrain_steps}; allowed: less than train.max_steps = {config.train.max_steps}",
+        )
+
+
+def _cost(config: Config) -> Iterator[Problem]:
+    """The cost loss is one of decisions; a weight that adapts is that of L_avg."""
+    cost, branches = config.amnet.cost, len(config.amnet.compression)
+    if cost.kind != "none" and branches < 2:
+        yield Problem(("amnet.cost.kind", "amnet.compression"), f"is '{cost.kind}', but {_TOO_FEW}; take none")
+    if cost.kind == "none" and cost.weight:
+        yield Problem(("amnet.cost.weight", "amnet.cost.kind"), f"is {cost.weight}, but amnet.cost.kind is none")
+    if cost.kind != "none" and not cost.weight:
+        yield Problem(
+            ("amnet.cost.weight", "amnet.cost.kind"),
+            f"is 0, so that amnet.cost.kind = {cost.kind} does nothing; give more than 0",
+        )
+    if cost.match and cost.kind != "avg":
+        yield Problem(
+            ("amnet.cost.match", "amnet.cost.kind"),
+            f"is '{cost.match}', but only the weight of amnet.cost.kind = avg adapts, not that of {cost.kind}",
+        )

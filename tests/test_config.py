@@ -88,7 +88,7 @@ def test_numbers(write):
         ("train: {optimizer: {lr: .inf}}", "train.optimizer.lr is inf; it must be a number"),
         ("data: {speeds: 1.0}", "data.speeds is 1.0; it must be a list, each item a number"),
         ("warm_start: 3", "warm_start is 3; it must be text or null"),
-        ("encoder: 3", "encoder is 3; it is a section with the keys num_layers, dim"),
+        ("encoder: 3", "encoder is 3; it is a section with the keys kind, num_layers, dim"),
         ("loss:", "loss is None; it is a section"),
     ],
 )
@@ -119,6 +119,53 @@ def test_wrong_types(write, text, words):
 )
 def test_values_out_of_range(write, text, words):
     assert words in mistakes(write(text))
+
+
+TWO = "encoder: {kind: lstm}, amnet: {method: sparse, compression: [0.15, 0.8]"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("amnet: {method: sparse, compression: [1.0]}", "amnet.compression is [1.0]; allowed: numbers from 0 to below"),
+        ("amnet: {compression: [-0.1]}", "amnet.compression is [-0.1]; allowed: numbers from 0 to below 1"),
+        ("amnet: {tau_end: 0}", "amnet.tau_end is 0.0; allowed: more than 0"),
+        ("amnet: {tau_start: -1}", "amnet.tau_start is -1.0; allowed: more than 0"),
+        ("amnet: {cost: {mu: 0}}", "amnet.cost.mu is 0.0; allowed: more than 0"),
+        ("amnet: {method: sparse, compression: [0.1]}", "but a transformer has no branches; take encoder.kind = lstm"),
+        ("encoder: {kind: lstm, sharing: 2}", "encoder.sharing is 2, which encoder.kind = lstm has no use for"),
+        ("encoder: {kind: gru, residual: {rank: 2}}", "encoder.residual.rank is 2, which encoder.kind = gru has no"),
+        ("encoder: {kind: gru, residual: {diagonal: true}}", "encoder.residual.diagonal is True, which encoder.kind"),
+        ("encoder: {kind: lstm}, train: {optimizer: {kind: muon}}", "train.optimizer.kind is 'muon', which is for"),
+        ("loss: {kind: simple}", "loss.kind is 'simple', which is the loss of joiner.kind = additive alone, not of tanh"),
+        ("amnet: {compression: [0.1]}", "amnet.compression is [0.1], but amnet.method is none"),
+        ("encoder: {kind: lstm}, amnet: {method: sparse}", "amnet.compression is empty; with amnet.method = sparse"),
+        ("encoder: {kind: lstm}, amnet: {method: factorised, compression: [0.6, 0.35]}", "the slow branch comes first"),
+        ("encoder: {kind: lstm}, amnet: {method: factorised, compression: [0.3], block: 4}", "blocks are for"),
+        (TWO + ", prune_fraction: 0}", "amnet.prune_fraction is 0, so that nothing is pruned; give more, or warm_start"),
+        (TWO + ", tau_start: 0.4}", "amnet.tau_end is 0.5; allowed: at most amnet.tau_start = 0.4"),
+        (TWO + ", arbitrator: {pretrain_steps: 9}}", "amnet.arbitrator.teacher is missing, while"),
+        (TWO + ", arbitrator: {teacher: x, pretrain_steps: 400000}}", "allowed: less than train.max_steps = 350000"),
+        ("amnet: {arbitrator: {delay: 1}}", "amnet.arbitrator.delay is 1, but amnet.compression names fewer than two"),
+        ("amnet: {arbitrator: {teacher: x}}", "amnet.arbitrator.teacher is 'x', but amnet.compression names fewer"),
+        ("amnet: {cost: {kind: avg, weight: 1}}", "amnet.cost.kind is 'avg', but amnet.compression names fewer"),
+        (TWO + ", cost: {weight: 2}}", "amnet.cost.weight is 2.0, but amnet.cost.kind is none"),
+        (TWO + ", cost: {kind: amr}}", "amnet.cost.weight is 0, so that amnet.cost.kind = amr does nothing"),
+        (TWO + ", cost: {kind: amr, weight: 1, match: x}}", "only the weight of amnet.cost.kind = avg adapts"),
+        ("amnet: {cost: {match: x}}", "only the weight of amnet.cost.kind = avg adapts, not that of none"),
+    ],
+)
+def test_branches_that_cannot_be(write, text, words):
+    assert words in mistakes(write("{" + text + "}"))
+
+
+def test_branches_that_can_be(write):
+    teacher = "{teacher: x, pretrain_steps: 10, use_state: true, use_decision: true, delay: 1}"
+    cost = "{kind: avg, weight: 1, match: y}"
+    config = load_config(write("{" + TWO + f", arbitrator: {teacher}, cost: {cost}, block: 4}}}}"))
+    assert config.amnet.compression == [0.15, 0.8] and config.amnet.cost.match == "y"
+    config = load_config(write("{encoder: {kind: lstm}, joiner: {kind: additive}, loss: {kind: simple}}"))
+    assert config.amnet.method == "none"
 
 
 def test_the_last_valid_values_are_allowed(write):
