@@ -79,7 +79,7 @@ def transcribe(bundle: Bundle, path: Path, settings: DecodeConfig, streaming: bo
         hypothesis = decode_stream(bundle.model, settings, torch.from_numpy(features))
     else:
         hypothesis = decode_features(bundle.model, settings, [features])[0][0]
-    found = entry(bundle.tokenizer, hypothesis)
+    found = entry(bundle, hypothesis)
     return {"text": found.pop("hyp"), **found, "duration": round(len(samples) / rate, 3)}
 
 

@@ -35,7 +35,7 @@ CONFIG = Config(
         num_layers=2, dim=16, num_heads=2, ffn_dim=32, conv_channels=4, sharing=2, dropout=0.0, look_back_ms=None
     ),
     predictor=PredictorConfig(embedding_dim=8, hidden_dim=16, num_layers=1, dropout=0.0),
-    joiner=JoinerConfig(16),
+    joiner=JoinerConfig(dim=16),
     loss=LossConfig(ctc_scale=0.3),
     data=DataConfig(
         speeds=[1.0], max_batch_s=12.0, max_utterance_s=12.0, num_buckets=2,

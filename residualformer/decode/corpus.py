@@ -14,7 +14,6 @@ from lhotse.cut import Cut
 from tqdm import tqdm
 
 from residualformer.data.features import read_feature_config
-from residualformer.data.tokenizer import Tokenizer
 from residualformer.data.validate import read_cuts
 from residualformer.decode.hypotheses import Hypothesis
 from residualformer.decode.search import encode, search, times_s
@@ -61,7 +60,7 @@ def decode_cuts(bundle: Bundle, settings: DecodeConfig, cuts: list, streaming: b
             if readable:
                 nbests = decode_features(bundle.model, settings, [features for _, features in readable], streaming)
                 for (cut, _), nbest in zip(readable, nbests, strict=True):
-                    entries = [entry(bundle.tokenizer, hypothesis) for hypothesis in nbest]
+                    entries = [entry(bundle, hypothesis) for hypothesis in nbest]
                     line = {"id": cut.id, "ref": references[cut.id], **entries[0], "duration": cut.duration}
                     outcome.records.append(line | {"nbest": entries})
             progress.update(len(batch))
@@ -103,13 +102,13 @@ def decode_features(
         return search(model, *encode(model, padded.to(device), lengths, streaming), settings)
 
 
-def entry(tokenizer: Tokenizer, hypothesis: Hypothesis) -> dict[str, Any]:
+def entry(bundle: Bundle, hypothesis: Hypothesis) -> dict[str, Any]:
     """Text, log-probability, tokens as text and their times in seconds."""
     return {
-        "hyp": tokenizer.decode(hypothesis.tokens),
+        "hyp": bundle.tokenizer.decode(hypothesis.tokens),
         "score": round(hypothesis.score, 4),
-        "tokens": [tokenizer.pieces[token] for token in hypothesis.tokens],
-        "times": times_s(hypothesis),
+        "tokens": [bundle.tokenizer.pieces[token] for token in hypothesis.tokens],
+        "times": times_s(hypothesis, bundle.model.encoder.stride),
     }
 
 

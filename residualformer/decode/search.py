@@ -9,16 +9,15 @@ import yaml
 from torch import Tensor
 
 from residualformer.config import config_from_dict, config_to_dict
+from residualformer.data.features import FRAME_SHIFT_S
 from residualformer.decode.beam import beam_search
 from residualformer.decode.greedy import greedy_search
 from residualformer.decode.hypotheses import Hypothesis
 from residualformer.errors import UserError
-from residualformer.nn.subsampling import SUBSAMPLING, num_encoder_frames
 from residualformer.schema import Config, DecodeConfig
 from residualformer.yaml_loader import load_yaml
 
 LONGEST_FULL_PASS = 6000  # feature frames: a minute
-FRAME_SHIFT_S = 0.01 * SUBSAMPLING  # of the encoder
 
 
 def search(model, encoded: Tensor, lengths: Tensor, settings: DecodeConfig) -> list[list[Hypothesis]]:
@@ -41,7 +40,7 @@ def encode(model, features: Tensor, lengths: Tensor, streaming: bool = False) ->
         return model.encoder(features, lengths)
     chunks = list(encode_chunks(model, features, lengths))
     encoded = torch.cat([chunk for chunk, _ in chunks], dim=1)
-    lengths = num_encoder_frames(lengths)
+    lengths = model.encoder.output_lengths(lengths)
     return encoded[:, : int(lengths.max())], lengths
 
 
@@ -55,7 +54,7 @@ def encode_chunks(model, features: Tensor, lengths: Tensor) -> Iterator[tuple[Te
         real = (lengths - start).clamp(min=0)
         window = padded[:, start : start + encoder.window]
         encoded, state = encoder.step(window, real.clamp(max=encoder.window), state)
-        yield encoded, num_encoder_frames(real.clamp(max=encoder.shift))
+        yield encoded, encoder.output_lengths(real.clamp(max=encoder.shift))
 
 
 def decode_settings(config: Config, overrides: Sequence[str]) -> DecodeConfig:
@@ -83,6 +82,10 @@ def search_name(settings: DecodeConfig) -> str:
     return "greedy" if settings.kind == "greedy" else f"beam{settings.beam}"
 
 
-def times_s(hypothesis: Hypothesis) -> list[float]:
-    """Start, in seconds from the start of the utterance, of the encoder frame that wrote each token."""
-    return [round(frame * FRAME_SHIFT_S, 2) for frame in hypothesis.frames]
+def times_s(hypothesis: Hypothesis, stride: int) -> list[float]:
+    """Start, in seconds from the start of the utterance, of the encoder frame that wrote each token.
+
+    Args:
+        stride: feature frames per encoder frame.
+    """
+    return [round(frame * stride * FRAME_SHIFT_S, 2) for frame in hypothesis.frames]

@@ -40,13 +40,17 @@ class TransformerEncoder(nn.Module):
     encoder is chunk + look-ahead whatever the number of layers.
 
     Attributes:
+        dim: D, the size of an output frame.
+        stride: feature frames per encoder frame.
         window: feature frames that one `step` needs: 4 (C + look-ahead).
         shift: feature frames by which one `step` moves on: 4 C.
     """
 
+    stride = SUBSAMPLING
+
     def __init__(self, config: EncoderConfig, num_mel_bins: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.dim = config, config.dim
         self.chunk, self.look_ahead = frames(config.chunk_ms), frames(config.look_ahead_ms)
         self.look_back = None if config.look_back_ms is None else frames(config.look_back_ms)
         self.window, self.shift = SUBSAMPLING * (self.chunk + self.look_ahead), SUBSAMPLING * self.chunk
@@ -63,13 +67,21 @@ class TransformerEncoder(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The masked full pass: features (N, T, F), lengths (N,) in frames -> (N, T', D) and (N,), T' = ceil(T / 4)."""
         x, _, _ = self.subsampling(self._normalise(features, lengths))
-        lengths = num_encoder_frames(lengths)
+        lengths = self.output_lengths(lengths)
         size = x.size(1)
         table = rotary_table(size, self._head_dim, x.device)
         masks = self._masks(size, lengths, x.device)
         for index, layer in enumerate(self.layers):
             x, _ = layer(x, size, None, masks[min(index, 1)], table)
         return self._finish(x), lengths
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Encoder frames of `lengths` feature frames: ceil(T / 4)."""
+        return num_encoder_frames(lengths)
+
+    def matrices(self) -> list[nn.Parameter]:
+        """The weight matrices of the layers, shared ones once: what Muon is for."""
+        return [parameter for parameter in self.bank.parameters() if parameter.dim() == 2]
 
     def init_state(self, batch_size: int) -> EncoderState:
         """The state before the first chunk of `batch_size` streams."""

@@ -1,4 +1,4 @@
-"""The joint network: tanh(Linear(encoder) + Linear(predictor)), then Linear to the vocabulary."""
+"""Joint networks. Both kinds give their two sides apart: search projects a frame and a label history only once."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 
-class Joiner(nn.Module):
-    """Its two sides are also given apart: search projects each encoder frame and each label history only once."""
+class TanhJoiner(nn.Module):
+    """tanh(Linear(encoder) + Linear(predictor)), then Linear to the vocabulary (ResidualTransformer, section 4.2)."""
 
     def __init__(self, encoder_dim: int, predictor_dim: int, dim: int, vocab_size: int) -> None:
         super().__init__()
@@ -22,3 +22,23 @@ class Joiner(nn.Module):
     def forward(self, encoder_out: Tensor, predictor_out: Tensor) -> Tensor:
         """(..., D) and (..., P), of the same or broadcasting leading shape -> logits (..., V)."""
         return self.output(self.project_encoder(encoder_out) + self.project_predictor(predictor_out))
+
+
+class AdditiveJoiner(nn.Module):
+    """The sum of both sides, each projected to the vocabulary; it has no parameters beside these (AmNets, section 5).
+
+    The bias is on the encoder's side: one of the two would be idle.
+    """
+
+    def __init__(self, encoder_dim: int, predictor_dim: int, vocab_size: int) -> None:
+        super().__init__()
+        self.project_encoder = nn.Linear(encoder_dim, vocab_size)
+        self.project_predictor = nn.Linear(predictor_dim, vocab_size, bias=False)
+
+    def output(self, joint: Tensor) -> Tensor:
+        """The sum of both projections is the logits already: (..., V) -> (..., V)."""
+        return joint
+
+    def forward(self, encoder_out: Tensor, predictor_out: Tensor) -> Tensor:
+        """(..., D) and (..., P), of the same or broadcasting leading shape -> logits (..., V)."""
+        return self.project_encoder(encoder_out) + self.project_predictor(predictor_out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from residualformer.nn.encoder import TransformerEncoder
-from residualformer.nn.joiner import Joiner
+from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner
 from residualformer.nn.predictor import PREDICTORS
 from residualformer.schema import Config
 
@@ -23,8 +23,11 @@ class Transducer(nn.Module):
         self.vocab_size = vocab_size
         self.encoder = TransformerEncoder(config.encoder, config.features.num_mel_bins)
         self.predictor = PREDICTORS[config.predictor.kind](vocab_size, config.predictor)
-        dim = config.encoder.dim
-        self.joiner = Joiner(dim, self.predictor.dim, config.joiner.dim, vocab_size)
+        dim = self.encoder.dim
+        if config.joiner.kind == "additive":
+            self.joiner = AdditiveJoiner(dim, self.predictor.dim, vocab_size)
+        else:
+            self.joiner = TanhJoiner(dim, self.predictor.dim, config.joiner.dim, vocab_size)
         self.training_only = nn.ModuleDict()
         if config.loss.kind == "pruned":
             self.training_only["simple_encoder"] = nn.Linear(dim, vocab_size)

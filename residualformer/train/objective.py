@@ -37,9 +37,8 @@ def batch_losses(
     if config.kind == "pruned":
         losses = _pruned(model, encoded, predicted, batch.tokens, boundary, config)
     else:
-        logits = model.joiner(encoded.unsqueeze(2), predicted.unsqueeze(1))  # (N, T', S + 1, V)
-        exact = get_backend(config.backend).rnnt_loss
-        losses = {"transducer": exact(logits, batch.tokens, BLANK, boundary, reduction="sum")}
+        exact = _simple if config.kind == "simple" else _exact
+        losses = {"transducer": exact(model, encoded, predicted, batch.tokens, boundary, config)}
         losses["loss"] = losses["transducer"]
     if config.ctc_scale > 0:
         losses["ctc"] = _ctc(model, encoded, lengths, batch)
@@ -70,6 +69,21 @@ def _pruned(
         joiner.output(am + lm), tokens, ranges, BLANK, boundary, reduction="sum"
     )
     return {"loss": pruned + config.simple_scale * simple, "transducer": pruned, "simple": simple}
+
+
+def _exact(
+    model: Transducer, encoded: Tensor, predicted: Tensor, tokens: Tensor, boundary: Tensor, config: LossConfig
+) -> Tensor:
+    logits = model.joiner(encoded.unsqueeze(2), predicted.unsqueeze(1))  # (N, T', S + 1, V)
+    return get_backend(config.backend).rnnt_loss(logits, tokens, BLANK, boundary, reduction="sum")
+
+
+def _simple(
+    model: Transducer, encoded: Tensor, predicted: Tensor, tokens: Tensor, boundary: Tensor, config: LossConfig
+) -> Tensor:
+    """What `_exact` gives for the additive joiner, without logits of every frame with every label."""
+    lm, am = model.joiner.project_predictor(predicted), model.joiner.project_encoder(encoded)
+    return get_backend(config.backend).rnnt_loss_simple(lm, am, tokens, BLANK, boundary, reduction="sum")
 
 
 def _ctc(model: Transducer, encoded: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
