@@ -1,0 +1,88 @@
+"""The network that chooses a branch for each frame, and how its choice becomes a decision (AmNets, section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from residualformer.nn.scan import State, fused
+from residualformer.schema import ArbitratorConfig
+
+Sampler = Callable[[Tensor], Tensor]  # logits (N, T, B) -> decisions (N, T, B), which sum to one over B
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """The most probable branch: run time."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return _one_hot(logits.argmax(2), logits)
+
+
+@dataclass(frozen=True)
+class GumbelSoftmax:
+    """Eq. 1: softmax((log pi + g) / tau), g of the Gumbel distribution; tau > 0, towards 0 the harder."""
+
+    tau: float = 1.0
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        # -log of an exponential variable is a Gumbel one. log pi is the logits up to a constant, which softmax ignores.
+        noise = -torch.empty_like(logits, dtype=torch.float32).exponential_().log()
+        return ((logits.float() + noise) / self.tau).softmax(2)
+
+
+@dataclass(frozen=True)
+class UniformBranch:
+    """One branch drawn for each frame, all alike, whatever the logits: for pruning."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        branch = torch.randint(logits.size(2), logits.shape[:2], device=logits.device)
+        return _one_hot(branch, logits)
+
+
+def _one_hot(branch: Tensor, logits: Tensor) -> Tensor:
+    return F.one_hot(branch, logits.size(2)).to(torch.float32)
+
+
+class Arbitrator(nn.Module):
+    """LSTM layers with one bias per gate and a linear layer: frames (N, T, D) -> logits (N, T, B), whose softmax is pi.
+
+    Args:
+        input_dim: D: of x_t and of what else it sees (h_{t-1}, d_{t-1}), concatenated.
+        num_branches: B.
+    """
+
+    def __init__(self, input_dim: int, num_branches: int, config: ArbitratorConfig) -> None:
+        super().__init__()
+        self.dim = dim = config.hidden_dim
+        inputs = [input_dim] + [dim] * (config.num_layers - 1)
+
+        def uniform(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape).uniform_(-(dim**-0.5), dim**-0.5))
+
+        self.input = nn.ParameterList(uniform(4 * dim, size) for size in inputs)
+        self.recurrent = nn.ParameterList(uniform(4 * dim, dim) for _ in inputs)
+        self.bias = nn.ParameterList(uniform(4 * dim) for _ in inputs)
+        self.out = nn.Linear(dim, num_branches)
+
+    def init_state(self, batch_size: int) -> list[State]:
+        """(h, c) of each layer, each (N, hidden_dim)."""
+        zeros = self.out.weight.new_zeros(batch_size, self.dim)
+        return [(zeros, zeros) for _ in self.bias]
+
+    def forward(self, x: Tensor, state: list[State] | None = None) -> tuple[Tensor, list[State]]:
+        """x (N, T, D) -> logits (N, T, B) and the new state; without a state from the start."""
+        state = self.init_state(len(x)) if state is None else state
+        y, new = x.transpose(0, 1), []
+        for before, *weights in zip(state, self.input, self.recurrent, self.bias, strict=True):
+            y, after = fused("lstm", y, before, *weights)
+            new.append(after)
+        return self.out(y).transpose(0, 1), new
+
+    def flops(self) -> float:
+        """Multiply-accumulates per frame."""
+        return float(sum(weight.numel() for weight in [*self.input, *self.recurrent, self.out.weight]))

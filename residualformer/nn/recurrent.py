@@ -1,0 +1,262 @@
+"""Recurrent encoder: plain LSTM or GRU layers, or branches of them of which an arbitrator takes one for each frame.
+
+AmNets, section 2 (the AmRNN layer) and section 3. N utterances, T' encoder frames, H = encoder.dim, B branches.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, OneHot, Sampler
+from residualformer.nn.branches import PlainWeight, make_weight
+from residualformer.nn.dropout import Dropout
+from residualformer.nn.scan import GATES, NUM_STATES, State, fused, gru_cell, lstm_cell, scan
+from residualformer.schema import AmNetConfig, EncoderConfig
+
+
+class Encoded(NamedTuple):
+    """What `RecurrentEncoder.encode` gives; the last two are None where there is one branch."""
+
+    frames: Tensor  # (N, T', H)
+    lengths: Tensor  # (N,)
+    decisions: Tensor | None  # (N, T', B): d_t(n) of the branches that frame t went through
+    arbitrator_logits: Tensor | None  # (N, T', B): from frame t; with delay 1 they decide on frame t + 1
+
+
+@dataclass
+class RecurrentState:
+    """State of N streams; no tensor in it is ever modified in place.
+
+    Attributes:
+        layers: (h, c) of each layer, or (h,) for GRU, each (N, H).
+        arbitrator: (h, c) of each of the arbitrator's layers, each (N, hidden_dim); empty where there is one branch.
+        decision: (N, B), what the arbitrator last decided, one-hot; slow before the first frame.
+        decisions: (N,) int64, the branch that the last frame of each stream went through.
+    """
+
+    layers: list[State]
+    arbitrator: list[State]
+    decision: Tensor
+    decisions: Tensor
+
+
+class RecurrentLayer(nn.Module):
+    """One layer of every branch: input weights (gates * H, D), recurrent ones (gates * H, H), one bias per gate.
+
+    `bias` is (gates * H,), shared by the branches, or (B, gates * H) for sparse branches, which share nothing.
+    """
+
+    def __init__(self, kind: str, input_dim: int, dim: int, amnet: AmNetConfig) -> None:
+        super().__init__()
+        self.kind = kind
+        width, bound = GATES[kind] * dim, 1 / math.sqrt(dim)
+        self.input = make_weight(amnet.method, width, input_dim, amnet.compression, bound)
+        self.recurrent = make_weight(amnet.method, width, dim, amnet.compression, bound)
+        own = (len(amnet.compression),) if amnet.method == "sparse" else ()
+        self.bias = nn.Parameter(torch.empty(*own, width).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One branch: x (T, N, D) -> (T, N, H) and the new state."""
+        return fused(self.kind, x, state, self.input.dense(0), self.recurrent.dense(0), self.bias.view(-1))
+
+    def branched(self, x: Tensor, state: State, decisions: Tensor) -> tuple[Tensor, Tensor, State]:
+        """All branches: x (T, N, D) or (B, T, N, D), decisions (B, T, N) -> h of each (B, T, N, H), combined h, state."""
+        weight = self.input.dense_all()
+        x = x.expand(len(weight), *x.shape) if x.dim() == 3 else x
+        bias = self.bias.expand(len(weight), -1).unsqueeze(1)
+        gates = torch.baddbmm(bias, x.flatten(1, 2), weight.transpose(1, 2))
+        return scan(self.kind, gates.to(state[0].dtype), self.recurrent.dense_all(), decisions, state)
+
+    def cell(self, x: Tensor, state: State, branch: int) -> State:
+        """One frame of one branch, the cheap way: x (N, D) -> the new state."""
+        bias = self.bias if self.bias.dim() == 1 else self.bias[branch]
+        if isinstance(self.input, PlainWeight):
+            return fused(self.kind, x.unsqueeze(0), state, self.input.W, self.recurrent.W, bias)[1]
+        gates = self.input.product(x, branch) + bias
+        recurrent = self.recurrent.product(state[0], branch)
+        if self.kind == "gru":
+            return (gru_cell(gates, recurrent, state[0]),)
+        return lstm_cell(gates + recurrent, state[1])
+
+    def flops(self, branch: int) -> float:
+        return self.input.flops(branch) + self.recurrent.flops(branch)
+
+
+class RecurrentEncoder(nn.Module):
+    """Unidirectional recurrent layers over feature frames stacked `encoder.stack_frames` at a time.
+
+    With B >= 2 branches all see the same combined states {h, c} of the frame before; layer l of a branch sees that
+    branch's own layer l - 1. The output is the combined h of the last layer.
+
+    Attributes:
+        dim: H, the size of an output frame.
+        stride, window, shift: feature frames per encoder frame, which is also what one `step` takes and moves on by.
+        num_branches: B.
+        sampler: how `forward` makes decisions in training; in eval mode it is always `OneHot`.
+    """
+
+    def __init__(self, config: EncoderConfig, amnet: AmNetConfig, num_mel_bins: int) -> None:
+        super().__init__()
+        self.config, self.amnet, self.dim = config, amnet, config.dim
+        self.stride = self.window = self.shift = config.stack_frames
+        self.num_branches = 1 if amnet.method == "none" else len(amnet.compression)
+        self.sampler: Sampler = GumbelSoftmax(1.0)
+        self.register_buffer("mean", torch.zeros(num_mel_bins))  # of the training set, per bin
+        self.register_buffer("std", torch.ones(num_mel_bins))
+        size = config.stack_frames * num_mel_bins
+        inputs = [size] + [config.dim] * (config.num_layers - 1)
+        self.layers = nn.ModuleList(RecurrentLayer(config.kind, i, config.dim, amnet) for i in inputs)
+        self.dropout = Dropout(config.dropout)
+        self.arbitrator = None
+        if self.num_branches > 1:
+            extra = amnet.arbitrator.use_state * config.dim + amnet.arbitrator.use_decision * self.num_branches
+            self.arbitrator = Arbitrator(size + extra, self.num_branches, amnet.arbitrator)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """features (N, T, F), lengths (N,) in frames -> (N, T', H) and (N,), T' = ceil(T / stride)."""
+        return self.encode(features, lengths, self.sampler if self.training else OneHot())[:2]
+
+    def encode(self, features: Tensor, lengths: Tensor, sampler: Sampler) -> Encoded:
+        """As `forward`, with decisions made by `sampler`, and with the decisions and what they were drawn from."""
+        x = self._stack(features, lengths)
+        lengths, first = self.output_lengths(lengths), self.init_state(len(x))
+        if self.arbitrator is None:
+            return Encoded(self._run(x, first.layers, None)[0], lengths, None, None)
+        if self.amnet.arbitrator.use_state or self.amnet.arbitrator.use_decision:
+            frames, decisions, logits = self._frame_by_frame(x, first, sampler)
+        else:
+            logits = self.arbitrator(x)[0]
+            frames, decisions = None, self._delayed(sampler(logits), first.decision)
+        if frames is None:
+            frames = self._run(x, first.layers, decisions)[0]
+        return Encoded(frames, lengths, decisions, logits)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Encoder frames of `lengths` feature frames: ceil(T / stride)."""
+        return (lengths + self.stride - 1) // self.stride
+
+    def matrices(self) -> list[nn.Parameter]:
+        """The weight matrices of the layers, shared ones once."""
+        return [p for name, p in self.layers.named_parameters() if p.dim() == 2 and not name.endswith("bias")]
+
+    def init_state(self, batch_size: int) -> RecurrentState:
+        """The state before the first frame of `batch_size` streams."""
+        zeros = self.mean.new_zeros(batch_size, self.dim)
+        decision = self.mean.new_zeros(batch_size, self.num_branches)
+        decision[:, 0] = 1
+        arbitrator = [] if self.arbitrator is None else self.arbitrator.init_state(batch_size)
+        layers = [(zeros,) * NUM_STATES[self.config.kind] for _ in self.layers]
+        return RecurrentState(layers, arbitrator, decision, torch.zeros(batch_size, dtype=torch.long).to(zeros.device))
+
+    def step(self, features: Tensor, lengths: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
+        """Encode one frame of each stream; of its branches only the chosen one is computed.
+
+        Args:
+            features: (N, window, F).
+            lengths: (N,) real frames in the window: `window`, but fewer at the end of a stream.
+            state: from `init_state` or the last call; it is not changed.
+
+        Returns:
+            (N, 1, H) and the new state.
+        """
+        x = self._stack(features, lengths)
+        arbitrator, decision, branches = state.arbitrator, state.decision, torch.zeros_like(state.decisions)
+        if self.arbitrator is not None:
+            logits, arbitrator = self._arbitrate(x, state.layers[-1][0], state.decision, state.arbitrator)
+            decision = OneHot()(logits)[:, 0]
+            branches = (state.decision if self.amnet.arbitrator.delay else decision).argmax(1)
+        layers = self._chosen(x[:, 0], state.layers, branches)
+        return layers[-1][0].unsqueeze(1), RecurrentState(layers, arbitrator, decision, branches)
+
+    def branch_flops(self) -> list[float]:
+        """Multiply-accumulates per encoder frame of each branch, without biases."""
+        return [sum(layer.flops(n) for layer in self.layers) for n in range(self.num_branches)]
+
+    def arbitrator_flops(self) -> float:
+        """Multiply-accumulates per encoder frame of the arbitrator; 0 where there is none."""
+        return self.arbitrator.flops() if self.arbitrator is not None else 0.0
+
+    def _stack(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Global mean and variance, zeros (the mean) after each end, stacked: (N, T, F) -> (N, T', stride * F)."""
+        x = (features - self.mean) / self.std
+        real = torch.arange(x.size(1), device=x.device) < lengths.unsqueeze(1)
+        x = x.masked_fill(~real.unsqueeze(2), 0.0)
+        x = F.pad(x, (0, 0, 0, -x.size(1) % self.stride))
+        return x.reshape(len(x), -1, self.stride * x.size(2))
+
+    def _run(self, x: Tensor, states: list[State], decisions: Tensor | None) -> tuple[Tensor, list[State]]:
+        """Layer after layer over all frames: x (N, T', D), decisions (N, T', B) -> (N, T', H) and the new states."""
+        y = h = x.transpose(0, 1)
+        by_branch = None if decisions is None else decisions.permute(2, 1, 0)
+        new = []
+        for index, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
+            y = self.dropout(y) if index else y
+            if by_branch is None:
+                y, state = layer(y, state)
+                h = y
+            else:
+                y, h, state = layer.branched(y, state, by_branch)
+            new.append(state)
+        return self.dropout(h).transpose(0, 1), new
+
+    def _frame_by_frame(
+        self, x: Tensor, state: RecurrentState, sampler: Sampler
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Frames (where the arbitrator sees h_{t-1}, else None), decisions, logits of an arbitrator that looks back."""
+        layers, arbitrator, before = state.layers, state.arbitrator, state.decision
+        frames, decisions, logits = [], [], []
+        for x_t in x.split(1, dim=1):
+            logit, arbitrator = self._arbitrate(x_t, layers[-1][0], before, arbitrator)
+            decision = sampler(logit)
+            decisions.append(self._delayed(decision, before))
+            logits.append(logit)
+            if self.amnet.arbitrator.use_state:
+                h, layers = self._run(x_t, layers, decisions[-1])
+                frames.append(h)
+            before = decision[:, 0]
+        return torch.cat(frames, 1) if frames else None, torch.cat(decisions, 1), torch.cat(logits, 1)
+
+    def _arbitrate(
+        self, x: Tensor, h: Tensor, decision: Tensor, state: list[State]
+    ) -> tuple[Tensor, list[State]]:
+        """The arbitrator on one frame x (N, 1, D), with h_{t-1} and d_{t-1} where it sees them."""
+        seen = [x[:, 0]]
+        if self.amnet.arbitrator.use_state:
+            seen.append(h)
+        if self.amnet.arbitrator.use_decision:
+            seen.append(decision)
+        return self.arbitrator(torch.cat(seen, 1).unsqueeze(1), state)
+
+    def _delayed(self, decisions: Tensor, before: Tensor) -> Tensor:
+        """Decisions (N, T, B) moved on by `delay`; before (N, B) comes first."""
+        if not self.amnet.arbitrator.delay:
+            return decisions
+        return torch.cat([before.unsqueeze(1).to(decisions.dtype), decisions[:, :-1]], 1)
+
+    def _chosen(self, x: Tensor, states: list[State], branches: Tensor) -> list[State]:
+        """One frame x (N, D) of each stream through its branch (N,); streams of a branch go together."""
+        present = branches.unique().tolist()
+        if len(present) == 1:
+            return self._branch(x, states, present[0])
+        new = [tuple(torch.empty_like(part) for part in state) for state in states]
+        for branch in present:
+            streams = (branches == branch).nonzero().flatten()
+            mine = [tuple(part[streams] for part in state) for state in states]
+            for state, done in zip(new, self._branch(x[streams], mine, branch), strict=True):
+                for part, values in zip(state, done, strict=True):
+                    part[streams] = values
+        return new
+
+    def _branch(self, x: Tensor, states: list[State], branch: int) -> list[State]:
+        new = []
+        for layer, state in zip(self.layers, states, strict=True):
+            state = layer.cell(x, state, branch)
+            new.append(state)
+            x = state[0]
+        return new
