@@ -12,17 +12,20 @@ from torch.optim.lr_scheduler import LambdaLR
 from residualformer.nn.transducer import Transducer
 from residualformer.schema import OptimizerConfig, TrainConfig
 
+HOLD_END = 0.01  # of the learning rate, where `hold` ends
+
 
 class Optimizer:
     """One step, one state and one schedule over what may be two optimisers.
 
-    `muon` hands the shared matrices of the encoder's Transformer layers to Muon, whose update is made of equal singular
-    values and scaled to AdamW's size; all else (biases, residuals, convolutions, predictor, joiner) is AdamW's.
+    `muon` hands `encoder.matrices()` (the shared matrices of the Transformer layers) to Muon, whose update is made of
+    equal singular values and scaled to AdamW's size; all else (biases, residuals, convolutions, predictor, joiner) is
+    AdamW's. A parameter without a gradient, such as those of an arbitrator that was not asked, is left as it is.
     """
 
     def __init__(self, model: Transducer, config: TrainConfig) -> None:
         optimizer = config.optimizer
-        matrices = [p for p in model.encoder.bank.parameters() if p.dim() == 2] if optimizer.kind == "muon" else []
+        matrices = model.encoder.matrices() if optimizer.kind == "muon" else []
         chosen = {id(p) for p in matrices}
         others = [p for p in model.parameters() if id(p) not in chosen]
         kind = torch.optim.Adam if optimizer.kind == "adam" else torch.optim.AdamW
@@ -75,13 +78,18 @@ class Optimizer:
 def learning_rate_factor(config: OptimizerConfig, max_steps: int):
     """step -> factor of the learning rate: up to 1 in `warmup_steps`, then down to 0 at `max_steps`.
 
-    `linear` is the paper's (section 4.3), `cosine` a quarter turn slower at both ends.
+    `linear` is that of ResidualTransformer (section 4.3), `cosine` a quarter turn slower at both ends. `hold` (AmNets,
+    section 5, says "warm-hold-decay" and no more) stays at 1 for `hold_fraction` of the steps after warm-up and then
+    falls exponentially, to 0.01 at `max_steps`.
     """
 
     def factor(step: int) -> float:
         if step < config.warmup_steps:
             return (step + 1) / config.warmup_steps
         left = max(0.0, (max_steps - step) / max(1, max_steps - config.warmup_steps))
+        if config.schedule == "hold":
+            decay = 1 - config.hold_fraction
+            return HOLD_END ** max(0.0, 1 - left / decay) if decay else 1.0
         return left if config.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
 
     return factor
