@@ -7,6 +7,7 @@ from torch import nn
 from residualformer.nn.encoder import TransformerEncoder
 from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner
 from residualformer.nn.predictor import PREDICTORS
+from residualformer.nn.recurrent import RecurrentEncoder
 from residualformer.schema import Config
 
 
@@ -21,7 +22,11 @@ class Transducer(nn.Module):
     def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__()
         self.vocab_size = vocab_size
-        self.encoder = TransformerEncoder(config.encoder, config.features.num_mel_bins)
+        bins = config.features.num_mel_bins
+        if config.encoder.kind == "transformer":
+            self.encoder = TransformerEncoder(config.encoder, bins)
+        else:
+            self.encoder = RecurrentEncoder(config.encoder, config.amnet, bins)
         self.predictor = PREDICTORS[config.predictor.kind](vocab_size, config.predictor)
         dim = self.encoder.dim
         if config.joiner.kind == "additive":
