@@ -40,9 +40,9 @@ def _params(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], N
 
 def _print_params(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.set)
-    from residualformer.cost import count_parameters  # brings torch, which a wrong configuration need not wait for
+    from residualformer.cost import describe  # brings torch, which a wrong configuration need not wait for
 
-    print(json.dumps(count_parameters(config), indent=2))
+    print(json.dumps(describe(config), indent=2))
 
 
 def _transcribe(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
@@ -53,7 +53,7 @@ def _transcribe(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
 
 
 _COMMANDS = {
-    "params": ("print the parameter counts of an experiment as JSON", _params),
+    "params": ("print the parameter counts of an experiment, and FLOPs per frame, as JSON", _params),
     "transcribe": ("transcribe audio files with a trained model", _transcribe),
 }
 

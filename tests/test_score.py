@@ -136,7 +136,7 @@ def test_an_unknown_baseline_or_split_or_a_broken_file_is_named(tmp_path):
     run = write_run(tmp_path, "shared", ["one"])
     with pytest.raises(UserError, match="Did you mean 'shared'"):
         compare([score_run(run)], "share")
-    assert compare([score_run(run)], "baseline", required=False)[0]["relative"] is None
+    assert compare([score_run(run)])[0]["relative"] is None
     with pytest.raises(UserError, match="decoded so far: test"):
         find_runs(tmp_path / "exp", "dev")
     with pytest.raises(UserError, match="run stage 7 first"):
@@ -227,7 +227,7 @@ def test_what_the_step_refuses(tmp_path, monkeypatch, capsys, arguments, words):
 def test_translations_are_scored_by_bleu(tmp_path):
     run = write_run(tmp_path, "model", ["你好世界", "打开灯"], target="translation")
     scored = score_run(run)
-    (row,) = compare([scored], "baseline", required=False)
+    (row,) = compare([scored])
     assert isinstance(scored, Scored) and row["metric"] == "BLEU" and "wer" not in row
     text = render_markdown(results() | {"rows": [row]})
     assert "BLEU [95%]" in text and "WER" not in text and "tok:zh" in text

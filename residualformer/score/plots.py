@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")  # files only: no display is needed
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.patches import Patch  # noqa: E402
 
 from residualformer.files import read_log, replacing  # noqa: E402
 
@@ -38,28 +42,102 @@ def training_curves(metrics: Path, picture: Path) -> None:
 
 
 def wer_against_parameters(results: dict[str, Any], picture: Path) -> bool:
-    """WER with its interval over the Transformer's parameters; False when no row has both."""
-    rows = [row for row in results["rows"] if row["parameters"] and row.get("wer", {}).get("value") is not None]
+    """WER with its interval over the encoder's parameters; False when no row has both.
+
+    Of a Transformer these are the layers', of a recurrent encoder all, less what is pruned (see `cost.py`).
+    """
+    rows = [row for row in results["rows"] if _encoder(row) and row.get("wer", {}).get("value") is not None]
     if not rows:
         return False
     figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for row in rows:
-        wer, millions = row["wer"], row["parameters"]["transformer"] / 1e6
+        wer, millions = row["wer"], _encoder(row) / 1e6
         distances = [[wer["value"] - wer["low"]], [wer["high"] - wer["value"]]]
         marker = "s" if row["search"] == "greedy" else "o"
         axis.errorbar(millions, wer["value"], yerr=distances, fmt=marker, capsize=4)
         place = (millions, wer["value"])
         axis.annotate(row["experiment"], place, xytext=(6, 4), textcoords="offset points", fontsize=8)
     axis.set(
-        xlabel="parameters of the Transformer, millions",
+        xlabel="parameters of the encoder (Transformers: of its layers), millions",
         ylabel="WER %, 95% interval",
         title=f"{results['corpus']}, {results['split']} (circle: beam search, square: greedy)",
     )
-    widest = max(row["parameters"]["transformer"] for row in rows) / 1e6
+    widest = max(map(_encoder, rows)) / 1e6
     axis.set_xlim(0, 1.15 * widest)  # room for the names
     axis.grid(alpha=0.3)
     _save(figure, picture)
     return True
+
+
+def _encoder(row: dict[str, Any]) -> int | None:
+    return row["parameters"].get("transformer", row["parameters"].get("encoder"))
+
+
+class Track(NamedTuple):
+    """What one model did with an utterance of T encoder frames."""
+
+    name: str
+    decisions: np.ndarray  # (T,), 0 = the slow branch
+    backlog_s: np.ndarray  # (T,), left when the next frame comes; the last is the latency
+    frame_s: float  # seconds of an encoder frame
+    num_branches: int
+
+
+def decisions_and_backlog(
+    features: np.ndarray, frame_shift_s: float, tracks: Sequence[Track], title: str, picture: Path
+) -> None:
+    """An utterance's spectrogram (features (T, F)), the branch that each model took for each frame, and its backlog.
+
+    The backlog (AmNets, eq. 7, and figure 2) ends with the last frame; its height there is the latency, in which it
+    runs out at one second per second (dotted).
+    """
+    heights = (2.2, 0.4 + 0.32 * len(tracks), 3.2)
+    figure, (top, middle, bottom) = plt.subplots(
+        3, 1, sharex=True, figsize=(11, 1.2 + sum(heights)), height_ratios=heights, layout="constrained"
+    )
+    duration = len(features) * frame_shift_s
+    top.imshow(
+        features.T, origin="lower", aspect="auto", extent=(0, duration, 0, features.shape[1]), cmap="magma",
+        vmin=np.percentile(features, 5),
+    )  # fmt: skip
+    top.set(ylabel="mel bin", title=title)
+    _draw_decisions(middle, tracks)
+    _draw_backlogs(bottom, tracks)
+    bottom.set_xlim(0, max(len(t.decisions) * t.frame_s + min(t.backlog_s[-1], 0.25 * duration) for t in tracks))
+    _save(figure, picture)
+
+
+def _draw_decisions(axis: Axes, tracks: Sequence[Track]) -> None:
+    """One strip per model, dark where it took the slow branch."""
+    branches = max(track.num_branches for track in tracks)
+    shades = plt.get_cmap("Blues")
+    levels = np.linspace(0.9, 0.15, branches)
+    for row, track in enumerate(tracks):
+        colours = shades(levels[track.decisions])[None, :, :3]
+        end = len(track.decisions) * track.frame_s
+        axis.imshow(colours, aspect="auto", interpolation="nearest", extent=(0, end, row + 0.42, row - 0.42))
+    axis.set(ylim=(len(tracks) - 0.5, -0.5))
+    axis.set_yticks(range(len(tracks)), [f"{t.name}, {np.mean(t.decisions == 0):.0%} slow" for t in tracks])
+    names = ["slow", *(f"branch {n}" for n in range(1, branches - 1)), "fast"]
+    for index, label in enumerate(axis.get_yticklabels()):
+        label.set_color(f"C{index}")
+    patches = [Patch(color=shades(level), label=name) for level, name in zip(levels, names, strict=True)]
+    axis.legend(handles=patches, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", frameon=False)
+
+
+def _draw_backlogs(axis: Axes, tracks: Sequence[Track]) -> None:
+    """The same colours as the names of the strips above."""
+    for index, track in enumerate(tracks):
+        times = np.arange(len(track.backlog_s) + 1) * track.frame_s
+        left_ms = 1e3 * np.concatenate([[0.0], track.backlog_s])
+        latency = f"{track.name}: {left_ms[-1]:.0f} ms"
+        axis.plot(times, left_ms, color=f"C{index}", linewidth=1.2, label=latency)
+        axis.plot([times[-1], times[-1] + track.backlog_s[-1]], [left_ms[-1], 0], ":", color=f"C{index}")
+        axis.axvline(times[-1], color="0.5", linewidth=0.8, zorder=0)
+    axis.set(xlabel="time, s", ylabel="backlog, ms of work")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    axis.legend(title="latency", loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", frameon=False)
 
 
 def _save(figure: plt.Figure, picture: Path) -> None:

@@ -3,29 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from residualformer.config import config_from_dict
+from residualformer.cost import flops_per_frame
+from residualformer.data.features import FRAME_SHIFT_S
 from residualformer.errors import UserError, closest
 from residualformer.files import read_json, read_json_lines
+from residualformer.schema import Config
+from residualformer.score.amnet import Device, read_decisions, summary, table_order, with_savings
 from residualformer.score.bootstrap import paired_p_value, rate_interval
 from residualformer.score.translation import bleu_and_chrf
 from residualformer.score.wer import ErrorCounts, count_errors, rate_percent
 from residualformer.train import checkpoint
 
+TRANSFORMER_BASELINE, RECURRENT_BASELINE = "baseline", "rnnt"  # the experiments that others are compared with
 _AGAIN = "run stage 7 again, with --overwrite"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One decoding run, scored. `row` is what is written; ids and counts are for the comparison with the baseline."""
+    """One decoding run, scored. `row` is what is written; the rest is for order and for the comparison of runs.
+
+    Attributes:
+        ids: the utterances, (U,).
+        words: None for translation.
+        config: None where there is no model.pt.
+        decisions: of recurrent encoders, the branch of each frame (T,) by utterance.
+        device: of recurrent encoders, their FLOPs per frame on the device that is simulated.
+    """
 
     row: dict[str, Any]
     ids: list[str]
-    words: ErrorCounts | None  # None for translation
+    words: ErrorCounts | None
+    config: Config | None = None
+    decisions: dict[str, np.ndarray] = field(default_factory=dict)
+    device: Device | None = None
+
+    @property
+    def recurrent(self) -> bool:
+        return self.config is not None and self.config.encoder.kind != "transformer"
+
+    @property
+    def branched(self) -> bool:
+        """Whether there were branches to choose from, and decoding told which were taken."""
+        return bool(self.decisions) and len(self.device.per_branch) > 1
 
 
 def find_runs(exp: Path, split: str) -> list[Path]:
@@ -66,24 +92,61 @@ def score_run(folder: Path) -> Scored:
         words = count_errors(references, hypotheses, "word")
         row |= {"words": int(words.lengths.sum()), "wer": _rate(words)}
         row |= {"cer": _rate(count_errors(references, hypotheses, "character"))}
-    row |= _training(folder.parent)
+    config, training = _training(folder.parent)
+    row |= training
     row["decoding"] = {key: value for key, value in decoding.items() if key != "skipped"}
-    return Scored(row, [record["id"] for record in records], words)
+    scored = Scored(row, [record["id"] for record in records], words, config)
+    return _with_cost(scored, folder, records) if scored.recurrent else scored
 
 
-def compare(runs: Sequence[Scored], baseline: str, required: bool = True) -> list[dict[str, Any]]:
-    """The rows of `runs`, each with its relative gap to the run of `baseline` with the same folder name.
+def compare(runs: Sequence[Scored], baseline: str | None = None) -> list[dict[str, Any]]:
+    """The rows of `runs`, each with its relative gap to the run of its baseline with the same folder name.
 
-    Adds `relative` (in percent of the baseline's WER; positive is worse) and `p_value`; None where there is no such
-    run or it has other utterances. UserError when `required` and there is no experiment of that name.
+    The baseline is the experiment `baseline` for Transformers and `rnnt` for recurrent encoders, the one of them that
+    exists for both, or what is given, for all. Adds `baseline` (its name), `relative` (in percent of its WER; positive
+    is worse) and `p_value`; None where there is no such run or it has other utterances. Rows with an `amnet` are
+    told the `saving` of FLOPs against `rnnt`. The baselines come first, recurrent encoders last, in the paper's order.
+
+    Raises UserError when no experiment has the name that is given.
     """
     names = [run.row["experiment"] for run in runs]
-    if required and baseline not in names:
+    if baseline is not None and baseline not in names:
         allowed = ", ".join(dict.fromkeys(names))
         advice = closest(baseline, names)
         raise UserError(f"--baseline {baseline} is no decoded experiment; there are: {allowed}.{advice}")
-    references = {run.row["run"]: run for run in runs if run.row["experiment"] == baseline}
-    return [run.row | _gap(run, references.get(run.row["run"])) for run in runs]
+    by_name = {(run.row["experiment"], run.row["run"]): run for run in runs}
+    rows = []
+    for run in sorted(runs, key=lambda run: _place(run, baseline or _default_baseline(run, names))):
+        name = baseline or _default_baseline(run, names)
+        rows.append(run.row | {"baseline": name} | _gap(run, by_name.get((name, run.row["run"]))))
+    return with_savings(rows, RECURRENT_BASELINE)
+
+
+def _default_baseline(run: Scored, names: Sequence[str]) -> str:
+    own, other = TRANSFORMER_BASELINE, RECURRENT_BASELINE
+    if run.recurrent:
+        own, other = other, own
+    return other if own not in names and other in names else own
+
+
+def _place(run: Scored, baseline: str) -> tuple:
+    """Sorts a table: what was trained from scratch before what starts from that; see `compare`."""
+    order = table_order(run.config) if run.recurrent else ()
+    return run.recurrent, run.row["experiment"] != baseline, order, run.row["warm_start"]
+
+
+def _with_cost(scored: Scored, folder: Path, records: list[dict[str, Any]]) -> Scored:
+    """`scored` with the decisions of its records and with `amnet` in its row, where decoding told any."""
+    model, amnet = checkpoint.load_model(folder.parent).model, scored.config.amnet
+    device = Device(flops_per_frame(model), amnet.cost.mu, 1 / (model.encoder.stride * FRAME_SHIFT_S))
+    decisions = {
+        record["id"]: read_decisions(record["branches"], len(device.per_branch), f"{folder}/hyp.jsonl")
+        for record in records
+        if "branches" in record
+    }
+    costs = summary(device, list(decisions.values()), amnet.compression)
+    row = scored.row | ({"amnet": costs} if costs else {})
+    return replace(scored, row=row, decisions=decisions, device=device)
 
 
 def _gap(run: Scored, baseline: Scored | None) -> dict[str, float | None]:
@@ -117,15 +180,16 @@ def _percent(value: float) -> float | None:
     return round(value, 2) if np.isfinite(value) else None
 
 
-def _training(experiment: Path) -> dict[str, Any]:
+def _training(experiment: Path) -> tuple[Config | None, dict[str, Any]]:
     """What `model.pt` tells: description, warm start, parameters, training record; empty parts if there is none."""
     file = experiment / checkpoint.MODEL_FILE
     value = checkpoint.load(file, "config", "info") if file.exists() else {}
+    config = config_from_dict(value["config"], str(file)) if value else None
     info = value.get("info", {})
     keys = ("seed", "commit", "command", "hardware", "wall_s", "steps", "data", "versions", "fingerprint")
-    return {
-        "description": value.get("config", {}).get("description", ""),
-        "warm_start": value.get("config", {}).get("warm_start") or "",
+    return config, {
+        "description": config.description if config else "",
+        "warm_start": (config.warm_start if config else None) or "",
         "parameters": info.get("parameters", {}),
         "training": {key: info[key] for key in keys if key in info},
     }

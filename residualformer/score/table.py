@@ -19,7 +19,12 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "p": lambda row: _number(row.get("p_value"), "{:.3f}"),
     "Transformer M": lambda row: _millions(row, "transformer"),
     "residual M": lambda row: _millions(row, "residual"),
+    "encoder M": lambda row: _millions(row, "encoder"),
     "total M": lambda row: _millions(row, "total"),
+    "compression %": lambda row: _percentages(row, "compression", 1),
+    "branches %": lambda row: _percentages(row, "shares", 2),
+    "MFLOP/frame": lambda row: _flops(row.get("amnet")),
+    "latency ms": lambda row: _latency(row.get("amnet")),
     "RTF": lambda row: _number(row.get("decoding", {}).get("rtf"), "{:.3f}"),
     "missing": lambda row: str(row["missing"]),
 }
@@ -74,19 +79,48 @@ def _notes(results: dict[str, Any]) -> list[str]:
     rows = results["rows"]
     notes = ["[95%]: bootstrap over utterances. Texts are compared as they are."]
     if any(row.get("relative") is not None for row in rows):
+        names = " or ".join(f"`{name}`" for name in results["baseline"].split(", "))
+        kinds = " (Transformers, recurrent encoders)" if " or " in names else ""
         notes.append(
-            f"vs baseline: relative difference to the error rate of `{results['baseline']}` with the same search "
+            f"vs baseline: relative difference to the error rate of {names}{kinds} with the same search "
             "(positive is worse); p: paired bootstrap, two-sided."
         )
-    if any(row["parameters"] for row in rows):
+    if any("transformer" in row["parameters"] for row in rows):
         notes.append(
             "Transformer: projections of the Transformer layers with their biases and residual parts, a shared one "
             "counted once; total: all that decoding needs."
         )
+    notes += _amnet_notes(rows)
     if any(row["missing"] for row in rows):
         notes.append("missing: utterances that could not be decoded; each counts as an empty hypothesis.")
     for key in ("bleu", "chrf"):
         notes += sorted({f"{key}: `{row[key]['signature']}`" for row in rows if key in row})
+    return notes
+
+
+def _amnet_notes(rows: list[Row]) -> list[str]:
+    """What the columns of recurrent encoders mean."""
+    notes = []
+    if any("encoder" in row["parameters"] for row in rows):
+        pruned = [row for row in rows if row["parameters"].get("pruned")]
+        held = [f"{row['experiment']} {_millions(row, 'pruned')}M" for row in pruned]
+        zeros = f", without its pruned weights ({', '.join(dict.fromkeys(held))})" if held else ""
+        notes.append(
+            "encoder: the recurrent encoder with its arbitrator and its projection to the joint network, factors that "
+            f"branches share counted once{zeros}; total: all that decoding needs."
+        )
+    costs = [row["amnet"] for row in rows if row.get("amnet")]
+    if costs:
+        devices = sorted({f"{cost['mu'] / 1e6:g}M" for cost in costs})
+        free = ", ".join(sorted({f"{cost['mu'] / cost['rho'] / 1e6:.3f}M" for cost in costs}))
+        notes += [
+            "compression: share of the weights of each branch that are gone, slow / fast; branches: share of the test "
+            "frames that took each; MFLOP/frame: multiply-accumulates of the encoder per encoder frame, arbitrator and "
+            "projection included, averaged over these frames, and the difference to `rnnt`.",
+            "latency: mean (median, 90th, 99th percentile of the utterances) of the work that is left one frame after "
+            "the last frame came in, simulated from the decisions taken, on a device of "
+            f"{', '.join(devices)} FLOP/s, of which {free} are free per frame.",
+        ]
     return notes
 
 
@@ -125,6 +159,31 @@ def _number(value: float | None, form: str) -> str:
 def _millions(row: Row, key: str) -> str:
     value = row["parameters"].get(key)
     return _NONE if value is None else f"{value / 1e6:.3f}"
+
+
+def _percentages(row: Row, key: str, fewest: int) -> str:
+    """Shares as percentages, slow branch first; nothing where there are fewer than `fewest`."""
+    values = (row.get("amnet") or {}).get(key, [])
+    return " / ".join(f"{100 * value:.0f}" for value in values) if len(values) >= fewest else _NONE
+
+
+def _flops(amnet: Row | None) -> str:
+    if not amnet:
+        return _NONE
+    saving = f" ({-amnet['saving']:+.1f}%)" if amnet.get("saving") else ""
+    return f"{amnet['mflop']:.3f}{saving}"
+
+
+def _latency(amnet: Row | None) -> str:
+    if not amnet:
+        return _NONE
+    mean, *percentiles = (amnet["latency_ms"][key] for key in ("mean", "median", "p90", "p99"))
+    return f"{_ms(mean)} ({', '.join(map(_ms, percentiles))})"
+
+
+def _ms(value: float) -> str:
+    """Three significant digits, as the paper prints latencies, but whole milliseconds in full."""
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def _line(row: list[str]) -> str:
