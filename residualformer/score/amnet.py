@@ -114,7 +114,7 @@ def shared_utterance(decisions: Sequence[dict[str, np.ndarray]], rho: float) -> 
 
 
 def table_order(config: Config) -> tuple:
-    """Sorts recurrent experiments as the paper's table 1: by method, branches, and what decided between the branches."""
+    """Sorts recurrent experiments as table 1 does: by method, branches, and what decided between the branches."""
     amnet = config.amnet
     cost = ("none", "avg", "amr").index(amnet.cost.kind)
     return ("none", "sparse", "factorised").index(amnet.method), len(amnet.compression), cost, amnet.cost.match or ""
