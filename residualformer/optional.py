@@ -40,6 +40,7 @@ OPTIONAL = {
             "https://csukuangfj.github.io/kaldifeat/cuda.html",
             "1.25",
         ),
+        OptionalPackage("numba", "fast products of sparse branches at run time", "pip install numba==0.68.1", "0.68"),
     )
 }
 

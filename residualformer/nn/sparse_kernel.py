@@ -1,0 +1,177 @@
+"""Products with sparse matrices at run time: y = W x for the few streams of a frame, one thread, fp32, on a CPU.
+
+A product with one vector is bound by memory, so a layout is judged by the bytes it holds for each weight of W, of which
+a share `d` is not zero (fp32 dense: 4). Measured with `benchmarks/sparse_product.py`; torch's CSR is always slower than
+its dense product at the densities that matter.
+
+    sliced    5 d          16 rows at once, 8-bit column gaps, gathers     unstructured, d < 0.25
+    bitmask   4 d + 1/8    16 columns at once, vector expansion (AVX-512)  unstructured, denser
+    blocks    4 d + 2 d/B  row by row, blocks of B = 4 or 8 columns        blocks
+
+Others were measured and left: 16 columns of a row gathered at once (as `sliced`, but 10 to 20% slower), 16-bit columns
+instead of gaps (6 d bytes), two rows at once in `bitmask`.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from residualformer.errors import UserError
+from residualformer.optional import is_installed, optional
+
+LAYOUTS = ("sliced", "bitmask", "blocks")
+SLICED_BELOW = 0.25  # density at which `bitmask` overtakes `sliced`
+DENSE_ABOVE = 0.9  # density at which torch's dense product is as fast
+LANES = 16
+
+
+class SparseMatrix:
+    """The non-zeros of a matrix W (w, v), packed for products with few vectors.
+
+    Attributes:
+        shape: (w, v).
+        nnz: non-zeros of W.
+        layout: one of `LAYOUTS`.
+    """
+
+    def __init__(self, shape: tuple[int, int], nnz: int, layout: str, kernel: str, packed: tuple, sizes: tuple) -> None:
+        self.shape, self.nnz, self.layout = shape, nnz, layout
+        self._kernel, self._packed = kernel, packed
+        self._width, self._height = sizes  # v and w as the kernel sees them, padded
+
+    @classmethod
+    def from_dense(cls, weight: Tensor, block: int = 1, layout: str | None = None) -> SparseMatrix:
+        """Pack W (w, v); `block`: columns that are zero or not together; `layout`: what density and block suggest.
+
+        Raises:
+            UserError: numba is not installed, or a layout is unknown or not for this block.
+        """
+        optional("numba")
+        array = weight.detach().to("cpu", torch.float32).numpy()
+        layout = layout or suggested(density(weight), block)
+        if layout not in LAYOUTS or (layout == "blocks" and block not in (4, 8)):
+            raise UserError(f"layout '{layout}' with block {block}; allowed: {', '.join(LAYOUTS)}, blocks of 4 or 8")
+        kernel, packed, sizes = {"sliced": _sliced, "bitmask": _bitmask, "blocks": _blocks}[layout](array, block)
+        aligned = tuple(torch.from_numpy(part).clone().numpy() for part in packed)  # to 64 bytes, as torch allocates
+        return cls(array.shape, int(np.count_nonzero(array)), layout, kernel, aligned, sizes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed matrix."""
+        return sum(part.nbytes for part in self._packed)
+
+    def matvec(self, x: Tensor) -> Tensor:
+        """x (v,) -> W x (w,); fp32, CPU, no gradient."""
+        return self.matmul(x.unsqueeze(0))[0]
+
+    def matmul(self, x: Tensor) -> Tensor:
+        """x (N, v) -> x W' (N, w); fp32, CPU, no gradient."""
+        if x.size(1) < self._width:
+            x = F.pad(x, (0, self._width - x.size(1)))
+        y = torch.empty(len(x), self._height)
+        flat = x.detach().contiguous().view(-1).numpy()
+        getattr(_simd(), self._kernel)(*self._packed, flat, y.view(-1).numpy(), len(x), self._width)
+        return y[:, : self.shape[0]]
+
+    __call__ = matmul
+
+
+class DenseProduct:
+    """torch's own product, for what is not sparse enough: x (N, v) -> x W' (N, w)."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight.detach()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+
+def best_product(weight: Tensor, block: int = 1) -> SparseMatrix | DenseProduct:
+    """What computes x (N, v) -> x W' (N, w) fastest for small N: a sparse layout if numba is there, else torch's dense.
+
+    The choice depends on the density and the processor, never on a measurement, so that results repeat to the last bit.
+    """
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not is_installed("numba"):
+        return DenseProduct(weight)
+    share = density(weight)
+    if share > DENSE_ABOVE or (suggested(share, block) == "bitmask" and not _expands()):
+        return DenseProduct(weight)
+    return SparseMatrix.from_dense(weight, block)
+
+
+def density(weight: Tensor) -> float:
+    """Share of the weights that are not zero."""
+    return weight.count_nonzero().item() / weight.numel()
+
+
+def suggested(density: float, block: int) -> str:
+    """The layout for a density and a block size."""
+    if block in (4, 8):
+        return "blocks"
+    return "sliced" if density < SLICED_BELOW else "bitmask"
+
+
+@functools.cache
+def _simd() -> ModuleType:
+    from residualformer.nn import sparse_simd  # compiles at first, then finds the kernels in numba's cache
+
+    return sparse_simd
+
+
+@functools.cache
+def _expands() -> bool:
+    """Whether the processor spreads packed numbers over a vector in one instruction; `bitmask` is slow elsewhere."""
+    from llvmlite.binding import get_host_cpu_features
+
+    return bool(get_host_cpu_features().get("avx512f"))
+
+
+def _sliced(array: np.ndarray, block: int) -> tuple:
+    """Rows sorted by length, 16 to a slice, padded to the longest of the slice (an even number)."""
+    w, v = array.shape
+    rows, columns = np.nonzero(array)
+    first = np.diff(rows, prepend=-1) > 0
+    gaps = np.where(first, columns, np.diff(columns, prepend=0))
+    stops = gaps // 255  # a gap beyond 8 bits is made in several steps, with a weight of zero at each stop
+    steps = np.bincount(rows, stops + 1, w).astype(np.int64)
+    place = np.cumsum(stops + 1) - 1 - np.repeat(np.cumsum(steps) - steps, np.bincount(rows, minlength=w))
+    order = np.argsort(-steps, kind="stable")
+    longest = steps[order[::LANES]]
+    starts = np.concatenate([[0], np.cumsum(LANES * (longest + longest % 2))])
+    order = np.concatenate([order, np.arange(w, w + -w % LANES)])
+    rank = np.argsort(order)[rows]
+    target = starts[rank // LANES] + place * LANES + rank % LANES
+    packed_values, packed_gaps = np.zeros(starts[-1], np.float32), np.zeros(starts[-1], np.uint8)
+    packed_values[target] = array[rows, columns]
+    packed_gaps[target] = gaps - 255 * stops
+    for back in range(1, stops.max(initial=0) + 1):
+        packed_gaps[target[stops >= back] - back * LANES] = 255
+    return "sliced", (packed_values, packed_gaps, starts, order.astype(np.int32)), (v, len(order))
+
+
+def _bitmask(array: np.ndarray, block: int) -> tuple:
+    w, v = array.shape
+    array = np.pad(array, ((0, 0), (0, -v % (4 * LANES))))  # the kernel's step
+    bits = array != 0
+    masks = np.packbits(bits, axis=1, bitorder="little").view("<u2").ravel()
+    return "bitmask", (np.append(array[bits], np.zeros(LANES, np.float32)), masks), (array.shape[1], w)
+
+
+def _blocks(array: np.ndarray, block: int) -> tuple:
+    w, v = array.shape
+    array = np.pad(array, ((0, 0), (0, -v % block))).reshape(w, -1, block)
+    if array.shape[1] > 2**16:
+        raise UserError(f"a matrix of {v} columns in blocks of {block}; allowed: at most {2**16} blocks in a row")
+    rows, columns = np.nonzero(array.any(axis=2))
+    counts, step = np.bincount(rows, minlength=w), 2 * LANES // block
+    starts = np.concatenate([[0], np.cumsum(counts + -counts % step)])
+    target = np.arange(len(rows)) + np.repeat(starts[:-1] - (np.cumsum(counts) - counts), counts)
+    values, index = np.zeros((starts[-1], block), np.float32), np.zeros(starts[-1], np.uint16)
+    values[target], index[target] = array[rows, columns], columns
+    return f"blocks_of_{block}", (values.ravel(), index, starts * block), (array.shape[1] * block, w)
