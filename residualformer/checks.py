@@ -64,7 +64,7 @@ RULES: dict[str, Rule] = {
     "joiner.dim": POSITIVE,
     "amnet.method": _one_of("none", "sparse", "factorised"),
     "amnet.compression": Rule(lambda value: all(0 <= c < 1 for c in value), "numbers from 0 to below 1, slow first"),
-    "amnet.prune_fraction": FRACTION,
+    "amnet.prune_fraction": BELOW_ONE,
     "amnet.prune_every_steps": POSITIVE,
     "amnet.block": POSITIVE,
     "amnet.tau_start": POSITIVE,
@@ -151,11 +151,7 @@ def _together(config: Config) -> Iterator[Problem]:
     loss, data = config.loss, config.data
     yield from _transformer(config) if config.encoder.kind == "transformer" else _recurrent(config)
     yield from _branches(config.amnet)
-    if config.amnet.method == "sparse" and not (config.amnet.prune_fraction or config.warm_start):
-        yield Problem(
-            ("amnet.prune_fraction", "warm_start"),
-            "is 0, so that nothing is pruned; give more, or warm_start from an experiment that is pruned already",
-        )
+    yield from _pruning(config)
     yield from _arbitrator(config)
     yield from _cost(config)
     if loss.kind == "simple" and config.joiner.kind != "additive":
@@ -248,6 +244,24 @@ def _branches(amnet: AmNetConfig) -> Iterator[Problem]:
         yield Problem(
             ("amnet.tau_end", "amnet.tau_start"),
             f"is {amnet.tau_end}; allowed: at most amnet.tau_start = {amnet.tau_start}, from which it falls",
+        )
+
+
+def _pruning(config: Config) -> Iterator[Problem]:
+    """Sparse branches are pruned, or come from a model that is."""
+    amnet = config.amnet
+    if amnet.method != "sparse":
+        return
+    steps = amnet.prune_fraction * (config.train.max_steps - amnet.arbitrator.pretrain_steps)
+    if not (amnet.prune_fraction or config.warm_start):
+        yield Problem(
+            ("amnet.prune_fraction", "warm_start"),
+            "is 0, so that nothing is pruned; give more, or warm_start from an experiment that is pruned already",
+        )
+    if amnet.prune_fraction and steps < amnet.prune_every_steps:
+        yield Problem(
+            ("amnet.prune_every_steps", "amnet.prune_fraction", "train.max_steps"),
+            f"is {amnet.prune_every_steps}; allowed: at most the {steps:g} steps of pruning (amnet.prune_fraction)",
         )
 
 

@@ -1,4 +1,4 @@
-"""Stages 4-5: train one experiment, or go on with it where it stopped.
+"""Stages 4-6: train one experiment, or go on with it where it stopped.
 
 Reads DATA/fbank and DATA/lang; writes the run folder EXP (config.yaml, checkpoints/, train.log, metrics.jsonl,
 tensorboard/, resume.sh and, at the end, model.pt). When EXP holds a run of another configuration, that one is moved
@@ -25,6 +25,7 @@ from residualformer.files import set_aside, write_text
 from residualformer.schema import Config, TokenConfig
 from residualformer.train import checkpoint
 from residualformer.train.loop import Interrupted, Trainer
+from residualformer.train.teacher import Teacher
 
 log = logging.getLogger("residualformer")
 
@@ -38,7 +39,8 @@ def main() -> None:
     features = read_feature_config(args.data / "fbank")
     if features != config.features:
         raise UserError(f"{args.data}/fbank holds {features}, but {config.features} is configured; run stage 2 again")
-    identity = run_identity(config, tokenizer, weights)
+    teacher, slow_share = teacher_of(config, args.exp), slow_share_to_match(config, args.exp)
+    identity = run_identity(config, tokenizer, weights, teacher, slow_share)
     if not prepare_folder(args.exp, identity):
         print(f"{args.exp}: trained already with this configuration; nothing to do")
         return
@@ -46,14 +48,16 @@ def main() -> None:
     write_text(args.exp / "resume.sh", resume_script())
     log_to(args.exp / "train.log")
     cuts = {name: args.data / "fbank" / f"cuts_{name}.jsonl.gz" for name in ("train", "dev")}
-    trainer = Trainer(config, tokenizer, cuts, read_cmvn(args.data / "fbank"), args.exp, identity)
+    cmvn = read_cmvn(args.data / "fbank")
+    teacher = Teacher(teacher, config) if teacher else None
+    trainer = Trainer(config, tokenizer, cuts, cmvn, args.exp, identity, teacher, slow_share)
     if trainer.resume():
         log.info("going on from step %d", trainer.step)
     elif source:
         report = trainer.warm_start(weights, str(source))
         write_text(args.exp / "warm_start.txt", "\n".join(report.lines()) + "\n")
-        log.info("warm start from %s: %d keys mapped, %d fresh, all listed in %s", source, len(report.mapped),
-                 len(report.fresh), args.exp / "warm_start.txt")  # fmt: skip
+        log.info("warm start from %s: %d keys mapped, %d converted, %d fresh, all listed in %s", source,
+                 len(report.mapped), len(report.converted), len(report.fresh), args.exp / "warm_start.txt")  # fmt: skip
     try:
         info = trainer.run()
     except Interrupted:
@@ -61,7 +65,8 @@ def main() -> None:
         sys.exit(130)  # as a shell says of a program that Ctrl-C ended
     valid, millions = info["valid"], info["parameters"]["total"] / 1e6
     print(f"{args.exp}: {info['steps']} steps in {info['wall_s'] / 60:.1f} min, {millions:.2f}M parameters, "
-          f"dev {valid['transducer_per_token']:.3f} nats/token, greedy WER {valid['greedy_wer']:.2f}%")  # fmt: skip
+          f"dev {valid['transducer_per_token']:.3f} nats/token, greedy WER {valid['greedy_wer']:.2f}%"
+          + (f", {valid['slow_share']:.1%} of the frames slow" if "slow_share" in valid else ""))  # fmt: skip
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -82,9 +87,32 @@ def warm_start_source(config: Config, args: argparse.Namespace) -> Path | None:
     """The model file to start from, if the experiment starts from one."""
     if args.warm_start is None and config.warm_start is None:
         return None
-    run = args.warm_start or args.exp.parent / config.warm_start
+    return needed_model(args.warm_start or args.exp.parent / config.warm_start, f"{args.exp} starts from")
+
+
+def teacher_of(config: Config, exp: Path) -> Path | None:
+    """The model file of the arbitrator's teacher, if the training begins with that."""
+    arbitrator = config.amnet.arbitrator
+    if not arbitrator.pretrain_steps:
+        return None
+    return needed_model(exp.parent / arbitrator.teacher, f"the arbitrator of {exp} learns from")
+
+
+def slow_share_to_match(config: Config, exp: Path) -> float | None:
+    """The share of slow frames, on the dev set, of the experiment that `amnet.cost.match` names, if it names one."""
+    if config.amnet.cost.match is None:
+        return None
+    file = needed_model(exp.parent / config.amnet.cost.match, f"{exp} matches the share of slow frames of")
+    share = checkpoint.load(file, "info")["info"]["valid"].get("slow_share")
+    if share is None:
+        raise UserError(f"{file} has no slow frames whose share could be matched; name another in amnet.cost.match")
+    return share
+
+
+def needed_model(run: Path, why: str) -> Path:
+    """The model file of the run folder `run`."""
     if not (run / checkpoint.MODEL_FILE).is_file():
-        raise UserError(f"{args.exp} starts from {run}, which holds no {checkpoint.MODEL_FILE}: train it first")
+        raise UserError(f"{why} {run}, which holds no {checkpoint.MODEL_FILE}: train it first")
     return run / checkpoint.MODEL_FILE
 
 
@@ -107,10 +135,15 @@ def read_tokens(path: Path, config: TokenConfig) -> Tokenizer:
     return tokenizer
 
 
-def run_identity(config: Config, tokenizer: Tokenizer, weights: dict[str, Any]) -> dict[str, Any]:
+def run_identity(
+    config: Config, tokenizer: Tokenizer, weights: dict[str, Any], teacher: Path | None, slow_share: float | None
+) -> dict[str, Any]:
     """What makes two runs the same run: all that decides the weights."""
     decisive = {name: value for name, value in config_to_dict(config).items() if name not in ("description", "decode")}
-    return {"config": decisive, "tokens": tokenizer.fingerprint, "warm_start": checkpoint.fingerprint(weights)}
+    identity = {"config": decisive, "tokens": tokenizer.fingerprint, "warm_start": checkpoint.fingerprint(weights)}
+    if teacher:
+        identity["teacher"] = checkpoint.fingerprint(checkpoint.load(teacher, "weights")["weights"])
+    return identity | ({"slow_share": slow_share} if slow_share is not None else {})
 
 
 def prepare_folder(folder: Path, identity: dict[str, Any]) -> bool:

@@ -24,10 +24,11 @@ from residualformer.nn.dropout import pool_states, restore_pools
 from residualformer.nn.transducer import build_model
 from residualformer.schema import Config
 from residualformer.train import checkpoint
-from residualformer.train.metrics import MetricsWriter, Tracker, progress_line
-from residualformer.train.objective import batch_losses
+from residualformer.train.metrics import SHARES, Losses, MetricsWriter, Tracker, progress_line
 from residualformer.train.optimizer import Optimizer
+from residualformer.train.phases import phases_of
 from residualformer.train.record import provenance
+from residualformer.train.teacher import Teacher
 from residualformer.train.warm_start import WarmStartReport, warm_start
 
 log = logging.getLogger("residualformer")
@@ -48,7 +49,8 @@ class Trainer:
         cuts: manifests of the training and the dev set, with features.
         cmvn: mean and standard deviation of the training features, (F,) each.
         folder: the run folder; `checkpoints/` is kept there.
-        identity: what must not change between two calls (configuration, tokens, warm start).
+        identity: what must not change between two calls (configuration, tokens, warm start, ...).
+        teacher, slow_share: what some trainings of branches need, see `phases.Branches`.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class Trainer:
         cmvn: tuple[torch.Tensor, torch.Tensor],
         folder: Path,
         identity: dict[str, Any],
+        teacher: Teacher | None = None,
+        slow_share: float | None = None,
     ) -> None:
         self.config, self.tokenizer, self.folder, self.identity = config, tokenizer, folder, identity
         self.checkpoints = folder / "checkpoints"
@@ -69,12 +73,12 @@ class Trainer:
         self.model.encoder.mean.copy_(cmvn[0])
         self.model.encoder.std.copy_(cmvn[1])
         self.optimizer = Optimizer(self.model, config.train)
+        self.phases = phases_of(config, self.model, teacher and teacher.to(self.device), slow_share)
         target = config.tokens.target
         self.batches = TrainBatches(cuts["train"], config.data, tokenizer, target, config.train.seed)
         self.dev = EvalBatches(cuts["dev"], config.data.max_batch_s, tokenizer, target)
         self.step = self.epoch = self.batch_in_epoch = 0
         self.wall_s = 0.0
-        self.bf16 = config.train.precision == "bf16"
         self._stop = False
 
     def warm_start(self, weights: dict[str, torch.Tensor], source: str) -> WarmStartReport:
@@ -90,13 +94,14 @@ class Trainer:
         path = self.checkpoints / "resume.pt"
         if not path.is_file():
             return False
-        state = checkpoint.load(path, "identity", "weights", "optimizer", "step", "epoch", "random")
+        state = checkpoint.load(path, "identity", "weights", "optimizer", "step", "epoch", "phases", "random")
         if state["identity"] != self.identity:
             raise UserError(f"{path} belongs to another configuration; move {self.folder} away to train anew")
         checkpoint.load_weights(self.model, state["weights"], str(path))
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.epoch, self.batch_in_epoch = state["step"], state["epoch"], state["batch_in_epoch"]
         self.wall_s = state["wall_s"]
+        self.phases.load_state_dict(state["phases"])
         random = state["random"]
         torch.set_rng_state(random["cpu"])
         torch.cuda.set_rng_state_all(random["cuda"][: torch.cuda.device_count()])
@@ -146,7 +151,9 @@ class Trainer:
                 eta = (self.wall_s - wall_before) / (self.step - first) * (train.max_steps - self.step)
                 self._report("train", tracker.take(), eta)
             if self.step % train.valid_every_steps == 0 or self.step == train.max_steps:
-                self._report("valid", self._validate())
+                values = self._validate()
+                self.phases.validated(values)
+                self._report("valid", values)
             if self.step % train.save_every_steps == 0 or self.step == train.max_steps or self._stop:
                 self._save()
             if self._stop:
@@ -167,19 +174,19 @@ class Trainer:
                 raise UserError("the training set has no usable utterance; see the report of stage 2")
             self.epoch, self.batch_in_epoch = self.epoch + 1, 0
 
-    def _update(self, batch: Batch) -> tuple[dict[str, float], float]:
-        """One update; summed losses and the gradient's norm (not finite: nothing was updated)."""
+    def _update(self, batch: Batch) -> tuple[Losses, float]:
+        """One update; its losses and the gradient's norm (not finite: nothing was updated)."""
         self.model.train()
         features = batch.features
         if self.step >= self.config.data.specaugment.start_step:
             generator = torch.Generator().manual_seed(self.config.train.seed * 1_000_003 + self.step)
             mean = self.model.encoder.mean
             features = spec_augment(features, batch.feature_lens, self.config.data.specaugment, mean, generator)
-        losses = batch_losses(self.model, batch, features, self.config.loss, self.bf16)
+        learners = self.phases.begin(self.step)
+        losses = self.phases.losses(batch, features)
         # Per feature frame, so that neither gradient nor clipping depends on how much a batch holds.
-        (losses["loss"] / batch.feature_lens.sum()).backward()
-        norm = self.optimizer.step()
-        return {name: float(value.detach()) for name, value in losses.items()}, norm
+        (losses.sums["loss"] / batch.feature_lens.sum()).backward(inputs=learners)
+        return losses, self.optimizer.step()
 
     def _note_bad_update(self, batch: Batch, bad: int) -> int:
         log.warning("step %d: the gradient is not finite; update skipped; utterances %s", self.step, batch.ids[:8])
@@ -189,22 +196,22 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
-        """Losses over the dev set; greedy WER (%) over its first minutes."""
+        """Losses over the dev set, and what branches it goes through; greedy WER (%) over its first minutes."""
         self.model.eval()
         tracker, seconds = Tracker(), 0.0
         references, hypotheses = [], []
         for batch in self.dev:
             batch = batch.to(self.device)
-            losses = batch_losses(self.model, batch, batch.features, self.config.loss, self.bf16)
-            sums = {name: float(value) for name, value in losses.items()}
-            tracker.add(sums, int(batch.feature_lens.sum()), int(batch.token_lens.sum()))
+            losses = self.phases.losses(batch, batch.features)
+            tracker.add(losses, int(batch.feature_lens.sum()), int(batch.token_lens.sum()))
             if seconds < SKETCH_SECONDS:
                 seconds += float(batch.feature_lens.sum()) / 100
                 found = greedy_search(self.model, *self.model.encoder(batch.features, batch.feature_lens))
                 references += batch.texts
                 hypotheses += [self.tokenizer.decode(hypothesis.tokens) for hypothesis in found]
         values = tracker.take()
-        keep = {n: v for n, v in values.items() if n.endswith("per_token") or n == "loss_per_frame"}
+        kept = {"loss_per_frame", *SHARES}
+        keep = {n: v for n, v in values.items() if n.endswith("per_token") or n in kept}
         return keep | {"greedy_wer": 100 * jiwer.wer(references, hypotheses)}
 
     def _report(self, part: str, values: dict[str, float], eta_s: float = 0.0) -> None:
@@ -221,6 +228,7 @@ class Trainer:
         if self.step % self.config.train.save_every_steps == 0 or self.step == self.config.train.max_steps:
             checkpoint.save(weights, self.checkpoints / f"step-{self.step}.pt")
         state = {"identity": self.identity, "weights": weights, "optimizer": self.optimizer.state_dict()}
+        state |= {"phases": self.phases.state_dict()}
         state |= {"step": self.step, "epoch": self.epoch, "batch_in_epoch": self.batch_in_epoch}
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         random = {"cpu": torch.get_rng_state(), "cuda": cuda, "dropout": pool_states()}

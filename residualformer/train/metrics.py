@@ -5,12 +5,37 @@ from __future__ import annotations
 import json
 import resource
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from residualformer.files import read_log, write_text
+
+# What the progress line tells of branches, see `phases.py`.
+SHARES = {
+    "arbitrator_bce": "arbitrator {:.3f} nats",
+    "arbitrator_accuracy": "{:.1%} right",
+    "slow_share": "slow {:.1%}",
+    "real_time_factor": "cost {:.3f} x real time",
+    "delay_s": "delay {:.2f} s",
+    "cost_weight": "weight {:.3g}",
+}
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of one batch.
+
+    Attributes:
+        sums: nats, summed over the batch; `loss` is what training minimises.
+        shares: other measures, each as a sum and what it is to be divided by.
+    """
+
+    sums: dict[str, Tensor]
+    shares: dict[str, tuple[Tensor | float, float]] = field(default_factory=dict)
 
 
 class Tracker:
@@ -21,26 +46,35 @@ class Tracker:
 
     def _reset(self) -> None:
         self.sums: dict[str, float] = {}
+        self.shares: dict[str, tuple[float, float]] = {}
         self.frames = self.tokens = self.updates = 0
         self.norm = self.wait = 0.0
         self.started = time.perf_counter()
 
-    def add(self, losses: dict[str, float], frames: int, tokens: int, norm: float = 0.0, wait: float = 0.0) -> None:
-        """`losses` in nats, summed over the batch; `frames` 10 ms frames; `wait` seconds spent on data."""
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+    def add(self, losses: Losses, frames: int, tokens: int, norm: float = 0.0, wait: float = 0.0) -> None:
+        """The losses of a batch, its 10 ms `frames` and its `tokens`; `wait` seconds spent on data."""
+        for name, value in losses.sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + _number(value)
+        for name, (value, count) in losses.shares.items():
+            total, counted = self.shares.get(name, (0.0, 0.0))
+            self.shares[name] = total + _number(value), counted + count
         self.frames, self.tokens, self.updates = self.frames + frames, self.tokens + tokens, self.updates + 1
         self.norm, self.wait = self.norm + norm, self.wait + wait
 
     def take(self) -> dict[str, float]:
-        """Per-frame loss, per-token parts, mean gradient norm, rates; then start anew."""
+        """Per-frame loss, per-token parts, shares, mean gradient norm, rates; then start anew."""
         seconds = max(time.perf_counter() - self.started, 1e-9)
         values = {name + "_per_token": total / max(self.tokens, 1) for name, total in self.sums.items()}
         values["loss_per_frame"] = self.sums.get("loss", 0.0) / max(self.frames, 1)
+        values |= {name: total / max(count, 1) for name, (total, count) in self.shares.items()}
         values |= {"grad_norm": self.norm / max(self.updates, 1), "frames_per_s": self.frames / seconds}
         values |= {"data_wait": self.wait / seconds, "memory_gb": peak_memory_gb()}
         self._reset()
         return values
+
+
+def _number(value: Tensor | float) -> float:
+    return float(value.detach()) if isinstance(value, Tensor) else value
 
 
 class MetricsWriter:
@@ -74,10 +108,11 @@ def peak_memory_gb() -> float:
 
 
 def progress_line(step: int, max_steps: int, values: dict[str, float], lr: float, eta_s: float) -> str:
-    """step, losses, gradient norm, lr, frames/s, data wait, memory, ETA on one line."""
+    """step, losses, branches, gradient norm, lr, frames/s, data wait, memory, ETA on one line."""
     parts = [f"step {step}/{max_steps}", f"loss/frame {values['loss_per_frame']:.4f}"]
     names = {"transducer_per_token": "rnnt/token", "simple_per_token": "simple/token", "ctc_per_token": "ctc/token"}
     parts += [f"{short} {values[name]:.3f}" for name, short in names.items() if name in values]
+    parts += [text.format(values[name]) for name, text in SHARES.items() if name in values]
     parts += [f"grad {values['grad_norm']:.3g}", f"lr {lr:.2e}", f"{values['frames_per_s']:.0f} frames/s"]
     parts += [f"wait {100 * values['data_wait']:.0f}%", f"mem {values['memory_gb']:.2f} GB"]
     return " | ".join(parts + [f"ETA {int(eta_s) // 60}:{int(eta_s) % 60:02d}"])

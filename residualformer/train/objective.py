@@ -18,18 +18,34 @@ BLANK = START
 def batch_losses(
     model: Transducer, batch: Batch, features: Tensor, config: LossConfig, bf16: bool = False
 ) -> dict[str, Tensor]:
-    """Losses summed over a batch, in nats.
+    """Losses summed over a batch, in nats: see `transducer_losses`.
 
     Args:
         features: (N, T, F), the batch's own or augmented.
-        bf16: run the encoder under bf16 autocast. What follows it stays fp32: log-probabilities of bf16 logits are off
-            by hundredths of a nat, and on a CPU these small products are no faster in bf16.
+        bf16: as in `precision`.
+    """
+    with precision(features, bf16):
+        encoded, lengths = model.encoder(features, batch.feature_lens)
+    return transducer_losses(model, batch, encoded, lengths, config)
+
+
+def precision(features: Tensor, bf16: bool) -> torch.autocast:
+    """bf16 autocast for the encoder, if wanted.
+
+    What follows the encoder stays fp32: log-probabilities of bf16 logits are off by hundredths of a nat, and on a CPU
+    these small products are no faster in bf16.
+    """
+    return torch.autocast(features.device.type, torch.bfloat16, enabled=bf16)
+
+
+def transducer_losses(
+    model: Transducer, batch: Batch, encoded: Tensor, lengths: Tensor, config: LossConfig
+) -> dict[str, Tensor]:
+    """Losses summed over a batch, in nats, from encoder frames (N, T', D), of which `lengths` (N,) are real.
 
     Returns:
         `loss`, to be minimised: transducer (+ simple_scale * simple) (+ ctc_scale * ctc), and these parts.
     """
-    with torch.autocast(features.device.type, torch.bfloat16, enabled=bf16):
-        encoded, lengths = model.encoder(features, batch.feature_lens)
     encoded = encoded.float()
     predicted = model.predictor(batch.tokens)
     boundary = torch.zeros(len(lengths), 4, dtype=torch.int64, device=lengths.device)

@@ -27,7 +27,7 @@ class Optimizer:
         optimizer = config.optimizer
         matrices = model.encoder.matrices() if optimizer.kind == "muon" else []
         chosen = {id(p) for p in matrices}
-        others = [p for p in model.parameters() if id(p) not in chosen]
+        others = {name: p for name, p in model.named_parameters() if id(p) not in chosen}
         kind = torch.optim.Adam if optimizer.kind == "adam" else torch.optim.AdamW
         self.parts: list[torch.optim.Optimizer] = [
             kind(_decay_groups(others, optimizer.weight_decay), lr=optimizer.lr, betas=tuple(optimizer.betas), eps=1e-9)
@@ -38,7 +38,7 @@ class Optimizer:
             self.parts.append(muon)
         factor = learning_rate_factor(optimizer, config.max_steps)
         self.schedules = [LambdaLR(part, factor) for part in self.parts]
-        self.parameters = others + matrices
+        self.parameters = [*others.values(), *matrices]
         self.clip_norm = optimizer.clip_norm
 
     def step(self) -> float:
@@ -95,9 +95,10 @@ def learning_rate_factor(config: OptimizerConfig, max_steps: int):
     return factor
 
 
-def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices, none for biases, norms and diagonals."""
+def _decay_groups(parameters: dict[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices, none for biases (of sparse branches: rows of one tensor) and diagonals."""
+    decays = {name for name, p in parameters.items() if p.dim() >= 2 and not name.endswith(".bias")}
     return [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for name, p in parameters.items() if name in decays], "weight_decay": weight_decay},
+        {"params": [p for name, p in parameters.items() if name not in decays], "weight_decay": 0.0},
     ]
