@@ -19,6 +19,7 @@ from residualformer.nn.dropout import Dropout
 from residualformer.nn.scan import GATES, NUM_STATES, State, fused, gru_cell, lstm_cell, scan
 from residualformer.schema import AmNetConfig, EncoderConfig
 
+Matrices = tuple[Tensor, Tensor]
 
 class Encoded(NamedTuple):
     """What `RecurrentEncoder.encode` gives; the last two are None where there is one branch."""
@@ -65,13 +66,20 @@ class RecurrentLayer(nn.Module):
         """One branch: x (T, N, D) -> (T, N, H) and the new state."""
         return fused(self.kind, x, state, self.input.dense(0), self.recurrent.dense(0), self.bias.view(-1))
 
-    def branched(self, x: Tensor, state: State, decisions: Tensor) -> tuple[Tensor, Tensor, State]:
-        """All branches: x (T, N, D) or (B, T, N, D), decisions (B, T, N) -> h of each (B, T, N, H), combined h, state."""
-        weight = self.input.dense_all()
-        x = x.expand(len(weight), *x.shape) if x.dim() == 3 else x
-        bias = self.bias.expand(len(weight), -1).unsqueeze(1)
-        gates = torch.baddbmm(bias, x.flatten(1, 2), weight.transpose(1, 2))
-        return scan(self.kind, gates.to(state[0].dtype), self.recurrent.dense_all(), decisions, state)
+    def dense(self) -> Matrices:
+        """The input and the recurrent matrices of all branches: (B, gates * H, D), (B, gates * H, H)."""
+        return self.input.dense_all(), self.recurrent.dense_all()
+
+    def branched(self, x: Tensor, state: State, decisions: Tensor, dense: Matrices) -> tuple[Tensor, Tensor, State]:
+        """All branches, with their matrices from `dense()`.
+
+        x (T, N, D) or of each branch (B, T, N, D), decisions (B, T, N) -> h of each (B, T, N, H), combined h, state.
+        """
+        w_input, w_recurrent = dense
+        x = x.expand(len(w_input), *x.shape) if x.dim() == 3 else x
+        bias = self.bias.expand(len(w_input), -1).unsqueeze(1)
+        gates = torch.baddbmm(bias, x.flatten(1, 2), w_input.transpose(1, 2))
+        return scan(self.kind, gates.to(state[0].dtype), w_recurrent, decisions, state)
 
     def cell(self, x: Tensor, state: State, branch: int) -> State:
         """One frame of one branch, the cheap way: x (N, D) -> the new state."""
@@ -127,14 +135,15 @@ class RecurrentEncoder(nn.Module):
         x = self._stack(features, lengths)
         lengths, first = self.output_lengths(lengths), self.init_state(len(x))
         if self.arbitrator is None:
-            return Encoded(self._run(x, first.layers, None)[0], lengths, None, None)
+            return Encoded(self._one_branch(x, first.layers), lengths, None, None)
+        dense = [layer.dense() for layer in self.layers]
         if self.amnet.arbitrator.use_state or self.amnet.arbitrator.use_decision:
-            frames, decisions, logits = self._frame_by_frame(x, first, sampler)
+            frames, decisions, logits = self._frame_by_frame(x, first, dense, sampler)
         else:
             logits = self.arbitrator(x)[0]
             frames, decisions = None, self._delayed(sampler(logits), first.decision)
         if frames is None:
-            frames = self._run(x, first.layers, decisions)[0]
+            frames = self._branches(x, first.layers, dense, decisions)[0]
         return Encoded(frames, lengths, decisions, logits)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
@@ -190,23 +199,26 @@ class RecurrentEncoder(nn.Module):
         x = F.pad(x, (0, 0, 0, -x.size(1) % self.stride))
         return x.reshape(len(x), -1, self.stride * x.size(2))
 
-    def _run(self, x: Tensor, states: list[State], decisions: Tensor | None) -> tuple[Tensor, list[State]]:
+    def _one_branch(self, x: Tensor, states: list[State]) -> Tensor:
+        """Layer after layer over all frames: x (N, T', D) -> (N, T', H)."""
+        y = x.transpose(0, 1)
+        for layer, state in zip(self.layers, states, strict=True):
+            y = self.dropout(layer(y, state)[0])
+        return y.transpose(0, 1)
+
+    def _branches(
+        self, x: Tensor, states: list[State], dense: list[Matrices], decisions: Tensor
+    ) -> tuple[Tensor, list[State]]:
         """Layer after layer over all frames: x (N, T', D), decisions (N, T', B) -> (N, T', H) and the new states."""
-        y = h = x.transpose(0, 1)
-        by_branch = None if decisions is None else decisions.permute(2, 1, 0)
-        new = []
-        for index, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
-            y = self.dropout(y) if index else y
-            if by_branch is None:
-                y, state = layer(y, state)
-                h = y
-            else:
-                y, h, state = layer.branched(y, state, by_branch)
+        y, new, decisions = x.transpose(0, 1), [], decisions.permute(2, 1, 0)
+        for layer, state, matrices in zip(self.layers, states, dense, strict=True):
+            y = self.dropout(y) if new else y
+            y, h, state = layer.branched(y, state, decisions, matrices)
             new.append(state)
         return self.dropout(h).transpose(0, 1), new
 
     def _frame_by_frame(
-        self, x: Tensor, state: RecurrentState, sampler: Sampler
+        self, x: Tensor, state: RecurrentState, dense: list[Matrices], sampler: Sampler
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """Frames (where the arbitrator sees h_{t-1}, else None), decisions, logits of an arbitrator that looks back."""
         layers, arbitrator, before = state.layers, state.arbitrator, state.decision
@@ -217,14 +229,12 @@ class RecurrentEncoder(nn.Module):
             decisions.append(self._delayed(decision, before))
             logits.append(logit)
             if self.amnet.arbitrator.use_state:
-                h, layers = self._run(x_t, layers, decisions[-1])
+                h, layers = self._branches(x_t, layers, dense, decisions[-1])
                 frames.append(h)
             before = decision[:, 0]
         return torch.cat(frames, 1) if frames else None, torch.cat(decisions, 1), torch.cat(logits, 1)
 
-    def _arbitrate(
-        self, x: Tensor, h: Tensor, decision: Tensor, state: list[State]
-    ) -> tuple[Tensor, list[State]]:
+    def _arbitrate(self, x: Tensor, h: Tensor, decision: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
         """The arbitrator on one frame x (N, 1, D), with h_{t-1} and d_{t-1} where it sees them."""
         seen = [x[:, 0]]
         if self.amnet.arbitrator.use_state:

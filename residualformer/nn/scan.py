@@ -26,7 +26,7 @@ def fused(kind: str, x: Tensor, state: State, w_input: Tensor, w_recurrent: Tens
         h (T, N, H) and the new state.
     """
     weights = [w_input, w_recurrent, bias, torch.zeros_like(bias)]
-    options = (True, 1, 0.0, torch.is_grad_enabled(), False, False)  # biases, layers, dropout, train, directions, layout
+    options = (True, 1, 0.0, torch.is_grad_enabled(), False, False)  # biases, layers, dropout, train, two ways, N first
     first = [part.unsqueeze(0).to(x.dtype) for part in state]
     if kind == "lstm":
         y, *last = torch.lstm(x, first, weights, *options)
@@ -92,15 +92,15 @@ class _LSTM(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, gates, weight, decisions, h, c):
-        """decisions (B, T, N, 1). Gives own h (B, T, N, H), h (T, N, H), the last c (N, H), the gates (B, T * N, 4 H)."""
+        """decisions (B, T, N, 1). Gives own h (B, T, N, H), h (T, N, H), the last c (N, H), gates (B, T * N, 4 H)."""
         (branches, size, _, _), dim = decisions.shape, h.size(1)
         own, tanh_c = gates.new_empty(2, branches, size, len(h), dim)
         hs, cs = gates.new_empty(2, size + 1, len(h), dim)
         hs[0], cs[0] = h, c
         transposed = weight.transpose(1, 2)
         cell, part = torch.empty_like(own[:, 0]), torch.empty_like(own[:, 0])
-        steps = zip(*(buffer.unbind(1) for buffer in (gates.unflatten(1, (size, len(h))), decisions, own, tanh_c)), strict=True)
-        for t, (z, d, h_own, tanh) in enumerate(steps):
+        over_time = (gates.unflatten(1, (size, len(h))), decisions, own, tanh_c)
+        for t, (z, d, h_own, tanh) in enumerate(zip(*(part.unbind(1) for part in over_time), strict=True)):
             _add_product(z, hs[t], transposed)
             z[..., : 2 * dim].sigmoid_(), z[..., 2 * dim : 3 * dim].tanh_(), z[..., 3 * dim :].sigmoid_()
             i, f, g, o = z.chunk(4, dim=2)
