@@ -79,11 +79,12 @@ def _notes(results: dict[str, Any]) -> list[str]:
     rows = results["rows"]
     notes = ["[95%]: bootstrap over utterances. Texts are compared as they are."]
     if any(row.get("relative") is not None for row in rows):
-        names = " or ".join(f"`{name}`" for name in results["baseline"].split(", "))
-        kinds = " (Transformers, recurrent encoders)" if " or " in names else ""
+        names = [f"`{name}`" for name in results["baseline"].split(", ")]
+        kinds = (" (Transformers)", " (recurrent encoders)") if len(names) == 2 else ("",)
+        of = " or ".join(name + kind for name, kind in zip(names, kinds, strict=True))
         notes.append(
-            f"vs baseline: relative difference to the error rate of {names}{kinds} with the same search "
-            "(positive is worse); p: paired bootstrap, two-sided."
+            f"vs baseline: relative difference to the error rate of {of} with the same search (positive is worse); "
+            "p: paired bootstrap, two-sided."
         )
     if any("transformer" in row["parameters"] for row in rows):
         notes.append(
@@ -111,15 +112,14 @@ def _amnet_notes(rows: list[Row]) -> list[str]:
         )
     costs = [row["amnet"] for row in rows if row.get("amnet")]
     if costs:
-        devices = sorted({f"{cost['mu'] / 1e6:g}M" for cost in costs})
-        free = ", ".join(sorted({f"{cost['mu'] / cost['rho'] / 1e6:.3f}M" for cost in costs}))
+        devices = sorted({(cost["mu"] / 1e6, cost["mu"] / cost["rho"] / 1e6) for cost in costs})
+        device = " or ".join(f"{mu:g} MFLOP/s, of which {free:.4g} MFLOP are free per frame" for mu, free in devices)
         notes += [
             "compression: share of the weights of each branch that are gone, slow / fast; branches: share of the test "
             "frames that took each; MFLOP/frame: multiply-accumulates of the encoder per encoder frame, arbitrator and "
             "projection included, averaged over these frames, and the difference to `rnnt`.",
             "latency: mean (median, 90th, 99th percentile of the utterances) of the work that is left one frame after "
-            "the last frame came in, simulated from the decisions taken, on a device of "
-            f"{', '.join(devices)} FLOP/s, of which {free} are free per frame.",
+            f"the last frame came in, simulated from the decisions taken, on a device of {device}.",
         ]
     return notes
 
