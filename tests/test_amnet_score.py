@@ -1,4 +1,4 @@
-"""From the branches in hyp.jsonl to shares, FLOPs and latency: against sums by hand, the paper's table and a real run."""
+"""From the branches in hyp.jsonl to shares, FLOPs and latency: against sums by hand and the paper's table."""
 
 import json
 import runpy
@@ -53,7 +53,7 @@ def paper_device(slow: float, fast: float) -> Device:
     ],
 )
 def test_the_papers_table(slow, fast, rows):
-    """Both rows of a method follow from the FLOPs of its two branches; 0.1M and 0.3% are what the table's digits leave."""
+    """Both rows of a method follow from the FLOPs of its two branches, to what the table's digits leave open."""
     device = paper_device(slow, fast)
     dense = {"experiment": "rnnt", "amnet": {"mflop": 42.73}}
     for share, (mflop, saving) in rows.items():

@@ -1,4 +1,4 @@
-"""Parameters against the papers' (recomputed from their dimensions; they print 0.1M); FLOPs against what is computed."""
+"""Parameters against the papers' (recomputed from their dimensions; they print 0.1M); FLOPs against torch's counter."""
 
 import dataclasses
 
