@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from residualformer.nn.branches import BranchWeights, FactorisedWeight, PlainWeight, SparseWeight, make_weight, rank_for
+from residualformer.schema import AmNetConfig
 
 W, V = 12, 8
 
@@ -46,6 +47,31 @@ def test_a_masked_weight_keeps_its_value_gets_no_gradient_and_can_recover():
     assert torch.equal(weight.dense() != 0, weight.mask) and torch.equal(weight.W, before)
     weight.mask.fill_(True)
     assert torch.equal(weight.dense(), before)
+
+
+@torch.no_grad()
+def test_the_sparse_kernel_follows_every_change_of_weights_and_mask():
+    weight, x = sparse()[1], torch.randn(3, V)
+
+    def agrees():
+        # fp32: another order of the sums
+        torch.testing.assert_close(weight.product(x), x @ weight.dense().T, rtol=0, atol=1e-6)
+
+    agrees()
+    weight.W.mul_(2)
+    agrees()
+    weight.mask.fill_(True)
+    agrees()
+    weight.load_state_dict(sparse()[0].state_dict())
+    agrees()
+    weight.W = torch.nn.Parameter(torch.randn(W, V))
+    agrees()
+
+
+def test_a_sparse_product_has_gradients_where_they_are_asked_for():
+    weight = sparse()[1]
+    weight.product(torch.randn(3, V)).sum().backward()
+    assert torch.equal(weight.W.grad != 0, weight.mask)
 
 
 @torch.no_grad()
@@ -95,7 +121,7 @@ def test_ranks_that_cannot_be_are_refused(ranks):
 
 def test_random_factors_vary_as_a_plain_weight_does():
     torch.manual_seed(0)
-    made = [make_weight(method, 256, 192, [0.3, 0.6], 0.1).dense(0) for method in ("none", "sparse", "factorised")]
-    for weight in made:
+    for method in ("none", "sparse", "factorised"):
+        weight = make_weight(AmNetConfig(method, [0.3, 0.6]), 256, 192, 0.1).dense(0)
         # 49,152 numbers; those of a product depend on each other, so 5 % rather than the 0.5 % of independent ones
         assert weight.std().item() == pytest.approx(0.1 / 3**0.5, rel=0.05)

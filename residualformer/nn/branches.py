@@ -8,10 +8,19 @@ cheap way of this kind, for run time; `flops(n)`: multiply-accumulates of one pr
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from residualformer.nn.sparse_kernel import best_product
+
+FEW_VECTORS = 8  # up to so many streams a sparse product is faster than the dense one of the masked weight
+
+from residualformer.nn.sparse_kernel import best_product
+from residualformer.schema import AmNetConfig
 
 
 def rank_for(w: int, v: int, compression: float) -> int:
@@ -41,17 +50,29 @@ class PlainWeight(nn.Module):
 
 
 class SparseWeight(PlainWeight):
-    """W times a mask of zeros and ones (w, v), for one branch.
+    """W times a mask of zeros and ones (w, v), for one branch; `block` as in `amnet.block`.
 
     A masked weight keeps its value and gets no gradient, so that a later mask may bring it back.
     """
 
-    def __init__(self, w: int, v: int, bound: float) -> None:
+    def __init__(self, w: int, v: int, bound: float, block: int = 1) -> None:
         super().__init__(w, v, bound)
+        self.block = block
         self.register_buffer("mask", torch.ones(w, v, dtype=torch.bool))
+        self._packed: tuple[tuple[int, ...], Callable[[Tensor], Tensor]] | None = None
 
     def dense(self, branch: int = 0) -> Tensor:
         return self.W * self.mask
+
+    def product(self, x: Tensor, branch: int = 0) -> Tensor:
+        """x (N, v) -> (N, w): without gradients by a sparse kernel, packed at the first product after a change of W."""
+        if torch.is_grad_enabled():
+            return super().product(x)
+        tensors = self.W, self.mask
+        now = tuple(number for tensor in tensors for number in (tensor.data_ptr(), tensor._version))
+        if self._packed is None or self._packed[0] != now:
+            self._packed = now, best_product(self.dense(), self.block)
+        return self._packed[1](x)
 
     def flops(self, branch: int = 0) -> float:
         return float(self.mask.count_nonzero())
@@ -77,7 +98,7 @@ class FactorisedWeight(nn.Module):
     """P1 (w, r) times P2 (v, r) transposed; branch n takes the first r_n columns of both (eq. 4), r is the largest.
 
     All branches share the factors, which are counted and saved once. They start random, with products that vary as a
-    plain weight within `bound` does.
+    plain weight within `bound` does. In memory column follows column, so that a branch reads one contiguous piece.
 
     Raises:
         ValueError: a rank is below 1 or above min(w, v).
@@ -90,8 +111,8 @@ class FactorisedWeight(nn.Module):
         self.ranks = list(ranks)
         r = max(ranks)
         spread = (bound**2 / 3 / r) ** 0.25
-        self.P1 = nn.Parameter(torch.randn(w, r) * spread)
-        self.P2 = nn.Parameter(torch.randn(v, r) * spread)
+        self.P1 = nn.Parameter((torch.randn(r, w) * spread).T)
+        self.P2 = nn.Parameter((torch.randn(r, v) * spread).T)
 
     def dense(self, branch: int) -> Tensor:
         rank = self.ranks[branch]
@@ -121,10 +142,10 @@ class FactorisedWeight(nn.Module):
 Weight = PlainWeight | BranchWeights | FactorisedWeight
 
 
-def make_weight(method: str, w: int, v: int, compression: list[float], bound: float) -> Weight:
+def make_weight(amnet: AmNetConfig, w: int, v: int, bound: float) -> Weight:
     """The weight that `amnet.method` and `amnet.compression` ask for."""
-    if method == "sparse":
-        return BranchWeights(SparseWeight(w, v, bound) for _ in compression)
-    if method == "factorised":
-        return FactorisedWeight(w, v, [rank_for(w, v, c) for c in compression], bound)
+    if amnet.method == "sparse":
+        return BranchWeights(SparseWeight(w, v, bound, amnet.block) for _ in amnet.compression)
+    if amnet.method == "factorised":
+        return FactorisedWeight(w, v, [rank_for(w, v, c) for c in amnet.compression], bound)
     return PlainWeight(w, v, bound)

@@ -57,8 +57,8 @@ class RecurrentLayer(nn.Module):
         super().__init__()
         self.kind = kind
         width, bound = GATES[kind] * dim, 1 / math.sqrt(dim)
-        self.input = make_weight(amnet.method, width, input_dim, amnet.compression, bound)
-        self.recurrent = make_weight(amnet.method, width, dim, amnet.compression, bound)
+        self.input = make_weight(amnet, width, input_dim, bound)
+        self.recurrent = make_weight(amnet, width, dim, bound)
         own = (len(amnet.compression),) if amnet.method == "sparse" else ()
         self.bias = nn.Parameter(torch.empty(*own, width).uniform_(-bound, bound))
 
