@@ -71,8 +71,8 @@ def test_overrides_are_yaml(write):
 
 
 def test_numbers(write):
-    config = load_config(write("train: {optimizer: {lr: 1e-3, clip_norm: 5}}\n"))
-    assert config.train.optimizer.lr == 0.001
+    config = load_config(write("{train: {optimizer: {lr: 1e-3, clip_norm: 5}}, amnet: {cost: {mu: 31.8e6}}}"))
+    assert config.train.optimizer.lr == 0.001 and config.amnet.cost.mu == 31_800_000
     assert type(config.train.optimizer.clip_norm) is float
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from residualformer.config import config_to_dict, flatten, load_config
+from residualformer.cost import planned_flops
+from utils.plan import in_order, needs, stage
 
 CONFS = Path(__file__).resolve().parent.parent / "conf"
 FILES = sorted(CONFS.rglob("*.y*ml"))
@@ -38,7 +40,7 @@ def test_its_model_can_be_built(path):
     assert sum(parameter.numel() for parameter in model.parameters()) > 0
 
 
-# What may differ between a model and the one it starts from: how it is trained, and the residual.
+# What may differ between a model and the one it starts from: how it is trained, the residual, how it is compressed.
 TRAINING = {"description", "warm_start", "data", "train", "decode", "dropout", "token_dropout"}
 RESIDUAL = {"encoder.residual.rank", "encoder.residual.diagonal"}
 
@@ -49,11 +51,44 @@ def differences(path, other) -> set[str]:
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if load_config(path).warm_start], ids=name)
-def test_its_warm_start_is_a_sibling_of_the_same_shape_but_for_the_residual(path):
+def test_its_warm_start_is_a_sibling_of_the_same_shape_but_for_residual_and_compression(path):
     source = path.with_name(f"{load_config(path).warm_start}.yaml")
     assert source.is_file()
     changed = {key for key in differences(path, source) if not TRAINING & set(key.split("."))}
-    assert changed <= RESIDUAL
+    assert {key for key in changed if not key.startswith("amnet.")} <= RESIDUAL
+
+
+ROWS = ("rnnt", "sparse", "sparse_avg", "sparse_biased", "sparse_amr", "mf", "mf_avg", "mf_biased", "mf_amr")
+TABLES = [("an4", ""), ("mini", ""), ("paper", "amnet_")]
+
+
+@pytest.mark.parametrize(("folder", "prefix"), TABLES)
+def test_the_nine_rows_of_the_amnets_are_there_and_plan_themselves(folder, prefix):
+    names = [prefix + row for row in ROWS]
+    configs = {name: load_config(CONFS / folder / f"{name}.yaml") for name in names}
+    order = in_order({name: needs(config) for name, config in configs.items()})
+    assert order.index(prefix + "mf_amr") < order.index(prefix + "mf_biased") and set(order) == set(names)
+    for name, config in configs.items():
+        assert set(needs(config)) <= set(names)
+        assert stage(config) == (4 if name.endswith("rnnt") else 6)
+
+
+@pytest.mark.parametrize(("folder", "prefix"), TABLES)
+def test_mu_is_the_papers_share_of_what_the_baseline_needs(folder, prefix):
+    config = load_config(CONFS / folder / f"{prefix}rnnt.yaml")
+    flops = planned_flops(config)
+    needed = (flops["branches"][0] + flops["output"]) * 100 / config.encoder.stack_frames  # FLOP/s
+    assert config.amnet.cost.mu / needed == pytest.approx(650e6 / (42.7e6 * 100 / 3), rel=0.002)  # rounded to 3 digits
+
+
+@pytest.mark.parametrize(("folder", "prefix"), TABLES)
+@pytest.mark.parametrize("method", ["sparse", "mf"])
+def test_rows_differ_only_where_they_should(folder, prefix, method):
+    row = {name: CONFS / folder / f"{prefix}{method}_{name}.yaml" for name in ("avg", "biased", "amr")}
+    assert differences(row["biased"], row["avg"]) <= {"description", "amnet.cost.match", "train.max_steps"}
+    for key in differences(row["amr"], row["avg"]):
+        assert key.startswith(("amnet.", "train.")) or key in ("description", "warm_start")
+    assert differences(row["amr"], row["avg"]).isdisjoint({"amnet.method", "amnet.compression", "amnet.cost.mu"})
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name == "residual.yaml"], ids=name)
