@@ -78,7 +78,7 @@ def transcribe(bundle: Bundle, path: Path, settings: DecodeConfig, streaming: bo
     if streaming:
         hypothesis = decode_stream(bundle.model, settings, torch.from_numpy(features))
     else:
-        hypothesis = decode_features(bundle.model, settings, [features])[0][0]
+        hypothesis = decode_features(bundle.model, settings, [features])[0].nbest[0]
     found = entry(bundle, hypothesis)
     return {"text": found.pop("hyp"), **found, "duration": round(len(samples) / rate, 3)}
 
@@ -86,6 +86,6 @@ def transcribe(bundle: Bundle, path: Path, settings: DecodeConfig, streaming: bo
 def decode_stream(model, settings: DecodeConfig, features: torch.Tensor) -> Hypothesis:
     """Greedy search of features (T, F), chunk after chunk: nothing waits for the end of the utterance."""
     search = GreedySearch(model, 1, settings.max_symbols, settings.blank_penalty)
-    for encoded, lengths in encode_chunks(model, features[None], torch.tensor([len(features)])):
+    for encoded, lengths, _ in encode_chunks(model, features[None], torch.tensor([len(features)])):
         search.feed(encoded, lengths)
     return search.results()[0]

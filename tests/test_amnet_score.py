@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from decode_models import save_random_run
-from lhotse import CutSet, Features, MonoCut, NumpyFilesWriter, Recording
+from lhotse import CutSet, Features, MonoCut, NumpyFilesWriter, Recording, SupervisionSegment
 
 from residualformer.cost import flops_per_frame, parameter_table
 from residualformer.data.tokenizer import train_tokenizer
+from residualformer.decode.corpus import decode_cuts
 from residualformer.errors import UserError
 from residualformer.files import write_json, write_text
 from residualformer.nn.transducer import build_model
@@ -21,6 +22,7 @@ from residualformer.schema import (
     ArbitratorConfig,
     Config,
     CostConfig,
+    DecodeConfig,
     EncoderConfig,
     FeatureConfig,
     JoinerConfig,
@@ -272,3 +274,22 @@ def test_a_picture_of_any_number_of_branches(tmp_path, branches):
     tracks = [Track(name, taken, np.linspace(0, left, 40), 0.03, branches) for name, left in (("a", 0.4), ("b", 0.0))]
     decisions_and_backlog(np.random.default_rng(0).normal(size=(118, 20)), 0.01, tracks, "x", tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("name", ["rnnt", "sparse_avg", "mf_amr"])
+def test_decoding_writes_down_the_branches_that_were_computed(egs, name):
+    write_features(egs)
+    cuts = list(CutSet.from_file(egs / "data" / "fbank" / "cuts_test.jsonl.gz"))[:3]
+    for cut in cuts:
+        cut.supervisions = [SupervisionSegment(cut.id, cut.id, 0, cut.duration, text="a")]
+    bundle = load_model(egs / "exp" / name)
+    encoder, settings = bundle.model.encoder, DecodeConfig(kind="greedy", max_batch_s=6.0)
+    records, streamed = (decode_cuts(bundle, settings, cuts, streaming).records for streaming in (False, True))
+    assert [record["branches"] for record in records] == [record["branches"] for record in streamed]
+    for cut, record in zip(cuts, records, strict=True):
+        features, state, taken = torch.from_numpy(cut.load_features())[None], encoder.init_state(1), []
+        for window in features.split(3, dim=1):
+            _, state = encoder.step(window, torch.tensor([window.shape[1]]), state)
+            taken.append(int(state.decisions))
+        assert record["branches"] == "".join(map(str, taken)) and len(taken) == -(-cut.num_frames // 3)
+    assert set("".join(record["branches"] for record in records)) == set("01" if encoder.num_branches == 2 else "0")

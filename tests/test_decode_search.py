@@ -58,12 +58,12 @@ def test_streaming_equals_the_masked_pass(setup):
     lengths = torch.tensor([FRAMES[name] for name in FRAMES])
     arrays = [torch.from_numpy(features_of(name)) for name in FRAMES]
     features = torch.nn.utils.rnn.pad_sequence(arrays, batch_first=True)
-    whole, sizes = encode(model, features, lengths)
-    chunks, chunk_sizes = encode(model, features, lengths, streaming=True)
+    whole, sizes, _ = encode(model, features, lengths)
+    chunks, chunk_sizes, _ = encode(model, features, lengths, streaming=True)
     assert torch.equal(sizes, chunk_sizes) and whole.shape == chunks.shape
     for a, b, size in zip(whole, chunks, sizes, strict=True):
         torch.testing.assert_close(a[:size], b[:size], atol=1e-5, rtol=0)
-    counted = sum(real for _, real in encode_chunks(model, features, lengths))
+    counted = sum(real for _, real, _ in encode_chunks(model, features, lengths))
     assert torch.equal(counted, sizes)
 
 
@@ -117,8 +117,9 @@ def test_cuts_are_decoded_as_each_alone(setup, kind):
     outcome = decode_cuts(bundle, settings, read_cuts_with_features(setup[1], bundle.config.features))
     assert [record["id"] for record in outcome.records] == list(FRAMES) and not outcome.skipped
     for record in outcome.records:
-        best = decode_features(bundle.model, settings, [features_of(record["id"])])[0][0]
-        assert record["hyp"] == bundle.tokenizer.decode(best.tokens) and record["times"] == times_s(best, bundle.model.encoder.stride)
+        best = decode_features(bundle.model, settings, [features_of(record["id"])])[0].nbest[0]
+        assert record["hyp"] == bundle.tokenizer.decode(best.tokens)
+        assert record["times"] == times_s(best, bundle.model.encoder.stride)
         assert record["score"] == pytest.approx(best.score, abs=1e-3)  # batched float32 sums, then rounded
         assert record["ref"] == f"abc {record['id']}"
         assert record["nbest"][0] == {key: record[key] for key in ("hyp", "score", "tokens", "times")}

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,13 @@ class Outcome:
 
     records: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
+
+
+class Decoded(NamedTuple):
+    """What is found of an utterance. `branches`: of recurrent encoders, a digit per encoder frame, "0" = slow."""
+
+    nbest: list[Hypothesis]
+    branches: str | None
 
 
 def read_cuts_with_features(path: Path, features: FeatureConfig) -> list[Cut]:
@@ -58,10 +65,11 @@ def decode_cuts(bundle: Bundle, settings: DecodeConfig, cuts: list, streaming: b
         for batch in batches(cuts, settings.max_batch_s):
             readable = list(_load(batch, bundle.config.features.num_mel_bins, references, outcome))
             if readable:
-                nbests = decode_features(bundle.model, settings, [features for _, features in readable], streaming)
-                for (cut, _), nbest in zip(readable, nbests, strict=True):
+                found = decode_features(bundle.model, settings, [features for _, features in readable], streaming)
+                for (cut, _), (nbest, branches) in zip(readable, found, strict=True):
                     entries = [entry(bundle, hypothesis) for hypothesis in nbest]
                     line = {"id": cut.id, "ref": references[cut.id], **entries[0], "duration": cut.duration}
+                    line |= {} if branches is None else {"branches": branches}
                     outcome.records.append(line | {"nbest": entries})
             progress.update(len(batch))
     if not outcome.records:
@@ -93,13 +101,19 @@ def batches(cuts: Iterable, max_batch_s: float) -> list[list]:
 
 def decode_features(
     model, settings: DecodeConfig, features: list[np.ndarray], streaming: bool = False
-) -> list[list[Hypothesis]]:
-    """n-best lists of a batch of utterances, each (T, F) float32, un-normalised."""
+) -> list[Decoded]:
+    """A batch of utterances, each (T, F) float32, un-normalised."""
     device = next(model.parameters()).device
     lengths = torch.tensor([len(x) for x in features], device=device)
     padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(x) for x in features], batch_first=True)  # (N, T, F)
     with torch.no_grad():
-        return search(model, *encode(model, padded.to(device), lengths, streaming), settings)
+        encoded = encode(model, padded.to(device), lengths, streaming)
+        nbests = search(model, encoded.frames, encoded.lengths, settings)
+    if encoded.branches is None:
+        return [Decoded(nbest, None) for nbest in nbests]
+    rows = zip(encoded.branches.tolist(), encoded.lengths.tolist(), strict=True)
+    taken = ["".join(map(str, row[:length])) for row, length in rows]
+    return [Decoded(nbest, branches) for nbest, branches in zip(nbests, taken, strict=True)]
 
 
 def entry(bundle: Bundle, hypothesis: Hypothesis) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import yaml
@@ -14,10 +15,20 @@ from residualformer.decode.beam import beam_search
 from residualformer.decode.greedy import greedy_search
 from residualformer.decode.hypotheses import Hypothesis
 from residualformer.errors import UserError
+from residualformer.nn.arbitrator import OneHot
+from residualformer.nn.recurrent import RecurrentEncoder
 from residualformer.schema import Config, DecodeConfig
 from residualformer.yaml_loader import load_yaml
 
 LONGEST_FULL_PASS = 6000  # feature frames: a minute
+
+
+class EncodedFrames(NamedTuple):
+    """The encoder's output for N utterances, and of recurrent encoders the branch that each frame went through."""
+
+    frames: Tensor  # (N, T', D)
+    lengths: Tensor  # (N,)
+    branches: Tensor | None = None  # (N, T') int64; all 0 where there is one branch
 
 
 def search(model, encoded: Tensor, lengths: Tensor, settings: DecodeConfig) -> list[list[Hypothesis]]:
@@ -31,22 +42,31 @@ def search(model, encoded: Tensor, lengths: Tensor, settings: DecodeConfig) -> l
 
 
 @torch.no_grad()
-def encode(model, features: Tensor, lengths: Tensor, streaming: bool = False) -> tuple[Tensor, Tensor]:
-    """features (N, T, F) and lengths (N,) -> (N, T', D) and (N,): by the masked full pass, or chunk by chunk.
+def encode(model, features: Tensor, lengths: Tensor, streaming: bool = False) -> EncodedFrames:
+    """Features (N, T, F) with `lengths` (N,), by the masked full pass, or chunk by chunk.
 
     The outputs are equal; what is long goes chunk by chunk in any case, because a full mask grows with T squared.
     """
     if not streaming and features.shape[1] <= LONGEST_FULL_PASS:
-        return model.encoder(features, lengths)
-    chunks = list(encode_chunks(model, features, lengths))
-    encoded = torch.cat([chunk for chunk, _ in chunks], dim=1)
+        return _full_pass(model.encoder, features, lengths)
+    frames, _, branches = zip(*encode_chunks(model, features, lengths), strict=True)
     lengths = model.encoder.output_lengths(lengths)
-    return encoded[:, : int(lengths.max())], lengths
+    most = int(lengths.max())
+    taken = None if branches[0] is None else torch.cat(branches, dim=1)[:, :most]
+    return EncodedFrames(torch.cat(frames, dim=1)[:, :most], lengths, taken)
+
+
+def _full_pass(encoder, features: Tensor, lengths: Tensor) -> EncodedFrames:
+    if not isinstance(encoder, RecurrentEncoder):
+        return EncodedFrames(*encoder(features, lengths))
+    frames, lengths, decisions, _ = encoder.encode(features, lengths, OneHot())
+    single = torch.zeros(frames.shape[:2], dtype=torch.int64, device=frames.device)
+    return EncodedFrames(frames, lengths, single if decisions is None else decisions.argmax(2))
 
 
 @torch.no_grad()
-def encode_chunks(model, features: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Run features (N, T, F) with `lengths` (N,) through `encoder.step`; yields (N, C, D) and its valid frames (N,)."""
+def encode_chunks(model, features: Tensor, lengths: Tensor) -> Iterator[EncodedFrames]:
+    """Run features (N, T, F) with `lengths` (N,) through `encoder.step`; yields C frames and how many are valid."""
     encoder = model.encoder
     state = encoder.init_state(features.shape[0])
     padded = torch.nn.functional.pad(features, (0, 0, 0, encoder.window))
@@ -54,7 +74,8 @@ def encode_chunks(model, features: Tensor, lengths: Tensor) -> Iterator[tuple[Te
         real = (lengths - start).clamp(min=0)
         window = padded[:, start : start + encoder.window]
         encoded, state = encoder.step(window, real.clamp(max=encoder.window), state)
-        yield encoded, encoder.output_lengths(real.clamp(max=encoder.shift))
+        branches = state.decisions[:, None] if isinstance(encoder, RecurrentEncoder) else None
+        yield EncodedFrames(encoded, encoder.output_lengths(real.clamp(max=encoder.shift)), branches)
 
 
 def decode_settings(config: Config, overrides: Sequence[str]) -> DecodeConfig:
