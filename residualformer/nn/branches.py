@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residualformer.nn.sparse_kernel import best_product
-
-FEW_VECTORS = 8  # up to so many streams a sparse product is faster than the dense one of the masked weight
-
-from residualformer.nn.sparse_kernel import best_product
 from residualformer.schema import AmNetConfig
+
+FEW_VECTORS = 8  # a sparse product with more is not faster than the dense one
 
 
 def rank_for(w: int, v: int, compression: float) -> int:
@@ -59,17 +56,20 @@ class SparseWeight(PlainWeight):
         super().__init__(w, v, bound)
         self.block = block
         self.register_buffer("mask", torch.ones(w, v, dtype=torch.bool))
-        self._packed: tuple[tuple[int, ...], Callable[[Tensor], Tensor]] | None = None
+        self._packed: tuple[tuple, Callable[[Tensor], Tensor]] | None = None
 
     def dense(self, branch: int = 0) -> Tensor:
         return self.W * self.mask
 
+    def train(self, mode: bool = True) -> SparseWeight:
+        self._packed = None
+        return super().train(mode)
+
     def product(self, x: Tensor, branch: int = 0) -> Tensor:
-        """x (N, v) -> (N, w): without gradients by a sparse kernel, packed at the first product after a change of W."""
-        if torch.is_grad_enabled():
+        """x (N, v) -> (N, w): few, without gradients, by a sparse kernel, packed at the first product after a change."""
+        if torch.is_grad_enabled() or len(x) > FEW_VECTORS or x.dtype != torch.float32:
             return super().product(x)
-        tensors = self.W, self.mask
-        now = tuple(number for tensor in tensors for number in (tensor.data_ptr(), tensor._version))
+        now = tuple((tensor.data_ptr(), _version(tensor)) for tensor in (self.W, self.mask))
         if self._packed is None or self._packed[0] != now:
             self._packed = now, best_product(self.dense(), self.block)
         return self._packed[1](x)
@@ -137,6 +137,11 @@ class FactorisedWeight(nn.Module):
 
     def extra_repr(self) -> str:
         return f"ranks={self.ranks}"
+
+
+def _version(tensor: Tensor) -> int:
+    """Grows with every change in place; tensors made in inference mode have none."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 Weight = PlainWeight | BranchWeights | FactorisedWeight
