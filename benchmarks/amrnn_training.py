@@ -1,0 +1,165 @@
+"""One training step of an AmRNN with two branches against the same through torch.nn.LSTM: time, ratio, peak memory.
+
+    . ./path.sh && python benchmarks/amrnn_training.py [--rounds 3] [--only torch,scan] [--dim 256 --frames 50]
+
+A step is forward and backward of the encoder alone. Both branches are computed, so 2 is the least ratio that products
+alone allow; the goal is at most 4. The variants take turns; memory is how far the resident set grew within a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from residualformer.nn.arbitrator import GumbelSoftmax
+from residualformer.nn.recurrent import RecurrentEncoder
+from residualformer.nn.scan import lstm_cell
+from residualformer.schema import AmNetConfig, EncoderConfig
+
+BINS, STACK = 64, 3
+Step = tuple[torch.nn.Module, Callable[[Tensor], Tensor]]  # features (N, STACK * T, BINS) -> outputs
+
+
+def torch_lstm(args: argparse.Namespace) -> Step:
+    """What is compared with: torch's own layers, one branch."""
+    lstm = torch.nn.LSTM(STACK * BINS, args.dim, args.layers)
+    return lstm, lambda features: lstm(stacked(features).transpose(0, 1))[0]
+
+
+def amrnn(method: str, args: argparse.Namespace) -> Step:
+    """The encoder as it is trained: arbitrator, Gumbel-softmax, `nn/scan.py`."""
+    encoder = two_branches(method, args)
+
+    def forward(features: Tensor) -> Tensor:
+        lengths = torch.full((len(features),), features.size(1))
+        return encoder.encode(features, lengths, GumbelSoftmax(1.0)).frames
+
+    return encoder, forward
+
+
+def over_frames(cell: Callable[..., tuple[Tensor, Tensor]], args: argparse.Namespace) -> Step:
+    """A loop over frames and branches of which autograd keeps every operation; input products are made beforehand."""
+    encoder = two_branches("sparse", args)
+
+    def forward(features: Tensor) -> Tensor:
+        x = stacked(features)
+        decisions = GumbelSoftmax(1.0)(encoder.arbitrator(x)[0]).unbind(1)
+        inputs = [x.transpose(0, 1)] * 2
+        for layer in encoder.layers:
+            h = c = x.new_zeros(len(x), encoder.dim)
+            recurrent = [weight.dense() for weight in layer.recurrent]
+            gates = [
+                torch.nn.functional.linear(y, weight.dense(), bias).unbind(0)
+                for y, weight, bias in zip(inputs, layer.input, layer.bias, strict=True)
+            ]
+            own, combined = ([], []), []
+            for t, d in enumerate(decisions):
+                made = [cell(gates[n][t], h, c, recurrent[n]) for n in range(2)]
+                h, c = (sum(d[:, n : n + 1] * made[n][part] for n in range(2)) for part in range(2))
+                combined.append(h)
+                for outputs, (h_own, _) in zip(own, made, strict=True):
+                    outputs.append(h_own)
+            inputs = [torch.stack(outputs) for outputs in own]
+        return torch.stack(combined)
+
+    return encoder, forward
+
+
+def plain_cell(gates: Tensor, h: Tensor, c: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return lstm_cell(gates + h @ weight.T, c)
+
+
+def compiled(args: argparse.Namespace) -> Step:
+    return over_frames(torch.compile(plain_cell), args)
+
+
+VARIANTS: dict[str, tuple[Callable[[argparse.Namespace], Step], bool]] = {  # name: how to make it, bf16 autocast
+    "torch": (torch_lstm, False),
+    "scan": (partial(amrnn, "sparse"), False),
+    "scan-factorised": (partial(amrnn, "factorised"), False),
+    "loop": (partial(over_frames, plain_cell), False),
+    "loop-compiled": (compiled, False),
+    "torch-bf16": (torch_lstm, True),
+    "scan-bf16": (partial(amrnn, "sparse"), True),
+}
+
+
+def two_branches(method: str, args: argparse.Namespace) -> RecurrentEncoder:
+    config = EncoderConfig(kind="lstm", num_layers=args.layers, dim=args.dim, stack_frames=STACK, dropout=0.0)
+    compression = {"sparse": [0.15, 0.8], "factorised": [0.35, 0.6]}[method]
+    return RecurrentEncoder(config, AmNetConfig(method, compression), BINS)
+
+
+def stacked(features: Tensor) -> Tensor:
+    return features.reshape(len(features), -1, STACK * BINS)
+
+
+def measure(step: Step, features: Tensor, bf16: bool) -> tuple[float, float]:
+    """Seconds of one forward and backward pass, and by how many MB the resident set grew at most."""
+    module, forward = step
+    module.zero_grad()
+    before = memory_mb("VmRSS")
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        clear.write_text("5")  # forget the peak so far
+    started = time.perf_counter()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        y = forward(features)
+    y.float().sum().backward()
+    return time.perf_counter() - started, memory_mb("VmHWM") - before
+
+
+def memory_mb(name: str) -> float:
+    """A line of this process's memory (Linux); not a number elsewhere."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), float("nan"))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="timed turns of each variant")
+    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--dim", type=int, default=1024)
+    parser.add_argument("--frames", type=int, default=200, help="T, encoder frames")
+    parser.add_argument("--batch", type=int, default=16, help="N")
+    parser.add_argument("--only", default=",".join(VARIANTS), help="variants, with commas; `torch` is always measured")
+    args = parser.parse_args()
+    args.only = ["torch", *(name for name in args.only.split(",") if name != "torch")]
+    if unknown := set(args.only) - set(VARIANTS):
+        parser.error(f"unknown variant {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
+    return args
+
+
+def main() -> None:
+    args = parse()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    features = torch.randn(args.batch, STACK * args.frames, BINS)
+    steps = {name: VARIANTS[name][0](args) for name in args.only}
+    results: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    for round_number in range(args.rounds + 1):
+        for name, step in steps.items():
+            result = measure(step, features[:, : None if round_number else 2 * STACK], VARIANTS[name][1])
+            if round_number:  # the first, short one is to warm up
+                results[name].append(result)
+    base = [seconds for seconds, _ in results["torch"]]
+    print(f"{args.layers} x {args.dim}, T = {args.frames}, N = {args.batch}, {args.threads} threads")
+    print(f"{'variant':16s} {'min s':>8s} {'median s':>9s} {'ratio of min':>13s} {'of medians':>11s} {'peak +MB':>9s}")
+    for name, measured in results.items():
+        times, peaks = zip(*measured, strict=True)
+        least, middle = min(times), statistics.median(times)
+        ratios = f"{least / min(base):13.2f} {middle / statistics.median(base):11.2f}"
+        print(f"{name:16s} {least:8.2f} {middle:9.2f} {ratios} {max(peaks):9.0f}")
+
+
+if __name__ == "__main__":
+    main()
