@@ -120,6 +120,21 @@ def test_the_amnets_papers_baseline():
     assert flops["output"] + sum(flops["branches"]) == table["encoder"] - 5 * 4096 - 4097  # all but the biases
 
 
+@pytest.mark.parametrize(
+    "row, millions, flops",
+    [
+        ("rnnt", 42.755, [42.730]), ("sparse", 36.975, [36.950]), ("mf", 29.245, [29.220]),
+        ("sparse_avg", 44.999, [37.245, 12.198]), ("mf_avg", 29.541, [29.515, 19.872]),
+    ],
+)  # fmt: skip
+def test_the_rows_of_table_1(row, millions, flops):
+    """Stack, projection and arbitrator by hand: (1 - c) of 38.535M, of 4.195M all, 0.295M; plus 0.026M biases."""
+    config = load_config(f"conf/paper/amnet_{row}.yaml")
+    cost = planned_flops(config)
+    assert round(count_parameters(config)["encoder"] / 1e6, 3) == millions
+    assert [round((cost["arbitrator"] + cost["output"] + each) / 1e6, 3) for each in cost["branches"]] == flops
+
+
 @pytest.mark.parametrize("method, slow, fast", [("sparse", 0.15, 0.8), ("factorised", 0.35, 0.6)])
 def test_the_papers_arbitrator_is_a_small_part(method, slow, fast):
     table, alone = count_parameters(paper_amnet(method, slow, fast)), count_parameters(paper_amnet(method, slow))
