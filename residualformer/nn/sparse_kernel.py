@@ -72,12 +72,12 @@ class SparseMatrix:
 
     def matmul(self, x: Tensor) -> Tensor:
         """x (N, v) -> x W' (N, w); fp32, CPU, no gradient."""
-        if x.size(1) < self._width:
-            x = F.pad(x, (0, self._width - x.size(1)))
+        (w, v), x = self.shape, x.detach() if x.requires_grad else x
+        if v < self._width:
+            x = F.pad(x, (0, self._width - v))
         y = torch.empty(len(x), self._height)
-        flat = x.detach().contiguous().view(-1).numpy()
-        getattr(_simd(), self._kernel)(*self._packed, flat, y.view(-1).numpy(), len(x), self._width)
-        return y[:, : self.shape[0]]
+        getattr(_simd(), self._kernel)(*self._packed, x.contiguous().numpy(), y.numpy())
+        return y if w == self._height else y[:, :w]
 
     __call__ = matmul
 

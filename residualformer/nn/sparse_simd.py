@@ -4,7 +4,7 @@ Written in vectors of 16 fp32 numbers, which LLVM maps to what the processor has
 The products are bound by memory, so each kernel prefetches what it reads far ahead: the processor's own prefetcher is
 too slow for streams of a few bytes per product, and that alone makes them twice as fast.
 
-In all: `values` the non-zeros, `x` (N, v) and `y` (N, w) flattened, `n` a row of them.
+In all: `values` the non-zeros, `x` (N, v), `y` (N, w), `n` a row of both. Vectors index a matrix as if it were flat.
 """
 
 from __future__ import annotations
@@ -189,11 +189,11 @@ def block_fma(typing, acc, values, k, x, offset, index, size):
 
 @intrinsic
 def prefetch(typing, array, k):
-    """Ask for array[k], which may lie beyond its end."""
+    """Ask for array[k], which may lie beyond its end, into the second cache: the first one holds x."""
 
     def generate(context, builder, signature, args):
         pointer = _address(context, builder, signature.args[0], *args, ir.IntType(8))
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, _I32(0), _I32(3), _I32(1)])
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, _I32(0), _I32(2), _I32(1)])
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
@@ -203,10 +203,10 @@ def _kernel(signature: str):
     return njit(f"void({signature})", cache=True, nogil=True, boundscheck=False, error_model="numpy")
 
 
-@_kernel("f4[::1], u1[::1], i8[::1], i4[::1], f4[::1], f4[::1], i8, i8")
-def sliced(values, gaps, starts, rows, x, y, num, v):
+@_kernel("f4[::1], u1[::1], i8[::1], i4[::1], f4[:, ::1], f4[:, ::1]")
+def sliced(values, gaps, starts, rows, x, y):
     """16 rows at once, a non-zero of each in a vector; `gaps` are columns from one non-zero to the next of its row."""
-    w = len(y) // num
+    (num, w), v = y.shape, x.shape[1]
     for s in range(len(starts) - 1):
         for n in range(num):
             a, b, index = zeros(), zeros(), no_index()
@@ -221,10 +221,10 @@ def sliced(values, gaps, starts, rows, x, y, num, v):
             scatter(y, n * w, rows, s * 16, plus(a, b))
 
 
-@_kernel("f4[::1], u2[::1], f4[::1], f4[::1], i8, i8")
-def bitmask(values, masks, x, y, num, v):
+@_kernel("f4[::1], u2[::1], f4[:, ::1], f4[:, ::1]")
+def bitmask(values, masks, x, y):
     """Row by row, 16 columns at once: a bit for each weight, and the non-zeros one after the other."""
-    w, first = len(y) // num, 0
+    (num, w), v, first = y.shape, x.shape[1], 0
     for r in range(w):
         k = first
         for n in range(num):
@@ -236,20 +236,22 @@ def bitmask(values, masks, x, y, num, v):
                 k2 = k1 + ones(m1)
                 k3 = k2 + ones(m2)
                 prefetch(values, k + AHEAD)
+                prefetch(values, k1 + AHEAD)
                 prefetch(values, k2 + AHEAD)
+                prefetch(values, k3 + AHEAD)
                 a = expand_fma(a, values, k, m0, x, n * v + j)
                 b = expand_fma(b, values, k1, m1, x, n * v + j + 16)
                 c = expand_fma(c, values, k2, m2, x, n * v + j + 32)
                 d = expand_fma(d, values, k3, m3, x, n * v + j + 48)
                 k = k3 + ones(m3)
-            y[n * w + r] = total(plus(a, b), plus(c, d))
+            y[n, r] = total(plus(a, b), plus(c, d))
         first = k
 
 
-@_kernel("f4[::1], u2[::1], i8[::1], f4[::1], f4[::1], i8, i8")
-def blocks_of_4(values, index, starts, x, y, num, v):
+@_kernel("f4[::1], u2[::1], i8[::1], f4[:, ::1], f4[:, ::1]")
+def blocks_of_4(values, index, starts, x, y):
     """Row by row, whole blocks of 4 columns; `index` are their numbers."""
-    w = len(starts) - 1
+    (num, w), v = y.shape, x.shape[1]
     for r in range(w):
         for n in range(num):
             a, b = zeros(), zeros()
@@ -258,13 +260,13 @@ def blocks_of_4(values, index, starts, x, y, num, v):
                 prefetch(values, k + AHEAD + 16)
                 a = block_fma(a, values, k, x, n * v, index, 4)
                 b = block_fma(b, values, k + 16, x, n * v, index, 4)
-            y[n * w + r] = total(a, b)
+            y[n, r] = total(a, b)
 
 
-@_kernel("f4[::1], u2[::1], i8[::1], f4[::1], f4[::1], i8, i8")
-def blocks_of_8(values, index, starts, x, y, num, v):
+@_kernel("f4[::1], u2[::1], i8[::1], f4[:, ::1], f4[:, ::1]")
+def blocks_of_8(values, index, starts, x, y):
     """As `blocks_of_4`, of 8."""
-    w = len(starts) - 1
+    (num, w), v = y.shape, x.shape[1]
     for r in range(w):
         for n in range(num):
             a, b = zeros(), zeros()
@@ -273,4 +275,4 @@ def blocks_of_8(values, index, starts, x, y, num, v):
                 prefetch(values, k + AHEAD + 16)
                 a = block_fma(a, values, k, x, n * v, index, 8)
                 b = block_fma(b, values, k + 16, x, n * v, index, 8)
-            y[n * w + r] = total(a, b)
+            y[n, r] = total(a, b)
