@@ -251,7 +251,7 @@ class RecurrentEncoder(nn.Module):
 
     def _chosen(self, x: Tensor, states: list[State], branches: Tensor) -> list[State]:
         """One frame x (N, D) of each stream through its branch (N,); streams of a branch go together."""
-        present = branches.unique().tolist()
+        present = sorted(set(branches.tolist()))
         if len(present) == 1:
             return self._branch(x, states, present[0])
         new = [tuple(torch.empty_like(part) for part in state) for state in states]
