@@ -26,6 +26,7 @@ from residualformer.train.match import WeightController
 from residualformer.train.optimizer import learning_rate_factor
 from residualformer.train.phases import Branches, phases_of
 from residualformer.train.teacher import Teacher
+from steps import train as train_step
 
 MU = 60e3  # FLOP/s at which the toy model's slow branch is behind and its fast branch is not
 RNNT = dataclasses.replace(
@@ -143,13 +144,18 @@ def test_the_cost_loss_is_the_weighted_cost_of_the_decisions(cuts, trainer, kind
     torch.manual_seed(5)
     encoded = model.encoder.encode(batch.features, batch.feature_lens, phases.sampler())
     flops = flops_per_frame(model)
-    q = flops["arbitrator"] + flops["output"] + encoded.decisions @ torch.tensor(flops["branches"])
+    taken = torch.nn.functional.one_hot(encoded.decisions.argmax(2), 2).float().requires_grad_()
+    q = flops["arbitrator"] + flops["output"] + taken @ torch.tensor(flops["branches"])
     measure = average_cost if kind == "avg" else amortized_latency
     wanted = 3.0 * measure(q, encoded.lengths, MU, 100 / 3).sum()
     torch.testing.assert_close(losses.sums["cost"], wanted)
     parts = losses.sums["transducer"] + 0.3 * losses.sums["ctc"] + losses.sums["cost"]
     torch.testing.assert_close(losses.sums["loss"], parts)
-    (gradient,) = torch.autograd.grad(losses.sums["cost"], model.encoder.arbitrator.out.bias)
+    bias = model.encoder.arbitrator.out.bias
+    (of_whole,) = torch.autograd.grad(wanted, taken)
+    (soft,) = torch.autograd.grad(encoded.decisions, bias, of_whole)  # the gradient goes to the soft decisions
+    (gradient,) = torch.autograd.grad(losses.sums["cost"], bias)
+    torch.testing.assert_close(gradient, soft)
     assert gradient[0] > 0 > gradient[1]  # the slow branch costs
 
 
@@ -190,6 +196,20 @@ def test_the_entropy_is_that_of_the_greedy_path(cuts, rnnt):  # noqa: F811
                 history = model.predictor(torch.tensor([before], dtype=torch.long))[0, -1]
                 p = model.joiner(encoded[n, t], history).softmax(0)
                 assert float(found[n, t]) == pytest.approx(float(-(p * p.log()).sum()), rel=1e-4)
+
+
+def test_what_a_training_needs_is_asked_of_its_siblings(rnnt, tmp_path):
+    config, exp = branches(cost=CostConfig("avg", 1.0, MU, match="rnnt")), rnnt.parent / "mf_biased"
+    assert train_step.teacher_of(config, exp) == rnnt / "model.pt" and train_step.teacher_of(RNNT, exp) is None
+    with pytest.raises(UserError, match="model.pt has no slow frames whose share could be matched"):
+        train_step.slow_share_to_match(config, exp)
+    assert train_step.slow_share_to_match(branches(), exp) is None
+    lost = tmp_path / "mf_biased"
+    with pytest.raises(UserError, match="the arbitrator of .* learns from .*, which holds no model.pt: train it first"):
+        train_step.teacher_of(config, lost)
+    (tmp_path / "rnnt").mkdir()
+    checkpoint.save({"info": {"valid": {"slow_share": 0.4}}}, tmp_path / "rnnt" / "model.pt")
+    assert train_step.slow_share_to_match(config, lost) == 0.4
 
 
 def test_a_teacher_with_other_frames_is_refused(rnnt):

@@ -170,8 +170,8 @@ class Branches(Pruning):
         return Losses({"loss": entropy}, {name: (value, frames) for name, value in shares.items()})
 
     def _shares(self, encoded: Encoded, real: Tensor) -> dict[str, tuple[Tensor, float]]:
-        """What the decisions amount to: the share of slow frames (one-hot), L_avg, L_amr of the decisions as made."""
-        flops, decisions = flops_per_frame(self.model), encoded.decisions.float()
+        """What the decisions amount to: the share of slow frames (as if at run time), L_avg and L_amr of them as made."""
+        flops, decisions = flops_per_frame(self.model), _taken_whole(encoded.decisions.float())
         q = decisions @ decisions.new_tensor(flops["branches"]) + flops["arbitrator"] + flops["output"]  # (N, T')
         cost = (q, encoded.lengths, self.config.amnet.cost.mu, self.rho)
         chosen = (encoded.arbitrator_logits if self.encoder.training else decisions).argmax(2)
@@ -190,6 +190,16 @@ class Branches(Pruning):
             return self.controller.held
         self.controller.observe(share, self.pace(self.step))
         return self.controller.weight
+
+
+def _taken_whole(decisions: Tensor) -> Tensor:
+    """Soft decisions (N, T', B) as one-hot ones with the gradient of the soft ones.
+
+    A frame that is half slow costs the mean of both branches, and no backlog builds up of such frames; one that is slow
+    or fast by chance costs one of the two, and does at run time. L_avg, linear in q, has the same gradient either way.
+    """
+    hard = F.one_hot(decisions.detach().argmax(2), decisions.size(2))
+    return decisions + (hard - decisions).detach()
 
 
 def phases_of(

@@ -1,0 +1,34 @@
+"""The learning rate of the AmNets, and what decays (the rest of the optimiser is tested with the trainer)."""
+
+from __future__ import annotations
+
+import pytest
+
+from residualformer.nn.transducer import build_model
+from residualformer.schema import AmNetConfig, Config, EncoderConfig, OptimizerConfig, TrainConfig
+from residualformer.train.optimizer import Optimizer, learning_rate_factor
+
+
+def test_warm_hold_decay():
+    factor = learning_rate_factor(OptimizerConfig(schedule="hold", warmup_steps=10, hold_fraction=0.6), 110)
+    assert [factor(0), factor(9), factor(10), factor(70)] == [0.1, 1, 1, 1]
+    assert factor(90) == pytest.approx(0.1) and factor(110) == pytest.approx(0.01)  # 0.01 to the power of 1/2 and 1
+    assert factor(71) / factor(72) == pytest.approx(factor(100) / factor(101))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_nothing_but_decay_and_nothing_but_hold(fraction):
+    factor = learning_rate_factor(OptimizerConfig(schedule="hold", warmup_steps=0, hold_fraction=fraction), 100)
+    assert [factor(0), factor(50), factor(100)] == pytest.approx([1, 1, 1] if fraction else [1, 0.1, 0.01])
+
+
+def test_biases_of_branches_do_not_decay():
+    encoder = EncoderConfig(kind="lstm", num_layers=1, dim=8)
+    model = build_model(Config(encoder=encoder, amnet=AmNetConfig("sparse", [0.15, 0.8])), 9)
+    config = TrainConfig(optimizer=OptimizerConfig(kind="adamw", weight_decay=0.1))
+    (part,) = Optimizer(model, config).parts
+    decays = {id(p) for group in part.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decays == {
+        id(p) for name, p in model.named_parameters() if p.dim() > 1 and not name.endswith(".bias")
+    }
+    assert id(model.encoder.layers[0].bias) not in decays and model.encoder.layers[0].bias.shape == (2, 32)
