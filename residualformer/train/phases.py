@@ -170,7 +170,7 @@ class Branches(Pruning):
         return Losses({"loss": entropy}, {name: (value, frames) for name, value in shares.items()})
 
     def _shares(self, encoded: Encoded, real: Tensor) -> dict[str, tuple[Tensor, float]]:
-        """What the decisions amount to: the share of slow frames (as if at run time), L_avg and L_amr of them as made."""
+        """What the decisions amount to: the share of slow frames (as if at run time), their L_avg and L_amr."""
         flops, decisions = flops_per_frame(self.model), _taken_whole(encoded.decisions.float())
         q = decisions @ decisions.new_tensor(flops["branches"]) + flops["arbitrator"] + flops["output"]  # (N, T')
         cost = (q, encoded.lengths, self.config.amnet.cost.mu, self.rho)
