@@ -170,7 +170,7 @@ def test_tables_show_the_numbers():
     header, ((*row,),) = cells(results(missing=2))
     assert dict(zip(header, row, strict=True))["missing"] == "2"
     text = render_markdown(results())
-    assert "Do not edit" in text.splitlines()[0] and "| a\\|b |" in text and "- wall time: 1.5 min" in text
+    assert "Do not edit" in text.splitlines()[0] and "| a\\|b |" in text and "- time: 1.5 min" in text
     widths = {len(line) for line in aligned(results()).splitlines()}
     assert len(widths) <= 2
 

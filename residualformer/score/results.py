@@ -186,7 +186,7 @@ def _training(experiment: Path) -> tuple[Config | None, dict[str, Any]]:
     value = checkpoint.load(file, "config", "info") if file.exists() else {}
     config = config_from_dict(value["config"], str(file)) if value else None
     info = value.get("info", {})
-    keys = ("seed", "commit", "command", "hardware", "wall_s", "steps", "data", "versions", "fingerprint")
+    keys = ("seed", "commit", "command", "hardware", "wall_s", "cpu_s", "steps", "data", "versions", "fingerprint")
     return config, {
         "description": config.description if config else "",
         "warm_start": (config.warm_start if config else None) or "",

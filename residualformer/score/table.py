@@ -131,7 +131,8 @@ def _experiment(name: str, rows: list[Row]) -> list[str]:
     if "command" in training:
         lines.append(f"- trained by `{training.pop('command')}`")
     if "wall_s" in training:
-        training["wall time"] = f"{training.pop('wall_s') / 60:.1f} min"
+        cpu = f", {training.pop('cpu_s') / 60:.1f} min of CPU" if "cpu_s" in training else ""
+        training["time"] = f"{training.pop('wall_s') / 60:.1f} min{cpu}"
     lines += [f"- {key}: {value}" for key, value in training.items()]
     for row in rows:
         decoding = row["decoding"]

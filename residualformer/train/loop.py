@@ -24,7 +24,7 @@ from residualformer.nn.dropout import pool_states, restore_pools
 from residualformer.nn.transducer import build_model
 from residualformer.schema import Config
 from residualformer.train import checkpoint
-from residualformer.train.metrics import SHARES, Losses, MetricsWriter, Tracker, progress_line
+from residualformer.train.metrics import SHARES, Clock, Losses, MetricsWriter, Tracker, progress_line
 from residualformer.train.optimizer import Optimizer
 from residualformer.train.phases import phases_of
 from residualformer.train.record import provenance
@@ -78,7 +78,7 @@ class Trainer:
         self.batches = TrainBatches(cuts["train"], config.data, tokenizer, target, config.train.seed)
         self.dev = EvalBatches(cuts["dev"], config.data.max_batch_s, tokenizer, target)
         self.step = self.epoch = self.batch_in_epoch = 0
-        self.wall_s = 0.0
+        self.clock = Clock()
         self._stop = False
 
     def warm_start(self, weights: dict[str, torch.Tensor], source: str) -> WarmStartReport:
@@ -94,13 +94,13 @@ class Trainer:
         path = self.checkpoints / "resume.pt"
         if not path.is_file():
             return False
-        state = checkpoint.load(path, "identity", "weights", "optimizer", "step", "epoch", "phases", "random")
+        state = checkpoint.load(path, "identity", "weights", "optimizer", "step", "epoch", "phases", "clock", "random")
         if state["identity"] != self.identity:
             raise UserError(f"{path} belongs to another configuration; move {self.folder} away to train anew")
         checkpoint.load_weights(self.model, state["weights"], str(path))
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.epoch, self.batch_in_epoch = state["step"], state["epoch"], state["batch_in_epoch"]
-        self.wall_s = state["wall_s"]
+        self.clock = Clock(**state["clock"])
         self.phases.load_state_dict(state["phases"])
         random = state["random"]
         torch.set_rng_state(random["cpu"])
@@ -131,8 +131,8 @@ class Trainer:
     def _train(self) -> None:
         train, tracker = self.config.train, Tracker()
         bar = tqdm(total=train.max_steps, initial=self.step, unit="step", disable=None, dynamic_ncols=True)
-        started, first, bad = time.perf_counter(), self.step, 0
-        wall_before = self.wall_s
+        first, bad = self.step, 0
+        self.clock.start()
         waited = time.perf_counter()
         stream = self._batches()
         while self.step < train.max_steps:
@@ -140,7 +140,6 @@ class Trainer:
             wait = time.perf_counter() - waited
             losses, norm = self._update(batch)
             self.step += 1
-            self.wall_s = wall_before + time.perf_counter() - started
             bar.update()
             if math.isfinite(norm):
                 bad = 0
@@ -148,7 +147,7 @@ class Trainer:
             else:
                 bad = self._note_bad_update(batch, bad)
             if self.step % train.log_every_steps == 0:
-                eta = (self.wall_s - wall_before) / (self.step - first) * (train.max_steps - self.step)
+                eta = self.clock.running_s / (self.step - first) * (train.max_steps - self.step)
                 self._report("train", tracker.take(), eta)
             if self.step % train.valid_every_steps == 0 or self.step == train.max_steps:
                 values = self._validate()
@@ -216,7 +215,7 @@ class Trainer:
 
     def _report(self, part: str, values: dict[str, float], eta_s: float = 0.0) -> None:
         lr = self.optimizer.lr
-        self.writer.write(self.step, part, values | ({"lr": lr, "wall_s": self.wall_s} if part == "train" else {}))
+        self.writer.write(self.step, part, values | ({"lr": lr, **self.clock.read()} if part == "train" else {}))
         if part == "train":
             log.info(progress_line(self.step, self.config.train.max_steps, values, lr, eta_s))
         else:
@@ -232,7 +231,7 @@ class Trainer:
         state |= {"step": self.step, "epoch": self.epoch, "batch_in_epoch": self.batch_in_epoch}
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         random = {"cpu": torch.get_rng_state(), "cuda": cuda, "dropout": pool_states()}
-        state |= {"wall_s": self.wall_s, "random": random}
+        state |= {"clock": self.clock.read(), "random": random}
         checkpoint.save(state, self.checkpoints / "resume.pt")
         for old in self._saved()[: -self.config.train.average_last]:
             old.unlink()
@@ -256,7 +255,7 @@ class Trainer:
         log.info("average of %d checkpoints | valid | %s", len(paths), _listed(valid))
         info = provenance() | {"data": self.batches.describe(), "seed": self.config.train.seed}
         info |= {"steps": self.step, "epochs": self.epoch}
-        info |= {"wall_s": round(self.wall_s, 1), "averaged": [path.name for path in paths], "valid": valid}
+        info |= self.clock.read() | {"averaged": [path.name for path in paths], "valid": valid}
         info |= {"parameters": parameter_table(self.model), "identity": self.identity}
         info |= {"fingerprint": checkpoint.fingerprint(weights)}
         checkpoint.save_model(self.folder / checkpoint.MODEL_FILE, weights, self.config, self.tokenizer, info)

@@ -25,6 +25,27 @@ SHARES = {
 }
 
 
+@dataclass
+class Clock:
+    """Seconds that a training has taken, over all calls that went on with it: by the clock, and of CPU."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def start(self) -> None:
+        self._started = time.perf_counter(), time.process_time()
+
+    @property
+    def running_s(self) -> float:
+        """By the clock, since `start`."""
+        return time.perf_counter() - self._started[0]
+
+    def read(self) -> dict[str, float]:
+        """All until now; the constructor's arguments when the training goes on in another call."""
+        cpu = time.process_time() - self._started[1]
+        return {"wall_s": round(self.wall_s + self.running_s, 1), "cpu_s": round(self.cpu_s + cpu, 1)}
+
+
 @dataclass(frozen=True)
 class Losses:
     """Of one batch.
