@@ -27,5 +27,10 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+012345
 
 
 def load_yaml(text: str) -> Any:
-    """The value of a YAML document; raises yaml.YAMLError."""
-    return yaml.load(text, _Loader)
+    """The value of a YAML document; raises yaml.YAMLError, and nothing else, whatever is wrong with it."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise
+    except Exception as error:  # PyYAML's own conversions: a date such as 2026-99-99, `!!int x`, brackets without end
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from error
