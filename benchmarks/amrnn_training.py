@@ -4,12 +4,14 @@
 
 A step is forward and backward of the encoder alone. Both branches are computed, so 2 is the least ratio that products
 alone allow; the goal is at most 4. The variants take turns; memory is how far the resident set grew within a step.
+Where the machine has other work, compare processor time with one thread (threads that wait for each other spend it too).
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -101,19 +103,20 @@ def stacked(features: Tensor) -> Tensor:
     return features.reshape(len(features), -1, STACK * BINS)
 
 
-def measure(step: Step, features: Tensor, bf16: bool) -> tuple[float, float]:
-    """Seconds of one forward and backward pass, and by how many MB the resident set grew at most."""
+def measure(step: Step, features: Tensor, bf16: bool) -> tuple[float, float, float]:
+    """One forward and backward pass: seconds, seconds of processor time, MB by which the resident set grew at most."""
     module, forward = step
     module.zero_grad()
     before = memory_mb("VmRSS")
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text("5")  # forget the peak so far
-    started = time.perf_counter()
+    started = time.perf_counter(), time.process_time()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         y = forward(features)
     y.float().sum().backward()
-    return time.perf_counter() - started, memory_mb("VmHWM") - before
+    ended = time.perf_counter(), time.process_time()
+    return ended[0] - started[0], ended[1] - started[1], memory_mb("VmHWM") - before
 
 
 def memory_mb(name: str) -> float:
@@ -145,20 +148,28 @@ def main() -> None:
     torch.manual_seed(0)
     features = torch.randn(args.batch, STACK * args.frames, BINS)
     steps = {name: VARIANTS[name][0](args) for name in args.only}
-    results: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    for round_number in range(args.rounds + 1):
+    results: dict[str, list[tuple[float, float, float]]] = {name: [] for name in steps}
+    for turn in range(args.rounds + 1):
         for name, step in steps.items():
-            result = measure(step, features[:, : None if round_number else 2 * STACK], VARIANTS[name][1])
-            if round_number:  # the first, short one is to warm up
+            result = measure(step, features[:, : None if turn else 2 * STACK], VARIANTS[name][1])
+            if turn:  # the first, short one is to warm up
                 results[name].append(result)
-    base = [seconds for seconds, _ in results["torch"]]
+                print(f"turn {turn}, {name}: {result[0]:.2f} s, processor {result[1]:.2f} s", file=sys.stderr)
     print(f"{args.layers} x {args.dim}, T = {args.frames}, N = {args.batch}, {args.threads} threads")
-    print(f"{'variant':16s} {'min s':>8s} {'median s':>9s} {'ratio of min':>13s} {'of medians':>11s} {'peak +MB':>9s}")
+    report(results)
+
+
+def report(results: dict[str, list[tuple[float, float, float]]]) -> None:
+    print(f"{'':16s} {'wall s':^15s} {'processor s':^11s} {'ratio to torch':^26s} {'peak':>8s}")
+    heads = f"{'min':>7s} {'median':>7s} {'min':>11s} {'wall min':>8s} {'median':>8s} {'proc.':>8s} {'+MB':>8s}"
+    print(f"{'variant':16s} {heads}")
+    base = None
     for name, measured in results.items():
-        times, peaks = zip(*measured, strict=True)
-        least, middle = min(times), statistics.median(times)
-        ratios = f"{least / min(base):13.2f} {middle / statistics.median(base):11.2f}"
-        print(f"{name:16s} {least:8.2f} {middle:9.2f} {ratios} {max(peaks):9.0f}")
+        wall, processor, peaks = zip(*measured, strict=True)
+        values = min(wall), statistics.median(wall), min(processor)
+        base = base or values
+        ratios = " ".join(f"{value / of:8.2f}" for value, of in zip(values, base, strict=True))
+        print(f"{name:16s} {values[0]:7.2f} {values[1]:7.2f} {values[2]:11.2f} {ratios} {max(peaks):8.0f}")
 
 
 if __name__ == "__main__":
