@@ -156,5 +156,5 @@ if wanted 8; then
     echo "== stage 8: score"
     start=$SECONDS
     bash local/score.sh "$dir" --split "$test_set"
-    echo "stage 8 done in $((SECONDS - start)) s: $dir/results.json, $dir/RESULTS.md"
+    echo "stage 8 done in $((SECONDS - start)) s: $dir"
 fi

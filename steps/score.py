@@ -1,4 +1,7 @@
-"""Stage 8: score every decoding run of a corpus; write score.json, results.json, RESULTS.md and pictures."""
+"""Stage 8: score every decoding run of a corpus; write score.json, results.json, RESULTS.md and pictures.
+
+Of another split than `test` they are named after it: results_dev.json, RESULTS_dev.md, ...
+"""
 
 from __future__ import annotations
 
@@ -41,11 +44,13 @@ def main() -> None:
     }
     for row in rows:
         write_json(egs / "exp" / row["experiment"] / row["run"] / "score.json", row)
-    write_json(egs / "results.json", results)
-    write_text(egs / "RESULTS.md", render_markdown(results))
-    draw(egs, results, runs)
+    of_split = "" if args.split == "test" else f"_{args.split}"
+    written = egs / f"results{of_split}.json", egs / f"RESULTS{of_split}.md"
+    write_json(written[0], results)
+    write_text(written[1], render_markdown(results))
+    draw(egs, results, runs, of_split)
     print(aligned(results))
-    print(f"score: {len(runs)} decoding runs of {args.split} -> {egs / 'results.json'}, {egs / 'RESULTS.md'}")
+    print(f"score: {len(runs)} decoding runs of {args.split} -> {written[0]}, {written[1]}")
 
 
 def parse_args() -> argparse.Namespace:
@@ -60,19 +65,20 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def draw(egs: Path, results: dict, runs: list[Scored]) -> None:
+def draw(egs: Path, results: dict, runs: list[Scored], of_split: str) -> None:
     """Pictures beside the numbers."""
-    wer_against_parameters(results, egs / "wer_vs_params.png")
+    wer_against_parameters(results, egs / f"wer_vs_params{of_split}.png")
     for name in {row["experiment"] for row in results["rows"]}:
         metrics = egs / "exp" / name / "metrics.jsonl"
         if metrics.exists():
             training_curves(metrics, metrics.with_name("training.png"))
     by_name = {run.row["experiment"]: run for run in runs if run.branched}  # decisions do not depend on the search
     names = dict.fromkeys(row["experiment"] for row in results["rows"])
-    draw_decisions(egs, results, [by_name[name] for name in names if name in by_name])
+    picture = egs / f"branches{of_split}.png"
+    draw_decisions(egs, results, [by_name[name] for name in names if name in by_name], picture)
 
 
-def draw_decisions(egs: Path, results: dict, runs: list[Scored]) -> None:
+def draw_decisions(egs: Path, results: dict, runs: list[Scored], picture: Path) -> None:
     """Branches and backlog of all AmNets on one utterance, if there are any, and stage 2's features are still there."""
     manifest = egs / "data" / "fbank" / f"cuts_{results['split']}.jsonl.gz"
     chosen = shared_utterance([run.decisions for run in runs], runs[0].device.rho) if runs else None
@@ -83,7 +89,7 @@ def draw_decisions(egs: Path, results: dict, runs: list[Scored]) -> None:
     try:
         features = cut.load_features()
     except Exception as error:  # the storage back-ends raise errors of many libraries
-        print(f"score: no branches.png, the features of {chosen} cannot be read ({error})", file=sys.stderr)
+        print(f"score: no {picture.name}, the features of {chosen} cannot be read ({error})", file=sys.stderr)
         return
     tracks = []
     for run in runs:
@@ -91,7 +97,7 @@ def draw_decisions(egs: Path, results: dict, runs: list[Scored]) -> None:
         name = run.row["experiment"]
         tracks.append(Track(name, taken, device.backlog_s(taken), 1 / device.rho, len(device.per_branch)))
     title = f"{results['corpus']}, {results['split']}: {chosen}"
-    decisions_and_backlog(features, cut.frame_shift, tracks, title, egs / "branches.png")
+    decisions_and_backlog(features, cut.frame_shift, tracks, title, picture)
 
 
 if __name__ == "__main__":

@@ -208,6 +208,17 @@ def test_the_step_writes_everything_and_the_same_again(tmp_path, monkeypatch, ca
     assert json.loads((egs / "results.json").read_text(encoding="utf-8")) == written
 
 
+def test_another_split_leaves_the_results_of_the_test_set_alone(tmp_path, monkeypatch):
+    write_run(tmp_path, "baseline", sentences(5, 1))
+    score_step(monkeypatch, tmp_path)
+    before = (tmp_path / "results.json").read_bytes()
+    (tmp_path / "exp/baseline/decode_test_beam16").rename(tmp_path / "exp/baseline/decode_dev_beam16")
+    score_step(monkeypatch, tmp_path, "--split", "dev")
+    assert (tmp_path / "results.json").read_bytes() == before
+    assert json.loads((tmp_path / "results_dev.json").read_text(encoding="utf-8"))["split"] == "dev"
+    assert "# Results: " in (tmp_path / "RESULTS_dev.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
