@@ -20,6 +20,9 @@ if [ -z "${RESIDUALFORMER_PYTHON:-}" ]; then
         unset RESIDUALFORMER_PYTHON
         return 1
     }
+elif [ "$("$RESIDUALFORMER_PYTHON" -S -c 'print("yes")' 2>/dev/null)" != yes ]; then
+    echo "error: '$RESIDUALFORMER_PYTHON' is not a Python: give another one (--python, RESIDUALFORMER_PYTHON) or none" >&2
+    return 2
 fi
 export RESIDUALFORMER_PYTHON
 export PATH="$(dirname "$RESIDUALFORMER_PYTHON"):$PATH"

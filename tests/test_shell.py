@@ -165,6 +165,15 @@ def test_a_damaged_result_is_made_again_and_trainings_stay(finished):
     assert finished.calls == ["score.sh"]
 
 
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"finished": true, "identity": []}', '{"finished": true, "identity": {}, "made": []}']
+)
+def test_a_damaged_marker_is_not_trusted(finished, content):
+    finished.write("egs/fake/data/.lang.done", content)
+    finished.run("--stage", "3", "--stop-stage", "3")
+    assert finished.calls == DATA[3:]
+
+
 def test_ctrl_c_ends_a_stage_without_a_traceback(root, tmp_path):
     """Also while the command still imports, when nothing in it could catch the interrupt."""
     command = [sys.executable, "utils/stage.py", "--number", "1", "--title", "t", "--out", str(tmp_path / "out"), "--"]
@@ -225,6 +234,11 @@ def test_a_place_that_refuses_writes_is_named(recipe):
         (["--stage", "two"], "--stage is 'two'; it must be a whole number"),
         (["--train-hours", "x"], "--train-hours is 'x'; it must be a number"),
         (["--overwrite=maybe"], "--overwrite is 'maybe'; it must be true or false"),
+        (["--stage", "9" * 23], "it must be a whole number, 0 or more, of 18 digits at most"),
+        (["--experiments", ""], "--experiments is empty; give it a value, or leave it out"),
+        (["--corpus-dir", " "], "--corpus-dir is empty; give it a value, or leave it out"),
+        (["--python", "/etc"], "'/etc' is not a Python"),
+        (["--python", "/bin/true"], "'/bin/true' is not a Python"),
         (["-s"], "there is no option '-s'"),
         (["stray"], "there is no use for the argument 'stray'"),
         (["--corpus", "fakes"], "there is no corpus 'fakes'"),

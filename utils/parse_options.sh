@@ -45,11 +45,12 @@ print(closest(sys.argv[1], sys.argv[2:]))' "$1" $(sed 's/^/--/; s/_/-/g' <<<"$_k
 }
 
 _check_type() { # option $1 has default $2; is $3 of the same type?
+    [[ $3 == *[![:space:]]* ]] || _die "$1 is empty; give it a value, or leave it out"
     case $2 in
         true | false) [[ $3 =~ ^(true|false)$ ]] || _die "$1 is '$3'; it must be true or false" ;;
         *[!0-9.]* | '') ;;
         *.*) [[ $3 =~ ^[0-9]+(\.[0-9]*)?$|^\.[0-9]+$ ]] || _die "$1 is '$3'; it must be a number, 0 or more" ;;
-        *) [[ $3 =~ ^[0-9]+$ ]] || _die "$1 is '$3'; it must be a whole number, 0 or more" ;;
+        *) [[ $3 =~ ^[0-9]{1,18}$ ]] || _die "$1 is '$3'; it must be a whole number, 0 or more, of 18 digits at most" ;;
     esac
 }
 

@@ -125,9 +125,12 @@ def _read(marker: Path) -> dict[str, Any] | None:
     """The marker's content, None when there is none or it cannot be trusted."""
     try:
         content = json.loads(marker.read_text(encoding="utf-8"))
-        return content if {"finished", "identity"} <= content.keys() else None
-    except (FileNotFoundError, ValueError, AttributeError):
+    except (FileNotFoundError, ValueError):
         return None
+    if not isinstance(content, dict) or "finished" not in content:
+        return None
+    parts = [content.get("identity"), content.get("made", {})]
+    return content if all(isinstance(part, dict) for part in parts) else None
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
