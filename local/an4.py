@@ -35,7 +35,7 @@ from local.synthesis import (
 )
 from residualformer.data.validate import Utterance, write_cuts
 from residualformer.errors import UserError, run_main
-from residualformer.files import read_json, write_json
+from residualformer.files import read_json, read_text, write_json
 from residualformer.parallel import worker_map
 
 REPOSITORY = "https://github.com/cmusphinx/an4"
@@ -93,7 +93,8 @@ def clone(out: Path) -> Path:
 def read_transcripts(path: Path) -> list[tuple[str, str]]:
     """Each line's id and text, without the sentence marks. Raises UserError on a line that is not '<text> (id)'."""
     transcripts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    text = read_text(path, "repair or fetch it").removeprefix("\ufeff")  # the mark that some editors put first
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         match = TRANSCRIPT_LINE.match(line.strip())
@@ -166,17 +167,15 @@ def synthetic_lines(texts: list[str], count: int, seed: int) -> list[Line]:
 
 
 def synthesize(texts: list[str], args: argparse.Namespace) -> None:
-    """Write `args.synthetic` utterances into `args.out`/synthetic, unless they are there."""
+    """Write `args.synthetic` utterances into `args.out`/synthetic; those that are there and sound are kept."""
     folder, options = Path(args.out), {"synthetic": args.synthetic, "seed": args.seed, "texts": len(texts)}
     same = started_before(folder, ["synthetic"], options, SYNTHETIC_CONDITIONS)
-    records = read_rendered(folder) if same else []
-    if not records:
-        lines = synthetic_lines(texts, args.synthetic, args.seed)
-        renderer = Renderer(folder, args.seed, SYNTHETIC_CONDITIONS, lines[:200], keep=same)
-        with worker_map(args.jobs, items_at_once=8) as spread:
-            durations = tqdm(spread(renderer, lines), total=len(lines), desc="synthetic speech", unit="utt")
-            records = [renderer.record(line, duration) for line, duration in zip(lines, durations)]
-        write_transcripts(folder, records)
+    lines = synthetic_lines(texts, args.synthetic, args.seed)
+    renderer = Renderer(folder, args.seed, SYNTHETIC_CONDITIONS, lines[:200], keep=same)
+    with worker_map(args.jobs, items_at_once=8) as spread:
+        durations = tqdm(spread(renderer, lines), total=len(lines), desc="synthetic speech", unit="utt")
+        records = [renderer.record(line, duration) for line, duration in zip(lines, durations)]
+    write_transcripts(folder, records)
     minutes = sum(record["duration"] for record in records) / 60
     print(f"synthetic: {len(records)} utterances, {minutes:.1f} minutes in {folder / 'synthetic'}")
 

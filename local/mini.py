@@ -103,16 +103,14 @@ def obtain(args: argparse.Namespace) -> None:
     if min(target_s.values()) <= 0 or args.jobs < 1:
         raise UserError("the hours and minutes of every split must be above 0 and --jobs at least 1.")
     same = started_before(folder, list(target_s), {"seed": args.seed, **target_s}, CONDITIONS)
-    records = read_transcripts(folder) if same else []
-    if not records:
-        speakers, used = split_speakers(args.seed), set()
-        with worker_map(args.jobs, items_at_once=8) as spread:
-            for split, seconds in target_s.items():
-                lines = draw_lines(split, speakers[split], args.seed, used)
-                babblers = list(itertools.islice(lines, BABBLERS))
-                renderer = Renderer(folder, args.seed, CONDITIONS, babblers, keep=same)
-                records += render_split(itertools.chain(babblers, lines), seconds, renderer, spread)
-        write_transcripts(folder, records)
+    records, speakers, used = [], split_speakers(args.seed), set()
+    with worker_map(args.jobs, items_at_once=8) as spread:
+        for split, seconds in target_s.items():
+            lines = draw_lines(split, speakers[split], args.seed, used)
+            babblers = list(itertools.islice(lines, BABBLERS))
+            renderer = Renderer(folder, args.seed, CONDITIONS, babblers, keep=same)
+            records += render_split(itertools.chain(babblers, lines), seconds, renderer, spread)
+    write_transcripts(folder, records)
     hours = sum(record["duration"] for record in records) / 3600
     print(f"mini: {len(records)} utterances, {hours:.2f} h in {folder}")
 

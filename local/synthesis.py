@@ -134,16 +134,16 @@ class Renderer:
     keep: bool  # a file already there is from the same corpus: an interrupted run goes on
 
     def __call__(self, line: Line) -> float:
-        """Render one line unless its file may be kept; its length in seconds."""
+        """Render one line unless its file may be kept and is sound; its length in seconds."""
         path = self.folder / line.split / f"{line.id}.flac"
-        if not (self.keep and path.is_file()):
-            samples = render(line, self.others, self.seed, self.conditions)
-            flac = io.BytesIO()  # not straight to the file: libsndfile hides why a disk refuses
-            soundfile.write(flac, samples, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
-            with replacing(path) as temporary:
-                temporary.write_bytes(flac.getbuffer())
-            return len(samples) / SAMPLING_RATE
-        return soundfile.info(path).duration
+        if self.keep and (duration_s := _sound_duration_s(path)) is not None:
+            return duration_s
+        samples = render(line, self.others, self.seed, self.conditions)
+        flac = io.BytesIO()  # not straight to the file: libsndfile hides why a disk refuses
+        soundfile.write(flac, samples, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
+        with replacing(path) as temporary:
+            temporary.write_bytes(flac.getbuffer())
+        return len(samples) / SAMPLING_RATE
 
     def record(self, line: Line, duration_s: float) -> dict:
         """The line of `transcripts.jsonl` for a rendered line."""
@@ -158,6 +158,14 @@ class Renderer:
         }
 
 
+def _sound_duration_s(path: Path) -> float | None:
+    """Seconds of audio in a FLAC file; None when it is missing or damaged, which its check sums tell."""
+    try:
+        return len(soundfile.read(path, dtype="int16")[0]) / SAMPLING_RATE
+    except (OSError, soundfile.SoundFileError):
+        return None
+
+
 def started_before(folder: Path, splits: list[str], options: dict, conditions: Conditions) -> bool:
     """Whether `folder` holds a corpus, perhaps unfinished, of exactly these options.
 
@@ -168,6 +176,8 @@ def started_before(folder: Path, splits: list[str], options: dict, conditions: C
     path = folder / "options.json"
     try:
         if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == recipe:
+            for half_written in folder.glob("*/.*.flac"):  # by processes that were killed
+                half_written.unlink(missing_ok=True)
             return True
     except ValueError:
         pass  # damaged: nobody knows of which options the audio is
@@ -192,4 +202,4 @@ def read_transcripts(folder: Path) -> list[dict]:
     path = folder / "transcripts.jsonl"
     if not path.is_file():
         return []
-    return read_json_lines(path, "remove it, and run stage 0 again with --overwrite")
+    return read_json_lines(path, "run stage 0 again, with --overwrite")

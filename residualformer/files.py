@@ -51,7 +51,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
 def read_json(path: Path | str, advice: str) -> dict[str, Any]:
     """The mapping in a JSON file; UserError, which ends in `advice`, when there is no such file or it holds none."""
-    value = _parsed(_text(path, advice), str(path), advice)
+    value = _parsed(read_text(path, advice), str(path), advice)
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON mapping: {advice}.")
     return value
@@ -59,7 +59,7 @@ def read_json(path: Path | str, advice: str) -> dict[str, Any]:
 
 def read_json_lines(path: Path | str, advice: str) -> list[Any]:
     """The value in each line of a JSONL file; UserError as `read_json`'s, with the line's number."""
-    lines = _text(path, advice).splitlines()
+    lines = read_text(path, advice).splitlines()
     return [_parsed(line, f"{path}, line {number}", advice) for number, line in enumerate(lines, start=1)]
 
 
@@ -75,7 +75,8 @@ def read_log(path: Path | str) -> list[dict[str, Any]]:
     return records
 
 
-def _text(path: Path | str, advice: str) -> str:
+def read_text(path: Path | str, advice: str) -> str:
+    """The content of a text file; UserError, which ends in `advice`, when there is no such file or it is not UTF-8."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:

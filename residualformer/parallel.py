@@ -100,4 +100,7 @@ def _serve(pipe: Connection, prepare: Callable[[], Any] | None) -> None:
                 results.append(function(item))
         except Exception as raised:
             error = raised
-        pipe.send((results, error))
+        try:
+            pipe.send((results, error))
+        except ConnectionError:  # nobody waits for it any more
+            return

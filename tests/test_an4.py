@@ -92,6 +92,18 @@ def test_a_missing_stage_and_a_bad_transcript_line_are_named(corpus, tmp_path, m
         an4.read_split(corpus, "test")
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_transcripts_that_are_not_utf8_are_named(corpus, encoding):
+    (corpus / "etc/an4_test.transcription").write_text("CAFÉ (an99-fxyz-b)\n", encoding=encoding)
+    with pytest.raises(UserError, match="an4_test.transcription is not text .*: repair or fetch it"):
+        an4.read_split(corpus, "test")
+
+
+def test_a_byte_order_mark_is_no_text(corpus):
+    (corpus / "etc/an4_test.transcription").write_text("<s> YES </s> (an99-fxyz-b)\r\n", encoding="utf-8-sig")
+    assert [utterance.text for utterance in an4.read_split(corpus, "test")[0]] == ["YES"]
+
+
 def test_clone_that_fails_ends_in_advice_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(an4, "REPOSITORY", str(tmp_path / "no-such-repository"))
     with pytest.raises(UserError, match="could not be fetched.*--corpus-dir"):

@@ -169,11 +169,17 @@ def test_obtain_goes_on_after_an_interruption_and_splits_share_nothing(tmp_path,
     audio = {path: path.read_bytes() for path in out.rglob("*.flac")}
     assert len(audio) == len(records)  # what was rendered beyond the target is gone
     (out / "transcripts.jsonl").unlink()
-    sorted(audio)[0].unlink()
-    kept = sorted(audio)[1].stat().st_mtime_ns
+    missing, cut_off, flipped, sound = sorted(audio)[:4]
+    missing.unlink()
+    cut_off.write_bytes(audio[cut_off][:5000])
+    flipped.write_bytes(audio[flipped][:5000] + bytes([audio[flipped][5000] ^ 4]) + audio[flipped][5001:])
+    missing.with_name(f".77.{missing.name}").write_bytes(b"half")
+    kept = sound.stat().st_mtime_ns
     assert obtain(monkeypatch, out) == records
     assert {path: path.read_bytes() for path in out.rglob("*.flac")} == audio
-    assert sorted(audio)[1].stat().st_mtime_ns == kept
+    assert sound.stat().st_mtime_ns == kept
+    missing.unlink()  # of a finished corpus
+    assert obtain(monkeypatch, out) == records and missing.read_bytes() == audio[missing]
     texts = {split: {row["text"] for row in records if row["split"] == split} for split in mini.SPEAKERS}
     assert all(texts.values()) and sum(map(len, texts.values())) == len(records)
     assert len(set().union(*texts.values())) == len(records)
