@@ -4,7 +4,7 @@
 
 A step is forward and backward of the encoder alone. Both branches are computed, so 2 is the least ratio that products
 alone allow; the goal is at most 4. The variants take turns; memory is how far the resident set grew within a step.
-Where the machine has other work, compare processor time with one thread (threads that wait for each other spend it too).
+Where the machine has other work, compare processor time, with one thread (threads that wait for others spend it too).
 """
 
 from __future__ import annotations
