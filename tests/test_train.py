@@ -215,6 +215,26 @@ def test_what_is_no_checkpoint_is_named(tmp_path, content):
         checkpoint.load(path, "identity")
 
 
+def test_a_flipped_bit_is_noticed_in_every_checkpoint(tmp_path):
+    path = tmp_path / "step-4.pt"
+    checkpoint.save({"weight": torch.zeros(1000)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(bytes(4000)) + 2000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="step-4.pt is not a checkpoint or is damaged"):
+        checkpoint.average([path])
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "resume.pt")
+
+    checkpoint.save([1], tmp_path / "resume.pt")
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(PermissionError):
+        checkpoint.load(tmp_path / "resume.pt")
+
+
 def test_a_killed_run_leaves_nothing_that_a_new_one_would_average(cuts, tmp_path):
     folder = tmp_path / "checkpoints"
     folder.mkdir()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor
@@ -42,7 +43,12 @@ def load(path: Path, *needed: str) -> Any:
     if not path.is_file():
         raise UserError(f"{path} is missing; train the model first (stages 4 and 5)")
     try:
+        with ZipFile(path) as archive:
+            if archive.testzip():  # torch does not look at the check sums
+                raise BadZipFile("a check sum is wrong")
         value = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise  # not damaged: nothing to remove
     except Exception as error:  # damage makes the unpickler raise nearly anything
         raise UserError(f"{path} is not a checkpoint or is damaged; remove it and train again") from error
     if needed and not (isinstance(value, dict) and set(needed) <= set(value)):
