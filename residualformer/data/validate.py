@@ -153,7 +153,8 @@ def validate_cuts(
             skipped.append(f"{item.id}: {error}")
     if not kept:
         why = f"; the first of {len(skipped)}: {skipped[0]}" if skipped else ", it lists none"
-        raise UserError(f"no usable utterance in '{name}'{why}. Check the corpus, or obtain it again (stage 0, with --overwrite).")
+        advice = "Check the corpus, or obtain it again (stage 0, with --overwrite)."
+        raise UserError(f"no usable utterance in '{name}'{why}. {advice}")
     return CutSet.from_cuts(kept.values()), skipped
 
 

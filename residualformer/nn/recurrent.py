@@ -146,6 +146,13 @@ class RecurrentEncoder(nn.Module):
             frames = self._branches(x, first.layers, dense, decisions)[0]
         return Encoded(frames, lengths, decisions, logits)
 
+    def arbitrate(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """The arbitrator's logits (N, T', B) alone; branches run only where it looks at what they or it did before."""
+        arbitrator = self.amnet.arbitrator
+        if arbitrator.use_state or arbitrator.use_decision:
+            return self.encode(features, lengths, OneHot()).arbitrator_logits
+        return self.arbitrator(self._stack(features, lengths))[0]
+
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Encoder frames of `lengths` feature frames: ceil(T / stride)."""
         return (lengths + self.stride - 1) // self.stride

@@ -127,11 +127,11 @@ class Branches(Pruning):
         return GumbelSoftmax(amnet.tau_start + done * (amnet.tau_end - amnet.tau_start))
 
     def losses(self, batch: Batch, features: Tensor) -> Losses:
+        if self.encoder.training and self.step < self.start:
+            return self._pretraining(batch, features)
         with precision(features, self.bf16):
             encoded = self.encoder.encode(features, batch.feature_lens, self.sampler())
-        real = torch.arange(encoded.frames.size(1), device=features.device) < encoded.lengths.unsqueeze(1)
-        if self.encoder.training and self.step < self.start:
-            return self._pretraining(batch, features, encoded, real)
+        real = _real(encoded.frames, encoded.lengths)
         sums = transducer_losses(self.model, batch, encoded.frames, encoded.lengths, self.config.loss)
         shares = self._shares(encoded, real)
         if self.encoder.training and self.step >= self.end and self.config.amnet.cost.kind != "none":
@@ -154,12 +154,15 @@ class Branches(Pruning):
         if self.controller:
             self.controller.load_state_dict(state["controller"])
 
-    def _pretraining(self, batch: Batch, features: Tensor, encoded: Encoded, real: Tensor) -> Losses:
+    def _pretraining(self, batch: Batch, features: Tensor) -> Losses:
         """Binary cross-entropy of "this frame is for the slow branch" with "the teacher is uncertain at this frame"."""
         arbitrator = self.config.amnet.arbitrator
         slow = self.teacher.entropy(features, batch.feature_lens) > arbitrator.entropy_threshold
+        with precision(features, self.bf16):
+            logits = self.encoder.arbitrate(features, batch.feature_lens).float()
+        real = _real(logits, self.encoder.output_lengths(batch.feature_lens))
         delay = arbitrator.delay  # with one, the logits decide on a later frame
-        logits = encoded.arbitrator_logits[:, : real.size(1) - delay].float()
+        logits = logits[:, : real.size(1) - delay]
         slow, real = slow[:, delay:], real[:, delay:]
         odds = logits[..., 0] - logits[..., 1:].logsumexp(2)
         entropy = F.binary_cross_entropy_with_logits(odds[real], slow[real].float(), reduction="sum")
@@ -200,6 +203,11 @@ def _taken_whole(decisions: Tensor) -> Tensor:
     """
     hard = F.one_hot(decisions.detach().argmax(2), decisions.size(2))
     return decisions + (hard - decisions).detach()
+
+
+def _real(frames: Tensor, lengths: Tensor) -> Tensor:
+    """(N, T') bool: the frames (N, T', ...) that are within `lengths` (N,)."""
+    return torch.arange(frames.size(1), device=frames.device) < lengths.unsqueeze(1)
 
 
 def phases_of(
