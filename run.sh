@@ -36,9 +36,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 [ $# -eq 0 ] || _die "there is no use for the argument '$1'; --help lists the options"
 [ -f "local/$corpus.py" ] && [ -f "conf/$corpus/base.yaml" ] ||
     _die "there is no corpus '$corpus': local/$corpus.py or conf/$corpus/base.yaml is missing"
+[ "$stop_stage" -le 8 ] || _die "--stop-stage $stop_stage: the last stage is 8"
 [ "$stage" -le "$stop_stage" ] || _die "--stage $stage comes after --stop-stage $stop_stage"
 
-case $python in '' | /*) ;; */*) python=$called_from/$python ;; *) python=$(command -v "$python") ;; esac
+case $python in '' | /*) ;; */*) python=$called_from/$python ;; *) python=$(command -v "$python" || echo "$python") ;; esac
 if [ -n "$python" ]; then export RESIDUALFORMER_PYTHON=$python; fi
 . ./path.sh
 python=$RESIDUALFORMER_PYTHON
@@ -73,7 +74,7 @@ else
 fi
 
 # shellcheck disable=SC2086  # one word each
-plan=$("$python" utils/plan.py "conf/$corpus" $experiments "${sets[@]}") # refuses a wrong configuration before any work
+plan=$(set -f && "$python" utils/plan.py "${sets[@]}" -- "conf/$corpus" $experiments) # refuses a wrong configuration before any work
 
 wanted() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; }
 

@@ -104,7 +104,8 @@ def write_run(egs: Path, name: str, hypotheses: list[str], skipped: int = 0, fol
     rest = range(len(hypotheses), len(references))
     lost = [{"id": f"u{i}", "ref": references[i], "reason": "gone"} for i in rest]
     write_text(run / "hyp.jsonl", "\n".join(lines) + "\n")
-    write_json(run / "decode.json", {"target": "text", "search": "beam16", "skipped": lost, "rtf": 0.021} | decoding)
+    told = {"target": "text", "search": "beam16", "utterances": len(lines), "skipped": lost, "rtf": 0.021}
+    write_json(run / "decode.json", told | decoding)
     return run
 
 
@@ -145,7 +146,17 @@ def test_an_unknown_baseline_or_split_or_a_broken_file_is_named(tmp_path):
     with pytest.raises(UserError, match="hyp.jsonl, line 2"):
         score_run(run)
     (run / "hyp.jsonl").write_text("")
+    with pytest.raises(UserError, match="holds 0 utterances, but 1 were decoded"):
+        score_run(run)
+    write_json(run / "decode.json", {"utterances": 0, "skipped": []})
     with pytest.raises(UserError, match="holds no utterance"):
+        score_run(run)
+    for damaged in ({"utterances": 0}, {"utterances": 0, "skipped": ["a"]}):
+        write_json(run / "decode.json", damaged)
+        with pytest.raises(UserError, match="does not list the utterances that decoding skipped"):
+            score_run(run)
+    (run / "decode.json").unlink()
+    with pytest.raises(UserError, match="decode.json"):
         score_run(run)
 
 

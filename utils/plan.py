@@ -63,10 +63,10 @@ def in_order(needed: dict[str, list[str]]) -> list[str]:
 
 def _file(folder: Path, name: str, why: str = "") -> Path:
     path = folder / f"{name}.yaml"
-    if not path.is_file():
+    if name == "base" or "/" in name or not path.is_file():
         known = [file.stem for file in folder.glob("*.yaml") if file.stem != "base"]
         advice = closest(name, known) or f" There are: {', '.join(sorted(known)) or 'none'}."
-        raise UserError(f"there is no experiment '{name}'{why}: {path} is not a file.{advice}")
+        raise UserError(f"there is no experiment '{name}'{why}: {path} is not an experiment's file.{advice}")
     return path
 
 

@@ -66,7 +66,7 @@ class SparseWeight(PlainWeight):
         return super().train(mode)
 
     def product(self, x: Tensor, branch: int = 0) -> Tensor:
-        """x (N, v) -> (N, w). A few x without gradients: by a sparse kernel, packed at the first product after a change."""
+        """x (N, v) -> (N, w). A few x, no gradients: by a sparse kernel, packed at the first product after a change."""
         if torch.is_grad_enabled() or len(x) > FEW_VECTORS or x.dtype != torch.float32:
             return super().product(x)
         now = tuple((tensor.data_ptr(), _version(tensor)) for tensor in (self.W, self.mask))

@@ -69,9 +69,9 @@ def score_run(folder: Path) -> Scored:
 
     Raises UserError for a line that is not a record, a damaged decode.json, or no utterance at all.
     """
-    decoding = read_json(folder / "decode.json", _AGAIN) if (folder / "decode.json").exists() else {}
     records = read_records(folder / "hyp.jsonl")
-    skipped = decoding.get("skipped", [])
+    decoding = read_decoding(folder / "decode.json", len(records))
+    skipped = decoding["skipped"]
     records += [{"id": item["id"], "ref": item["ref"], "hyp": ""} for item in skipped]
     if not records:
         raise UserError(f"{folder}/hyp.jsonl holds no utterance: run stage 7 again.")
@@ -168,6 +168,19 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         if not all(isinstance(text, str) for text in texts):
             raise UserError(f"{path}, line {number} is not a record with id, ref and hyp: {_AGAIN}.")
     return records
+
+
+def read_decoding(path: Path, utterances: int) -> dict[str, Any]:
+    """decode.json, which belongs to a hyp.jsonl of so many `utterances` and lists those that decoding skipped."""
+    decoding = read_json(path, _AGAIN)
+    skipped = decoding.get("skipped")
+    records = skipped if isinstance(skipped, list) else [None]
+    if not all(isinstance(record, dict) and {"id", "ref"} <= set(record) for record in records):
+        raise UserError(f"{path} does not list the utterances that decoding skipped: {_AGAIN}.")
+    if (decoded := decoding.get("utterances")) != utterances:
+        file = path.with_name("hyp.jsonl")
+        raise UserError(f"{file} holds {utterances} utterances, but {decoded} were decoded: {_AGAIN}.")
+    return decoding
 
 
 def _rate(counts: ErrorCounts) -> dict[str, Any]:

@@ -249,6 +249,9 @@ class Trainer:
     def _finish(self) -> dict[str, Any]:
         """Average the last checkpoints, measure the average on the dev set, write `model.pt`."""
         paths = self._saved()[-self.config.train.average_last :]
+        expected = min(self.config.train.average_last, math.ceil(self.step / self.config.train.save_every_steps))
+        if len(paths) < expected:
+            log.warning("only %d of the last %d checkpoints are there to be averaged", len(paths), expected)
         weights = checkpoint.average(paths)
         checkpoint.load_weights(self.model, weights, "the average")
         valid = self._validate()
