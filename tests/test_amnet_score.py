@@ -169,7 +169,8 @@ def write_decoded(egs: Path, name: str, branches: list[str] | None, folder: str 
         lines = [line | {"branches": taken} for line, taken in zip(lines, branches, strict=True)]
     run = egs / "exp" / name / folder
     write_text(run / "hyp.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    write_json(run / "decode.json", {"target": "text", "search": folder.split("_")[2], "skipped": [], "rtf": 0.02})
+    told = {"target": "text", "search": folder.split("_")[2], "utterances": len(lines), "skipped": [], "rtf": 0.02}
+    write_json(run / "decode.json", told)
 
 
 def write_features(egs: Path) -> None:
