@@ -21,7 +21,8 @@ if [ -z "${RESIDUALFORMER_PYTHON:-}" ]; then
         return 1
     }
 elif [ "$("$RESIDUALFORMER_PYTHON" -S -c 'print("yes")' 2>/dev/null)" != yes ]; then
-    echo "error: '$RESIDUALFORMER_PYTHON' is not a Python: give another one (--python, RESIDUALFORMER_PYTHON) or none" >&2
+    echo "error: '$RESIDUALFORMER_PYTHON' is not a Python:" \
+        "give another one (--python, RESIDUALFORMER_PYTHON) or none" >&2
     return 2
 fi
 export RESIDUALFORMER_PYTHON

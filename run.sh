@@ -39,7 +39,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 [ "$stop_stage" -le 8 ] || _die "--stop-stage $stop_stage: the last stage is 8"
 [ "$stage" -le "$stop_stage" ] || _die "--stage $stage comes after --stop-stage $stop_stage"
 
-case $python in '' | /*) ;; */*) python=$called_from/$python ;; *) python=$(command -v "$python" || echo "$python") ;; esac
+case $python in
+    '' | /*) ;;
+    */*) python=$called_from/$python ;;
+    *) python=$(command -v "$python" || echo "$python") ;; # path.sh refuses what is none
+esac
 if [ -n "$python" ]; then export RESIDUALFORMER_PYTHON=$python; fi
 . ./path.sh
 python=$RESIDUALFORMER_PYTHON
@@ -73,8 +77,9 @@ else
     fi
 fi
 
+# Refuses a wrong configuration before any work.
 # shellcheck disable=SC2086  # one word each
-plan=$(set -f && "$python" utils/plan.py "${sets[@]}" -- "conf/$corpus" $experiments) # refuses a wrong configuration before any work
+plan=$(set -f && "$python" utils/plan.py "${sets[@]}" -- "conf/$corpus" $experiments)
 
 wanted() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; }
 
