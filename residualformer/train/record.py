@@ -24,13 +24,21 @@ def provenance() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of this code, or `unknown` outside a git checkout."""
-    folder = Path(__file__).resolve().parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+    """The commit of this code, `-dirty` where files differ from it, or `unknown` outside a git checkout.
+
+    Results that stage 8 has written over older ones (egs/*/RESULTS.md, ...) are not a difference of the code.
+    """
+    results = [f":(top,exclude)egs/*/{name}" for name in ("RESULTS*.md", "results*.json", "*.png")]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        head = _git("rev-parse", "--short=10", "HEAD")
+        return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *results) else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def hardware() -> str:

@@ -1,0 +1,32 @@
+"""Where a result comes from: the commit, and whether the code differs from it."""
+
+from __future__ import annotations
+
+import subprocess
+
+from residualformer.train import record
+
+
+def git(folder, *arguments) -> str:
+    name = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    command = ["git", "-C", str(folder), *name, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_commit_and_what_makes_it_dirty(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "__file__", str(tmp_path / "code.py"))
+    assert record.commit() == "unknown"  # no checkout
+    results = tmp_path / "egs" / "mini" / "RESULTS.md"
+    results.parent.mkdir(parents=True)
+    for file in (tmp_path / "code.py", results):
+        file.write_text("old\n")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "all")
+    head = git(tmp_path, "rev-parse", "HEAD")[:10]
+    assert record.commit() == head
+    results.write_text("new\n")  # as stage 8 does
+    (tmp_path / "not_tracked").write_text("new\n")
+    assert record.commit() == head
+    (tmp_path / "code.py").write_text("new\n")
+    assert record.commit() == f"{head}-dirty"
