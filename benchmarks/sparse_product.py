@@ -1,6 +1,6 @@
 """One vector through a sparse matrix at run time: our product against torch's dense and CSR ones, on a CPU.
 
-    . ./path.sh && python benchmarks/sparse_product.py [--rows 4096] [--columns 1024] [--density 0.2 0.85] [--block 1 4 8]
+    . ./path.sh && python benchmarks/sparse_product.py [--columns 1024] [--density 0.2 0.85] [--block 1 4 8]
 
 As in a model, the matrix is not in the caches: there are enough of them, one after the other, to hold `--footprint-mb`
 dense. All take turns in one process; of each matrix the fastest turn counts, and printed is the mean over matrices.

@@ -93,7 +93,15 @@ def test_a_layout_that_is_not_there_is_refused(layout, block):
 @numba
 @pytest.mark.parametrize(
     "density, block, layout",
-    [(0.2, 1, "sliced"), (0.85, 1, "bitmask"), (0.2, 4, "blocks"), (0.2, 8, "blocks"), (0.95, 1, None), (1.0, 8, None)],
+    [
+        (0.2, 1, "sliced"),
+        (0.85, 1, "bitmask"),
+        (0.2, 4, "blocks"),
+        (0.2, 8, "blocks"),
+        (0.85, 8, "bitmask"),
+        (0.95, 1, None),
+        (1.0, 8, None),
+    ],
 )
 def test_the_best_product_is_chosen_by_density_and_block(density, block, layout, monkeypatch):
     monkeypatch.setattr(sparse_kernel, "_expands", lambda: True)

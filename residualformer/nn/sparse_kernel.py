@@ -6,7 +6,7 @@ its dense product at the densities that matter.
 
     sliced    5 d          16 rows at once, 8-bit column gaps, gathers     unstructured, d < 0.25
     bitmask   4 d + 1/8    16 columns at once, vector expansion (AVX-512)  unstructured, denser
-    blocks    4 d + 2 d/B  row by row, blocks of B = 4 or 8 columns        blocks
+    blocks    4 d + 2 d/B  row by row, blocks of B = 4 or 8 columns        blocks, d < 0.5
 
 Others were measured and left: 16 columns of a row gathered at once (as `sliced`, but 10 to 20% slower), 16-bit columns
 instead of gaps (6 d bytes), two rows at once in `bitmask`.
@@ -27,6 +27,7 @@ from residualformer.optional import is_installed, optional
 
 LAYOUTS = ("sliced", "bitmask", "blocks")
 SLICED_BELOW = 0.25  # density at which `bitmask` overtakes `sliced`
+BLOCKS_BELOW = 0.5  # density at which it overtakes `blocks`
 DENSE_ABOVE = 0.9  # density at which torch's dense product is as fast
 LANES = 16
 
@@ -112,7 +113,7 @@ def density(weight: Tensor) -> float:
 
 def suggested(density: float, block: int) -> str:
     """The layout for a density and a block size."""
-    if block in (4, 8):
+    if block in (4, 8) and density < BLOCKS_BELOW:
         return "blocks"
     return "sliced" if density < SLICED_BELOW else "bitmask"
 
