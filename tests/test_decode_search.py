@@ -88,7 +88,7 @@ def test_settings_come_from_the_model_and_take_overrides():
     [
         ("decode.bean=3", "Did you mean 'beam'"),
         ("decode.beam=many", "whole number"),
-        ("decode.beam=0", "more than 0"),
+        ("decode.beam=0", "1 to 1000"),
         ("decode.kind=bean", "greedy, beam"),
         ("encoder.dim=8", "only takes keys of the section decode"),
         ("decode.beam", "such as decode.beam=16"),
