@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from residualformer.nn.branches import rank_for
+from residualformer.nn.recurrent import RecurrentEncoder
 from residualformer.nn.scan import GATES
 from residualformer.nn.transducer import Transducer, build_model
 from residualformer.schema import Config
@@ -52,10 +53,10 @@ def parameter_table(model: Transducer, pruned: int | None = None) -> dict[str, i
     training_only = _count(model.training_only.parameters())
     total = _count(model.parameters()) - training_only
     rest = {"predictor": _count(model.predictor.parameters()), "joiner": _count(model.joiner.parameters())}
-    if hasattr(model.encoder, "branch_flops"):
+    if isinstance(model.encoder, RecurrentEncoder):
         zeros = _masked(model) if pruned is None else pruned
         projection = _count(model.joiner.project_encoder.parameters())
-        arbitrator = getattr(model.encoder, "arbitrator", None)
+        arbitrator = model.encoder.arbitrator
         table = {
             "encoder": _count(model.encoder.parameters()) + projection - zeros,
             "arbitrator": _count(arbitrator.parameters()) if arbitrator is not None else 0,

@@ -248,31 +248,23 @@ def bitmask(values, masks, x, y):
         first = k
 
 
-@_kernel("f4[::1], u2[::1], i8[::1], f4[:, ::1], f4[:, ::1]")
-def blocks_of_4(values, index, starts, x, y):
-    """Row by row, whole blocks of 4 columns; `index` are their numbers."""
-    (num, w), v = y.shape, x.shape[1]
-    for r in range(w):
-        for n in range(num):
-            a, b = zeros(), zeros()
-            for k in range(starts[r], starts[r + 1], 32):
-                prefetch(values, k + AHEAD)
-                prefetch(values, k + AHEAD + 16)
-                a = block_fma(a, values, k, x, n * v, index, 4)
-                b = block_fma(b, values, k + 16, x, n * v, index, 4)
-            y[n, r] = total(a, b)
+def _blocks_of(size: int):
+    """The kernel for blocks of `size` columns, row by row; `index` are the blocks' numbers."""
+
+    @_kernel("f4[::1], u2[::1], i8[::1], f4[:, ::1], f4[:, ::1]")
+    def blocks(values, index, starts, x, y):
+        (num, w), v = y.shape, x.shape[1]
+        for r in range(w):
+            for n in range(num):
+                a, b = zeros(), zeros()
+                for k in range(starts[r], starts[r + 1], 32):
+                    prefetch(values, k + AHEAD)
+                    prefetch(values, k + AHEAD + 16)
+                    a = block_fma(a, values, k, x, n * v, index, size)
+                    b = block_fma(b, values, k + 16, x, n * v, index, size)
+                y[n, r] = total(a, b)
+
+    return blocks
 
 
-@_kernel("f4[::1], u2[::1], i8[::1], f4[:, ::1], f4[:, ::1]")
-def blocks_of_8(values, index, starts, x, y):
-    """As `blocks_of_4`, of 8."""
-    (num, w), v = y.shape, x.shape[1]
-    for r in range(w):
-        for n in range(num):
-            a, b = zeros(), zeros()
-            for k in range(starts[r], starts[r + 1], 32):
-                prefetch(values, k + AHEAD)
-                prefetch(values, k + AHEAD + 16)
-                a = block_fma(a, values, k, x, n * v, index, 8)
-                b = block_fma(b, values, k + 16, x, n * v, index, 8)
-            y[n, r] = total(a, b)
+blocks_of_4, blocks_of_8 = _blocks_of(4), _blocks_of(8)
