@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from residualformer.nn.branches import rank_for
 from residualformer.nn.recurrent import RecurrentEncoder
 from residualformer.nn.scan import GATES
 from residualformer.nn.transducer import Transducer, build_model
@@ -78,18 +77,20 @@ def flops_per_frame(model: Transducer) -> dict[str, Any]:
     `arbitrator` (0 where there is none); `output`: the joiner's projection of the encoder, which the paper counts as
     the encoder's; `branches`: of each branch, slow first, as trained: masked weights cost nothing.
     """
-    return {
-        "arbitrator": model.encoder.arbitrator_flops(),
-        "output": float(model.joiner.project_encoder.weight.numel()),
-        "branches": model.encoder.branch_flops(),
-    }
+    return _flops(model, model.encoder.branch_flops())
 
 
 def planned_flops(config: Config, vocab_size: int | None = None) -> dict[str, Any]:
     """`flops_per_frame` of the model that `config` describes, fully pruned where it asks for that."""
     model = _unallocated(config, vocab_size)
-    method, shapes = config.amnet.method, _shapes(config)
-    branches = [sum(_flops(method, w, v, c) for w, v in shapes) for c in config.amnet.compression or [0.0]]
+    if config.amnet.method != "sparse":
+        return flops_per_frame(model)
+    shapes = _shapes(config)
+    branches = [float(sum(w * v - _zeros(w, v, c) for w, v in shapes)) for c in config.amnet.compression]
+    return _flops(model, branches)
+
+
+def _flops(model: Transducer, branches: list[float]) -> dict[str, Any]:
     return {
         "arbitrator": model.encoder.arbitrator_flops(),
         "output": float(model.joiner.project_encoder.weight.numel()),
@@ -103,13 +104,6 @@ def _shapes(config: Config) -> list[tuple[int, int]]:
     w = GATES[encoder.kind] * encoder.dim
     first = encoder.stack_frames * config.features.num_mel_bins
     return [(w, v) for layer in range(encoder.num_layers) for v in (encoder.dim if layer else first, encoder.dim)]
-
-
-def _flops(method: str, w: int, v: int, compression: float) -> float:
-    """Of one product with a w x v matrix that is compressed as `amnet.method` says."""
-    if method == "factorised":
-        return float(rank_for(w, v, compression) * (w + v))
-    return float(w * v - _zeros(w, v, compression))
 
 
 def _zeros(w: int, v: int, compression: float) -> int:
