@@ -162,6 +162,23 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_names_the_utterances(
         trainer._note_bad_update(batch, 19)
 
 
+def test_a_loss_that_is_not_finite_is_skipped_and_named_in_training_and_validation(cuts, tmp_path, caplog):
+    trainer = make_trainer(cuts, tmp_path, changed("loss", ctc_scale=0.0))
+    batch = one_batch(cuts)
+    batch.features[1, 3, 0] = float("nan")
+    before, lr = checkpoint.fingerprint(trainer.model.state_dict()), trainer.optimizer.lr
+    with caplog.at_level("WARNING"):
+        losses, norm = trainer._update(batch)
+    assert losses.sums == {} and not norm < float("inf")
+    assert checkpoint.fingerprint(trainer.model.state_dict()) == before and trainer.optimizer.lr != lr
+    assert f"utterance 1 of the batch: logits hold nan or inf, so there is no loss; {batch.ids[1]}" in caplog.text
+
+    caplog.clear()
+    trainer.dev = [batch, one_batch(cuts)]
+    values = trainer._validate()
+    assert batch.ids[1] in caplog.text and values["loss_per_frame"] > 0
+
+
 def test_another_configuration_does_not_resume(cuts, tmp_path):
     make_trainer(cuts, tmp_path).run()
     with pytest.raises(UserError, match="another configuration"):

@@ -15,6 +15,20 @@ RNNT_TYPES = ("regular", "modified", "constrained")
 REDUCTIONS = ("none", "mean", "sum")
 
 
+class NotFiniteError(ValueError):
+    """Utterances of a batch have logits of which no loss can be had.
+
+    Attributes:
+        rows: their indices in the batch.
+    """
+
+    def __init__(self, rows: list[int]) -> None:
+        named = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
+        which = f"utterance {named}" if len(rows) == 1 else f"utterances {named}"
+        super().__init__(f"{which} of the batch: logits hold nan or inf, so there is no loss")
+        self.rows = rows
+
+
 def full_precision(function: Callable) -> Callable:
     """Run `function` outside autocast, with half-precision tensors turned into float32.
 
@@ -77,7 +91,11 @@ def loss_of_arcs(
     """Minus the log-sum over paths, reduced; with `return_grad` also (px_grad, py_grad) of that log-sum.
 
     `delay_penalty` rewards labels before the middle of the utterance and punishes those after it, in proportion to
-    the distance in frames.
+    the distance in frames. An utterance without any path, as of more labels than frames that each consume one, has an
+    infinite loss, as in k2.
+
+    Raises:
+      NotFiniteError: the log-sum of an utterance is nan or +inf.
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction is {reduction!r}; it must be one of {', '.join(REDUCTIONS)}")
@@ -90,6 +108,9 @@ def loss_of_arcs(
         px = px + delay_penalty * offset.to(px.dtype)
     result = mutual_information_recursion(px, py, boundary, return_grad)
     total = result[0] if return_grad else result
+    wrong = ~(total < torch.inf)  # nan too
+    if wrong.any():
+        raise NotFiniteError(wrong.nonzero()[:, 0].tolist())
     loss = -total if reduction == "none" else -getattr(total, reduction)()
     return (loss, result[1]) if return_grad else loss
 

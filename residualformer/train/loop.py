@@ -20,6 +20,7 @@ from residualformer.data.batches import Batch, EvalBatches, TrainBatches
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.decode.greedy import greedy_search
 from residualformer.errors import UserError
+from residualformer.loss.common import NotFiniteError
 from residualformer.nn.dropout import pool_states, restore_pools
 from residualformer.nn.transducer import build_model
 from residualformer.schema import Config
@@ -182,10 +183,18 @@ class Trainer:
             mean = self.model.encoder.mean
             features = spec_augment(features, batch.feature_lens, self.config.data.specaugment, mean, generator)
         learners = self.phases.begin(self.step)
-        losses = self.phases.losses(batch, features)
+        try:
+            losses = self.phases.losses(batch, features)
+        except NotFiniteError as error:
+            self._warn(error, batch)
+            self.optimizer.step()  # without gradients: no more than the schedule goes on
+            return Losses({}), math.nan
         # Per feature frame, so that neither gradient nor clipping depends on how much a batch holds.
         (losses.sums["loss"] / batch.feature_lens.sum()).backward(inputs=learners)
         return losses, self.optimizer.step()
+
+    def _warn(self, error: NotFiniteError, batch: Batch) -> None:
+        log.warning("after step %d: %s; %s", self.step, error, ", ".join(batch.ids[row] for row in error.rows[:8]))
 
     def _note_bad_update(self, batch: Batch, bad: int) -> int:
         log.warning("step %d: the gradient is not finite; update skipped; utterances %s", self.step, batch.ids[:8])
@@ -201,8 +210,11 @@ class Trainer:
         references, hypotheses = [], []
         for batch in self.dev:
             batch = batch.to(self.device)
-            losses = self.phases.losses(batch, batch.features)
-            tracker.add(losses, int(batch.feature_lens.sum()), int(batch.token_lens.sum()))
+            try:
+                losses = self.phases.losses(batch, batch.features)
+                tracker.add(losses, int(batch.feature_lens.sum()), int(batch.token_lens.sum()))
+            except NotFiniteError as error:
+                self._warn(error, batch)
             if seconds < SKETCH_SECONDS:
                 seconds += float(batch.feature_lens.sum()) / 100
                 found = greedy_search(self.model, *self.model.encoder(batch.features, batch.feature_lens))
