@@ -63,20 +63,49 @@ def get_rnnt_logprobs_smoothed(
     px_am = am.transpose(1, 2).gather(1, labels.expand(-1, -1, am.shape[1]))  # (B, S, T)
     px_lm = lm[:, :-1].gather(2, labels)  # (B, S, 1)
     py_am, py_lm = am[:, None, :, termination_symbol], lm[:, :, None, termination_symbol]  # (B, 1, T), (B, S+1, 1)
+    lm_norm = am_norm = px_unigram = py_unigram = None
+    if lm_only_scale != 0.0:
+        lm_norm = lm_exp.sum(2, keepdim=True).log() + lm_max  # (B, S+1, 1)
+    if am_only_scale != 0.0:
+        unigram = (lm_exp / lm_exp.sum(2, keepdim=True)).mean((0, 1)) + tiny  # (C,)
+        am_norm = ((am_exp @ unigram).log() + am_max[:, :, 0])[:, None]  # (B, 1, T)
+        px_unigram, py_unigram = unigram.log()[labels], unigram.log()[termination_symbol]
+    px, py = mixed_arcs(
+        px_am, py_am, px_lm, py_lm, joint, lm_norm, am_norm, px_unigram, py_unigram, lm_only_scale, am_only_scale
+    )
+    return finish_arcs(px, py, boundary, rnnt_type)
+
+
+def mixed_arcs(
+    px_am: Tensor,
+    py_am: Tensor,
+    px_lm: Tensor,
+    py_lm: Tensor,
+    joint: Tensor,
+    lm_norm: Tensor | None,
+    am_norm: Tensor | None,
+    px_unigram: Tensor | None,
+    py_unigram: Tensor | None,
+    lm_only_scale: float,
+    am_only_scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Smoothed arcs (B, S, T) and (B, S+1, T) from logits, log-normalisers and log-unigrams of labels and blank.
+
+    Args:
+      px_am: (B, S, T), py_am: (B, 1, T); px_lm: (B, S, 1), py_lm: (B, S+1, 1); joint: (B, S+1, T), of am + lm.
+      lm_norm: (B, S+1, 1), may be None if lm_only_scale is 0.
+      am_norm: (B, 1, T), px_unigram: (B, S, 1), py_unigram: scalar; may be None if am_only_scale is 0.
+    """
     scale = 1.0 - lm_only_scale - am_only_scale
     px, py = px_am + px_lm - joint[:, :-1], py_am + py_lm - joint
     if scale != 1.0:
         px, py = px * scale, py * scale
     if lm_only_scale != 0.0:
-        norm = lm_exp.sum(2, keepdim=True).log() + lm_max  # (B, S+1, 1)
-        px, py = px + lm_only_scale * (px_lm - norm[:, :-1]), py + lm_only_scale * (py_lm - norm)
+        px, py = px + lm_only_scale * (px_lm - lm_norm[:, :-1]), py + lm_only_scale * (py_lm - lm_norm)
     if am_only_scale != 0.0:
-        unigram = (lm_exp / lm_exp.sum(2, keepdim=True)).mean((0, 1)) + tiny  # (C,)
-        norm = ((am_exp @ unigram).log() + am_max[:, :, 0])[:, None]  # (B, 1, T)
-        log_unigram = unigram.log()
-        px = px + am_only_scale * (px_am + log_unigram[labels] - norm)
-        py = py + am_only_scale * (py_am + log_unigram[termination_symbol] - norm)
-    return finish_arcs(px, py, boundary, rnnt_type)
+        px = px + am_only_scale * (px_am + px_unigram - am_norm)
+        py = py + am_only_scale * (py_am + py_unigram - am_norm)
+    return px, py
 
 
 @full_precision

@@ -1,0 +1,391 @@
+"""The loss of the additive joiner from the inputs of its two projections, without their logits of the whole batch.
+
+The logits am = encoded W^T + b, (B, T, C), and lm, (B, S+1, C), are needed for one thing that sums over classes, the
+normaliser of softmax(am + lm):
+
+    joint[s, t] = log sum_c exp(lm[s, c] + am[t, c])     ("Pruned RNN-T ...", Kuang et al., 2022, section 3.1)
+
+It is summed up over blocks of classes under running maxima, as in "Online normalizer calculation for softmax"
+(Milakov and Gimelshein, 2018), and backward makes the blocks again: beside weight gradients no tensor is larger than a
+block. Only real frames and label positions are computed. The logits of the labels and of the blank are products of
+their own. Letters and conventions: see `rnnt.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from residualformer.loss.common import check_arguments, finish_arcs, full_precision, loss_of_arcs
+from residualformer.loss.precision import products, wanted
+from residualformer.loss.recursion import checked_boundary
+from residualformer.loss.rnnt import Loss, mixed_arcs
+
+_FRAMES = 2048  # utterances are taken together up to so many frames: large products, few steps
+_BLOCK = 2**21  # elements of a block of logits, (frames, classes)
+
+
+def simple_joiner_loss(
+    encoded: Tensor,
+    predicted: Tensor,
+    encoder_weight: Tensor,
+    encoder_bias: Tensor | None,
+    predictor_weight: Tensor,
+    predictor_bias: Tensor | None,
+    symbols: Tensor,
+    termination_symbol: int,
+    boundary: Tensor | None = None,
+    lm_only_scale: float = 0.0,
+    am_only_scale: float = 0.0,
+    rnnt_type: str = "regular",
+    delay_penalty: float = 0.0,
+    reduction: str | None = "mean",
+    return_grad: bool = False,
+) -> Loss:
+    """`rnnt_loss_smoothed` of am = linear(encoded) and lm = linear(predicted), `rnnt_loss_simple` if both scales are 0.
+
+    Args:
+      encoded: (B, T, E) encoder frames; predicted: (B, S+1, P) predictor states. What `boundary` leaves out is not
+        looked at, with one exception: the unigram average of am_only_scale is over all rows of `predicted`, as in k2.
+      encoder_weight: (C, E), encoder_bias: (C,) or None; predictor_weight: (C, P), predictor_bias: (C,) or None.
+      The rest as in `rnnt_loss_smoothed`.
+
+    Under autocast to bf16 the projections and their gradients are products of bf16 factors with float32 sums
+    (`precision.products`); all else is float32, or float64 for float64 tensors. ValueError if arguments do not fit.
+    """
+    sizes = _checked_sizes(encoded, predicted, encoder_weight, encoder_bias, predictor_weight, predictor_bias)
+    check_arguments(symbols, *sizes, termination_symbol, rnnt_type)
+    bf16 = wanted(encoded.device.type)
+    linears = encoded, predicted, encoder_weight, encoder_bias, predictor_weight, predictor_bias
+    scales = lm_only_scale, am_only_scale
+    px, py = _arcs(*linears, symbols, termination_symbol, boundary, scales, rnnt_type, bf16)
+    return loss_of_arcs(px, py, boundary, delay_penalty, reduction, return_grad)
+
+
+@full_precision
+def _arcs(
+    encoded: Tensor,
+    predicted: Tensor,
+    encoder_weight: Tensor,
+    encoder_bias: Tensor | None,
+    predictor_weight: Tensor,
+    predictor_bias: Tensor | None,
+    symbols: Tensor,
+    blank: int,
+    boundary: Tensor | None,
+    scales: tuple[float, float],
+    rnnt_type: str,
+    bf16: bool,
+) -> tuple[Tensor, Tensor]:
+    """px and py of `get_rnnt_logprobs_smoothed`; 0 outside the boundary."""
+    unigram = px_unigram = py_unigram = None
+    if scales[1] != 0.0:
+        unigram = _Unigram.apply(predicted, predictor_weight, predictor_bias, bf16)
+        log_unigram = unigram.log()
+        px_unigram, py_unigram = log_unigram[symbols][:, :, None], log_unigram[blank]
+    S, T = symbols.shape[1], encoded.shape[1]
+    utterances = _utterances(checked_boundary(boundary, len(encoded), S, T, encoded.device))
+    linears = encoded, encoder_weight, encoder_bias, predicted, predictor_weight, predictor_bias
+    parts = _LogitsAndNorms.apply(*linears, unigram, symbols, blank, utterances, bf16)
+    px, py = mixed_arcs(*parts, px_unigram, py_unigram, *scales)
+    return finish_arcs(px, py, boundary, rnnt_type)
+
+
+def _checked_sizes(encoded: Tensor, predicted: Tensor, *weights: Tensor | None) -> tuple[int, int, int]:
+    """(B, S, C) of the arguments of `simple_joiner_loss`, or ValueError."""
+    C = len(weights[0])
+    expected = (C, encoded.shape[-1]), (C,), (C, predicted.shape[-1]), (C,)
+    fit = encoded.ndim == predicted.ndim == 3 and len(encoded) == len(predicted) and predicted.shape[1] > 0
+    if not fit or any(w is not None and w.shape != shape for w, shape in zip(weights, expected)):
+        given = [None if x is None else tuple(x.shape) for x in (encoded, predicted, *weights)]
+        raise ValueError(
+            "encoded (B, T, E), predicted (B, S+1, P), encoder_weight (C, E), encoder_bias (C,), "
+            f"predictor_weight (C, P) and predictor_bias (C,) do not fit: got {', '.join(map(str, given))}"
+        )
+    return len(encoded), predicted.shape[1] - 1, C
+
+
+class _Utterance(NamedTuple):
+    """Where an utterance is: its label positions and frames in row b of the batch, and among the rows of its group."""
+
+    b: int
+    s: slice
+    t: slice
+    labels: slice
+    frames: slice
+
+    @property
+    def emitting(self) -> slice:
+        """The label positions in the batch that a label may follow."""
+        return slice(self.s.start, self.s.stop - 1)
+
+    def classes(self, symbols: Tensor, blank: int) -> Tensor:
+        """The blank and the labels, (labels + 1,)."""
+        labels = symbols[self.b, self.emitting]
+        return torch.cat([labels.new_tensor([blank]), labels])
+
+
+Group = list[_Utterance]
+
+
+def _utterances(boundary: Tensor) -> list[Group]:
+    """Groups of utterances with frames, each of up to _FRAMES frames or of one utterance."""
+    groups: list[Group] = []
+    labels, frames = 0, _FRAMES
+    for b, (s0, t0, s1, t1) in enumerate(boundary.tolist()):
+        L, T = s1 + 1 - s0, t1 - t0
+        if T == 0:
+            continue
+        if not groups or frames + T > _FRAMES:
+            groups.append([])
+            labels = frames = 0
+        where = slice(labels, labels + L), slice(frames, frames + T)
+        groups[-1].append(_Utterance(b, slice(s0, s1 + 1), slice(t0, t1), *where))
+        labels, frames = labels + L, frames + T
+    return groups
+
+
+@dataclass
+class _Linear:
+    """Logits x W^T + b of the rows x (M, D) of a group, some classes at a time, and the gradients, which are summed.
+
+    A gradient that is not needed is None. Classes: a slice, or an index (n,), in which classes may recur.
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    bf16: bool
+    x_grad: Tensor | None = None
+    weight_grad: Tensor | None = None
+    bias_grad: Tensor | None = None
+
+    def logits(self, classes: slice | Tensor, rows: slice = slice(None), out: Tensor | None = None) -> Tensor:
+        x, weight = self.x[rows], self.weight[classes]
+        with products(x.device.type, self.bf16):
+            if self.bias is None:
+                return torch.mm(x, weight.t(), out=out)
+            return torch.addmm(self.bias[classes], x, weight.t(), out=out)
+
+    def add_grads(self, grad: Tensor, classes: slice | Tensor, rows: slice = slice(None)) -> None:
+        """From the gradient of `logits(classes, rows)`."""
+        with products(grad.device.type, self.bf16):
+            if self.x_grad is not None:
+                self.x_grad[rows].addmm_(grad, self.weight[classes])
+            if self.weight_grad is not None and isinstance(classes, slice):
+                self.weight_grad[classes].addmm_(grad.t(), self.x[rows])
+            elif self.weight_grad is not None:
+                self.weight_grad.index_add_(0, classes, grad.t() @ self.x[rows])
+        if self.bias_grad is not None and isinstance(classes, slice):
+            self.bias_grad[classes] += grad.sum(0)
+        elif self.bias_grad is not None:
+            self.bias_grad.index_add_(0, classes, grad.sum(0))
+
+
+class _Blocks:
+    """Buffers for blocks of logits, (rows, classes), and the blocks' classes."""
+
+    def __init__(self, like: Tensor, C: int, *rows: int) -> None:
+        self.size, self.C = min(C, max(1, _BLOCK // max(rows))), C
+        self.rows, self.buffers = rows, [like.new_empty(n * self.size) for n in rows]
+
+    def __iter__(self) -> Iterator[tuple[slice, list[Tensor]]]:
+        for start in range(0, self.C, self.size):
+            width = min(self.size, self.C - start)
+            views = [buffer[: n * width].view(n, width) for n, buffer in zip(self.rows, self.buffers)]
+            yield slice(start, start + width), views
+
+
+def _running_exp(logits: Tensor, maximum: Tensor) -> Tensor:
+    """logits (M, n) -> exp(logits - maximum) in place, maximum (M,) raised to theirs; what sums so far scale by, (M,)."""
+    higher = torch.maximum(maximum, logits.amax(1))
+    scale = (maximum - higher).exp_()
+    maximum.copy_(higher)
+    logits.sub_(higher[:, None]).exp_()
+    return scale
+
+
+@dataclass
+class _Sums:
+    """Of a group: maximal logits and sums of their exponentials over all classes."""
+
+    am_max: Tensor  # (frames,)
+    lm_max: Tensor  # (label positions,)
+    lm: Tensor  # (label positions,), sum of exp(lm - lm_max)
+    unigram: Tensor  # (frames,), sum of unigram * exp(am - am_max)
+    joint: list[Tensor]  # of each utterance (label positions, frames), sum of exp(lm - lm_max + am - am_max)
+
+    @classmethod
+    def of(cls, am: _Linear, lm: _Linear, unigram: Tensor | None, group: Group) -> _Sums:
+        M, L, lowest = len(am.x), len(lm.x), torch.finfo(am.x.dtype).min
+        sums = cls(
+            am.x.new_full((M,), lowest),
+            am.x.new_full((L,), lowest),
+            am.x.new_zeros(L),
+            am.x.new_zeros(M),
+            [am.x.new_zeros(u.labels.stop - u.labels.start, u.frames.stop - u.frames.start) for u in group],
+        )
+        for classes, (am_exp, lm_exp) in _Blocks(am.x, len(am.weight), M, L):
+            am_scale = _running_exp(am.logits(classes, out=am_exp), sums.am_max)
+            lm_scale = _running_exp(lm.logits(classes, out=lm_exp), sums.lm_max)
+            sums.lm.mul_(lm_scale).add_(lm_exp.sum(1))
+            if unigram is not None:
+                sums.unigram.mul_(am_scale).addmv_(am_exp, unigram[classes])
+            for u, joint in zip(group, sums.joint):
+                joint.mul_(lm_scale[u.labels, None]).mul_(am_scale[u.frames])
+                joint.addmm_(lm_exp[u.labels], am_exp[u.frames].t())
+        tiny = torch.finfo(am.x.dtype).tiny  # against log 0 where the two parts share no likely class
+        for joint in sums.joint:
+            joint.add_(tiny)
+        return sums
+
+
+class _LogitsAndNorms(torch.autograd.Function):
+    """The first arguments of `mixed_arcs`, px_am to am_norm; 0 outside the boundary."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        encoded: Tensor,
+        encoder_weight: Tensor,
+        encoder_bias: Tensor | None,
+        predicted: Tensor,
+        predictor_weight: Tensor,
+        predictor_bias: Tensor | None,
+        unigram: Tensor | None,
+        symbols: Tensor,
+        blank: int,
+        groups: list[Group],
+        bf16: bool,
+    ) -> tuple[Tensor, ...]:
+        (B, T), L = encoded.shape[:2], predicted.shape[1]
+        shapes = (L - 1, T), (1, T), (L - 1, 1), (L, 1), (L, T), (L, 1), (1, T)
+        px_am, py_am, px_lm, py_lm, joint, lm_norm, am_norm = parts = [encoded.new_zeros(B, *size) for size in shapes]
+        ctx.save_for_backward(
+            encoded, encoder_weight, encoder_bias, predicted, predictor_weight, predictor_bias, unigram, symbols
+        )
+        ctx.blank, ctx.bf16, ctx.groups = blank, bf16, []
+        for group in groups:
+            am = _Linear(_packed(encoded, [(u.b, u.t) for u in group]), encoder_weight, encoder_bias, bf16)
+            lm = _Linear(_packed(predicted, [(u.b, u.s) for u in group]), predictor_weight, predictor_bias, bf16)
+            sums = _Sums.of(am, lm, unigram, group)
+            ctx.groups.append((group, sums))
+            for u, joint_sum in zip(group, sums.joint):
+                classes = u.classes(symbols, blank)
+                am_logits, lm_logits = am.logits(classes, u.frames).t(), lm.logits(classes, u.labels)
+                py_am[u.b, 0, u.t], px_am[u.b, u.emitting, u.t] = am_logits[0], am_logits[1:]
+                py_lm[u.b, u.s, 0], px_lm[u.b, u.emitting, 0] = lm_logits[:, 0], lm_logits.diagonal(1)
+                am_max, lm_max = sums.am_max[u.frames], sums.lm_max[u.labels]
+                joint[u.b, u.s, u.t] = joint_sum.log() + lm_max[:, None] + am_max
+                lm_norm[u.b, u.s, 0] = sums.lm[u.labels].log() + lm_max
+                if unigram is not None:
+                    am_norm[u.b, 0, u.t] = sums.unigram[u.frames].log() + am_max
+        return tuple(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *part_grads: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, symbols = ctx.saved_tensors
+        grads = [torch.zeros_like(x) if needed else None for x, needed in zip(inputs, ctx.needs_input_grad)]
+        for group, sums in ctx.groups:
+            sides = []
+            for first, where in ((0, [(u.b, u.t) for u in group]), (3, [(u.b, u.s) for u in group])):
+                x = _packed(inputs[first], where)
+                x_grad = None if grads[first] is None else torch.zeros_like(x)
+                sides.append(_Linear(x, *inputs[first + 1 : first + 3], ctx.bf16, x_grad, *grads[first + 1 : first + 3]))
+            am, lm = sides
+            _add_grads_of_norms(am, lm, inputs[6], grads[6], sums, group, *part_grads[4:])
+            for u in group:
+                _add_grads_of_logits(am, lm, u, u.classes(symbols, ctx.blank), *part_grads[:4])
+            for u in group:
+                if am.x_grad is not None:
+                    grads[0][u.b, u.t] = am.x_grad[u.frames]
+                if lm.x_grad is not None:
+                    grads[3][u.b, u.s] = lm.x_grad[u.labels]
+        return *grads, None, None, None, None
+
+
+def _packed(x: Tensor, where: list[tuple[int, slice]]) -> Tensor:
+    """The rows (b, slice) of x (B, L, D) one after the other, (M, D)."""
+    return torch.cat([x[b, rows] for b, rows in where])
+
+
+def _add_grads_of_norms(
+    am: _Linear,
+    lm: _Linear,
+    unigram: Tensor | None,
+    unigram_grad: Tensor | None,
+    sums: _Sums,
+    group: Group,
+    joint: Tensor,
+    lm_norm: Tensor,
+    am_norm: Tensor,
+) -> None:
+    """From the gradients of joint, lm_norm and am_norm: a logit's is a sum over products of two exponentials."""
+    ratios = [joint[u.b, u.s, u.t] / joint_sum for u, joint_sum in zip(group, sums.joint)]
+    lm_ratio = torch.cat([lm_norm[u.b, u.s, 0] for u in group]) / sums.lm
+    am_ratio = torch.cat([am_norm[u.b, 0, u.t] for u in group]) / sums.unigram if unigram is not None else None
+    M, L = len(am.x), len(lm.x)
+    for classes, (am_exp, am_grad, lm_exp, lm_grad) in _Blocks(am.x, len(am.weight), M, M, L, L):
+        am.logits(classes, out=am_exp).sub_(sums.am_max[:, None]).exp_()
+        lm.logits(classes, out=lm_exp).sub_(sums.lm_max[:, None]).exp_()
+        for u, ratio in zip(group, ratios):
+            torch.mm(ratio.t(), lm_exp[u.labels], out=am_grad[u.frames])
+            torch.mm(ratio, am_exp[u.frames], out=lm_grad[u.labels])
+        if unigram is not None:
+            am_grad.addr_(am_ratio, unigram[classes])
+            unigram_grad[classes].addmv_(am_exp.t(), am_ratio)
+        am.add_grads(am_grad.mul_(am_exp), classes)
+        lm.add_grads(lm_grad.add_(lm_ratio[:, None]).mul_(lm_exp), classes)
+
+
+def _add_grads_of_logits(
+    am: _Linear, lm: _Linear, u: _Utterance, classes: Tensor, px_am: Tensor, py_am: Tensor, px_lm: Tensor, py_lm: Tensor
+) -> None:
+    """From the gradients of the logits of blank and labels of an utterance."""
+    am_grad = torch.cat([py_am[u.b, :, u.t], px_am[u.b, u.emitting, u.t]])  # (labels + 1, frames)
+    am.add_grads(am_grad.t(), classes, u.frames)
+    lm_grad = torch.diag_embed(px_lm[u.b, u.emitting, 0], offset=1)  # (labels + 1, labels + 1)
+    lm_grad[:, 0] = py_lm[u.b, u.s, 0]
+    lm.add_grads(lm_grad, classes, u.labels)
+
+
+class _Unigram(torch.autograd.Function):
+    """softmax(linear(predicted)) averaged over all rows of the batch, (C,)."""
+
+    @staticmethod
+    def forward(ctx, predicted: Tensor, weight: Tensor, bias: Tensor | None, bf16: bool) -> Tensor:
+        ctx.save_for_backward(predicted, weight, bias)
+        ctx.bf16 = bf16
+        unigram = predicted.new_zeros(len(weight))
+        lm = _Linear(predicted.flatten(0, 1), weight, bias, bf16)
+        for rows, probs in _softmax_blocks(lm):
+            unigram += probs.sum(0)
+        return unigram.div_(len(lm.x)).add_(torch.finfo(unigram.dtype).tiny)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, unigram_grad: Tensor) -> tuple[Tensor | None, ...]:
+        predicted, weight, bias = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        grads = [None if not need else torch.zeros_like(x) for x, need in zip((predicted, weight, bias), needed)]
+        x_grad = None if grads[0] is None else grads[0].flatten(0, 1)
+        lm = _Linear(predicted.flatten(0, 1), weight, bias, ctx.bf16, x_grad, *grads[1:])
+        unigram_grad = unigram_grad / len(lm.x)
+        for rows, probs in _softmax_blocks(lm):
+            logits_grad = probs.mul_(unigram_grad - (probs @ unigram_grad)[:, None])
+            lm.add_grads(logits_grad, slice(None), rows)
+        return *grads, None
+
+
+def _softmax_blocks(lm: _Linear) -> Iterator[tuple[slice, Tensor]]:
+    """softmax of the logits of all classes, some rows at a time."""
+    size = max(1, _BLOCK // len(lm.weight))
+    for start in range(0, len(lm.x), size):
+        rows = slice(start, start + size)
+        yield rows, lm.logits(slice(None), rows).softmax(1)
