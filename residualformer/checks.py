@@ -208,10 +208,11 @@ def _recurrent(config: Config) -> Iterator[Problem]:
     if encoder.residual.rank or encoder.residual.diagonal:
         key = "encoder.residual.rank" if encoder.residual.rank else "encoder.residual.diagonal"
         yield Problem((key, "encoder.kind"), f"is {encoder.residual.rank or True}, {only}")
-    if config.train.optimizer.kind == "muon":
+    if config.train.optimizer.kind == "muon" and config.amnet.method != "none":
         yield Problem(
-            ("train.optimizer.kind", "encoder.kind"),
-            f"is 'muon', which is for single matrices, while those of encoder.kind = {kind} hold all gates; take adamw",
+            ("train.optimizer.kind", "amnet.method"),
+            f"is 'muon', which would move masked weights and is not for factors (amnet.method = {config.amnet.method}); "
+            "take adamw",
         )
 
 

@@ -136,7 +136,10 @@ TWO = "encoder: {kind: lstm}, amnet: {method: sparse, compression: [0.15, 0.8]"
         ("encoder: {kind: lstm, sharing: 2}", "encoder.sharing is 2, which encoder.kind = lstm has no use for"),
         ("encoder: {kind: gru, residual: {rank: 2}}", "encoder.residual.rank is 2, which encoder.kind = gru has no"),
         ("encoder: {kind: gru, residual: {diagonal: true}}", "encoder.residual.diagonal is True, which encoder.kind"),
-        ("encoder: {kind: lstm}, train: {optimizer: {kind: muon}}", "train.optimizer.kind is 'muon', which is for"),
+        (
+            "encoder: {kind: lstm}, amnet: {method: sparse, compression: [0.1]}, train: {optimizer: {kind: muon}}",
+            "train.optimizer.kind is 'muon', which would move masked weights",
+        ),
         ("loss: {kind: simple}", "loss.kind is 'simple', which is the loss of joiner.kind = additive alone"),
         ("amnet: {compression: [0.1]}", "amnet.compression is [0.1], but amnet.method is none"),
         ("encoder: {kind: lstm}, amnet: {method: sparse}", "amnet.compression is empty; with amnet.method = sparse"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
 from residualformer.nn.transducer import build_model
 from residualformer.schema import AmNetConfig, Config, EncoderConfig, OptimizerConfig, TrainConfig
@@ -32,3 +34,25 @@ def test_biases_of_branches_do_not_decay():
         id(p) for name, p in model.named_parameters() if p.dim() > 1 and not name.endswith(".bias")
     }
     assert id(model.encoder.layers[0].bias) not in decays and model.encoder.layers[0].bias.shape == (2, 32)
+
+
+@pytest.mark.parametrize(("kind", "gates"), [("lstm", 4), ("gru", 3)])
+def test_muon_updates_the_matrix_of_each_gate_as_if_it_were_alone(kind, gates):
+    model = build_model(Config(encoder=EncoderConfig(kind=kind, num_layers=2, dim=8)), 9)
+    config = OptimizerConfig(kind="muon", lr=1e-3, muon_lr=1e-2, warmup_steps=0, clip_norm=1e9)
+    optimizer = Optimizer(model, TrainConfig(optimizer=config))
+    weights = [w.W for layer in model.encoder.layers for w in (layer.input, layer.recurrent)]
+    alone = [nn.Parameter(gate.clone()) for weight in weights for gate in weight.detach().chunk(gates)]
+    peer = torch.optim.Muon(alone, 1e-2, 0.0, adjust_lr_fn="match_rms_adamw")
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        for p in model.parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+        for gate, gradient in zip(alone, [g for w in weights for g in w.grad.chunk(gates)], strict=True):
+            gate.grad = gradient.clone()
+        factor = learning_rate_factor(config, TrainConfig().max_steps)(step)
+        peer.param_groups[0]["lr"] = 1e-2 * factor
+        peer.step()
+        optimizer.step()
+    assert torch.equal(torch.cat([w.flatten() for w in weights]), torch.cat([gate.flatten() for gate in alone]))
+    assert all(p.grad is None for p in model.parameters())

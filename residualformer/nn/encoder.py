@@ -79,9 +79,9 @@ class TransformerEncoder(nn.Module):
         """Encoder frames of `lengths` feature frames: ceil(T / 4)."""
         return num_encoder_frames(lengths)
 
-    def matrices(self) -> list[nn.Parameter]:
-        """The weight matrices of the layers, shared ones once: what Muon is for."""
-        return [parameter for parameter in self.bank.parameters() if parameter.dim() == 2]
+    def matrices(self) -> list[tuple[nn.Parameter, int]]:
+        """What Muon is for: the weight matrices of the layers, shared ones once, and how many are stacked in each: 1."""
+        return [(parameter, 1) for parameter in self.bank.parameters() if parameter.dim() == 2]
 
     def init_state(self, batch_size: int) -> EncoderState:
         """The state before the first chunk of `batch_size` streams."""

@@ -157,9 +157,10 @@ class RecurrentEncoder(nn.Module):
         """Encoder frames of `lengths` feature frames: ceil(T / stride)."""
         return (lengths + self.stride - 1) // self.stride
 
-    def matrices(self) -> list[nn.Parameter]:
-        """The weight matrices of the layers, shared ones once."""
-        return [p for name, p in self.layers.named_parameters() if p.dim() == 2 and not name.endswith("bias")]
+    def matrices(self) -> list[tuple[nn.Parameter, int]]:
+        """What Muon is for: the weight matrices of plain layers, and how many are stacked in each: one of each gate."""
+        gates = GATES[self.config.kind]
+        return [(weight.W, gates) for layer in self.layers for weight in (layer.input, layer.recurrent)]
 
     def init_state(self, batch_size: int) -> RecurrentState:
         """The state before the first frame of `batch_size` streams."""

@@ -18,23 +18,28 @@ HOLD_END = 0.01  # of the learning rate, where `hold` ends
 class Optimizer:
     """One step, one state and one schedule over what may be two optimisers.
 
-    `muon` hands `encoder.matrices()` (the shared matrices of the Transformer layers) to Muon, whose update is made of
-    equal singular values and scaled to AdamW's size; all else (biases, residuals, convolutions, predictor, joiner) is
-    AdamW's. A parameter without a gradient, such as those of an arbitrator that was not asked, is left as it is.
+    `muon` hands `encoder.matrices()` (the shared matrices of Transformer layers, those of each gate of recurrent ones)
+    to Muon, whose update is made of equal singular values and scaled to AdamW's size; all else (biases, residuals,
+    convolutions, predictor, joiner) is AdamW's. A parameter without a gradient, such as those of an arbitrator that was
+    not asked, is left as it is.
     """
 
     def __init__(self, model: Transducer, config: TrainConfig) -> None:
         optimizer = config.optimizer
-        matrices = model.encoder.matrices() if optimizer.kind == "muon" else []
+        stacked = model.encoder.matrices() if optimizer.kind == "muon" else []
+        matrices = [whole for whole, _ in stacked]
         chosen = {id(p) for p in matrices}
         others = {name: p for name, p in model.named_parameters() if id(p) not in chosen}
         kind = torch.optim.Adam if optimizer.kind == "adam" else torch.optim.AdamW
         self.parts: list[torch.optim.Optimizer] = [
             kind(_decay_groups(others, optimizer.weight_decay), lr=optimizer.lr, betas=tuple(optimizer.betas), eps=1e-9)
         ]
+        # Muon's parameters: each of the matrices that are stacked in one, in the memory of that one.
+        self.stacks = [(whole, [nn.Parameter(one) for one in whole.detach().chunk(n)]) for whole, n in stacked if n > 1]
         if matrices:
             decay = optimizer.weight_decay
-            muon = torch.optim.Muon(matrices, optimizer.muon_lr, decay, adjust_lr_fn="match_rms_adamw")
+            single = [whole for whole, n in stacked if n == 1] + [one for _, rows in self.stacks for one in rows]
+            muon = torch.optim.Muon(single, optimizer.muon_lr, decay, adjust_lr_fn="match_rms_adamw")
             self.parts.append(muon)
         factor = learning_rate_factor(optimizer, config.max_steps)
         self.schedules = [LambdaLR(part, factor) for part in self.parts]
@@ -49,6 +54,9 @@ class Optimizer:
         """
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
         if math.isfinite(norm):
+            for whole, rows in self.stacks:
+                for one, gradient in zip(rows, whole.grad.chunk(len(rows)), strict=True):
+                    one.grad = gradient
             for part in self.parts:
                 part.step()
         for schedule in self.schedules:
@@ -59,6 +67,8 @@ class Optimizer:
     def zero_grad(self) -> None:
         for part in self.parts:
             part.zero_grad(set_to_none=True)
+        for whole, _ in self.stacks:
+            whole.grad = None
 
     @property
     def lr(self) -> float:
