@@ -1,0 +1,181 @@
+"""Transducer losses from the two projections of a tanh joiner on, without the logits: time and memory of a few tiles.
+
+The nodes (frame t, label position s) of the lattice that count are taken in tiles of some hundred rows. Forward keeps
+two log-probabilities of a node, backward computes its logits again: a third more products for a memory that grows with
+the vocabulary only by one tile and the gradient of the output layer.
+
+Letters and conventions as in `rnnt.py`; D is the joint dimension, M the number of nodes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from residualformer.loss.common import check_arguments, finish_arcs, full_precision, loss_of_arcs
+from residualformer.loss.precision import products, wanted
+from residualformer.loss.recursion import checked_boundary
+
+TILE = {"cpu": 2**20, "cuda": 2**24}  # numbers in a tile: some MB fit a core's cache, a GPU wants more at once
+
+
+def pruned_joiner_loss(
+    am: Tensor,
+    lm: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    symbols: Tensor,
+    ranges: Tensor,
+    termination_symbol: int,
+    boundary: Tensor | None = None,
+    rnnt_type: str = "regular",
+    delay_penalty: float = 0.0,
+    reduction: str | None = "mean",
+) -> Tensor:
+    """`rnnt_loss_pruned` of the logits tanh(am + lm) weight^T + bias at the label positions of `ranges`.
+
+    Args:
+        am: (B, T, D) encoder frames, projected; lm: (B, S+1, D) predictor outputs, projected.
+        weight, bias: (C, D) and (C,), the output layer.
+        ranges: (B, T, R), from `get_rnnt_prune_ranges`.
+
+    Under autocast to bf16 products are of bf16 numbers with float32 sums and results; all else is float32.
+
+    Raises:
+        ValueError: arguments do not fit.
+        NotFiniteError: the logits of an utterance hold nan or inf.
+    """
+    if ranges.ndim != 3 or ranges.shape[:2] != am.shape[:2]:
+        raise ValueError(f"ranges must be (B, T, R) beside am (B, T, D), got {tuple(ranges.shape)}, {tuple(am.shape)}")
+    joiner = (am, lm, weight, bias)
+    return _loss(*joiner, symbols, ranges, termination_symbol, boundary, rnnt_type, delay_penalty, reduction,
+                 bf16=wanted(am.device.type))  # fmt: skip
+
+
+def exact_joiner_loss(
+    am: Tensor,
+    lm: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    symbols: Tensor,
+    termination_symbol: int,
+    boundary: Tensor | None = None,
+    rnnt_type: str = "regular",
+    delay_penalty: float = 0.0,
+    reduction: str | None = "mean",
+) -> Tensor:
+    """`rnnt_loss` of the logits tanh(am + lm) weight^T + bias of every frame with every label position.
+
+    Arguments and errors: see `pruned_joiner_loss`.
+    """
+    everywhere = torch.arange(lm.shape[1], device=lm.device).expand(*am.shape[:2], -1)
+    joiner = (am, lm, weight, bias)
+    return _loss(*joiner, symbols, everywhere, termination_symbol, boundary, rnnt_type, delay_penalty, reduction,
+                 bf16=wanted(am.device.type))  # fmt: skip
+
+
+@full_precision
+def _loss(
+    am: Tensor, lm: Tensor, weight: Tensor, bias: Tensor | None, symbols: Tensor, ranges: Tensor, blank: int,
+    boundary: Tensor | None, rnnt_type: str, delay_penalty: float, reduction: str | None, bf16: bool,
+) -> Tensor:  # fmt: skip
+    _check(am, lm, weight, bias, symbols, blank, rnnt_type)
+    (B, T, _), S = am.shape, symbols.shape[1]
+    limits = checked_boundary(boundary, B, S, T, am.device)
+    b, t, s = _nodes(ranges, limits)
+    labels = F.pad(symbols, (0, 1), value=blank)[b, s]  # no label leaves position S: anything will do
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    rows = (b * T + t, b * (S + 1) + s, torch.stack([labels, torch.full_like(labels, blank)], dim=1))
+    arcs = _JoinedArcs.apply(am.flatten(0, 1), lm.flatten(0, 1), weight, bias, *rows, bf16)
+    where = (b * (S + 1) + s) * T + t
+    nowhere = arcs.new_full((B * (S + 1) * T,), -torch.inf)
+    px, py = (nowhere.scatter(0, where, arc).view(B, S + 1, T) for arc in arcs.unbind(1))
+    px, py = finish_arcs(px[:, :-1], py, boundary, rnnt_type)
+    return loss_of_arcs(px, py, boundary, delay_penalty, reduction)
+
+
+def _nodes(ranges: Tensor, boundary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """b, t, s, (M,) each, of the nodes of `ranges` (B, T, R) within the boundary, frame by frame."""
+    s0, t0, s1, t1 = boundary[:, :, None, None].unbind(1)
+    t = torch.arange(ranges.shape[1], device=ranges.device)[:, None]
+    b, t, r = ((t >= t0) & (t < t1) & (ranges >= s0) & (ranges <= s1)).nonzero(as_tuple=True)
+    return b, t, ranges[b, t, r]
+
+
+class _JoinedArcs(torch.autograd.Function):
+    """Log-probabilities (M, 2) of two classes at M nodes, of softmax(tanh(am[t] + lm[s]) weight^T + bias).
+
+    am (rows, D), lm (rows, D); t, s (M,) rows of these; classes (M, 2).
+    """
+
+    @staticmethod
+    def forward(ctx, am, lm, weight, bias, t, s, classes, bf16: bool):
+        ctx.save_for_backward(am, lm, weight, bias, t, s, classes)
+        ctx.bf16 = bf16
+        arcs = am.new_empty(len(t), 2)
+        tiles = _Tiles(am, lm, weight, bias)
+        with products(am.device.type, bf16):
+            for rows in tiles.of(len(t)):
+                logits = tiles.logits(t[rows], s[rows])[1]
+                arcs[rows] = logits.log_softmax(1).gather(1, classes[rows])
+        return arcs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        am, lm, weight, bias, t, s, classes = ctx.saved_tensors
+        size = grad.abs().amax(1)
+        rounding = torch.finfo(grad.dtype).eps / 2  # what is less than this part of the largest would not show in sums
+        kept = (size > rounding * size.max()).nonzero()[:, 0] if len(size) else t
+        grad, t, s, classes = grad[kept], t[kept], s[kept], classes[kept]
+        grads = [torch.zeros_like(each) for each in (am, lm, weight, bias)]
+        am_grad, lm_grad, weight_grad, bias_grad = grads
+        tiles = _Tiles(am, lm, weight, bias)
+        with torch.autocast(am.device.type, enabled=False), products(am.device.type, ctx.bf16):
+            for rows in tiles.of(len(t)):
+                joint, logits = tiles.logits(t[rows], s[rows])
+                logits = torch.softmax(logits, 1)
+                logits.mul_(-grad[rows].sum(1, keepdim=True)).scatter_add_(1, classes[rows], grad[rows])
+                weight_grad.addmm_(logits.t(), joint)
+                bias_grad += logits.sum(0)
+                joint_grad = logits @ weight
+                joint_grad.addcmul_(joint_grad, joint.square_(), value=-1)  # (1 - tanh^2) of it
+                am_grad.index_add_(0, t[rows], joint_grad)
+                lm_grad.index_add_(0, s[rows], joint_grad)
+        return *grads, None, None, None, None
+
+
+class _Tiles:
+    """Logits of a few nodes at a time, in buffers that are used again."""
+
+    def __init__(self, am: Tensor, lm: Tensor, weight: Tensor, bias: Tensor) -> None:
+        self.am, self.lm, self.weight, self.bias = am, lm, weight, bias
+        C, D = weight.shape
+        self.size = max(32, TILE.get(am.device.type, TILE["cuda"]) // max(C, D))
+        self.joint, self.other, self.logits_ = am.new_empty(0), am.new_empty(0), am.new_empty(0)
+
+    def of(self, M: int) -> list[slice]:
+        """M rows in tiles of nearly equal size."""
+        count = -(-M // self.size)
+        size = -(-M // count) if count else 0
+        self.joint, self.other = (self.am.new_empty(size, self.am.shape[1]) for _ in range(2))
+        self.logits_ = self.am.new_empty(size, len(self.weight))
+        return [slice(i * size, min((i + 1) * size, M)) for i in range(count)]
+
+    def logits(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """The joint vectors (m, D), after tanh, and the logits (m, C); both are overwritten by the next call."""
+        joint = torch.index_select(self.am, 0, t, out=self.joint[: len(t)])
+        joint.add_(torch.index_select(self.lm, 0, s, out=self.other[: len(t)])).tanh_()
+        return joint, torch.addmm(self.bias, joint, self.weight.t(), out=self.logits_[: len(t)])
+
+
+def _check(
+    am: Tensor, lm: Tensor, weight: Tensor, bias: Tensor | None, symbols: Tensor, blank: int, rnnt_type: str
+) -> None:
+    fit = am.ndim == lm.ndim == 3 and weight.ndim == 2 and len(am) == len(lm) and lm.shape[1] > 0
+    if not (fit and am.shape[2] == lm.shape[2] == weight.shape[1] and (bias is None or bias.shape == weight.shape[:1])):
+        shapes = ", ".join("None" if each is None else str(tuple(each.shape)) for each in (am, lm, weight, bias))
+        raise ValueError(f"am (B, T, D), lm (B, S+1, D), weight (C, D) and bias (C,) do not fit: got {shapes}")
+    check_arguments(symbols, len(am), lm.shape[1] - 1, len(weight), blank, rnnt_type)
