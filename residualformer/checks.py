@@ -160,6 +160,11 @@ def _together(config: Config) -> Iterator[Problem]:
             f"is 'simple', which is the loss of joiner.kind = additive alone, not of {config.joiner.kind}; "
             f"take pruned or exact",
         )
+    if loss.kind == "pruned" and config.joiner.kind == "additive":
+        yield Problem(
+            ("loss.kind", "joiner.kind"),
+            "is 'pruned', but with joiner.kind = additive the exact loss is as cheap; take simple",
+        )
     if loss.lm_scale + loss.am_scale >= 1:
         yield Problem(
             ("loss.lm_scale", "loss.am_scale"),

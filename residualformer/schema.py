@@ -88,10 +88,10 @@ class JoinerConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Transducer loss: `pruned`, `exact`, or `simple`, which is exact and cheap, for the additive joiner alone."""
+    """Transducer loss: `pruned`, `exact`, or `simple`: the exact one of the additive joiner, for that alone."""
 
     kind: str = "pruned"
-    backend: str = "auto"  # auto | torch | k2 | torchaudio
+    backend: str = "auto"  # auto = torch, this package's own; k2; torchaudio
     prune_range: int = 5
     simple_scale: float = 0.5  # weight of the simple joiner's loss beside the pruned one
     lm_scale: float = 0.25  # smoothing of the simple joiner's loss

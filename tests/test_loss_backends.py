@@ -36,13 +36,12 @@ def test_torch_is_always_there_with_every_function():
     assert backend.do_rnnt_pruning is ours.do_rnnt_pruning
 
 
-@pytest.mark.skipif(is_installed("k2"), reason="k2 is installed")
-def test_auto_is_torch_without_k2():
-    assert get_backend().name == "torch"
+def test_auto_is_torch(fake_k2):
+    assert get_backend("auto").name == "torch"
 
 
-def test_auto_is_k2_where_it_imports_and_feeds_it_float32(fake_k2):
-    backend = get_backend("auto")
+def test_k2_is_fed_float32(fake_k2):
+    backend = get_backend("k2")
     assert backend.name == "k2"
     logits, symbols, boundary = case(seed=1)
     with torch.autocast("cpu", torch.bfloat16):
@@ -50,9 +49,8 @@ def test_auto_is_k2_where_it_imports_and_feeds_it_float32(fake_k2):
     assert loss == ours.rnnt_loss(logits.bfloat16(), symbols, 0, boundary) + 1
 
 
-def test_auto_is_torch_where_k2_is_broken(fake_k2):
+def test_a_broken_k2_is_a_user_error(fake_k2):
     fake_k2.write_text("raise ImportError('k2 was built for another torch')")
-    assert get_backend("auto").name == "torch"
     with pytest.raises(UserError, match="does not import.*another torch"):
         get_backend("k2")
 
@@ -129,3 +127,30 @@ def test_additive_and_pruned_losses_agree(name):
     logits = sum(ours.do_rnnt_pruning(am, lm, ranges))
     pruned = module.rnnt_loss_pruned(logits, symbols, ranges, 0, boundary=boundary, reduction="none")
     assert_same(pruned, ours.rnnt_loss_pruned(logits, symbols, ranges, 0, boundary, reduction="none"), logits)
+
+
+def joiner_problem():
+    """Encoder and predictor frames with the layers of an additive joiner, a tanh joiner after its first, labels."""
+    torch.manual_seed(0)
+    additive = torch.randn(5, 5, 6), torch.randn(5, 4, 3), torch.randn(4, 6), None, torch.randn(4, 3), torch.randn(4)
+    return additive, (torch.randn(5, 5, 7), torch.randn(5, 4, 7), torch.randn(4, 7), torch.randn(4)), case(seed=3)[1:]
+
+
+def test_losses_of_joiners_are_those_of_their_logits():
+    """The same numbers with functions of another package, which take logits, and with ours, which do not."""
+    plain = {name: getattr(ours, name) for name in ("rnnt_loss", "rnnt_loss_smoothed", "rnnt_loss_pruned")}
+    plain |= {name: getattr(ours, name) for name in ("get_rnnt_prune_ranges", "do_rnnt_pruning")}
+    other, torch_ = ours.backends.Backend("other", plain), get_backend("torch")
+    additive, joiner, (symbols, boundary) = joiner_problem()
+    for scales in ({}, {"lm_only_scale": 0.25, "am_only_scale": 0.1}):
+        simple = [
+            each.simple_joiner_loss(*additive, symbols, 0, boundary, return_grad=True, **scales)
+            for each in (other, torch_)
+        ]
+        torch.testing.assert_close(*simple, rtol=1e-5, atol=1e-6)  # float32, sums of 5 x 4 nodes
+    ranges = ours.get_rnnt_prune_ranges(*simple[0][1], boundary, 3)
+    where, both = (0, boundary, "regular", 0.0, "none"), (other, torch_)
+    pruned = [each.pruned_joiner_loss(*joiner, symbols, ranges, *where) for each in both]
+    exact = [each.exact_joiner_loss(*joiner, symbols, *where) for each in both]
+    torch.testing.assert_close(*pruned, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(*exact, rtol=1e-5, atol=1e-6)

@@ -1,7 +1,9 @@
-"""Transducer losses with k2's function names, arguments and conventions, in plain PyTorch."""
+"""Transducer losses: k2's functions by k2's names, and three that never hold the logits (`*_joiner_loss`)."""
 
 from residualformer.loss.backends import get_backend
 from residualformer.loss.exact import get_rnnt_logprobs_joint, rnnt_loss
+from residualformer.loss.fused_joiner import exact_joiner_loss, pruned_joiner_loss
+from residualformer.loss.fused_simple import simple_joiner_loss
 from residualformer.loss.pruning import (
     do_rnnt_pruning,
     get_rnnt_logprobs_pruned,
@@ -18,6 +20,7 @@ from residualformer.loss.rnnt import (
 
 __all__ = [
     "do_rnnt_pruning",
+    "exact_joiner_loss",
     "get_backend",
     "get_rnnt_logprobs",
     "get_rnnt_logprobs_joint",
@@ -25,8 +28,10 @@ __all__ = [
     "get_rnnt_logprobs_smoothed",
     "get_rnnt_prune_ranges",
     "mutual_information_recursion",
+    "pruned_joiner_loss",
     "rnnt_loss",
     "rnnt_loss_pruned",
     "rnnt_loss_simple",
     "rnnt_loss_smoothed",
+    "simple_joiner_loss",
 ]

@@ -1,13 +1,20 @@
-"""Who computes the transducer losses: this package (`torch`), k2, or torchaudio (exact loss only)."""
+"""Who computes the transducer losses: this package (`torch`), k2, or torchaudio (exact loss only).
+
+Beside k2's functions a back-end has three that start from what the joiner is made of: `simple_joiner_loss`,
+`pruned_joiner_loss` and `exact_joiner_loss`. This package's never hold the logits; with k2 and torchaudio they make
+them and call the function that takes them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from residualformer.errors import UserError, closest
-from residualformer.loss import exact, pruning, rnnt
+from residualformer.loss import exact, fused_joiner, fused_simple, pruning, rnnt
 from residualformer.loss.common import REDUCTIONS, full_precision
 from residualformer.loss.recursion import checked_boundary
 from residualformer.optional import describe, is_installed, optional
@@ -21,8 +28,10 @@ class Backend:
         self._functions = functions
 
     def __getattr__(self, function: str) -> Callable:
-        if function.startswith("__") or function not in _LOSSES + _PLAIN:
+        if function not in (*_LOSSES, *_PLAIN, *_OF_JOINERS):
             raise AttributeError(function)
+        if function in _OF_JOINERS and function not in self._functions:
+            return _OF_JOINERS[function](self)
         if function not in self._functions:
             raise UserError(
                 f"loss back-end '{self.name}' has no {function}, only {', '.join(self._functions)}; "
@@ -35,6 +44,48 @@ _LOSSES = ("rnnt_loss", "rnnt_loss_simple", "rnnt_loss_smoothed", "rnnt_loss_pru
 _PLAIN = ("get_rnnt_prune_ranges", "do_rnnt_pruning")  # plain PyTorch with every back-end
 
 
+def _simple_joiner(backend: Backend) -> Callable:
+    def simple_joiner_loss(
+        encoded: Tensor, predicted: Tensor, encoder_weight: Tensor, encoder_bias: Tensor | None,
+        predictor_weight: Tensor, predictor_bias: Tensor | None, symbols: Tensor, termination_symbol: int,
+        boundary: Tensor | None = None, **options,
+    ) -> rnnt.Loss:  # fmt: skip
+        lm = F.linear(predicted, predictor_weight, predictor_bias)
+        am = F.linear(encoded, encoder_weight, encoder_bias)
+        smoothed = {"lm_only_scale": 0.0, "am_only_scale": 0.0} | options
+        return backend.rnnt_loss_smoothed(lm, am, symbols, termination_symbol, boundary=boundary, **smoothed)
+
+    return simple_joiner_loss
+
+
+def _pruned_joiner(backend: Backend) -> Callable:
+    def pruned_joiner_loss(
+        am: Tensor, lm: Tensor, weight: Tensor, bias: Tensor | None, symbols: Tensor, ranges: Tensor, *args, **options
+    ) -> Tensor:
+        am, lm = backend.do_rnnt_pruning(am, lm, ranges)
+        logits = F.linear(torch.tanh(am + lm), weight, bias)
+        return backend.rnnt_loss_pruned(logits, symbols, ranges, *args, **options)
+
+    return pruned_joiner_loss
+
+
+def _exact_joiner(backend: Backend) -> Callable:
+    def exact_joiner_loss(
+        am: Tensor, lm: Tensor, weight: Tensor, bias: Tensor | None, symbols: Tensor, *args, **options
+    ) -> Tensor:
+        logits = F.linear(torch.tanh(am.unsqueeze(2) + lm.unsqueeze(1)), weight, bias)
+        return backend.rnnt_loss(logits, symbols, *args, **options)
+
+    return exact_joiner_loss
+
+
+_OF_JOINERS = {
+    "simple_joiner_loss": _simple_joiner,
+    "pruned_joiner_loss": _pruned_joiner,
+    "exact_joiner_loss": _exact_joiner,
+}
+
+
 def _torch() -> dict[str, Callable]:
     return {
         "rnnt_loss": exact.rnnt_loss,
@@ -43,13 +94,17 @@ def _torch() -> dict[str, Callable]:
         "rnnt_loss_pruned": pruning.rnnt_loss_pruned,
         "get_rnnt_prune_ranges": pruning.get_rnnt_prune_ranges,
         "do_rnnt_pruning": pruning.do_rnnt_pruning,
+        "simple_joiner_loss": fused_simple.simple_joiner_loss,
+        "pruned_joiner_loss": fused_joiner.pruned_joiner_loss,
+        "exact_joiner_loss": fused_joiner.exact_joiner_loss,
     }
 
 
 def _k2() -> dict[str, Callable]:
     # k2's own ranges refuse a batch of empty transcripts and print warnings: ours are the same numbers.
     k2 = optional("k2")
-    return _torch() | {name: full_precision(getattr(k2, name)) for name in _LOSSES}
+    functions = {name: full_precision(getattr(k2, name)) for name in _LOSSES}
+    return functions | {name: getattr(pruning, name) for name in _PLAIN}
 
 
 def _torchaudio() -> dict[str, Callable]:
@@ -91,16 +146,12 @@ BACKENDS = {"torch": _torch, "k2": _k2, "torchaudio": _torchaudio}
 
 
 def get_backend(name: str = "auto") -> Backend:
-    """The back-end `name`; `auto` is k2 where it imports, else torch.
+    """The back-end `name`; `auto` is this package's own.
 
     Raises UserError if the name is unknown or its package is missing: the message lists what is installed and how to
     get the rest.
     """
-    if name == "auto":
-        try:
-            return Backend("k2", _k2()) if is_installed("k2") else Backend("torch", _torch())
-        except UserError:  # installed, but for another torch
-            return Backend("torch", _torch())
+    name = "torch" if name == "auto" else name
     if name not in BACKENDS:
         raise UserError(
             f"unknown loss back-end '{name}'; it must be auto, {', '.join(BACKENDS)}.{closest(name, BACKENDS)}"

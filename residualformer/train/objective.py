@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from residualformer.data.batches import Batch
-from residualformer.loss import do_rnnt_pruning, get_backend, get_rnnt_prune_ranges
+from residualformer.loss import get_backend, get_rnnt_prune_ranges
+from residualformer.loss.backends import Backend
+from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner
 from residualformer.nn.predictor import START
 from residualformer.nn.transducer import Transducer
 from residualformer.schema import LossConfig
@@ -50,12 +52,12 @@ def transducer_losses(
     predicted = model.predictor(batch.tokens)
     boundary = torch.zeros(len(lengths), 4, dtype=torch.int64, device=lengths.device)
     boundary[:, 2], boundary[:, 3] = batch.token_lens, lengths
+    labels = batch.tokens, boundary
     if config.kind == "pruned":
-        losses = _pruned(model, encoded, predicted, batch.tokens, boundary, config)
+        losses = _pruned(model, encoded, predicted, *labels, config)
     else:
-        exact = _simple if config.kind == "simple" else _exact
-        losses = {"transducer": exact(model, encoded, predicted, batch.tokens, boundary, config)}
-        losses["loss"] = losses["transducer"]
+        exact = _exact(model.joiner, encoded, predicted, *labels, get_backend(config.backend))
+        losses = {"transducer": exact, "loss": exact}
     if config.ctc_scale > 0:
         losses["ctc"] = _ctc(model, encoded, lengths, batch)
         losses["loss"] = losses["loss"] + config.ctc_scale * losses["ctc"]
@@ -66,40 +68,39 @@ def _pruned(
     model: Transducer, encoded: Tensor, predicted: Tensor, tokens: Tensor, boundary: Tensor, config: LossConfig
 ) -> dict[str, Tensor]:
     """The simple joiner's loss finds the labels worth a look at each frame; the joiner is run on those alone."""
-    backend = get_backend(config.backend)
-    simple, (px_grad, py_grad) = backend.rnnt_loss_smoothed(
-        lm=model.training_only["simple_predictor"](predicted),
-        am=model.training_only["simple_encoder"](encoded),
-        symbols=tokens,
-        termination_symbol=BLANK,
+    backend, joiner = get_backend(config.backend), model.joiner
+    am, lm = model.training_only["simple_encoder"], model.training_only["simple_predictor"]
+    simple, (px_grad, py_grad) = backend.simple_joiner_loss(
+        *(encoded, predicted, am.weight, am.bias, lm.weight, lm.bias, tokens, BLANK, boundary),
         lm_only_scale=config.lm_scale,
         am_only_scale=config.am_scale,
-        boundary=boundary,
         reduction="sum",
         return_grad=True,
     )
     ranges = get_rnnt_prune_ranges(px_grad, py_grad, boundary, config.prune_range)
-    joiner = model.joiner
-    am, lm = do_rnnt_pruning(joiner.project_encoder(encoded), joiner.project_predictor(predicted), ranges)
-    pruned = backend.rnnt_loss_pruned(
-        joiner.output(am + lm), tokens, ranges, BLANK, boundary, reduction="sum"
+    am, lm, output = joiner.project_encoder(encoded), joiner.project_predictor(predicted), joiner.vocabulary
+    pruned = backend.pruned_joiner_loss(
+        am, lm, output.weight, output.bias, tokens, ranges, BLANK, boundary, reduction="sum"
     )
     return {"loss": pruned + config.simple_scale * simple, "transducer": pruned, "simple": simple}
 
 
 def _exact(
-    model: Transducer, encoded: Tensor, predicted: Tensor, tokens: Tensor, boundary: Tensor, config: LossConfig
+    joiner: TanhJoiner | AdditiveJoiner,
+    encoded: Tensor,
+    predicted: Tensor,
+    tokens: Tensor,
+    boundary: Tensor,
+    backend: Backend,
 ) -> Tensor:
-    logits = model.joiner(encoded.unsqueeze(2), predicted.unsqueeze(1))  # (N, T', S + 1, V)
-    return get_backend(config.backend).rnnt_loss(logits, tokens, BLANK, boundary, reduction="sum")
-
-
-def _simple(
-    model: Transducer, encoded: Tensor, predicted: Tensor, tokens: Tensor, boundary: Tensor, config: LossConfig
-) -> Tensor:
-    """What `_exact` gives for the additive joiner, without logits of every frame with every label."""
-    lm, am = model.joiner.project_predictor(predicted), model.joiner.project_encoder(encoded)
-    return get_backend(config.backend).rnnt_loss_simple(lm, am, tokens, BLANK, boundary, reduction="sum")
+    am, lm = joiner.project_encoder, joiner.project_predictor
+    if isinstance(joiner, AdditiveJoiner):
+        linears = encoded, predicted, am.weight, am.bias, lm.weight, lm.bias
+        return backend.simple_joiner_loss(*linears, tokens, BLANK, boundary, reduction="sum")
+    output = joiner.vocabulary
+    return backend.exact_joiner_loss(
+        am(encoded), lm(predicted), output.weight, output.bias, tokens, BLANK, boundary, reduction="sum"
+    )
 
 
 def _ctc(model: Transducer, encoded: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
