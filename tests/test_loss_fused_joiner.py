@@ -51,9 +51,9 @@ def test_exact_loss_and_gradients_are_those_of_all_paths(rnnt_type, delay_penalt
 @pytest.mark.parametrize("rnnt_type", TYPES)
 @pytest.mark.parametrize("s_range", [2, 3, 10])  # the last is wider than S + 1
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-@pytest.mark.parametrize("tile", [1, 7 * 32, 2**20])
+@pytest.mark.parametrize("tile", [1, 7, 1000])
 def test_pruned_loss_is_that_of_its_logits(rnnt_type, s_range, reduction, tile, monkeypatch):
-    monkeypatch.setitem(fused_joiner.TILE, "cpu", tile * D)
+    monkeypatch.setitem(fused_joiner.TILE, "cpu", tile)
     joiner, symbols, boundary = problem(seed=1)
     ranges = ranges_of(*joiner[:2], symbols, boundary, rnnt_type, s_range)
     args = (0, boundary, rnnt_type, 0.1, reduction)
@@ -159,14 +159,13 @@ class LargestTensor(TorchDispatchMode):
 
 def test_nothing_grows_with_the_vocabulary_but_a_tile_and_the_gradient(monkeypatch):
     N, T, S, C = 4, 40, 9, 600
-    tile = 64 * C
-    monkeypatch.setitem(fused_joiner.TILE, "cpu", tile)
+    monkeypatch.setitem(fused_joiner.TILE, "cpu", 64)
     shapes = (N, T, D), (N, S + 1, D), (C, D), (C,)
     joiner = [torch.randn(shape, requires_grad=True) for shape in shapes]
     symbols = torch.randint(1, C, (N, S))
     with LargestTensor() as seen:
         exact_joiner_loss(*joiner, symbols, 0).backward()
-    assert seen.largest <= tile < N * T * (S + 1) * C / 20
+    assert seen.largest <= 64 * C < N * T * (S + 1) * C / 20
     assert all(each.grad is not None for each in joiner)
 
 

@@ -1,8 +1,8 @@
 """Transducer losses from the two projections of a tanh joiner on, without the logits: time and memory of a few tiles.
 
-The nodes (frame t, label position s) of the lattice that count are taken in tiles of some hundred rows. Forward keeps
-two log-probabilities of a node, backward computes its logits again: a third more products for a memory that grows with
-the vocabulary only by one tile and the gradient of the output layer.
+The nodes (frame t, label position s) of the lattice that count are taken a few hundred at a time. Forward keeps two
+log-probabilities of a node, backward computes its logits again: a third more products for a memory that grows with the
+vocabulary only by one tile and the gradient of the output layer.
 
 Letters and conventions as in `rnnt.py`; D is the joint dimension, M the number of nodes.
 """
@@ -18,7 +18,7 @@ from residualformer.loss.common import check_arguments, finish_arcs, full_precis
 from residualformer.loss.precision import products, wanted
 from residualformer.loss.recursion import checked_boundary
 
-TILE = {"cpu": 2**20, "cuda": 2**24}  # numbers in a tile: some MB fit a core's cache, a GPU wants more at once
+TILE = {"cpu": 256, "cuda": 4096}  # nodes in a tile: few enough for a core's cache, a GPU wants more at once
 
 
 def pruned_joiner_loss(
@@ -152,8 +152,7 @@ class _Tiles:
 
     def __init__(self, am: Tensor, lm: Tensor, weight: Tensor, bias: Tensor) -> None:
         self.am, self.lm, self.weight, self.bias = am, lm, weight, bias
-        C, D = weight.shape
-        self.size = max(32, TILE.get(am.device.type, TILE["cuda"]) // max(C, D))
+        self.size = TILE.get(am.device.type, TILE["cuda"])
         self.joint, self.other, self.logits_ = am.new_empty(0), am.new_empty(0), am.new_empty(0)
 
     def of(self, M: int) -> list[slice]:
