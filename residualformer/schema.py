@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 class FeatureConfig:
     """Log-mel filterbank; one definition, stored with the features and inside the model.
 
-    `preset` names the options that sampling rate and bin count do not decide (see `data/features.py`):
+    `preset` names the options that sampling rate and bin count do not decide (see `data/fbank.py`):
     `sherpa` is what sherpa-onnx forces on models with an LSTM predictor, `kaldi` is plain Kaldi.
     """
 

@@ -1,10 +1,4 @@
-"""Log-mel filterbanks by kaldi-native-fbank: one definition for training, streaming and deployment.
-
-Frames are 25 ms every 10 ms, pre-emphasis 0.97, FFT 512 (at 16 kHz), natural log of the mel power, no dither and
-`snip_edges` off, so S samples give round(S / shift) frames and the same samples always give the same features.
-Samples are in [-1, 1] with both presets; Kaldi itself reads 16-bit integers, which only adds 2 ln(32768) to
-every value, and the mean normalisation inside the model takes that away again.
-"""
+"""The filterbanks of a corpus: `fbank.py` as a Lhotse feature extractor, and what stage 2 stores beside them."""
 
 from __future__ import annotations
 
@@ -12,115 +6,40 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import kaldi_native_fbank as knf
 import numpy as np
 import torch
 from lhotse.features.base import FeatureExtractor, register_extractor
 
-from residualformer.errors import UserError, closest
+from residualformer.data.fbank import (
+    FRAME_SHIFT_S,
+    LOG_FLOOR,
+    PRESETS,
+    OnlineFbank,
+    check_channel,
+    checked_preset,
+    compute_fbank,
+    fbank_options,
+    set_fbank_options,
+)
+from residualformer.errors import UserError
 from residualformer.files import read_json
 from residualformer.schema import FeatureConfig
 
-FRAME_SHIFT_S = 0.01
+__all__ = [  # those of fbank.py, which runs without torch, are to be had here too
+    "FRAME_SHIFT_S",
+    "LOG_FLOOR",
+    "PRESETS",
+    "KnfFbank",
+    "KnfFbankConfig",
+    "OnlineFbank",
+    "checked_preset",
+    "compute_fbank",
+    "fbank_options",
+    "read_cmvn",
+    "read_feature_config",
+    "set_fbank_options",
+]
 _AGAIN = "run stage 2 first, with --overwrite if it ran before"
-LOG_FLOOR = float(np.log(np.finfo(np.float32).eps))  # -15.94, the value of digital silence
-
-# What a preset decides. `sherpa`: the options sherpa-onnx uses, whatever the user says, for streaming models whose
-# predictor is an LSTM, so a model trained with them can be deployed as it is. `kaldi`: plain Kaldi, icefall's choice.
-# A high_freq <= 0 counts down from half the sampling rate.
-PRESETS: dict[str, dict[str, Any]] = {
-    "sherpa": dict(low_freq=0.0, high_freq=8000.0, is_librosa=True, window_type="hann", remove_dc_offset=False),
-    "kaldi": dict(low_freq=20.0, high_freq=-400.0, is_librosa=False, window_type="povey", remove_dc_offset=True),
-}
-
-
-def checked_preset(config: FeatureConfig) -> dict[str, Any]:
-    """What the preset of `config` decides.
-
-    Raises UserError for an unknown preset or a sampling rate or bin count that the preset cannot serve.
-    """
-    if config.preset not in PRESETS:
-        raise UserError(
-            f"features.preset is '{config.preset}'; allowed are {', '.join(PRESETS)}.{closest(config.preset, PRESETS)}"
-        )
-    preset = PRESETS[config.preset]
-    if preset["high_freq"] > config.sample_rate_hz / 2:
-        raise UserError(
-            f"features.sample_rate_hz is {config.sample_rate_hz}, but preset '{config.preset}' reaches up to "
-            f"{preset['high_freq']:.0f} Hz and needs at least {2 * preset['high_freq']:.0f}: "
-            "resample the corpus or choose preset 'kaldi'."
-        )
-    if config.num_mel_bins < 3:
-        raise UserError(f"features.num_mel_bins is {config.num_mel_bins}; allowed is 3 or more, 80 is usual.")
-    return preset
-
-
-def fbank_options(config: FeatureConfig) -> knf.FbankOptions:
-    """All options of the extractor that `config` stands for; UserError as `checked_preset`."""
-    options = knf.FbankOptions()
-    set_fbank_options(options, config)
-    options.mel_opts.is_librosa = PRESETS[config.preset]["is_librosa"]
-    return options
-
-
-def set_fbank_options(options: Any, config: FeatureConfig) -> None:
-    """Set in `options` what kaldi-native-fbank and kaldifeat call by the same names; UserError as `checked_preset`."""
-    preset = checked_preset(config)
-    options.frame_opts.samp_freq = config.sample_rate_hz
-    options.frame_opts.frame_length_ms = 25.0
-    options.frame_opts.frame_shift_ms = 1000 * FRAME_SHIFT_S
-    options.frame_opts.preemph_coeff = 0.97
-    options.frame_opts.dither = 0.0
-    options.frame_opts.snip_edges = False
-    options.frame_opts.window_type = preset["window_type"]
-    options.frame_opts.remove_dc_offset = preset["remove_dc_offset"]
-    options.mel_opts.num_bins = config.num_mel_bins
-    options.mel_opts.low_freq = preset["low_freq"]
-    options.mel_opts.high_freq = preset["high_freq"]
-
-
-class OnlineFbank:
-    """Filterbank of a stream: give samples as they come, take the frames that are ready.
-
-    All frames together equal `compute_fbank` of all samples together, bit for bit, however the samples were cut.
-    """
-
-    def __init__(self, config: FeatureConfig):
-        self.config = config
-        self._fbank = knf.OnlineFbank(fbank_options(config))
-        self._taken = 0
-
-    def accept(self, samples: np.ndarray) -> None:
-        """Add samples (S,), float32 in [-1, 1], at the configured rate."""
-        self._fbank.accept_waveform(self.config.sample_rate_hz, np.ascontiguousarray(samples, dtype=np.float32))
-
-    def finish(self) -> None:
-        """No more samples will come; the last frames, which look past the end, become ready."""
-        self._fbank.input_finished()
-
-    def pop(self) -> np.ndarray:
-        """Frames ready and not yet taken, (t, F) float32; t may be 0."""
-        ready = self._fbank.num_frames_ready
-        frames = np.empty((ready - self._taken, self.config.num_mel_bins), dtype=np.float32)
-        for row, index in enumerate(range(self._taken, ready)):
-            frames[row] = self._fbank.get_frame(index)
-        self._fbank.pop(ready - self._taken)
-        self._taken = ready
-        return frames
-
-
-def compute_fbank(samples: np.ndarray, config: FeatureConfig) -> np.ndarray:
-    """Log-mel filterbank (T, F) float32 of one utterance, samples (S,) float32 in [-1, 1]."""
-    _check_channel(samples)
-    fbank = OnlineFbank(config)
-    fbank.accept(samples)
-    fbank.finish()
-    return fbank.pop()
-
-
-def _check_channel(samples: np.ndarray) -> None:
-    if samples.ndim != 1:
-        raise UserError(f"features are computed on one channel, samples (S,); given is the shape {samples.shape}.")
 
 
 @dataclass(frozen=True)
@@ -162,7 +81,7 @@ class KnfFbank(FeatureExtractor):
             )
         samples = np.asarray(samples)
         samples = samples[0] if samples.ndim == 2 and len(samples) == 1 else samples
-        _check_channel(samples)
+        check_channel(samples)
         return self.compute(samples)
 
     def compute(self, samples: np.ndarray) -> np.ndarray:
