@@ -1,0 +1,189 @@
+"""The work that `transducer_loss.py` measures, and who does it: this package and its peers.
+
+Pruned contenders: linear simple joiner and its smoothed loss, ranges, tanh joiner and its pruned loss. Those of the full
+lattice: tanh joiner and exact loss, nothing else. All begin with the same tensors and need gradients for all of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+DIM = 512  # E, P and D
+PRUNE_RANGE, BLANK, LM_SCALE, SIMPLE_SCALE = 5, 0, 0.25, 0.5
+
+
+class Size(NamedTuple):
+    """N utterances, T frames, S labels, V classes."""
+
+    N: int
+    T: int
+    S: int
+    V: int
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self))
+
+    def logits_mb(self) -> float:
+        """Of the full lattice, float32."""
+        return self.N * self.T * (self.S + 1) * self.V * 4 / 2**20
+
+
+WARM_UP = Size(2, 12, 4, 64)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Inputs and weights of one step; letters as in `residualformer/loss`, E, P and D are `DIM`."""
+
+    encoded: Tensor  # (N, T, E)
+    predicted: Tensor  # (N, S+1, P)
+    simple: tuple[Tensor, Tensor, Tensor, Tensor]  # (V, E), (V,), (V, P), (V,): the simple joiner
+    am: Tensor  # (N, T, D), the encoder's side of the tanh joiner, projected
+    lm: Tensor  # (N, S+1, D)
+    weight: Tensor  # (V, D)
+    bias: Tensor  # (V,)
+    symbols: Tensor  # (N, S)
+    boundary: Tensor  # (N, 4)
+
+    def leaves(self) -> tuple[Tensor, ...]:
+        return self.am, self.lm, self.weight, self.bias, self.encoded, self.predicted, *self.simple
+
+    @classmethod
+    def random(cls, size: Size, ragged: bool, device: str) -> Problem:
+        """The same for everybody; with `ragged` utterances have from half of the frames and labels to all of them."""
+        N, T, S, V = size
+        generator = torch.Generator().manual_seed(0)
+
+        def leaf(*shape: int, scale: float = 1.0) -> Tensor:
+            return (scale * torch.randn(shape, generator=generator)).to(device).requires_grad_()
+
+        def layer() -> tuple[Tensor, Tensor]:
+            return leaf(V, DIM, scale=DIM**-0.5), leaf(V, scale=0.1)
+
+        boundary = torch.tensor([0, 0, S, T]).repeat(N, 1)
+        if ragged:
+            share = 1 - torch.rand(N, 1, generator=generator) / 2
+            share[0] = 1.0
+            boundary = (boundary * share).long()
+        symbols = torch.randint(1, V, (N, S), generator=generator)
+        return cls(
+            leaf(N, T, DIM), leaf(N, S + 1, DIM), layer() + layer(), leaf(N, T, DIM), leaf(N, S + 1, DIM), *layer(),
+            symbols.to(device), boundary.to(device),
+        )  # fmt: skip
+
+    def flops(self) -> float:
+        """Of the products of the pruned work that have to be done, forward and twice backward; padding is not counted.
+
+        Tanh joiner D -> V at the kept nodes, simple joiner E -> V and P -> V, and the normaliser of its logits.
+        """
+        S, T = (self.boundary[:, column].double() for column in (2, 3))
+        kept = T * (S + 1).clamp(max=PRUNE_RANGE)
+        multiplications = (kept + T + S + 1) * DIM + T * (S + 1)
+        return 3 * 2 * len(self.weight) * float(multiplications.sum())
+
+
+Loss = Callable[[Problem], Tensor]
+
+
+class Contender(NamedTuple):
+    """`load` imports what is needed, and raises if that cannot be had."""
+
+    load: Callable[[], Loss]
+    lattice: str  # `pruned` or `full`: losses of one kind are the same number
+    bf16: bool = False  # under autocast
+
+
+def ours() -> Loss:
+    """The fused losses."""
+    from residualformer.loss import get_rnnt_prune_ranges
+    from residualformer.loss.fused_joiner import pruned_joiner_loss
+    from residualformer.loss.fused_simple import simple_joiner_loss
+
+    def loss(p: Problem) -> Tensor:
+        simple, occupation = simple_joiner_loss(
+            p.encoded, p.predicted, *p.simple, p.symbols, BLANK, p.boundary, lm_only_scale=LM_SCALE, return_grad=True
+        )
+        ranges = get_rnnt_prune_ranges(*occupation, p.boundary, PRUNE_RANGE)
+        pruned = pruned_joiner_loss(p.am, p.lm, p.weight, p.bias, p.symbols, ranges, BLANK, p.boundary)
+        return pruned + SIMPLE_SCALE * simple
+
+    return loss
+
+
+def unfused(name: str) -> Loss:
+    """The usual way through a library with k2's functions: logits of all kept nodes, in float32 for the loss."""
+    library = importlib.import_module(name)
+
+    def loss(p: Problem) -> Tensor:
+        am, lm = F.linear(p.encoded, *p.simple[:2]), F.linear(p.predicted, *p.simple[2:])
+        common = {"symbols": p.symbols, "termination_symbol": BLANK, "boundary": p.boundary, "reduction": "mean"}
+        with torch.autocast(am.device.type, enabled=False):
+            simple, occupation = library.rnnt_loss_smoothed(
+                lm=lm.float(), am=am.float(), lm_only_scale=LM_SCALE, am_only_scale=0.0, return_grad=True, **common
+            )
+            ranges = library.get_rnnt_prune_ranges(*occupation, p.boundary, PRUNE_RANGE)
+        am, lm = library.do_rnnt_pruning(am=p.am, lm=p.lm, ranges=ranges)
+        logits = F.linear(torch.tanh(am + lm), p.weight, p.bias)
+        with torch.autocast(logits.device.type, enabled=False):
+            pruned = library.rnnt_loss_pruned(logits=logits.float(), ranges=ranges, **common)
+        return pruned + SIMPLE_SCALE * simple
+
+    return loss
+
+
+def ours_exact() -> Loss:
+    from residualformer.loss.fused_joiner import exact_joiner_loss
+
+    return lambda p: exact_joiner_loss(p.am, p.lm, p.weight, p.bias, p.symbols, BLANK, p.boundary)
+
+
+def full_lattice(load: Callable[[], Callable[[Tensor, Problem], Tensor]]) -> Loss:
+    """An exact loss of the logits of all nodes."""
+    of_logits = load()
+
+    def loss(p: Problem) -> Tensor:
+        logits = F.linear(torch.tanh(p.am[:, :, None] + p.lm[:, None]), p.weight, p.bias)
+        with torch.autocast(logits.device.type, enabled=False):
+            return of_logits(logits.float(), p)
+
+    return loss
+
+
+def k2_style(backend: str) -> Callable[[Tensor, Problem], Tensor]:
+    from residualformer.loss import get_backend
+
+    function = get_backend(backend).rnnt_loss
+    return lambda logits, p: function(logits, p.symbols, BLANK, p.boundary)
+
+
+def warprnnt() -> Callable[[Tensor, Problem], Tensor]:
+    module: ModuleType = importlib.import_module("warprnnt_numba.rnnt_loss.rnnt_pytorch")
+
+    def loss(logits: Tensor, p: Problem) -> Tensor:
+        lengths = p.boundary[:, 2:].int()
+        labels, frames = lengths[:, 0].contiguous(), lengths[:, 1].contiguous()
+        return module.rnnt_loss(logits, p.symbols.int(), frames, labels, BLANK, "mean").squeeze()
+
+    return loss
+
+
+CONTENDERS: dict[str, Contender] = {
+    "ours": Contender(ours, "pruned"),
+    "pytorch": Contender(partial(unfused, "residualformer.loss"), "pruned"),
+    "fast_rnnt": Contender(partial(unfused, "fast_rnnt"), "pruned"),
+    "k2": Contender(partial(unfused, "k2"), "pruned"),
+    "ours-exact": Contender(ours_exact, "full"),
+    "pytorch-exact": Contender(partial(full_lattice, partial(k2_style, "torch")), "full"),
+    "warprnnt-numba": Contender(partial(full_lattice, warprnnt), "full"),
+    "torchaudio": Contender(partial(full_lattice, partial(k2_style, "torchaudio")), "full"),
+}
+CONTENDERS |= {f"{name}-bf16": contender._replace(bf16=True) for name, contender in CONTENDERS.items()}
