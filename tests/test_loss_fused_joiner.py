@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from loss_paths import TYPES, case, loss_by_paths
-from torch.utils._python_dispatch import TorchDispatchMode
+from loss_paths import TYPES, LargestTensor, case, loss_by_paths
 
 from residualformer.loss import fused_joiner, get_rnnt_prune_ranges, rnnt_loss_pruned, rnnt_loss_simple
 from residualformer.loss.fused_joiner import exact_joiner_loss, pruned_joiner_loss
@@ -142,19 +141,6 @@ def test_bf16_products_bound_the_error():
     for ours, theirs in zip(rough, torch.autograd.grad(exact.sum(), joiner), strict=True):
         assert ours.dtype == torch.float32
         assert (ours - theirs).norm() <= 0.02 * theirs.norm()
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the size of the largest tensor that an operation returned."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for each in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(each, torch.Tensor):
-                self.largest = max(self.largest, each.untyped_storage().nbytes() // each.element_size())
-        return result
 
 
 def test_nothing_grows_with_the_vocabulary_but_a_tile_and_the_gradient(monkeypatch):

@@ -13,21 +13,21 @@ their own. Letters and conventions: see `rnnt.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from residualformer.loss.common import check_arguments, finish_arcs, full_precision, loss_of_arcs
-from residualformer.loss.precision import products, wanted
+from residualformer.loss.precision import wanted
+from residualformer.loss.projection import Blocks, Projection, running_exp, softmax_blocks
 from residualformer.loss.recursion import checked_boundary
 from residualformer.loss.rnnt import Loss, mixed_arcs
 
-_FRAMES = 2048  # utterances are taken together up to so many frames: large products, few steps
-_BLOCK = 2**21  # elements of a block of logits, (frames, classes)
+FRAMES = {"cpu": 2048, "cuda": 16384}  # utterances are taken together up to so many: large products, few steps
 
 
 def simple_joiner_loss(
@@ -61,7 +61,7 @@ def simple_joiner_loss(
     sizes = _checked_sizes(encoded, predicted, encoder_weight, encoder_bias, predictor_weight, predictor_bias)
     check_arguments(symbols, *sizes, termination_symbol, rnnt_type)
     bf16 = wanted(encoded.device.type)
-    linears = encoded, predicted, encoder_weight, encoder_bias, predictor_weight, predictor_bias
+    linears = encoded, encoder_weight, encoder_bias, predicted, predictor_weight, predictor_bias
     scales = lm_only_scale, am_only_scale
     px, py = _arcs(*linears, symbols, termination_symbol, boundary, scales, rnnt_type, bf16)
     return loss_of_arcs(px, py, boundary, delay_penalty, reduction, return_grad)
@@ -70,9 +70,9 @@ def simple_joiner_loss(
 @full_precision
 def _arcs(
     encoded: Tensor,
-    predicted: Tensor,
     encoder_weight: Tensor,
     encoder_bias: Tensor | None,
+    predicted: Tensor,
     predictor_weight: Tensor,
     predictor_bias: Tensor | None,
     symbols: Tensor,
@@ -83,6 +83,10 @@ def _arcs(
     bf16: bool,
 ) -> tuple[Tensor, Tensor]:
     """px and py of `get_rnnt_logprobs_smoothed`; 0 outside the boundary."""
+    linears = encoded, encoder_weight, encoder_bias, predicted, predictor_weight, predictor_bias
+    types = {str(x.dtype): None for x in linears if x is not None}
+    if len(types) > 1:
+        raise ValueError(f"the projections and their inputs must be of one type: got {', '.join(types)}")
     unigram = px_unigram = py_unigram = None
     if scales[1] != 0.0:
         unigram = _Unigram.apply(predicted, predictor_weight, predictor_bias, bf16)
@@ -90,7 +94,6 @@ def _arcs(
         px_unigram, py_unigram = log_unigram[symbols][:, :, None], log_unigram[blank]
     S, T = symbols.shape[1], encoded.shape[1]
     utterances = _utterances(checked_boundary(boundary, len(encoded), S, T, encoded.device))
-    linears = encoded, encoder_weight, encoder_bias, predicted, predictor_weight, predictor_bias
     parts = _LogitsAndNorms.apply(*linears, unigram, symbols, blank, utterances, bf16)
     px, py = mixed_arcs(*parts, px_unigram, py_unigram, *scales)
     return finish_arcs(px, py, boundary, rnnt_type)
@@ -134,80 +137,21 @@ Group = list[_Utterance]
 
 
 def _utterances(boundary: Tensor) -> list[Group]:
-    """Groups of utterances with frames, each of up to _FRAMES frames or of one utterance."""
+    """Groups of utterances with frames, each of up to FRAMES frames or of one utterance."""
     groups: list[Group] = []
-    labels, frames = 0, _FRAMES
+    labels = frames = 0
+    most = FRAMES.get(boundary.device.type, FRAMES["cuda"])
     for b, (s0, t0, s1, t1) in enumerate(boundary.tolist()):
         L, T = s1 + 1 - s0, t1 - t0
         if T == 0:
             continue
-        if not groups or frames + T > _FRAMES:
+        if not groups or frames + T > most:
             groups.append([])
             labels = frames = 0
         where = slice(labels, labels + L), slice(frames, frames + T)
         groups[-1].append(_Utterance(b, slice(s0, s1 + 1), slice(t0, t1), *where))
         labels, frames = labels + L, frames + T
     return groups
-
-
-@dataclass
-class _Linear:
-    """Logits x W^T + b of the rows x (M, D) of a group, some classes at a time, and the gradients, which are summed.
-
-    A gradient that is not needed is None. Classes: a slice, or an index (n,), in which classes may recur.
-    """
-
-    x: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    bf16: bool
-    x_grad: Tensor | None = None
-    weight_grad: Tensor | None = None
-    bias_grad: Tensor | None = None
-
-    def logits(self, classes: slice | Tensor, rows: slice = slice(None), out: Tensor | None = None) -> Tensor:
-        x, weight = self.x[rows], self.weight[classes]
-        with products(x.device.type, self.bf16):
-            if self.bias is None:
-                return torch.mm(x, weight.t(), out=out)
-            return torch.addmm(self.bias[classes], x, weight.t(), out=out)
-
-    def add_grads(self, grad: Tensor, classes: slice | Tensor, rows: slice = slice(None)) -> None:
-        """From the gradient of `logits(classes, rows)`."""
-        with products(grad.device.type, self.bf16):
-            if self.x_grad is not None:
-                self.x_grad[rows].addmm_(grad, self.weight[classes])
-            if self.weight_grad is not None and isinstance(classes, slice):
-                self.weight_grad[classes].addmm_(grad.t(), self.x[rows])
-            elif self.weight_grad is not None:
-                self.weight_grad.index_add_(0, classes, grad.t() @ self.x[rows])
-        if self.bias_grad is not None and isinstance(classes, slice):
-            self.bias_grad[classes] += grad.sum(0)
-        elif self.bias_grad is not None:
-            self.bias_grad.index_add_(0, classes, grad.sum(0))
-
-
-class _Blocks:
-    """Buffers for blocks of logits, (rows, classes), and the blocks' classes."""
-
-    def __init__(self, like: Tensor, C: int, *rows: int) -> None:
-        self.size, self.C = min(C, max(1, _BLOCK // max(rows))), C
-        self.rows, self.buffers = rows, [like.new_empty(n * self.size) for n in rows]
-
-    def __iter__(self) -> Iterator[tuple[slice, list[Tensor]]]:
-        for start in range(0, self.C, self.size):
-            width = min(self.size, self.C - start)
-            views = [buffer[: n * width].view(n, width) for n, buffer in zip(self.rows, self.buffers)]
-            yield slice(start, start + width), views
-
-
-def _running_exp(logits: Tensor, maximum: Tensor) -> Tensor:
-    """logits (M, n) -> exp(logits - maximum) in place, maximum (M,) raised to theirs; what sums so far scale by, (M,)."""
-    higher = torch.maximum(maximum, logits.amax(1))
-    scale = (maximum - higher).exp_()
-    maximum.copy_(higher)
-    logits.sub_(higher[:, None]).exp_()
-    return scale
 
 
 @dataclass
@@ -221,7 +165,7 @@ class _Sums:
     joint: list[Tensor]  # of each utterance (label positions, frames), sum of exp(lm - lm_max + am - am_max)
 
     @classmethod
-    def of(cls, am: _Linear, lm: _Linear, unigram: Tensor | None, group: Group) -> _Sums:
+    def of(cls, am: Projection, lm: Projection, unigram: Tensor | None, group: Group) -> _Sums:
         M, L, lowest = len(am.x), len(lm.x), torch.finfo(am.x.dtype).min
         sums = cls(
             am.x.new_full((M,), lowest),
@@ -230,9 +174,9 @@ class _Sums:
             am.x.new_zeros(M),
             [am.x.new_zeros(u.labels.stop - u.labels.start, u.frames.stop - u.frames.start) for u in group],
         )
-        for classes, (am_exp, lm_exp) in _Blocks(am.x, len(am.weight), M, L):
-            am_scale = _running_exp(am.logits(classes, out=am_exp), sums.am_max)
-            lm_scale = _running_exp(lm.logits(classes, out=lm_exp), sums.lm_max)
+        for classes, (am_exp, lm_exp) in Blocks(am.x, len(am.weight), M, L):
+            am_scale = running_exp(am.logits(classes, out=am_exp), sums.am_max)
+            lm_scale = running_exp(lm.logits(classes, out=lm_exp), sums.lm_max)
             sums.lm.mul_(lm_scale).add_(lm_exp.sum(1))
             if unigram is not None:
                 sums.unigram.mul_(am_scale).addmv_(am_exp, unigram[classes])
@@ -271,8 +215,8 @@ class _LogitsAndNorms(torch.autograd.Function):
         )
         ctx.blank, ctx.bf16, ctx.groups = blank, bf16, []
         for group in groups:
-            am = _Linear(_packed(encoded, [(u.b, u.t) for u in group]), encoder_weight, encoder_bias, bf16)
-            lm = _Linear(_packed(predicted, [(u.b, u.s) for u in group]), predictor_weight, predictor_bias, bf16)
+            am = Projection(_packed(encoded, [(u.b, u.t) for u in group]), encoder_weight, encoder_bias, bf16)
+            lm = Projection(_packed(predicted, [(u.b, u.s) for u in group]), predictor_weight, predictor_bias, bf16)
             sums = _Sums.of(am, lm, unigram, group)
             ctx.groups.append((group, sums))
             for u, joint_sum in zip(group, sums.joint):
@@ -289,6 +233,7 @@ class _LogitsAndNorms(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @full_precision
     def backward(ctx, *part_grads: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, symbols = ctx.saved_tensors
         grads = [torch.zeros_like(x) if needed else None for x, needed in zip(inputs, ctx.needs_input_grad)]
@@ -297,7 +242,7 @@ class _LogitsAndNorms(torch.autograd.Function):
             for first, where in ((0, [(u.b, u.t) for u in group]), (3, [(u.b, u.s) for u in group])):
                 x = _packed(inputs[first], where)
                 x_grad = None if grads[first] is None else torch.zeros_like(x)
-                sides.append(_Linear(x, *inputs[first + 1 : first + 3], ctx.bf16, x_grad, *grads[first + 1 : first + 3]))
+                sides.append(Projection(x, *inputs[first + 1 : first + 3], ctx.bf16, x_grad, *grads[first + 1 : first + 3]))
             am, lm = sides
             _add_grads_of_norms(am, lm, inputs[6], grads[6], sums, group, *part_grads[4:])
             for u in group:
@@ -316,8 +261,8 @@ def _packed(x: Tensor, where: list[tuple[int, slice]]) -> Tensor:
 
 
 def _add_grads_of_norms(
-    am: _Linear,
-    lm: _Linear,
+    am: Projection,
+    lm: Projection,
     unigram: Tensor | None,
     unigram_grad: Tensor | None,
     sums: _Sums,
@@ -327,11 +272,12 @@ def _add_grads_of_norms(
     am_norm: Tensor,
 ) -> None:
     """From the gradients of joint, lm_norm and am_norm: a logit's is a sum over products of two exponentials."""
-    ratios = [joint[u.b, u.s, u.t] / joint_sum for u, joint_sum in zip(group, sums.joint)]
+    negligible = torch.finfo(joint.dtype).tiny ** 0.5  # denormal numbers would slow the products down tenfold
+    ratios = [F.hardshrink(joint[u.b, u.s, u.t], negligible) / joint_sum for u, joint_sum in zip(group, sums.joint)]
     lm_ratio = torch.cat([lm_norm[u.b, u.s, 0] for u in group]) / sums.lm
     am_ratio = torch.cat([am_norm[u.b, 0, u.t] for u in group]) / sums.unigram if unigram is not None else None
     M, L = len(am.x), len(lm.x)
-    for classes, (am_exp, am_grad, lm_exp, lm_grad) in _Blocks(am.x, len(am.weight), M, M, L, L):
+    for classes, (am_exp, am_grad, lm_exp, lm_grad) in Blocks(am.x, len(am.weight), M, M, L, L):
         am.logits(classes, out=am_exp).sub_(sums.am_max[:, None]).exp_()
         lm.logits(classes, out=lm_exp).sub_(sums.lm_max[:, None]).exp_()
         for u, ratio in zip(group, ratios):
@@ -345,7 +291,7 @@ def _add_grads_of_norms(
 
 
 def _add_grads_of_logits(
-    am: _Linear, lm: _Linear, u: _Utterance, classes: Tensor, px_am: Tensor, py_am: Tensor, px_lm: Tensor, py_lm: Tensor
+    am: Projection, lm: Projection, u: _Utterance, classes: Tensor, px_am: Tensor, py_am: Tensor, px_lm: Tensor, py_lm: Tensor
 ) -> None:
     """From the gradients of the logits of blank and labels of an utterance."""
     am_grad = torch.cat([py_am[u.b, :, u.t], px_am[u.b, u.emitting, u.t]])  # (labels + 1, frames)
@@ -363,29 +309,22 @@ class _Unigram(torch.autograd.Function):
         ctx.save_for_backward(predicted, weight, bias)
         ctx.bf16 = bf16
         unigram = predicted.new_zeros(len(weight))
-        lm = _Linear(predicted.flatten(0, 1), weight, bias, bf16)
-        for rows, probs in _softmax_blocks(lm):
+        lm = Projection(predicted.flatten(0, 1), weight, bias, bf16)
+        for rows, probs in softmax_blocks(lm):
             unigram += probs.sum(0)
         return unigram.div_(len(lm.x)).add_(torch.finfo(unigram.dtype).tiny)
 
     @staticmethod
     @once_differentiable
+    @full_precision
     def backward(ctx, unigram_grad: Tensor) -> tuple[Tensor | None, ...]:
         predicted, weight, bias = ctx.saved_tensors
         needed = ctx.needs_input_grad
         grads = [None if not need else torch.zeros_like(x) for x, need in zip((predicted, weight, bias), needed)]
         x_grad = None if grads[0] is None else grads[0].flatten(0, 1)
-        lm = _Linear(predicted.flatten(0, 1), weight, bias, ctx.bf16, x_grad, *grads[1:])
+        lm = Projection(predicted.flatten(0, 1), weight, bias, ctx.bf16, x_grad, *grads[1:])
         unigram_grad = unigram_grad / len(lm.x)
-        for rows, probs in _softmax_blocks(lm):
+        for rows, probs in softmax_blocks(lm):
             logits_grad = probs.mul_(unigram_grad - (probs @ unigram_grad)[:, None])
             lm.add_grads(logits_grad, slice(None), rows)
         return *grads, None
-
-
-def _softmax_blocks(lm: _Linear) -> Iterator[tuple[slice, Tensor]]:
-    """softmax of the logits of all classes, some rows at a time."""
-    size = max(1, _BLOCK // len(lm.weight))
-    for start in range(0, len(lm.x), size):
-        rows = slice(start, start + size)
-        yield rows, lm.logits(slice(None), rows).softmax(1)
