@@ -1,0 +1,207 @@
+"""Audio from files, standard input and a microphone, in blocks: what is held at a time does not grow with its length."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from residualformer.data.audio import stated_wav_frames
+from residualformer.errors import UserError
+from residualformer.optional import optional
+
+Samples = NDArray[np.float32]
+
+BLOCK_S = 0.1
+_STDIN = "standard input"
+_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE  # format tags of a WAV
+_KNOWN = {b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"FORM": "AIFF", b"RF64": "RF64"}
+
+
+class Block(NamedTuple):
+    """Samples (S,) of one channel in [-1, 1], and their rate."""
+
+    samples: Samples
+    sample_rate_hz: int
+
+
+def to_mono(samples: NDArray[Any]) -> Samples:
+    """One channel in [-1, 1], a new array: samples (S,) or (S, channels), floats or integers of 8 to 32 bits.
+
+    Channels are averaged. Unsigned 8-bit numbers are centred on 128, as in WAV. Raises UserError for another shape or
+    type, or values that are not finite.
+    """
+    samples = np.asarray(samples)
+    if samples.ndim not in (1, 2):
+        raise UserError(f"audio has the shape (S,) or (S, channels); given is {samples.shape}.")
+    if samples.dtype == np.uint8:
+        samples = (samples.astype(np.float32) - 128) / 128
+    elif samples.dtype in (np.int8, np.int16, np.int32):
+        samples = samples / np.float32(-np.iinfo(samples.dtype).min)
+    elif samples.dtype.kind != "f":
+        raise UserError(f"audio samples are floats, or integers of 8 to 32 bits; given is {samples.dtype}.")
+    mono = samples.mean(axis=1, dtype=np.float32) if samples.ndim == 2 else np.array(samples, np.float32)
+    if not np.isfinite(mono).all():
+        raise UserError("audio holds samples that are not finite: record or convert it again.")
+    return mono.astype(np.float32, copy=False)
+
+
+class _Pcm(NamedTuple):
+    """How samples lie in a stream of bytes; `dtype` void of 3 bytes: 24-bit integers."""
+
+    dtype: np.dtype
+    channels: int
+    rate_hz: int
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.dtype.itemsize * self.channels
+
+
+class Resampler:
+    """From one rate to another, block by block; the same samples come out however the audio was cut into blocks."""
+
+    def __init__(self, from_hz: int, to_hz: int):
+        self._stream = None if from_hz == to_hz else soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32")
+
+    def __call__(self, samples: Samples, last: bool = False) -> Samples:
+        """Samples (S,) -> those that are ready; `last` gives the rest as well."""
+        return samples if self._stream is None else self._stream.resample_chunk(samples, last=last)
+
+
+def file_blocks(path: Path | str, block_s: float = BLOCK_S) -> Iterator[Block]:
+    """Blocks of an audio file of any format, rate and channel count that libsndfile opens.
+
+    Raises UserError when the file is missing, unreadable, cut off before the length its header states, without
+    samples, or holds values that are not finite; what is wrong beyond the header shows when it is reached.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} is not a file: give the path of an audio file.")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty (0 bytes): record or copy it again.")
+    try:
+        with soundfile.SoundFile(path) as file:
+            stated = max(file.frames, stated_wav_frames(path) if file.format == "WAV" else 0)
+            if file.frames < stated:  # libsndfile silently shortens a WAV that is cut off
+                raise UserError(_truncated(path, file.frames, stated))
+            yield from _checked(_soundfile_blocks(file, block_s), str(path), stated)
+    except soundfile.LibsndfileError as error:
+        raise UserError(f"{path} cannot be read as audio ({error.error_string}): convert it to WAV or FLAC.") from error
+
+
+def standard_input_blocks(rate_hz: int, block_s: float = BLOCK_S, file: BinaryIO | None = None) -> Iterator[Block]:
+    """Blocks of standard input as they arrive: WAV by its header, else raw 16-bit little-endian mono at `rate_hz`.
+
+    Raises UserError when there is nothing, for another container in a pipe, and for a WAV that is cut off or has a
+    coding other than PCM and float.
+    """
+    file = sys.stdin.buffer if file is None else file
+    head = file.read(4)
+    name = next((name for magic, name in _KNOWN.items() if head.startswith(magic)), None)
+    if name:
+        raise UserError(f"{_STDIN} is {name}: give it as a file, or pipe WAV or raw 16-bit samples.")
+    if head != b"RIFF":
+        yield from _checked(_pcm_blocks(file, head, _Pcm(np.dtype("<i2"), 1, rate_hz), block_s), _STDIN, 0)
+        return
+    coding, stated = _wav_header(file)
+    yield from _checked(_pcm_blocks(file, b"", coding, block_s, stated), _STDIN, stated)
+
+
+def microphone_blocks(rate_hz: int, block_s: float = BLOCK_S) -> Iterator[Block]:
+    """Blocks of the default microphone, without end; UserError when there is none or `sounddevice` is not installed."""
+    sounddevice = optional("sounddevice")
+    try:
+        with sounddevice.InputStream(rate_hz, round(block_s * rate_hz), channels=1, dtype="float32") as stream:
+            while True:
+                samples, _ = stream.read(round(block_s * rate_hz))
+                yield Block(to_mono(samples), rate_hz)
+    except sounddevice.PortAudioError as error:
+        raise UserError(f"the microphone cannot be opened ({error}): connect one, or give audio as a file.") from error
+
+
+def _checked(blocks: Iterator[Block], name: str, stated: int) -> Iterator[Block]:
+    """`blocks`, which must be finite and of `stated` samples altogether, or of any but no number if that is 0."""
+    count = 0
+    for block in blocks:
+        count += len(block.samples)
+        yield block
+    if count < stated:
+        raise UserError(_truncated(name, count, stated))
+    if count == 0:
+        raise UserError(f"{name} has no samples: record or copy it again.")
+
+
+def _truncated(name: Path | str, count: int, stated: int) -> str:
+    return f"{name} is truncated ({count} of {stated} samples): record or copy it again."
+
+
+def _soundfile_blocks(file: soundfile.SoundFile, block_s: float) -> Iterator[Block]:
+    size = max(1, round(block_s * file.samplerate))
+    while len(samples := file.read(size, dtype="float32", always_2d=True)):
+        yield Block(_named(samples, file.name), file.samplerate)
+
+
+def _pcm_blocks(file: BinaryIO, rest: bytes, coding: _Pcm, block_s: float, stated: int = 0) -> Iterator[Block]:
+    """Interleaved samples until the input ends or, where it says so, the `stated` number is there."""
+    frame = coding.frame_bytes
+    size, left = frame * max(1, round(block_s * coding.rate_hz)), stated * frame if stated else sys.maxsize
+    while data := file.read(min(size, left)):
+        left -= len(data)
+        data = rest + data
+        whole = len(data) - len(data) % frame
+        rest = data[whole:]
+        if whole:
+            dtype = coding.dtype
+            samples = _int24(data[:whole]) if dtype.kind == "V" else np.frombuffer(data[:whole], dtype)
+            yield Block(_named(samples.reshape(-1, coding.channels), _STDIN), coding.rate_hz)
+
+
+def _int24(data: bytes) -> NDArray[np.int32]:
+    padded = np.zeros((len(data) // 3, 4), np.uint8)
+    padded[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+    return padded.view("<i4")[:, 0]
+
+
+def _named(samples: NDArray[Any], name: str) -> Samples:
+    try:
+        return to_mono(samples)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def _wav_header(file: BinaryIO) -> tuple[_Pcm, int]:
+    """The coding of a WAV, of which 4 bytes are read, and its samples per channel; 0 = not known."""
+    file.read(8)
+    coding = None
+    while len(header := file.read(8)) == 8:
+        size = int.from_bytes(header[4:], "little")
+        if header[:4] == b"data" and coding is not None:
+            unknown = size >= 0xFFFFFFFF - 8 or size == 0  # written to a pipe: the length was not known
+            return coding, 0 if unknown else size // coding.frame_bytes
+        content = file.read(size + size % 2)
+        if header[:4] == b"fmt ":
+            coding = _wav_coding(content)
+    raise UserError(f"{_STDIN} is a WAV without samples: record or copy it again.")
+
+
+def _wav_coding(content: bytes) -> _Pcm:
+    """What a `fmt ` chunk tells; UserError for a coding other than PCM and float."""
+    if len(content) < 16:
+        raise UserError(f"{_STDIN} is a WAV with a damaged header: record or copy it again.")
+    tag, channels, rate_hz, _, _, bits = np.frombuffer(content[:16], "<u2,<u2,<u4,<u4,<u2,<u2")[0].tolist()
+    if tag == _EXTENSIBLE and len(content) >= 26:
+        tag = int.from_bytes(content[24:26], "little")
+    names = {(_PCM, 8): "u1", (_PCM, 16): "<i2", (_PCM, 24): "V3", (_PCM, 32): "<i4", (_FLOAT, 32): "<f4"}
+    name = {**names, (_FLOAT, 64): "<f8"}.get((tag, bits))
+    if name is None or not channels or not rate_hz:
+        raise UserError(
+            f"{_STDIN} is a WAV of coding {tag} with {bits} bits; it must be PCM or float: convert it first."
+        )
+    return _Pcm(np.dtype(name), channels, rate_hz)

@@ -1,0 +1,117 @@
+"""Streaming recognition with an exported folder: many streams in one batch, partial results, endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from residualformer.errors import UserError
+from residualformer.runtime.beam import BeamSearch
+from residualformer.runtime.endpoint import Rule
+from residualformer.runtime.greedy import GreedySearch
+from residualformer.runtime.model import ExportedModel, load_exported
+from residualformer.runtime.search import Hypothesis, Search
+from residualformer.runtime.stream import Result, Stream
+from residualformer.schema import DecodeConfig
+
+
+class Recogniser:
+    """A model and a search; all streams of a recogniser share both.
+
+        recogniser = Recogniser("exp/model/export")
+        stream = recogniser.create_stream()
+        for samples in microphone:
+            stream.accept_waveform(samples, 48000)
+            recogniser.decode([stream])
+            print(recogniser.partial(stream).text)
+        stream.finish()
+        recogniser.decode([stream])
+        print([segment.text for segment in stream.pop_segments()])
+    """
+
+    def __init__(
+        self,
+        model: ExportedModel | Path | str,
+        decode: DecodeConfig | None = None,
+        endpoint_rules: Sequence[Rule] = (),
+    ):
+        """
+        Args:
+            model: a folder (its fp32 files, one thread), or what `load_exported` gave.
+            decode: the search; default as the model's `decode`.
+            endpoint_rules: where any holds, the segment is closed and encoder and predictor start afresh, as they do
+                in sherpa-onnx; such as `ENDPOINT_RULES`. None: the whole stream is one segment.
+
+        Raises:
+            UserError: the folder is no exported model, or a number of `decode` is out of range.
+        """
+        self.model = model if isinstance(model, ExportedModel) else load_exported(model)
+        self.decode_config = decode or self.model.decode
+        self.endpoint_rules = tuple(endpoint_rules)
+        self._search = _make_search(self.model, self.decode_config)
+
+    def create_stream(self) -> Stream:
+        """A new stream, at time 0."""
+        return Stream(self.model, self._search.start())
+
+    def decode(self, streams: Sequence[Stream]) -> None:
+        """Decode all that the streams have received, in one batch for as long as several have a chunk ready.
+
+        How the audio was cut and which streams were decoded together changes no token.
+        """
+        waiting = list(streams)
+        while waiting:
+            windows = [(stream, stream.window()) for stream in waiting]
+            ready = [(stream, window) for stream, window in windows if window is not None]
+            if ready:
+                self._step(*zip(*ready, strict=True))
+            for stream in waiting:
+                self._close(stream)
+            waiting = [stream for stream, _ in ready]
+
+    def partial(self, stream: Stream) -> Result:
+        """What is recognised so far in the stream's open segment."""
+        return stream.result()
+
+    def nbest(self, stream: Stream, most: int) -> list[Hypothesis]:
+        """The `most` likeliest hypotheses of the open segment, best first; frames count from its start."""
+        return stream.search_state.nbest(most)
+
+    def _step(self, streams: Sequence[Stream], windows: Sequence[np.ndarray]) -> None:
+        """One chunk of each of `streams`."""
+        model = self.model
+        lengths = np.array([len(window) for window in windows], np.int64)
+        features = np.zeros((len(streams), model.window, windows[0].shape[1]), np.float32)
+        for row, window in zip(features, windows, strict=True):
+            row[: len(window)] = window
+        encoded, states = model.encode(features, lengths, [stream.encoder_state for stream in streams])
+        real = -(-np.minimum(lengths, model.shift) // model.stride)
+        self._search.advance(
+            [stream.search_state for stream in streams],
+            [frames[:count] for frames, count in zip(encoded, real, strict=True)],
+        )
+        for stream, state, length in zip(streams, states, lengths, strict=True):
+            stream.encoder_state = state
+            stream.step_done(int(length))
+
+    def _close(self, stream: Stream) -> None:
+        """Close the open segment where the stream is over or a rule holds; one without tokens leaves no result."""
+        measures = stream.silence_and_length_s()
+        if not stream.is_over() and not any(rule.holds(*measures) for rule in self.endpoint_rules):
+            return
+        if measures[0]:
+            stream.segments.append(self.partial(stream))
+        stream.begin(self._search.start())
+
+
+def _make_search(model: ExportedModel, decode: DecodeConfig) -> Search:
+    if decode.kind not in ("greedy", "beam"):
+        raise UserError(f"decode.kind is '{decode.kind}'; allowed are greedy, beam.")
+    for name in ("beam", "max_symbols"):
+        if getattr(decode, name) < 1:
+            raise UserError(f"decode.{name} is {getattr(decode, name)}; allowed: 1 or more.")
+    if decode.kind == "greedy":
+        return GreedySearch(model, model.blank, decode.max_symbols, decode.blank_penalty)
+    return BeamSearch(model, model.blank, decode.beam, decode.max_symbols, decode.blank_penalty)

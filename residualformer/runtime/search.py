@@ -1,0 +1,80 @@
+"""What both searches share: hypotheses, and the part of a model that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+State = tuple[Array, ...]
+Path = tuple[Any, int, int] | None  # (the path before, label, encoder frame); None is the empty one
+
+
+class Hypothesis(NamedTuple):
+    """A label sequence, the encoder frame at which each label was written, and its log-probability (natural)."""
+
+    tokens: list[int]
+    frames: list[int]
+    score: float
+
+
+class Predicted(NamedTuple):
+    """The predictor after a label sequence: its output for the joiner, and its state."""
+
+    output: Array
+    state: State
+
+
+class Network(Protocol):
+    """Predictor and joiner, as `ExportedModel` has them."""
+
+    def predictor_state(self) -> State: ...
+
+    def predict(self, labels: Sequence[int], states: Sequence[State]) -> list[tuple[Array, State]]: ...
+
+    def join(self, encoded: Array, predicted: Array) -> Array: ...
+
+
+class SearchState(Protocol):
+    """What a search knows of one stream.
+
+    Attributes:
+        num_frames: encoder frames searched.
+    """
+
+    num_frames: int
+
+    def nbest(self, most: int = 1) -> list[Hypothesis]:
+        """The likeliest hypotheses over all frames fed so far, best first."""
+
+    def last_label(self) -> int | None:
+        """The frame at which the best hypothesis wrote its last label; None when it has none."""
+
+
+class Search(Protocol):
+    """Greedy or beam search of many streams together."""
+
+    def start(self) -> SearchState:
+        """A stream before its first frame."""
+
+    def advance(self, states: Sequence[SearchState], encoded: Sequence[Array]) -> None:
+        """Go on with the next frames (T, D) of each stream; T may differ, and may be 0. `states` are changed."""
+
+
+def trace(path: Path, score: float) -> Hypothesis:
+    """The hypothesis at the end of `path`."""
+    tokens, frames = [], []
+    while path is not None:
+        path, label, frame = path
+        tokens.append(label)
+        frames.append(frame)
+    return Hypothesis(tokens[::-1], frames[::-1], score)
+
+
+def log_softmax(logits: Array) -> Array:
+    """Log-probabilities (M, V) of logits (M, V), in their precision."""
+    logits = logits - logits.max(axis=1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
