@@ -40,7 +40,18 @@ OPTIONAL = {
             "https://csukuangfj.github.io/kaldifeat/cuda.html",
             "1.25",
         ),
-        OptionalPackage("numba", "fast products of sparse branches at run time", "pip install numba==0.68.1", "0.68"),
+        OptionalPackage(
+            "numba",
+            "fast transducer losses and products of sparse branches on a CPU",
+            "pip install numba==0.68.1",
+            "0.68",
+        ),
+        OptionalPackage(
+            "triton",
+            "fast transducer losses on an NVIDIA GPU",
+            "pip install triton, in the version that your torch asks for",
+            "3.2",  # gather
+        ),
     )
 }
 

@@ -3,13 +3,31 @@
 Letters: B batch, S labels, T frames. A node (s, t) says that s labels are out and t frames are consumed. An x arc emits
 label s, a y arc consumes frame t (blank). Graves, "Sequence Transduction with Recurrent Neural Networks", section 2.4;
 names and conventions as in k2.
+
+Three engines compute the same. `plain` (here) is the reference: PyTorch, any device and dtype. `numba` serves a CPU and
+`triton` CUDA; they are taken where they can be, unless `recursion_engine` says otherwise.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from residualformer.optional import is_installed, optional
+
+log = logging.getLogger("residualformer")
+MAX_LABELS = 2047  # of one utterance on `triton`: for more, `plain` has enough to do at each step
+ENGINES = ("auto", "plain", "numba", "triton")
+_engine: ContextVar[str] = ContextVar("recursion engine", default="auto")
+_broken: set[str] = set()  # engines that failed in this process
 
 
 def mutual_information_recursion(
@@ -39,32 +57,30 @@ def mutual_information_recursion(
     return (total, (px_grad, py_grad)) if return_grad else total
 
 
+@contextmanager
+def recursion_engine(name: str) -> Iterator[None]:
+    """Within it, every loss of this thread runs on engine `name`, one of ENGINES.
+
+    Raises ValueError if there is no such engine; a loss raises UserError if its package is missing or broken.
+    """
+    if name not in ENGINES:
+        raise ValueError(f"recursion engine is {name!r}; it must be one of {', '.join(ENGINES)}")
+    token = _engine.set(name)
+    try:
+        yield
+    finally:
+        _engine.reset(token)
+
+
 class _Recursion(torch.autograd.Function):
-    """Runs from the start and, in the same loop as further batch rows, from the end; gradients come with the value."""
+    """The gradients come with the value: the engine gives both."""
 
     @staticmethod
     def forward(ctx, px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool):
-        s0, t0, s1, t1 = boundary.unbind(1)
-        T, advance = py.shape[2], py.shape[2] + 1 - px.shape[2]  # frames that an x arc consumes: 0 or 1
-        x, y = _pick(px, s0, t0), _pick(py, s0, t0)
-        if with_grad:  # the same lattice seen backwards from (s1, t1)
-            x = torch.cat([x, _pick(px, s1 - 1, t1 - advance, -1)], dim=2)
-            y = torch.cat([y, _pick(py, s1, t1 - 1, -1)], dim=2)
-        p = _log_sums(x, y).permute(2, 0, 1)  # (B or 2B, S+1, T+1)
-        total = p[torch.arange(len(px), device=px.device), s1 - s0, t1 - t0]
-        if not with_grad:
-            return total, None, None
-
-        alpha = _pick(p[: len(px)], -s0, -t0).permute(2, 0, 1)
-        beta = _pick(p[len(px) :], s1, t1, -1).permute(2, 0, 1)
-        alpha = alpha - total[:, None, None].clamp(min=torch.finfo(px.dtype).min)  # no path at all: 0, not nan
-        px_grad = (alpha[:, :-1, : T + 1 - advance] + px).add_(beta[:, 1:, advance:]).exp_()
-        py_grad = (alpha[:, :, :-1] + py).add_(beta[:, :, 1:]).exp_()
-        outside = ~_inside(boundary, alpha)
-        px_grad.masked_fill_(outside[:, :-1, : T + 1 - advance] | outside[:, 1:, advance:], 0)
-        py_grad.masked_fill_(outside[:, :, :-1] | outside[:, :, 1:], 0)
-        ctx.save_for_backward(px_grad, py_grad)
-        ctx.mark_non_differentiable(px_grad, py_grad)
+        total, px_grad, py_grad = _run(px.detach(), py.detach(), boundary, with_grad)
+        if with_grad:
+            ctx.save_for_backward(px_grad, py_grad)
+            ctx.mark_non_differentiable(px_grad, py_grad)
         return total, px_grad, py_grad
 
     @staticmethod
@@ -73,6 +89,75 @@ class _Recursion(torch.autograd.Function):
         px_grad, py_grad = ctx.saved_tensors
         total_grad = total_grad[:, None, None]
         return px_grad * total_grad, py_grad * total_grad, None, None
+
+
+Result = tuple[Tensor, Tensor | None, Tensor | None]
+
+
+def _run(px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool) -> Result:
+    """The engine that is wanted, or the fastest that works: what fails once is not tried again."""
+    wanted = _engine.get()
+    if wanted != "auto":
+        return _engine_named(wanted)(px, py, boundary, with_grad)
+    name = _fastest(px)
+    if name != "plain":
+        try:
+            return _engine_named(name)(px, py, boundary, with_grad)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # it cannot import, or not compile for this machine, in one of many ways
+            _broken.add(name)
+            log.warning("the transducer loss goes on without %s, slower, for it failed: %s", name, error)
+    return plain(px, py, boundary, with_grad)
+
+
+def _fastest(px: Tensor) -> str:
+    if px.device.type == "cpu" and px.dtype in (torch.float32, torch.float64) and _is_usable("numba"):
+        return "numba"
+    if px.device.type == "cuda" and px.dtype == torch.float32 and px.shape[1] <= MAX_LABELS and _is_usable("triton"):
+        return "triton"
+    return "plain"
+
+
+def _is_usable(package: str) -> bool:
+    return package not in _broken and _is_there(package)
+
+
+_is_there = functools.cache(is_installed)
+
+
+def _engine_named(name: str) -> Callable[[Tensor, Tensor, Tensor, bool], Result]:
+    if name == "plain":
+        return plain
+    optional(name)
+    return importlib.import_module(f"residualformer.loss.recursion_{name}").run
+
+
+def plain(px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool) -> Result:
+    """The reference: total (B,), px_grad and py_grad (None without `with_grad`) of arcs and boundary that fit.
+
+    It runs from the start and, in the same loop as further batch rows, from the end.
+    """
+    s0, t0, s1, t1 = boundary.unbind(1)
+    T, advance = py.shape[2], py.shape[2] + 1 - px.shape[2]  # frames that an x arc consumes: 0 or 1
+    x, y = _pick(px, s0, t0), _pick(py, s0, t0)
+    if with_grad:  # the same lattice seen backwards from (s1, t1)
+        x = torch.cat([x, _pick(px, s1 - 1, t1 - advance, -1)], dim=2)
+        y = torch.cat([y, _pick(py, s1, t1 - 1, -1)], dim=2)
+    p = _log_sums(x, y).permute(2, 0, 1)  # (B or 2B, S+1, T+1)
+    total = p[torch.arange(len(px), device=px.device), s1 - s0, t1 - t0]
+    if not with_grad:
+        return total, None, None
+
+    alpha = _pick(p[: len(px)], -s0, -t0).permute(2, 0, 1)
+    beta = _pick(p[len(px) :], s1, t1, -1).permute(2, 0, 1)
+    alpha = alpha - total[:, None, None].clamp(min=torch.finfo(px.dtype).min)  # no path at all: 0, not nan
+    px_grad = (alpha[:, :-1, : T + 1 - advance] + px).add_(beta[:, 1:, advance:]).exp_()
+    py_grad = (alpha[:, :, :-1] + py).add_(beta[:, :, 1:]).exp_()
+    outside = ~_inside(boundary, alpha)
+    px_grad.masked_fill_(outside[:, :-1, : T + 1 - advance] | outside[:, 1:, advance:], 0)
+    py_grad.masked_fill_(outside[:, :, :-1] | outside[:, :, 1:], 0)
+    return total, px_grad, py_grad
 
 
 def _log_sums(px: Tensor, py: Tensor) -> Tensor:
