@@ -28,10 +28,11 @@ def explicit(inputs, *args, **options):
 
 @pytest.fixture(params=["whole", "cut"])
 def cut(request, monkeypatch):
-    """Groups of one or two utterances, and blocks of 64 classes and of one row, or everything at once."""
+    """Groups of one or two utterances, and blocks of 64 classes and of one row, chunks of one row, or everything at once."""
     if request.param == "cut":
         monkeypatch.setitem(fused_simple.FRAMES, "cpu", 6)
-        monkeypatch.setitem(projection.ELEMENTS, "cpu", 1)
+        monkeypatch.setitem(projection.BLOCK, "cpu", 1)
+        monkeypatch.setattr(projection, "CHUNK", 100)
     return request.param
 
 
@@ -140,7 +141,7 @@ def test_empty_transcripts_and_utterances_without_frames():
 
 def test_maxima_that_rise_from_block_to_block_and_impossible_classes(monkeypatch):
     """Logits up to 1000 in rising order, and 64 classes at the start whose logit is -inf."""
-    monkeypatch.setitem(projection.ELEMENTS, "cpu", 1)
+    monkeypatch.setitem(projection.BLOCK, "cpu", 1)
     inputs, symbols, boundary = problem(seed=8, C=200)
     with torch.no_grad():
         inputs[3].copy_(torch.linspace(0, 1000, 200))
@@ -219,7 +220,7 @@ def test_half_precision_input_is_computed_in_float32():
 @pytest.mark.parametrize("am_only_scale", [0.0, 0.1])
 def test_no_tensor_is_larger_than_a_block_and_a_gradient(am_only_scale, monkeypatch):
     N, T, S, C = 4, 50, 9, 3000
-    monkeypatch.setitem(projection.ELEMENTS, "cpu", 10_000)
+    monkeypatch.setitem(projection.BLOCK, "cpu", 10_000)
     shapes = (N, T, E), (N, S + 1, P), (C, E), (C,), (C, P), (C,)
     inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
     symbols = torch.randint(1, C, (N, S))

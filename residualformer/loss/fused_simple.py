@@ -13,6 +13,7 @@ their own. Letters and conventions: see `rnnt.py`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from residualformer.loss.common import check_arguments, finish_arcs, full_precision, loss_of_arcs
 from residualformer.loss.precision import wanted
-from residualformer.loss.projection import Blocks, Projection, running_exp, softmax_blocks
+from residualformer.loss.projection import Blocks, Projection, block_size
 from residualformer.loss.recursion import checked_boundary
 from residualformer.loss.rnnt import Loss, mixed_arcs
 
@@ -175,8 +176,8 @@ class _Sums:
             [am.x.new_zeros(u.labels.stop - u.labels.start, u.frames.stop - u.frames.start) for u in group],
         )
         for classes, (am_exp, lm_exp) in Blocks(am.x, len(am.weight), M, L):
-            am_scale = running_exp(am.logits(classes, out=am_exp), sums.am_max)
-            lm_scale = running_exp(lm.logits(classes, out=lm_exp), sums.lm_max)
+            am_scale = am.running_exp(classes, sums.am_max, out=am_exp)
+            lm_scale = lm.running_exp(classes, sums.lm_max, out=lm_exp)
             sums.lm.mul_(lm_scale).add_(lm_exp.sum(1))
             if unigram is not None:
                 sums.unigram.mul_(am_scale).addmv_(am_exp, unigram[classes])
@@ -221,7 +222,7 @@ class _LogitsAndNorms(torch.autograd.Function):
             ctx.groups.append((group, sums))
             for u, joint_sum in zip(group, sums.joint):
                 classes = u.classes(symbols, blank)
-                am_logits, lm_logits = am.logits(classes, u.frames).t(), lm.logits(classes, u.labels)
+                am_logits, lm_logits = am.logits(u.frames, classes).t(), lm.logits(u.labels, classes)
                 py_am[u.b, 0, u.t], px_am[u.b, u.emitting, u.t] = am_logits[0], am_logits[1:]
                 py_lm[u.b, u.s, 0], px_lm[u.b, u.emitting, 0] = lm_logits[:, 0], lm_logits.diagonal(1)
                 am_max, lm_max = sums.am_max[u.frames], sums.lm_max[u.labels]
@@ -278,16 +279,16 @@ def _add_grads_of_norms(
     am_ratio = torch.cat([am_norm[u.b, 0, u.t] for u in group]) / sums.unigram if unigram is not None else None
     M, L = len(am.x), len(lm.x)
     for classes, (am_exp, am_grad, lm_exp, lm_grad) in Blocks(am.x, len(am.weight), M, M, L, L):
-        am.logits(classes, out=am_exp).sub_(sums.am_max[:, None]).exp_()
-        lm.logits(classes, out=lm_exp).sub_(sums.lm_max[:, None]).exp_()
+        am.exp(classes, sums.am_max, out=am_exp)
+        lm.exp(classes, sums.lm_max, out=lm_exp)
         for u, ratio in zip(group, ratios):
             torch.mm(ratio.t(), lm_exp[u.labels], out=am_grad[u.frames])
             torch.mm(ratio, am_exp[u.frames], out=lm_grad[u.labels])
         if unigram is not None:
             am_grad.addr_(am_ratio, unigram[classes])
             unigram_grad[classes].addmv_(am_exp.t(), am_ratio)
-        am.add_grads(am_grad.mul_(am_exp), classes)
-        lm.add_grads(lm_grad.add_(lm_ratio[:, None]).mul_(lm_exp), classes)
+        am.add_grads_of_exp(am_exp, am_grad, classes)
+        lm.add_grads_of_exp(lm_exp, lm_grad.add_(lm_ratio[:, None]), classes)
 
 
 def _add_grads_of_logits(
@@ -295,10 +296,10 @@ def _add_grads_of_logits(
 ) -> None:
     """From the gradients of the logits of blank and labels of an utterance."""
     am_grad = torch.cat([py_am[u.b, :, u.t], px_am[u.b, u.emitting, u.t]])  # (labels + 1, frames)
-    am.add_grads(am_grad.t(), classes, u.frames)
+    am.add_grads(am_grad.t(), u.frames, classes)
     lm_grad = torch.diag_embed(px_lm[u.b, u.emitting, 0], offset=1)  # (labels + 1, labels + 1)
     lm_grad[:, 0] = py_lm[u.b, u.s, 0]
-    lm.add_grads(lm_grad, classes, u.labels)
+    lm.add_grads(lm_grad, u.labels, classes)
 
 
 class _Unigram(torch.autograd.Function):
@@ -310,7 +311,7 @@ class _Unigram(torch.autograd.Function):
         ctx.bf16 = bf16
         unigram = predicted.new_zeros(len(weight))
         lm = Projection(predicted.flatten(0, 1), weight, bias, bf16)
-        for rows, probs in softmax_blocks(lm):
+        for rows, probs in _softmax_blocks(lm):
             unigram += probs.sum(0)
         return unigram.div_(len(lm.x)).add_(torch.finfo(unigram.dtype).tiny)
 
@@ -324,7 +325,14 @@ class _Unigram(torch.autograd.Function):
         x_grad = None if grads[0] is None else grads[0].flatten(0, 1)
         lm = Projection(predicted.flatten(0, 1), weight, bias, ctx.bf16, x_grad, *grads[1:])
         unigram_grad = unigram_grad / len(lm.x)
-        for rows, probs in softmax_blocks(lm):
-            logits_grad = probs.mul_(unigram_grad - (probs @ unigram_grad)[:, None])
-            lm.add_grads(logits_grad, slice(None), rows)
+        for rows, probs in _softmax_blocks(lm):
+            lm.add_grads(probs.mul_(unigram_grad - (probs @ unigram_grad)[:, None]), rows, slice(None))
         return *grads, None
+
+
+def _softmax_blocks(lm: Projection) -> Iterator[tuple[slice, Tensor]]:
+    """softmax over all classes, some rows at a time."""
+    size = max(1, block_size(lm.x) // len(lm.weight))
+    for start in range(0, len(lm.x), size):
+        rows = slice(start, start + size)
+        yield rows, lm.logits(rows, slice(None)).softmax(1)

@@ -10,12 +10,10 @@ from torch import Tensor
 
 from residualformer.loss.precision import products
 
-# Of a block of logits: what stays in a core's cache is faster to go over, a GPU wants more at once.
-ELEMENTS = {"cpu": 2**19, "cuda": 2**24}
-
-
-def _elements(x: Tensor) -> int:
-    return ELEMENTS.get(x.device.type, ELEMENTS["cuda"])
+# Elements of a block of logits: large, since each product reads the rows or the weights anew. On a CPU what goes over
+# a block element by element does so in chunks that stay in a core's cache.
+BLOCK = {"cpu": 2**21, "cuda": 2**24}
+CHUNK = 2**18
 
 
 @dataclass
@@ -23,7 +21,7 @@ class Projection:
     """Logits x W^T + b of rows x (M, D) for some of C classes, and gradients, summed over all that is added to them.
 
     weight: (C, D); bias: (C,) or None; bf16: see `precision.products`. Each gradient has the shape of its tensor, and is
-    None where it is not needed. Classes are a slice, or an index (n,) in which a class may recur.
+    None where it is not needed. Exponentials are those of logits - maximum, (M, n), maximum being (M,).
     """
 
     x: Tensor
@@ -34,32 +32,70 @@ class Projection:
     weight_grad: Tensor | None = None
     bias_grad: Tensor | None = None
 
-    def logits(self, classes: slice | Tensor, rows: slice = slice(None), out: Tensor | None = None) -> Tensor:
-        x, weight = self.x[rows], self.weight[classes]
-        with products(x.device.type, self.bf16):
-            logits = torch.mm(x, weight.t(), out=out)
-        return logits if self.bias is None else logits.add_(self.bias[classes])  # faster than within addmm
+    def logits(self, rows: slice, classes: slice | Tensor) -> Tensor:
+        """(m, n); classes are a slice or an index (n,) in which one may recur."""
+        with products(self.x.device.type, self.bf16):
+            logits = self.x[rows] @ self.weight[classes].t()
+        return logits if self.bias is None else logits.add_(self.bias[classes])
 
-    def add_grads(self, grad: Tensor, classes: slice | Tensor, rows: slice = slice(None)) -> None:
-        """Add what `grad` (m, n), the gradient of `logits(classes, rows)`, gives."""
+    def add_grads(self, grad: Tensor, rows: slice, classes: slice | Tensor) -> None:
+        """Add what the gradient (m, n) of `logits(rows, classes)` gives."""
+        x, indexed = self.x[rows], isinstance(classes, Tensor)
         with products(grad.device.type, self.bf16):
             if self.x_grad is not None:
                 self.x_grad[rows].addmm_(grad, self.weight[classes])
-            if self.weight_grad is not None and isinstance(classes, slice):
-                self.weight_grad[classes].addmm_(grad.t(), self.x[rows])
+            if self.weight_grad is not None and indexed:
+                self.weight_grad.index_add_(0, classes, grad.t() @ x)
             elif self.weight_grad is not None:
-                self.weight_grad.index_add_(0, classes, grad.t() @ self.x[rows])
-        if self.bias_grad is not None and isinstance(classes, slice):
-            self.bias_grad[classes] += grad.sum(0)
-        elif self.bias_grad is not None:
+                self.weight_grad[classes].addmm_(grad.t(), x)
+        if self.bias_grad is not None and indexed:
             self.bias_grad.index_add_(0, classes, grad.sum(0))
+        elif self.bias_grad is not None:
+            self.bias_grad[classes] += grad.sum(0)
+
+    def running_exp(self, classes: slice, maximum: Tensor, out: Tensor) -> Tensor:
+        """Write exponentials under the maximum, which is raised where a logit exceeds it.
+
+        Returns (M,): what sums of exponentials under the maximum as it was are to be scaled by.
+        """
+        before = maximum.clone()
+        for chunk, chunk_max in self._biased_chunks(classes, out, maximum):
+            torch.maximum(chunk_max, chunk.amax(1), out=chunk_max)
+            chunk.sub_(chunk_max[:, None]).exp_()
+        return before.sub_(maximum).exp_()
+
+    def exp(self, classes: slice, maximum: Tensor, out: Tensor) -> None:
+        """Write exponentials."""
+        for chunk, chunk_max in self._biased_chunks(classes, out, maximum):
+            chunk.sub_(chunk_max[:, None]).exp_()
+
+    def add_grads_of_exp(self, exp: Tensor, grad: Tensor, classes: slice) -> None:
+        """Add what the gradient (M, n) of exponentials gives, the maximum being a constant; `grad` is overwritten."""
+        for chunk, exp_chunk in _chunks(grad, exp):
+            chunk.mul_(exp_chunk)
+        self.add_grads(grad, slice(None), classes)
+
+    def _biased_chunks(self, classes: slice, out: Tensor, maximum: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Chunks of logits written to `out`, and of the maximum."""
+        with products(out.device.type, self.bf16):
+            torch.mm(self.x, self.weight[classes].t(), out=out)
+        for chunk, chunk_max in _chunks(out, maximum):
+            if self.bias is not None:
+                chunk.add_(self.bias[classes])  # faster than within addmm
+            yield chunk, chunk_max
+
+
+def _chunks(block: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The rows of both, some at a time."""
+    size = max(1, CHUNK // block.shape[1]) if block.device.type == "cpu" else len(block)
+    return zip(block.split(size), other.split(size))
 
 
 class Blocks:
-    """Buffers for blocks of logits, (rows, classes), and the blocks' classes."""
+    """Blocks of C classes, and buffers for them: (rows, classes) for each of `rows`."""
 
     def __init__(self, like: Tensor, C: int, *rows: int) -> None:
-        self.size, self.C = min(C, max(64, _elements(like) // max(rows) // 64 * 64)), C
+        self.size, self.C = min(C, max(64, block_size(like) // max(rows) // 64 * 64)), C
         self.rows, self.buffers = rows, [like.new_empty(n * self.size) for n in rows]
 
     def __iter__(self) -> Iterator[tuple[slice, list[Tensor]]]:
@@ -69,18 +105,6 @@ class Blocks:
             yield slice(start, start + width), views
 
 
-def running_exp(logits: Tensor, maximum: Tensor) -> Tensor:
-    """logits (M, n) -> exp(logits - maximum) in place, maximum (M,) raised to theirs; what sums so far scale by, (M,)."""
-    higher = torch.maximum(maximum, logits.amax(1))
-    scale = (maximum - higher).exp_()
-    maximum.copy_(higher)
-    logits.sub_(higher[:, None]).exp_()
-    return scale
-
-
-def softmax_blocks(projection: Projection) -> Iterator[tuple[slice, Tensor]]:
-    """softmax of the logits of all classes, some rows at a time."""
-    size = max(1, _elements(projection.x) // len(projection.weight))
-    for start in range(0, len(projection.x), size):
-        rows = slice(start, start + size)
-        yield rows, projection.logits(slice(None), rows).softmax(1)
+def block_size(like: Tensor) -> int:
+    """Elements of a block on the tensor's device."""
+    return BLOCK.get(like.device.type, BLOCK["cuda"])
