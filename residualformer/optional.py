@@ -14,7 +14,7 @@ from residualformer.errors import UserError, closest
 
 @dataclass(frozen=True)
 class OptionalPackage:
-    """A row of the table; `name` is both the module and the distribution."""
+    """A row of the table; `name` is both the module and, but for underscores, the distribution."""
 
     name: str
     purpose: str
@@ -46,6 +46,7 @@ OPTIONAL = {
             "pip install numba==0.68.1",
             "0.68",
         ),
+        OptionalPackage("sherpa_onnx", "the check of exported models", "pip install sherpa-onnx==2.0.1", "2.0.1"),
         OptionalPackage(
             "triton",
             "fast transducer losses on an NVIDIA GPU",

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("residualformer", "steps", "local", "utils", "tests", "benchmarks", "egs")
 PYTHON = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if "exp" not in path.parts)
 SHELL = [path for path in sorted(ROOT.rglob("*.sh")) if not {".venv", "exp", "data"} & set(path.parts)]
-OPTIONAL = {"k2", "torchaudio", "kaldifeat", "fast_rnnt"}  # may be missing; decided where they are used, not at import
+# May be missing; decided where they are used, not at import.
+OPTIONAL = {"k2", "torchaudio", "kaldifeat", "fast_rnnt", "sherpa_onnx"}
 MAX_FILE, MAX_FUNCTION, MAX_WIDTH = 350, 60, 120
 
 

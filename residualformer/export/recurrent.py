@@ -10,7 +10,7 @@ from torch import Tensor
 
 from residualformer.export.builder import Graph
 from residualformer.export.encoder_graphs import StateShape, Step, before, gru_cell, lstm_cell, normalised
-from residualformer.nn.branches import BranchWeights, FactorisedWeight, Weight
+from residualformer.nn.branches import FactorisedWeight, Weight
 from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner
 from residualformer.nn.recurrent import RecurrentEncoder
 from residualformer.nn.scan import NUM_STATES
@@ -21,14 +21,17 @@ State = list[str]  # h and c, or h, each (N, H)
 class RecurrentGraph:
     """The encoder with the joiner's projection of its frames.
 
+    Args:
+        merged: the dense matrix of a factorised branch instead of its factors.
+
     The parts of its state are h of all layers, then c (zeros for GRU). `front` is (h, c) of each of the arbitrator's
     layers and the last decision but for the slow branch, so that a stream of zeros starts slow as it should.
     """
 
     frames_per_step = 1
 
-    def __init__(self, encoder: RecurrentEncoder, joiner: TanhJoiner | AdditiveJoiner) -> None:
-        self.encoder, self.joiner, self.arbitrator = encoder, joiner, encoder.arbitrator
+    def __init__(self, encoder: RecurrentEncoder, joiner: TanhJoiner | AdditiveJoiner, merged: bool) -> None:
+        self.encoder, self.joiner, self.arbitrator, self.merged = encoder, joiner, encoder.arbitrator, merged
         self.layers = len(encoder.layers)
         self.front = [1]  # one zero where there is nothing to carry: an array must have elements
         if self.arbitrator is not None:
@@ -61,7 +64,7 @@ class RecurrentGraph:
         for index, (layer, state) in enumerate(zip(self.encoder.layers, layers, strict=True)):
             name = f"layers.{index}"
             gates, recurrent = (
-                _product(g, value, f"{name}.{kind}", weight, branch)
+                self._product(g, value, f"{name}.{kind}", weight, branch)
                 for value, kind, weight in ((x, "input", layer.input), (state[0], "recurrent", layer.recurrent))
             )
             own = layer.bias.dim() == 2
@@ -112,6 +115,22 @@ class RecurrentGraph:
         kinds = len(layers[0])
         return [new[start : start + kinds] for start in range(0, len(new), kinds)]
 
+    def _product(self, g: Graph, x: str, name: str, weight: Weight, branch: int) -> str:
+        """x (N, v) times the weight of a branch: (N, w).
+
+        Factors are stored in pieces of columns that branches of growing rank add one after the other, each piece once.
+        """
+        if isinstance(weight, FactorisedWeight) and not self.merged:
+            total, start = None, 0
+            for end in [rank for rank in sorted(set(weight.ranks)) if rank <= weight.ranks[branch]]:
+                columns = slice(start, end)
+                low = g.matmul(x, f"{name}.P2.{start}", lambda c=columns: weight.P2[:, c])
+                piece = g.matmul(low, f"{name}.P1.{start}", lambda c=columns: weight.P1[:, c].T)
+                total, start = piece if total is None else g.Add(total, piece), end
+            return total
+        own = f".{branch}" if self.encoder.num_branches > 1 else ""
+        return g.matmul(x, f"{name}{own}.weight", lambda: weight.dense(branch).T)
+
 
 def _flat(layers: list[State]) -> list[str]:
     return [part for state in layers for part in state]
@@ -123,20 +142,3 @@ def _row(bias: Tensor, branch: int | None = None):
 
 def _transposed(weight: Tensor):
     return lambda: weight.T
-
-
-def _product(g: Graph, x: str, name: str, weight: Weight, branch: int) -> str:
-    """x (N, v) times the weight of a branch: (N, w).
-
-    Factors are stored in pieces of columns that branches of growing rank add one after the other, each piece once.
-    """
-    if isinstance(weight, FactorisedWeight):
-        total, start = None, 0
-        for end in [rank for rank in sorted(set(weight.ranks)) if rank <= weight.ranks[branch]]:
-            columns = slice(start, end)
-            low = g.matmul(x, f"{name}.P2.{start}", lambda c=columns: weight.P2[:, c])
-            piece = g.matmul(low, f"{name}.P1.{start}", lambda c=columns: weight.P1[:, c].T)
-            total, start = piece if total is None else g.Add(total, piece), end
-        return total
-    own = f".{branch}" if isinstance(weight, BranchWeights) else ""
-    return g.matmul(x, f"{name}{own}.weight", lambda: weight.dense(branch).T)

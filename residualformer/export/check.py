@@ -1,0 +1,197 @@
+"""Whether a folder does what the model does: PyTorch, onnxruntime and sherpa-onnx, step by step, on the same audio.
+
+All three search greedily and go by sherpa-onnx's rule of steps: whole windows only, then the end is dropped; so every
+utterance gets `tail_padding_ms` of silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime
+import torch
+
+from residualformer.data.features import compute_fbank
+from residualformer.decode.greedy import GreedySearch
+from residualformer.errors import UserError
+from residualformer.export.contracts import Contract
+from residualformer.export.folder import TOKENS_FILE, folder_ids, token_list
+from residualformer.optional import is_installed, optional
+from residualformer.schema import FeatureConfig
+from residualformer.train.checkpoint import Bundle
+
+PIECE_S = 0.1  # sherpa-onnx is fed as a microphone would
+
+
+class Utterance(NamedTuple):
+    """Samples (S,) float32 in [-1, 1] at the model's rate."""
+
+    id: str
+    samples: np.ndarray
+
+
+@dataclass
+class Report:
+    """What the check found; `differing` counts utterances, by precision and program."""
+
+    utterances: int = 0
+    tokens: int = 0
+    differing: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def check_folder(folder: Path, settings: dict[str, Any], bundle: Bundle, contract: Contract, audio: Iterable[Utterance]) -> Report:
+    """Compare the token sequences of all programs on `audio`, for fp32 and, where it was written, int8.
+
+    sherpa-onnx takes part if it is installed. Raises UserError at the first utterance on which an fp32 file writes
+    other tokens than PyTorch; those of int8 are counted.
+    """
+    pieces = token_list(bundle.tokenizer, contract)
+    programs = {kind: _programs(folder, settings, contract, kind) for kind in settings["files"]}
+    report = Report(differing={kind: dict.fromkeys(each, 0) for kind, each in programs.items()})
+    for utterance in audio:
+        padded = with_tail(utterance.samples, settings)
+        features = compute_fbank(padded, bundle.config.features)
+        expected = folder_ids(torch_tokens(bundle, features, contract), contract, len(pieces))
+        report.utterances, report.tokens = report.utterances + 1, report.tokens + len(expected)
+        for kind, each in programs.items():
+            for name, recognise in each.items():
+                found = recognise(padded, features)
+                report.differing[kind][name] += found != expected
+                if kind == "fp32" and found != expected:
+                    raise UserError(_difference(utterance.id, name, pieces, found, expected))
+    return report
+
+
+def with_tail(samples: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
+    """The samples and the silence behind them."""
+    rate = settings["features"]["sample_rate_hz"]
+    return np.pad(samples, (0, settings["tail_padding_ms"] * rate // 1000)).astype(np.float32)
+
+
+def steps(num_frames: int, window: int, shift: int) -> range:
+    """The first frame of every step that sherpa-onnx runs: it wants one frame more than the window."""
+    return range(0, max(num_frames - window, 0), shift)
+
+
+@torch.no_grad()
+def torch_tokens(bundle: Bundle, features: np.ndarray, contract: Contract) -> list[int]:
+    """Token ids of training that PyTorch, streaming, finds in features (T, F)."""
+    model, settings = bundle.model, bundle.config.decode
+    encoder, state = model.encoder, model.encoder.init_state(1)
+    search = GreedySearch(model, 1, contract.symbols_per_frame, settings.blank_penalty)
+    x, full = torch.from_numpy(features)[None], torch.tensor([encoder.window])
+    for start in steps(len(features), encoder.window, encoder.shift):
+        frames, state = encoder.step(x[:, start : start + encoder.window], full, state)
+        search.feed(frames, torch.tensor([frames.size(1)]))
+    return search.results()[0].tokens
+
+
+class OnnxGreedy:
+    """Greedy search over the three files by onnxruntime: features (T, F) to token ids, in the folder's numbering."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any], contract: Contract, kind: str) -> None:
+        self.settings, self.contract = settings, contract
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        files = settings["files"][kind]
+        self.encoder, self.decoder, self.joiner = (
+            onnxruntime.InferenceSession(str(folder / files[part]), options) for part in ("encoder", "decoder", "joiner")
+        )
+
+    def __call__(self, features: np.ndarray) -> list[int]:
+        self.states, self.tokens = self._zeros("encoder"), []
+        self.memory = self._zeros("decoder")
+        self._predict()
+        window, shift = self.settings["window"], self.settings["shift"]
+        for start in steps(len(features), window, shift):
+            for frame in self._encode(features[None, start : start + window]):
+                self._search(frame)
+        return self.tokens
+
+    def _encode(self, x: np.ndarray) -> np.ndarray:
+        """x (1, window, F) -> frames (C, 1, ...) as the joiner takes them."""
+        nemo = self.contract.name == "nemo"
+        first = [x.transpose(0, 2, 1), np.array([x.shape[1]])] if nemo else [x]
+        out = _run(self.encoder, [*first, *self.states])
+        self.states = out[len(out) - len(self.states) :]
+        return [out[0][:, :, t : t + 1] for t in range(out[0].shape[2])] if nemo else list(out[0].swapaxes(0, 1))
+
+    def _search(self, frame: np.ndarray) -> None:
+        for _ in range(self.contract.symbols_per_frame):
+            logits = _run(self.joiner, [frame, self.predicted])[0][0]
+            logits[self.settings["blank_id"]] -= self.settings["decode"]["blank_penalty"]
+            best = int(logits.argmax())
+            if best == self.settings["blank_id"]:
+                break
+            self.tokens.append(best)
+            self._predict()
+
+    def _predict(self) -> None:
+        """The predictor's output after the tokens so far; before the first one the blank stands for the start."""
+        if self.contract.name == "nemo":
+            last = ([self.settings["blank_id"]] + self.tokens)[-1]
+            self.predicted, _, *self.memory = _run(
+                self.decoder, [np.array([[last]], np.int32), np.array([1], np.int32), *self.memory]
+            )
+        else:
+            context = self.settings["predictor"]["context_size"]
+            history = [-1] * (context - 1) + [self.settings["blank_id"]] + self.tokens
+            self.predicted = _run(self.decoder, [np.array([history[-context:]])])[0]
+
+    def _zeros(self, part: str) -> list[np.ndarray]:
+        states = self.settings["states"][part]
+        return [np.zeros([1 if size == "N" else size for size in s["shape"]], s["dtype"]) for s in states]
+
+
+def sherpa_recogniser(folder: Path, settings: dict[str, Any], kind: str = "fp32", **options: Any) -> Any:
+    """The folder in sherpa-onnx, greedy and on one thread unless `options` say otherwise."""
+    files = {part: str(folder / file) for part, file in settings["files"][kind].items()}
+    defaults = {"num_threads": 1, "blank_penalty": settings["decode"]["blank_penalty"]}
+    if settings["features"]["num_mel_bins"] != 80:  # its own default; nemo reads it from the encoder
+        defaults["feature_dim"] = settings["features"]["num_mel_bins"]
+    recogniser = optional("sherpa_onnx").OnlineRecognizer
+    return recogniser.from_transducer(tokens=str(folder / TOKENS_FILE), **files, **(defaults | options))
+
+
+def sherpa_symbols(recogniser: Any, samples: np.ndarray, rate: int) -> list[str]:
+    """What sherpa-onnx writes of samples (S,), fed in pieces; its symbols, in which a space stands for `▁`."""
+    stream = recogniser.create_stream()
+    size = int(PIECE_S * rate)
+    for start in range(0, len(samples), size):
+        stream.accept_waveform(rate, samples[start : start + size])
+        while recogniser.is_ready(stream):
+            recogniser.decode_stream(stream)
+    stream.input_finished()
+    while recogniser.is_ready(stream):
+        recogniser.decode_stream(stream)
+    return recogniser.tokens(stream)
+
+
+def _programs(folder: Path, settings: dict[str, Any], contract: Contract, kind: str) -> dict[str, Any]:
+    """Functions of (samples, features) by name."""
+    onnx = OnnxGreedy(folder, settings, contract, kind)
+    programs = {"onnxruntime": lambda _, features: onnx(features)}
+    if is_installed("sherpa_onnx"):
+        recogniser = sherpa_recogniser(folder, settings, kind)
+        lines = (folder / TOKENS_FILE).read_text(encoding="utf-8").splitlines()
+        ids = {line.split()[0].replace("▁", " "): int(line.split()[1]) for line in lines}
+        rate = FeatureConfig(**settings["features"]).sample_rate_hz
+        programs["sherpa_onnx"] = lambda samples, _: [ids[s] for s in sherpa_symbols(recogniser, samples, rate)]
+    return programs
+
+
+def _run(session: onnxruntime.InferenceSession, values: list[np.ndarray]) -> list[np.ndarray]:
+    return session.run(None, {entry.name: value for entry, value in zip(session.get_inputs(), values, strict=True)})
+
+
+def _difference(utterance: str, program: str, pieces: list[str], found: list[int], expected: list[int]) -> str:
+    place = next((i for i, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), min(len(found), len(expected)))
+    theirs, ours = (f"'{pieces[ids[place]]}'" if place < len(ids) else "the end" for ids in (found, expected))
+    return (
+        f"utterance {utterance}: {program} writes {theirs} as token {place + 1} where PyTorch writes {ours}; "
+        "nothing was exported; this is a fault of the export, please report it."
+    )
