@@ -1,91 +1,133 @@
-"""`residualformer transcribe`: audio files in, text out."""
+"""`residualformer transcribe`: audio in, text out; with a trained model or, without torch, an exported one."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from residualformer.data.audio import read_audio
-from residualformer.data.features import compute_fbank
-from residualformer.decode.corpus import decode_features, entry
-from residualformer.decode.greedy import GreedySearch
-from residualformer.decode.hypotheses import Hypothesis
-from residualformer.decode.search import decode_settings, encode_chunks
 from residualformer.errors import UserError
-from residualformer.schema import DecodeConfig
-from residualformer.train.checkpoint import Bundle, load_model
+
+STDIN, MICROPHONE = Path("-"), Path("microphone")
+CARD = "model.json"  # tells an exported folder
+
+Results = Callable[[Path], Iterator[dict[str, Any]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="audio of any rate and number of channels")
-    parser.add_argument("--model", type=Path, required=True, metavar="RUN_OR_MODEL", help="a run folder or model.pt")
+    parser.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE", help="audio of any rate and number of channels; - standard input"
+    )
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="MODEL", help="a run folder, a model.pt or an exported folder"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per file: text, tokens, times (s), score")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--beam", type=int, metavar="N", help="beam search with N hypotheses (default: as in the model)")
     kind.add_argument("--greedy", action="store_true", help="greedy search")
     parser.add_argument(
-        "--streaming", action="store_true", help="chunk by chunk, as live speech would be decoded; greedy search"
+        "--streaming",
+        action="store_true",
+        help="chunk by chunk, as live speech would be decoded; greedy search (an exported model always does, with both)",
     )
+    exported = parser.add_argument_group("with an exported folder, which streams without torch")
+    exported.add_argument("--int8", action="store_true", help="its int8 files")
+    exported.add_argument("--mic", action="store_true", help="the microphone until Ctrl-C (needs sounddevice)")
+    exported.add_argument("--partial", action="store_true", help="also what is recognised so far, whenever it changes")
+    exported.add_argument(
+        "--endpoint",
+        action=argparse.BooleanOptionalAction,
+        help="a line for each utterance, as silences part them (default: for standard input and the microphone)",
+    )
+    exported.add_argument("--rate", type=int, metavar="HZ", help="rate of raw 16-bit standard input (default: model's)")
+    exported.add_argument("--threads", type=int, default=1, metavar="N", help="threads of onnxruntime (default: 1)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Transcribe `args.files` in their order, one line each as soon as it is known.
+    """Transcribe `args.files` in their order, a line for each as soon as it is known.
 
     A file that cannot be read is named on stderr, and the exit status is 1. UserError when none can be read, and for
     options that contradict each other.
     """
-    if args.streaming and args.beam is not None:
-        raise UserError(f"--beam {args.beam} does not go with --streaming, which searches greedily: leave one out.")
-    bundle = load_model(args.model)
-    overrides = ["decode.kind=greedy"] if args.greedy or args.streaming else []
-    if args.beam is not None:
-        overrides = ["decode.kind=beam", f"decode.beam={args.beam}"]
-    settings = decode_settings(bundle.config, overrides)
+    sources = [*args.files, *([MICROPHONE] if args.mic else [])]
+    if not sources:
+        raise UserError("there is nothing to transcribe: name audio files, or - for standard input, or give --mic.")
+    results = (_exported if (args.model / CARD).is_file() else _trained)(args)
     failed = 0
-    for path in args.files:
+    for source in sources:
         try:
-            result = transcribe(bundle, path, settings, args.streaming)
+            for result in results(source):
+                _print(source, result, args.json)
         except (UserError, OSError) as error:
             failed += 1
             print(f"error: {error}", file=sys.stderr)
-            continue
-        if args.json:
-            print(json.dumps({"file": str(path), **result}, ensure_ascii=False), flush=True)
-        else:
-            print(f"{path}\t{result['text']}", flush=True)
-    if failed == len(args.files):
+    if failed == len(sources):
         raise UserError(f"none of the {failed} files could be transcribed (reasons above).")
     if failed:
         sys.exit(1)
 
 
-def transcribe(bundle: Bundle, path: Path, settings: DecodeConfig, streaming: bool = False) -> dict[str, Any]:
-    """text, score (log-probability), tokens, times (s) and duration (s) of one audio file.
-
-    Raises UserError when the file holds no usable audio.
-    """
-    rate = bundle.config.features.sample_rate_hz
-    samples = read_audio(path, rate)
-    features = compute_fbank(samples, bundle.config.features)  # (T, F)
-    if len(features) == 0:
-        raise UserError(f"{path} is too short ({len(samples)} samples at {rate} Hz): give at least 10 ms of audio.")
-    if streaming:
-        hypothesis = decode_stream(bundle.model, settings, torch.from_numpy(features))
+def _print(source: Path, result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        line = json.dumps({"file": str(source), **result}, ensure_ascii=False)
+    elif "partial" in result:
+        line = f"{source}\t... {result['end']:.2f}\t{result['partial']}"
+    elif "start" in result:
+        line = f"{source}\t{result['start']:.2f}-{result['end']:.2f}\t{result['text']}"
     else:
-        hypothesis = decode_features(bundle.model, settings, [features])[0].nbest[0]
-    found = entry(bundle, hypothesis)
-    return {"text": found.pop("hyp"), **found, "duration": round(len(samples) / rate, 3)}
+        line = f"{source}\t{result['text']}"
+    print(line, flush=True)
 
 
-def decode_stream(model, settings: DecodeConfig, features: torch.Tensor) -> Hypothesis:
-    """Greedy search of features (T, F), chunk after chunk: nothing waits for the end of the utterance."""
-    search = GreedySearch(model, 1, settings.max_symbols, settings.blank_penalty)
-    for encoded, lengths, _ in encode_chunks(model, features[None], torch.tensor([len(features)])):
-        search.feed(encoded, lengths)
-    return search.results()[0]
+def _trained(args: argparse.Namespace) -> Results:
+    """Files through a run folder or model.pt, in PyTorch."""
+    live = {"-": STDIN in args.files, "--mic": args.mic, "--partial": args.partial, "--int8": args.int8}
+    for option in (name for name, given in {**live, "--endpoint": args.endpoint}.items() if given):
+        raise UserError(
+            f"{option} needs an exported folder, which {args.model} is not: run steps/export.py, then give its export/."
+        )
+    if args.streaming and args.beam is not None:
+        raise UserError(f"--beam {args.beam} does not go with --streaming, which searches greedily: leave one out.")
+    from residualformer.decode.search import decode_settings  # torch, which an exported folder need not wait for
+    from residualformer.decode.transcribe import transcribe
+    from residualformer.train.checkpoint import load_model
+
+    bundle = load_model(args.model)
+    overrides = ["decode.kind=greedy"] if args.greedy or args.streaming else []
+    if args.beam is not None:
+        overrides = ["decode.kind=beam", f"decode.beam={args.beam}"]
+    settings = decode_settings(bundle.config, overrides)
+    return lambda path: iter([transcribe(bundle, path, settings, args.streaming)])
+
+
+def _exported(args: argparse.Namespace) -> Results:
+    """Files, standard input or the microphone through an exported folder, on onnxruntime."""
+    from residualformer.runtime import ENDPOINT_RULES, Recogniser, load_exported
+    from residualformer.runtime.audio import file_blocks, microphone_blocks, standard_input_blocks
+    from residualformer.runtime.transcribe import transcribe
+
+    if args.threads < 1 or args.rate is not None and args.rate < 1:
+        raise UserError(f"--threads is {args.threads} and --rate {args.rate}; both must be 1 or more.")
+    model = load_exported(args.model, args.threads, args.int8)
+    decode, rate = model.decode, args.rate or model.features.sample_rate_hz
+    if args.greedy:
+        decode = replace(decode, kind="greedy")
+    if args.beam is not None:
+        decode = replace(decode, kind="beam", beam=args.beam)
+
+    def results(source: Path) -> Iterator[dict[str, Any]]:
+        live = source in (STDIN, MICROPHONE)
+        rules = ENDPOINT_RULES if args.endpoint or args.endpoint is None and live else ()
+        if source == STDIN:
+            blocks = standard_input_blocks(rate)
+        else:
+            blocks = microphone_blocks(rate) if args.mic and source == MICROPHONE else file_blocks(source)
+        name = "standard input" if source == STDIN else str(source)
+        yield from transcribe(Recogniser(model, decode, rules), blocks, name, args.partial)
+
+    return results

@@ -1,7 +1,7 @@
 """Streaming recognition on onnxruntime: what is exported runs here without torch."""
 
 from residualformer.runtime.endpoint import ENDPOINT_RULES, Rule
-from residualformer.runtime.model import ExportedModel, is_exported, load_exported
+from residualformer.runtime.model import ExportedModel, load_exported
 from residualformer.runtime.recogniser import Recogniser
 from residualformer.runtime.search import Hypothesis
 from residualformer.runtime.stream import Result, Stream
@@ -14,6 +14,5 @@ __all__ = [
     "Result",
     "Rule",
     "Stream",
-    "is_exported",
     "load_exported",
 ]

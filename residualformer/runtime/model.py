@@ -150,11 +150,6 @@ def load_exported(folder: Path | str, num_threads: int = 1, int8: bool = False) 
         raise UserError(f"{folder}/{CARD} is damaged ({error!r}): export the model again.") from error
 
 
-def is_exported(folder: Path | str) -> bool:
-    """Whether `folder` is what `load_exported` takes."""
-    return (Path(folder) / CARD).is_file()
-
-
 class _Session:
     """One network. One thread and no arena: its memory is that of the weights and of the largest activations."""
 

@@ -1,0 +1,57 @@
+"""Audio through an exported model: what `residualformer transcribe` does with an exported folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from residualformer.data.fbank import FRAME_SHIFT_S
+from residualformer.errors import UserError
+from residualformer.runtime.audio import Block
+from residualformer.runtime.recogniser import Recogniser
+
+
+def transcribe(
+    recogniser: Recogniser, blocks: Iterable[Block], name: str, partial: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Yield results as JSON values while audio comes in.
+
+    `recogniser` without endpoint rules: one result at the end: text, score, tokens, times, needed, latencies (see
+    `Result`) and duration (s). With rules: as many as there are segments, each with start and end as well.
+
+    Args:
+        blocks: the audio; Ctrl-C while it is waited for is its end.
+        name: what the audio is called in messages.
+        partial: also yield, whenever the text of the open segment changes, `partial` (the text) and `end` (s).
+
+    Raises:
+        UserError: the audio is bad, or too short for a single frame.
+    """
+    stream, shown = recogniser.create_stream(), ""
+    for block in _until_interrupt(blocks):
+        stream.accept_waveform(*block)
+        recogniser.decode([stream])
+        for segment in stream.pop_segments():
+            shown = ""
+            yield segment.to_dict()
+        if partial and (found := recogniser.partial(stream)).text != shown:
+            shown = found.text
+            yield {"partial": shown, "end": found.end}
+    stream.finish()
+    recogniser.decode([stream])
+    if stream.received_s < FRAME_SHIFT_S / 2:  # the filterbank rounds: there is no frame
+        raise UserError(f"{name} is too short ({stream.received_s * 1000:.0f} ms): give at least 10 ms of audio.")
+    segments = stream.pop_segments()
+    if recogniser.endpoint_rules:
+        yield from (segment.to_dict() for segment in segments)
+        return
+    found = (segments or [recogniser.partial(stream)])[0].to_dict()
+    yield {**{k: v for k, v in found.items() if k not in ("start", "end")}, "duration": round(stream.received_s, 3)}
+
+
+def _until_interrupt(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Ctrl-C ends live audio: what was said is still decoded."""
+    try:
+        yield from blocks
+    except KeyboardInterrupt:
+        return
