@@ -180,7 +180,7 @@ def _programs(folder: Path, settings: dict[str, Any], contract: Contract, kind: 
         lines = (folder / TOKENS_FILE).read_text(encoding="utf-8").splitlines()
         ids = {line.split()[0].replace("▁", " "): int(line.split()[1]) for line in lines}
         rate = FeatureConfig(**settings["features"]).sample_rate_hz
-        programs["sherpa_onnx"] = lambda samples, _: [ids[s] for s in sherpa_symbols(recogniser, samples, rate)]
+        programs["sherpa-onnx"] = lambda samples, _: [ids[s] for s in sherpa_symbols(recogniser, samples, rate)]
     return programs
 
 

@@ -1,0 +1,52 @@
+"""What an exported folder is checked on: recorded utterances where there are any, else noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from residualformer.data.audio import read_audio
+from residualformer.data.validate import read_cuts
+from residualformer.errors import UserError
+from residualformer.export.check import Utterance
+
+NOISE_S = 5.0
+
+
+def dev_cuts(run: Path) -> Path:
+    """Where stage 1 leaves the development set of the corpus that the run folder `exp/<name>` belongs to."""
+    return run.resolve().parent.parent / "data" / "manifests" / "cuts_dev.jsonl.gz"
+
+
+def utterances_of_cuts(path: Path, number: int, rate: int) -> list[Utterance]:
+    """At most `number` utterances, from all over the manifest, at `rate` Hz.
+
+    Raises UserError if the manifest or the audio of a cut cannot be read.
+    """
+    cuts = list(read_cuts(path, stage=1))
+    chosen = [cuts[i] for i in np.unique(np.linspace(0, len(cuts) - 1, num=min(number, len(cuts))).round().astype(int))]
+    found = []
+    for cut in chosen:
+        try:
+            samples = cut.resample(rate).load_audio().mean(axis=0)
+        except Exception as error:  # Lhotse raises errors of many libraries
+            raise UserError(
+                f"{path}: the audio of cut {cut.id} cannot be read ({type(error).__name__}: {error}); "
+                "give other cuts with --check-cuts, or audio files with --check-audio."
+            ) from error
+        found.append(Utterance(cut.id, samples.astype(np.float32)))
+    return found
+
+
+def utterances_of_files(paths: list[Path], rate: int) -> list[Utterance]:
+    """One utterance a file, at `rate` Hz; UserError if one cannot be read."""
+    return [Utterance(str(path), read_audio(path, rate)) for path in paths]
+
+
+def noise(rate: int, seed: int = 0) -> list[Utterance]:
+    """One utterance of `NOISE_S` seconds that swells and fades four times a second, as speech does."""
+    time = np.arange(int(NOISE_S * rate)) / rate
+    envelope = 0.05 * (1 - np.cos(2 * np.pi * 4 * time))
+    samples = envelope * np.random.default_rng(seed).standard_normal(len(time))
+    return [Utterance("noise", samples.astype(np.float32))]

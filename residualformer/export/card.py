@@ -1,0 +1,135 @@
+"""The model card of an exported folder: what it is, how well it does, how large it is, how to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from residualformer.export.check import Report
+from residualformer.export.folder import TOKENS_FILE
+from residualformer.files import read_json
+from residualformer.schema import Config
+
+CARD_FILE = "README.md"
+
+
+def scores_of(run: Path) -> list[dict[str, Any]]:
+    """What stage 8 found for each decoding of a run, the contents of its `decode_*/score.json`."""
+    return [read_json(path, "run stage 8 again") for path in sorted(run.glob("decode_*/score.json"))]
+
+
+def model_card(
+    folder: Path,
+    settings: dict[str, Any],
+    config: Config,
+    info: dict[str, Any],
+    scores: Sequence[dict[str, Any]],
+    report: Report,
+    checked_on: str,
+) -> str:
+    """The card as Markdown; `folder` holds the files, whose sizes it tells."""
+    parts = [
+        f"# {settings['name']}",
+        f"A streaming speech recogniser: {_described(config)}. It recognises in chunks of {settings['chunk_ms']} ms and "
+        f"looks {settings['look_ahead_ms']} ms ahead.",
+        _training(config, info),
+        "## Error rates\n" + _rates(scores),
+        "## Files\n" + _sizes(folder, settings),
+        "## Check\n" + _checked(report, checked_on),
+        "## Use\n" + _commands(settings),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def megabytes(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.2f} MB"
+
+
+def agreement(report: Report) -> str:
+    """Who agreed with whom, in a sentence."""
+    fp32, int8 = (report.differing.get(kind, {}) for kind in ("fp32", "int8"))
+    found = f"PyTorch and, in fp32, {' and '.join(fp32)} write the same tokens"
+    if int8:
+        found += "; in int8 " + ", ".join(f"{count} of {report.utterances} differ ({name})" for name, count in int8.items())
+    return found
+
+
+def _described(config: Config) -> str:
+    encoder, predictor = config.encoder, config.predictor
+    found = f"{encoder.num_layers} {'Transformer' if encoder.kind == 'transformer' else encoder.kind.upper()} layers "
+    found += f"of {encoder.dim}"
+    if encoder.kind == "transformer" and encoder.sharing != 1:
+        found += f", weights shared (K = {encoder.sharing}"
+        found += f", residuals of rank {encoder.residual.rank}" if encoder.residual.rank else ""
+        found += " and a diagonal)" if encoder.residual.diagonal else ")"
+    if config.amnet.method != "none":
+        found += f", {len(config.amnet.compression)} {config.amnet.method} branches"
+    return f"{found}, {'an LSTM' if predictor.kind == 'lstm' else 'a stateless'} predictor"
+
+
+def _training(config: Config, info: dict[str, Any]) -> str:
+    lines = [f"- experiment: {config.description}" if config.description else ""]
+    lines += [f"- trained on: {info['data']}" if "data" in info else "- trained on: unknown"]
+    if "parameters" in info:
+        lines += [f"- parameters: {info['parameters']['total']:,}"]
+    lines += [f"- {key}: `{info[key]}`" for key in ("command", "commit", "fingerprint") if key in info]
+    return "\n".join(line for line in lines if line)
+
+
+def _rates(scores: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    for score in scores:
+        rate = score.get("wer")
+        if isinstance(rate, dict):
+            data = score.get("decoding", {}).get("cuts", "")
+            streaming = "streaming" if score.get("decoding", {}).get("streaming") else "full pass"
+            rows.append(
+                f"| `{data}` | {score.get('search', '')}, {streaming} | {rate['value']:.2f} | {rate['low']:.2f} to "
+                f"{rate['high']:.2f} | {score.get('utterances', '')} |"
+            )
+    if not rows:
+        return "Not measured: the run had not been decoded and scored."
+    head = "| set | search | WER (%) | 95% interval | utterances |\n|---|---|---|---|---|\n"
+    return "Of the trained model, in PyTorch:\n\n" + head + "\n".join(rows)
+
+
+def _sizes(folder: Path, settings: dict[str, Any]) -> str:
+    lines = [f"Type `{settings['type']}`, weights {settings['weights']}.", "", "| precision | encoder | decoder | joiner |"]
+    lines.append("|---|---|---|---|")
+    for kind, files in settings["files"].items():
+        lines.append(f"| {kind} | " + " | ".join(f"`{file}` {megabytes(folder / file)}" for file in files.values()) + " |")
+    return "\n".join(lines)
+
+
+def _checked(report: Report, checked_on: str) -> str:
+    return f"On {report.utterances} utterances ({checked_on}; {report.tokens} tokens): {agreement(report)}."
+
+
+def _commands(settings: dict[str, Any]) -> str:
+    files = settings["files"].get("int8", settings["files"]["fp32"])
+    options = " ".join(f"--{part}={file}" for part, file in files.items())
+    arguments = "\n    ".join(f'{part}="{file}",' for part, file in {"tokens": TOKENS_FILE, **files}.items())
+    bins = settings["features"]["num_mel_bins"]
+    extra = f"\n    feature_dim={bins}," if bins != 80 else ""
+    return f"""```sh
+sherpa-onnx --tokens={TOKENS_FILE} {options}{f" --feat-dim={bins}" if bins != 80 else ""} audio.wav
+residualformer transcribe --model . audio.wav
+```
+
+```python
+import sherpa_onnx  # pip install sherpa-onnx
+import soundfile
+
+recogniser = sherpa_onnx.OnlineRecognizer.from_transducer(
+    {arguments}{extra}
+)
+samples, rate = soundfile.read("audio.wav", dtype="float32")
+stream = recogniser.create_stream()
+stream.accept_waveform(rate, samples)
+stream.accept_waveform(rate, [0.0] * int({settings["tail_padding_ms"] / 1000} * rate))  # or the last words are lost
+stream.input_finished()
+while recogniser.is_ready(stream):
+    recogniser.decode_stream(stream)
+print(recogniser.get_result(stream))
+```"""

@@ -1,0 +1,81 @@
+"""Stage 9: a trained run as a folder that sherpa-onnx runs as it is, checked against PyTorch on real utterances."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from residualformer.errors import UserError, run_main
+from residualformer.export.audio import dev_cuts, noise, utterances_of_cuts, utterances_of_files
+from residualformer.export.card import CARD_FILE, agreement, megabytes, model_card, scores_of
+from residualformer.export.check import Utterance, check_folder
+from residualformer.export.contracts import CONTRACTS
+from residualformer.export.folder import WEIGHTS, choose_contract, encoder_graph, replacing_folder, write_folder
+from residualformer.files import write_json, write_text
+from residualformer.optional import OPTIONAL, is_installed
+from residualformer.train.checkpoint import load_model
+from residualformer.train.record import provenance
+
+
+def main() -> None:
+    args = parse_args()
+    bundle = load_model(args.run)
+    run = args.run if args.run.is_dir() else args.run.resolve().parent
+    out = args.out or run / "export"
+    kind = choose_contract(bundle.config, args.type)
+    checked_on, audio = check_audio(args, run, bundle.config.features.sample_rate_hz)
+    contract = kind(bundle.model, encoder_graph(bundle.model, args.weights == "merged"))
+    with replacing_folder(out) as folder:
+        settings = write_folder(folder, run.resolve().name, bundle, contract, args.weights, args.int8)
+        report = check_folder(folder, settings, bundle, contract, audio)
+        write_json(folder / "check.json", {**asdict(report), "audio": checked_on, **provenance()})
+        card = model_card(folder, settings, bundle.config, bundle.info, scores_of(run), report, checked_on)
+        write_text(folder / CARD_FILE, card)
+    if not is_installed("sherpa_onnx"):
+        print(f"export: sherpa-onnx took no part in the check; to have it: {OPTIONAL['sherpa_onnx'].install}")
+    if report.tokens == 0:
+        print("export: nothing was recognised, so that the check says little; give speech with --check-cuts")
+    print(f"export: {agreement(report)}, on {report.utterances} utterances, {report.tokens} tokens ({checked_on})")
+    print(f"export: type {settings['type']}, {args.weights}, encoder {sizes(out, settings)} -> {out}")
+
+
+def check_audio(args: argparse.Namespace, run: Path, rate: int) -> tuple[str, list[Utterance]]:
+    """What the folder is checked on, in words and as utterances: what is asked for, the dev set, or noise."""
+    if args.check_audio:
+        return "given files", utterances_of_files(args.check_audio, rate)
+    if args.check_cuts or dev_cuts(run).is_file():
+        cuts = args.check_cuts or dev_cuts(run)
+        return str(cuts), utterances_of_cuts(cuts, args.num_check, rate)
+    return "noise, as no development set was found", noise(rate)
+
+
+def sizes(out: Path, settings: dict[str, Any]) -> str:
+    return ", ".join(f"{megabytes(out / files['encoder'])} ({kind})" for kind, files in settings["files"].items())
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("run", type=Path, metavar="RUN_OR_MODEL", help="a run folder, or its model.pt")
+    parser.add_argument("--out", type=Path, help="the folder to write (default: RUN/export)")
+    parser.add_argument("--type", metavar="|".join(CONTRACTS), help="kind of model (default: what predictor and features fit)")
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default=WEIGHTS[0],
+        help="factored: shared, low-rank and diagonal parts apart, the smallest file; merged: one matrix for each layer",
+    )
+    parser.add_argument("--int8", action="store_true", help="also write files with weights of 8 bits")
+    audio = parser.add_mutually_exclusive_group()
+    audio.add_argument("--check-cuts", type=Path, metavar="CUTS", help="cuts to check on (default: the run's dev set)")
+    audio.add_argument("--check-audio", type=Path, nargs="+", metavar="FILE", help="audio files to check on")
+    parser.add_argument("--num-check", type=int, default=10, metavar="N", help="how many cuts to check on (default: 10)")
+    args = parser.parse_args()
+    if args.num_check < 1:
+        raise UserError(f"--num-check {args.num_check}: give 1 or more")
+    return args
+
+
+if __name__ == "__main__":
+    run_main(main)
