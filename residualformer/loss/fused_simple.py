@@ -8,12 +8,11 @@ normaliser of softmax(am + lm):
 It is summed up over blocks of classes under running maxima, as in "Online normalizer calculation for softmax"
 (Milakov and Gimelshein, 2018), and backward makes the blocks again: beside weight gradients no tensor is larger than a
 block. Only real frames and label positions are computed. The logits of the labels and of the blank are products of
-their own. Letters and conventions: see `rnnt.py`.
+their own. Logits of a small batch are made as they are. Letters and conventions: see `rnnt.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,11 +23,16 @@ from torch.autograd.function import once_differentiable
 
 from residualformer.loss.common import check_arguments, finish_arcs, full_precision, loss_of_arcs
 from residualformer.loss.precision import wanted
-from residualformer.loss.projection import Blocks, Projection, block_size
+from residualformer.loss.projection import Blocks, Projection, mean_softmax
 from residualformer.loss.recursion import checked_boundary
-from residualformer.loss.rnnt import Loss, mixed_arcs
+from residualformer.loss.rnnt import Loss, get_rnnt_logprobs_smoothed, mixed_arcs
 
 FRAMES = {"cpu": 2048, "cuda": 16384}  # utterances are taken together up to so many: large products, few steps
+SMALL = {"cpu": 2**20, "cuda": 2**24}  # up to so many logits of the encoder's side, all at once takes less time
+
+
+def _of_device(limits: dict[str, int], tensor: Tensor) -> int:
+    return limits.get(tensor.device.type, limits["cuda"])
 
 
 def simple_joiner_loss(
@@ -56,8 +60,9 @@ def simple_joiner_loss(
       encoder_weight: (C, E), encoder_bias: (C,) or None; predictor_weight: (C, P), predictor_bias: (C,) or None.
       The rest as in `rnnt_loss_smoothed`.
 
-    Under autocast to bf16 the projections and their gradients are products of bf16 factors with float32 sums
-    (`precision.products`); all else is float32, or float64 for float64 tensors. ValueError if arguments do not fit.
+    Under autocast to bf16 the projections of all but small batches, and their gradients, are products of bf16 factors
+    with float32 sums (`precision.products`); all else is float32, or float64 for float64 tensors. ValueError if
+    arguments do not fit.
     """
     sizes = _checked_sizes(encoded, predicted, encoder_weight, encoder_bias, predictor_weight, predictor_bias)
     check_arguments(symbols, *sizes, termination_symbol, rnnt_type)
@@ -83,21 +88,43 @@ def _arcs(
     rnnt_type: str,
     bf16: bool,
 ) -> tuple[Tensor, Tensor]:
-    """px and py of `get_rnnt_logprobs_smoothed`; 0 outside the boundary."""
+    """px and py of `get_rnnt_logprobs_smoothed`, anything finite outside the boundary."""
     linears = encoded, encoder_weight, encoder_bias, predicted, predictor_weight, predictor_bias
     types = {str(x.dtype): None for x in linears if x is not None}
     if len(types) > 1:
         raise ValueError(f"the projections and their inputs must be of one type: got {', '.join(types)}")
+    boundary = checked_boundary(boundary, len(encoded), symbols.shape[1], encoded.shape[1], encoded.device)
+    if encoded.shape[0] * encoded.shape[1] * len(encoder_weight) <= _of_device(SMALL, encoded):
+        return _small_arcs(*linears, symbols, blank, boundary, scales, rnnt_type)
     unigram = px_unigram = py_unigram = None
     if scales[1] != 0.0:
-        unigram = _Unigram.apply(predicted, predictor_weight, predictor_bias, bf16)
+        unigram = mean_softmax(predicted, predictor_weight, predictor_bias, bf16)
         log_unigram = unigram.log()
         px_unigram, py_unigram = log_unigram[symbols][:, :, None], log_unigram[blank]
-    S, T = symbols.shape[1], encoded.shape[1]
-    utterances = _utterances(checked_boundary(boundary, len(encoded), S, T, encoded.device))
-    parts = _LogitsAndNorms.apply(*linears, unigram, symbols, blank, utterances, bf16)
+    parts = _LogitsAndNorms.apply(*linears, unigram, symbols, blank, _groups(boundary), bf16)
     px, py = mixed_arcs(*parts, px_unigram, py_unigram, *scales)
     return finish_arcs(px, py, boundary, rnnt_type)
+
+
+def _small_arcs(
+    encoded: Tensor,
+    encoder_weight: Tensor,
+    encoder_bias: Tensor | None,
+    predicted: Tensor,
+    predictor_weight: Tensor,
+    predictor_bias: Tensor | None,
+    symbols: Tensor,
+    blank: int,
+    boundary: Tensor,
+    scales: tuple[float, float],
+    rnnt_type: str,
+) -> tuple[Tensor, Tensor]:
+    """`_arcs` by way of the logits."""
+    encoded = _real_rows(encoded, boundary[:, 1], boundary[:, 3])
+    if scales[1] == 0.0:  # else the unigram average is over all rows
+        predicted = _real_rows(predicted, boundary[:, 0], boundary[:, 2] + 1)
+    am, lm = F.linear(encoded, encoder_weight, encoder_bias), F.linear(predicted, predictor_weight, predictor_bias)
+    return get_rnnt_logprobs_smoothed(lm, am, symbols, blank, *scales, boundary, rnnt_type)
 
 
 def _checked_sizes(encoded: Tensor, predicted: Tensor, *weights: Tensor | None) -> tuple[int, int, int]:
@@ -112,6 +139,13 @@ def _checked_sizes(encoded: Tensor, predicted: Tensor, *weights: Tensor | None) 
             f"predictor_weight (C, P) and predictor_bias (C,) do not fit: got {', '.join(map(str, given))}"
         )
     return len(encoded), predicted.shape[1] - 1, C
+
+
+def _real_rows(x: Tensor, begin: Tensor, end: Tensor) -> Tensor:
+    """x (B, L, D) with zeros for rows not in begin..end-1, each (B,)."""
+    row = torch.arange(x.shape[1], device=x.device)
+    real = (row >= begin[:, None]) & (row < end[:, None])
+    return x.where(real[:, :, None], 0)
 
 
 class _Utterance(NamedTuple):
@@ -137,11 +171,11 @@ class _Utterance(NamedTuple):
 Group = list[_Utterance]
 
 
-def _utterances(boundary: Tensor) -> list[Group]:
+def _groups(boundary: Tensor) -> list[Group]:
     """Groups of utterances with frames, each of up to FRAMES frames or of one utterance."""
     groups: list[Group] = []
     labels = frames = 0
-    most = FRAMES.get(boundary.device.type, FRAMES["cuda"])
+    most = _of_device(FRAMES, boundary)
     for b, (s0, t0, s1, t1) in enumerate(boundary.tolist()):
         L, T = s1 + 1 - s0, t1 - t0
         if T == 0:
@@ -190,46 +224,40 @@ class _Sums:
         return sums
 
 
+class _Parts(NamedTuple):
+    """The arguments of `mixed_arcs` that depend on am and lm, or their gradients; 0 outside the boundary."""
+
+    px_am: Tensor
+    py_am: Tensor
+    px_lm: Tensor
+    py_lm: Tensor
+    joint: Tensor
+    lm_norm: Tensor
+    am_norm: Tensor
+
+
 class _LogitsAndNorms(torch.autograd.Function):
-    """The first arguments of `mixed_arcs`, px_am to am_norm; 0 outside the boundary."""
+    """_Parts of six tensors, (x, weight, bias) of am and of lm, and of the unigram (C,) or None."""
 
     @staticmethod
-    def forward(
-        ctx,
-        encoded: Tensor,
-        encoder_weight: Tensor,
-        encoder_bias: Tensor | None,
-        predicted: Tensor,
-        predictor_weight: Tensor,
-        predictor_bias: Tensor | None,
-        unigram: Tensor | None,
-        symbols: Tensor,
-        blank: int,
-        groups: list[Group],
-        bf16: bool,
-    ) -> tuple[Tensor, ...]:
-        (B, T), L = encoded.shape[:2], predicted.shape[1]
+    def forward(ctx, *args) -> tuple[Tensor, ...]:
+        *linears, unigram, symbols, blank, groups, bf16 = args
+        (B, T), L = linears[0].shape[:2], linears[3].shape[1]
         shapes = (L - 1, T), (1, T), (L - 1, 1), (L, 1), (L, T), (L, 1), (1, T)
-        px_am, py_am, px_lm, py_lm, joint, lm_norm, am_norm = parts = [encoded.new_zeros(B, *size) for size in shapes]
-        ctx.save_for_backward(
-            encoded, encoder_weight, encoder_bias, predicted, predictor_weight, predictor_bias, unigram, symbols
-        )
+        parts = _Parts(*(linears[0].new_zeros(B, *shape) for shape in shapes))
+        ctx.save_for_backward(*linears, unigram, symbols)
         ctx.blank, ctx.bf16, ctx.groups = blank, bf16, []
         for group in groups:
-            am = Projection(_packed(encoded, [(u.b, u.t) for u in group]), encoder_weight, encoder_bias, bf16)
-            lm = Projection(_packed(predicted, [(u.b, u.s) for u in group]), predictor_weight, predictor_bias, bf16)
+            am, lm = _projections(group, linears, [None] * 6, bf16)
             sums = _Sums.of(am, lm, unigram, group)
             ctx.groups.append((group, sums))
             for u, joint_sum in zip(group, sums.joint):
-                classes = u.classes(symbols, blank)
-                am_logits, lm_logits = am.logits(u.frames, classes).t(), lm.logits(u.labels, classes)
-                py_am[u.b, 0, u.t], px_am[u.b, u.emitting, u.t] = am_logits[0], am_logits[1:]
-                py_lm[u.b, u.s, 0], px_lm[u.b, u.emitting, 0] = lm_logits[:, 0], lm_logits.diagonal(1)
+                _write_logits(parts, am, lm, u, u.classes(symbols, blank))
                 am_max, lm_max = sums.am_max[u.frames], sums.lm_max[u.labels]
-                joint[u.b, u.s, u.t] = joint_sum.log() + lm_max[:, None] + am_max
-                lm_norm[u.b, u.s, 0] = sums.lm[u.labels].log() + lm_max
+                parts.joint[u.b, u.s, u.t] = joint_sum.log() + lm_max[:, None] + am_max
+                parts.lm_norm[u.b, u.s, 0] = sums.lm[u.labels].log() + lm_max
                 if unigram is not None:
-                    am_norm[u.b, 0, u.t] = sums.unigram[u.frames].log() + am_max
+                    parts.am_norm[u.b, 0, u.t] = sums.unigram[u.frames].log() + am_max
         return tuple(parts)
 
     @staticmethod
@@ -238,17 +266,12 @@ class _LogitsAndNorms(torch.autograd.Function):
     def backward(ctx, *part_grads: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, symbols = ctx.saved_tensors
         grads = [torch.zeros_like(x) if needed else None for x, needed in zip(inputs, ctx.needs_input_grad)]
+        part_grads = _Parts(*part_grads)
         for group, sums in ctx.groups:
-            sides = []
-            for first, where in ((0, [(u.b, u.t) for u in group]), (3, [(u.b, u.s) for u in group])):
-                x = _packed(inputs[first], where)
-                x_grad = None if grads[first] is None else torch.zeros_like(x)
-                sides.append(Projection(x, *inputs[first + 1 : first + 3], ctx.bf16, x_grad, *grads[first + 1 : first + 3]))
-            am, lm = sides
-            _add_grads_of_norms(am, lm, inputs[6], grads[6], sums, group, *part_grads[4:])
+            am, lm = _projections(group, inputs[:6], grads[:6], ctx.bf16)
+            _add_grads_of_norms(part_grads, am, lm, inputs[6], grads[6], sums, group)
             for u in group:
-                _add_grads_of_logits(am, lm, u, u.classes(symbols, ctx.blank), *part_grads[:4])
-            for u in group:
+                _add_grads_of_logits(part_grads, am, lm, u, u.classes(symbols, ctx.blank))
                 if am.x_grad is not None:
                     grads[0][u.b, u.t] = am.x_grad[u.frames]
                 if lm.x_grad is not None:
@@ -256,83 +279,59 @@ class _LogitsAndNorms(torch.autograd.Function):
         return *grads, None, None, None, None
 
 
-def _packed(x: Tensor, where: list[tuple[int, slice]]) -> Tensor:
-    """The rows (b, slice) of x (B, L, D) one after the other, (M, D)."""
-    return torch.cat([x[b, rows] for b, rows in where])
+def _projections(
+    group: Group, linears: list[Tensor | None], grads: list[Tensor | None], bf16: bool
+) -> tuple[Projection, Projection]:
+    """am and lm of a group, whose rows lie one after the other."""
+    frames = torch.cat([linears[0][u.b, u.t] for u in group])
+    labels = torch.cat([linears[3][u.b, u.s] for u in group])
+    frames_grad, labels_grad = (
+        None if grad is None else torch.zeros_like(rows) for grad, rows in ((grads[0], frames), (grads[3], labels))
+    )
+    am = Projection(frames, *linears[1:3], bf16, frames_grad, *grads[1:3])
+    return am, Projection(labels, *linears[4:], bf16, labels_grad, *grads[4:])
+
+
+def _write_logits(parts: _Parts, am: Projection, lm: Projection, u: _Utterance, classes: Tensor) -> None:
+    """The logits of blank and labels of an utterance."""
+    am_logits, lm_logits = am.logits(u.frames, classes).t(), lm.logits(u.labels, classes)
+    parts.py_am[u.b, 0, u.t], parts.px_am[u.b, u.emitting, u.t] = am_logits[0], am_logits[1:]
+    parts.py_lm[u.b, u.s, 0], parts.px_lm[u.b, u.emitting, 0] = lm_logits[:, 0], lm_logits.diagonal(1)
+
+
+def _add_grads_of_logits(grads: _Parts, am: Projection, lm: Projection, u: _Utterance, classes: Tensor) -> None:
+    """What the gradients of the logits of blank and labels of an utterance give."""
+    am_grad = torch.cat([grads.py_am[u.b, :, u.t], grads.px_am[u.b, u.emitting, u.t]])  # (labels + 1, frames)
+    am.add_grads(am_grad.t(), u.frames, classes)
+    lm_grad = torch.diag_embed(grads.px_lm[u.b, u.emitting, 0], offset=1)  # (labels + 1, labels + 1)
+    lm_grad[:, 0] = grads.py_lm[u.b, u.s, 0]
+    lm.add_grads(lm_grad, u.labels, classes)
 
 
 def _add_grads_of_norms(
+    grads: _Parts,
     am: Projection,
     lm: Projection,
     unigram: Tensor | None,
     unigram_grad: Tensor | None,
     sums: _Sums,
     group: Group,
-    joint: Tensor,
-    lm_norm: Tensor,
-    am_norm: Tensor,
 ) -> None:
-    """From the gradients of joint, lm_norm and am_norm: a logit's is a sum over products of two exponentials."""
-    negligible = torch.finfo(joint.dtype).tiny ** 0.5  # denormal numbers would slow the products down tenfold
-    ratios = [F.hardshrink(joint[u.b, u.s, u.t], negligible) / joint_sum for u, joint_sum in zip(group, sums.joint)]
-    lm_ratio = torch.cat([lm_norm[u.b, u.s, 0] for u in group]) / sums.lm
-    am_ratio = torch.cat([am_norm[u.b, 0, u.t] for u in group]) / sums.unigram if unigram is not None else None
+    """What the gradients of joint, lm_norm and am_norm of a group give: those of exponentials, over their sums."""
+    negligible = torch.finfo(am.x.dtype).tiny ** 0.5  # denormal numbers would slow the products down tenfold
+    joint = [F.hardshrink(grads.joint[u.b, u.s, u.t], negligible) / joint for u, joint in zip(group, sums.joint)]
+    lm_norm = torch.cat([grads.lm_norm[u.b, u.s, 0] for u in group]) / sums.lm
+    am_norm = torch.cat([grads.am_norm[u.b, 0, u.t] for u in group]) / sums.unigram
     M, L = len(am.x), len(lm.x)
     for classes, (am_exp, am_grad, lm_exp, lm_grad) in Blocks(am.x, len(am.weight), M, M, L, L):
         am.exp(classes, sums.am_max, out=am_exp)
         lm.exp(classes, sums.lm_max, out=lm_exp)
-        for u, ratio in zip(group, ratios):
+        for u, ratio in zip(group, joint):
             torch.mm(ratio.t(), lm_exp[u.labels], out=am_grad[u.frames])
             torch.mm(ratio, am_exp[u.frames], out=lm_grad[u.labels])
         if unigram is not None:
-            am_grad.addr_(am_ratio, unigram[classes])
-            unigram_grad[classes].addmv_(am_exp.t(), am_ratio)
-        am.add_grads_of_exp(am_exp, am_grad, classes)
-        lm.add_grads_of_exp(lm_exp, lm_grad.add_(lm_ratio[:, None]), classes)
-
-
-def _add_grads_of_logits(
-    am: Projection, lm: Projection, u: _Utterance, classes: Tensor, px_am: Tensor, py_am: Tensor, px_lm: Tensor, py_lm: Tensor
-) -> None:
-    """From the gradients of the logits of blank and labels of an utterance."""
-    am_grad = torch.cat([py_am[u.b, :, u.t], px_am[u.b, u.emitting, u.t]])  # (labels + 1, frames)
-    am.add_grads(am_grad.t(), u.frames, classes)
-    lm_grad = torch.diag_embed(px_lm[u.b, u.emitting, 0], offset=1)  # (labels + 1, labels + 1)
-    lm_grad[:, 0] = py_lm[u.b, u.s, 0]
-    lm.add_grads(lm_grad, u.labels, classes)
-
-
-class _Unigram(torch.autograd.Function):
-    """softmax(linear(predicted)) averaged over all rows of the batch, (C,)."""
-
-    @staticmethod
-    def forward(ctx, predicted: Tensor, weight: Tensor, bias: Tensor | None, bf16: bool) -> Tensor:
-        ctx.save_for_backward(predicted, weight, bias)
-        ctx.bf16 = bf16
-        unigram = predicted.new_zeros(len(weight))
-        lm = Projection(predicted.flatten(0, 1), weight, bias, bf16)
-        for rows, probs in _softmax_blocks(lm):
-            unigram += probs.sum(0)
-        return unigram.div_(len(lm.x)).add_(torch.finfo(unigram.dtype).tiny)
-
-    @staticmethod
-    @once_differentiable
-    @full_precision
-    def backward(ctx, unigram_grad: Tensor) -> tuple[Tensor | None, ...]:
-        predicted, weight, bias = ctx.saved_tensors
-        needed = ctx.needs_input_grad
-        grads = [None if not need else torch.zeros_like(x) for x, need in zip((predicted, weight, bias), needed)]
-        x_grad = None if grads[0] is None else grads[0].flatten(0, 1)
-        lm = Projection(predicted.flatten(0, 1), weight, bias, ctx.bf16, x_grad, *grads[1:])
-        unigram_grad = unigram_grad / len(lm.x)
-        for rows, probs in _softmax_blocks(lm):
-            lm.add_grads(probs.mul_(unigram_grad - (probs @ unigram_grad)[:, None]), rows, slice(None))
-        return *grads, None
-
-
-def _softmax_blocks(lm: Projection) -> Iterator[tuple[slice, Tensor]]:
-    """softmax over all classes, some rows at a time."""
-    size = max(1, block_size(lm.x) // len(lm.weight))
-    for start in range(0, len(lm.x), size):
-        rows = slice(start, start + size)
-        yield rows, lm.logits(rows, slice(None)).softmax(1)
+            am_grad.addr_(am_norm, unigram[classes])
+        if unigram_grad is not None:
+            unigram_grad[classes].addmv_(am_exp.t(), am_norm)
+        am.add_grads_of_exp(am_grad, am_exp, classes)
+        lm.add_grads_of_exp(lm_grad.add_(lm_norm[:, None]), lm_exp, classes)

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from residualformer.loss.common import full_precision
 from residualformer.loss.precision import products
 
 # Elements of a block of logits: large, since each product reads the rows or the weights anew. On a CPU what goes over
 # a block element by element does so in chunks that stay in a core's cache.
-BLOCK = {"cpu": 2**21, "cuda": 2**24}
+BLOCK = {"cpu": 2**20, "cuda": 2**24}
 CHUNK = 2**18
 
 
@@ -20,8 +22,8 @@ CHUNK = 2**18
 class Projection:
     """Logits x W^T + b of rows x (M, D) for some of C classes, and gradients, summed over all that is added to them.
 
-    weight: (C, D); bias: (C,) or None; bf16: see `precision.products`. Each gradient has the shape of its tensor, and is
-    None where it is not needed. Exponentials are those of logits - maximum, (M, n), maximum being (M,).
+    weight: (C, D); bias: (C,) or None; bf16: see `precision.products`. A gradient has the shape of its tensor, and is
+    None where it is not needed. Exponentials, (M, n), are those of logits - maximum, the maximum being (M,).
     """
 
     x: Tensor
@@ -69,7 +71,7 @@ class Projection:
         for chunk, chunk_max in self._biased_chunks(classes, out, maximum):
             chunk.sub_(chunk_max[:, None]).exp_()
 
-    def add_grads_of_exp(self, exp: Tensor, grad: Tensor, classes: slice) -> None:
+    def add_grads_of_exp(self, grad: Tensor, exp: Tensor, classes: slice) -> None:
         """Add what the gradient (M, n) of exponentials gives, the maximum being a constant; `grad` is overwritten."""
         for chunk, exp_chunk in _chunks(grad, exp):
             chunk.mul_(exp_chunk)
@@ -95,7 +97,7 @@ class Blocks:
     """Blocks of C classes, and buffers for them: (rows, classes) for each of `rows`."""
 
     def __init__(self, like: Tensor, C: int, *rows: int) -> None:
-        self.size, self.C = min(C, max(64, block_size(like) // max(rows) // 64 * 64)), C
+        self.size, self.C = min(C, max(64, _block_size(like) // max(rows) // 64 * 64)), C
         self.rows, self.buffers = rows, [like.new_empty(n * self.size) for n in rows]
 
     def __iter__(self) -> Iterator[tuple[slice, list[Tensor]]]:
@@ -105,6 +107,41 @@ class Blocks:
             yield slice(start, start + width), views
 
 
-def block_size(like: Tensor) -> int:
+def _block_size(like: Tensor) -> int:
     """Elements of a block on the tensor's device."""
     return BLOCK.get(like.device.type, BLOCK["cuda"])
+
+
+def mean_softmax(x: Tensor, weight: Tensor, bias: Tensor | None, bf16: bool) -> Tensor:
+    """softmax of the logits x W^T + b averaged over the rows of x (..., D), plus what keeps its log finite: (C,)."""
+    return _MeanSoftmax.apply(x.flatten(0, -2), weight, bias, bf16)
+
+
+class _MeanSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, bf16: bool) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        ctx.bf16 = bf16
+        mean = x.new_zeros(len(weight))
+        for _, probs in _softmax_blocks(Projection(x, weight, bias, bf16)):
+            mean += probs.sum(0)
+        return mean.div_(len(x)).add_(torch.finfo(mean.dtype).tiny)
+
+    @staticmethod
+    @once_differentiable
+    @full_precision
+    def backward(ctx, mean_grad: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors
+        grads = [torch.zeros_like(x) if needed else None for x, needed in zip(inputs, ctx.needs_input_grad)]
+        projection, mean_grad = Projection(*inputs, ctx.bf16, *grads), mean_grad / len(inputs[0])
+        for rows, probs in _softmax_blocks(projection):
+            projection.add_grads(probs.mul_(mean_grad - (probs @ mean_grad)[:, None]), rows, slice(None))
+        return *grads, None
+
+
+def _softmax_blocks(projection: Projection) -> Iterator[tuple[slice, Tensor]]:
+    """softmax over all classes, some rows at a time."""
+    size = max(1, _block_size(projection.x) // len(projection.weight))
+    for start in range(0, len(projection.x), size):
+        rows = slice(start, start + size)
+        yield rows, projection.logits(rows, slice(None)).softmax(1)
