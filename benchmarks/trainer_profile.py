@@ -1,0 +1,256 @@
+"""Updates of the trainer: time per update and per epoch, and where it goes; this checkout, or it against another one.
+
+    . ./path.sh && python benchmarks/trainer_profile.py --config conf/an4/residual.yaml --data egs/an4/data \
+        [--threads 1] [--updates 30] [--model exp/shared/model.pt] [--against ../other/checkout]
+
+The updates are those of `residualformer/train/loop.py` on the batches of a prepared corpus, in a process for each
+checkout; these take turns batch by batch. They start where SpecAugment does, from random weights or those of `--model`
+(the exact loss is cheaper the better the model is). Times are processor time unless they say otherwise.
+
+The profile is taken over updates of its own. The share of a kind in it, by torch.profiler's time of operators without
+what they call, is applied to the time of updates that are not watched. Watching makes small operators look larger.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+OURS = Path(__file__).resolve().parent.parent
+UPDATE = "trainer update"
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear", "mkldnn_linear", "einsum"}
+ATTENTION = ("_scaled_dot_product",)  # products and softmax in one operator
+COPIES = {"copy_", "clone", "contiguous", "cat", "stack", "constant_pad_nd", "zero_", "fill_", "roll", "index",
+          "index_select", "gather", "scatter", "masked_select", "transpose", "view", "reshape", "as_strided", "slice",
+          "slice_backward", "select_backward", "empty", "empty_strided", "_to_copy", "to", "t", "permute", "expand",
+          "unflatten", "flatten", "detach", "resolve_conj", "_unsafe_view", "new_zeros", "zeros", "zeros_like",
+          "empty_like", "embedding", "embedding_dense_backward", "nonzero", "scatter_", "index_put_"}  # fmt: skip
+KINDS = ("products of the layers", "products of attention", "products of the optimiser", "products of the loss",
+         "convolutions", "recurrent predictor", "normalisation", "softmax", "copies and layout",
+         "element-wise and sums", "loss", "optimiser", "autograd and Python", "data loading, its thread")  # fmt: skip
+IN_PRODUCTS = KINDS[:6]
+
+
+def kind_of(event: Any, losses: set[str]) -> str:
+    """Of KINDS, for a profiler's event: by its name, and by what called it."""
+    name = event.name.removeprefix("aten::").removesuffix("_")
+    ancestors = {event.name}
+    parent = event.cpu_parent
+    while parent is not None:
+        ancestors.add(parent.name)
+        parent = parent.cpu_parent
+    of_optimizer = any(each.startswith(("Optimizer.", "aten::_foreach", "aten::linalg")) for each in ancestors)
+    of_loss = any(each.split(": ")[-1] in losses or "ctc_loss" in each for each in ancestors)
+    if "conv" in name:
+        return "convolutions"
+    if "rnn" in name or "lstm" in name or any("aten::lstm" in each or "Rnn" in each for each in ancestors):
+        return "recurrent predictor"
+    if name in PRODUCTS:
+        layers = "products of attention" if name in ("bmm", "baddbmm") else "products of the layers"
+        return "products of the optimiser" if of_optimizer else "products of the loss" if of_loss else layers
+    if name.startswith(ATTENTION):
+        return "products of attention"
+    if of_optimizer or of_loss:
+        return "optimiser" if of_optimizer else "loss"
+    if not event.name.startswith("aten::"):
+        return "autograd and Python"
+    if "norm" in name:
+        return "normalisation"
+    if "softmax" in name:
+        return "softmax"
+    return "copies and layout" if name in COPIES or name + "_" in COPIES else "element-wise and sums"
+
+
+class Worker:
+    """A trainer of the checkout that `residualformer` is imported from."""
+
+    def __init__(self, args: argparse.Namespace, folder: str) -> None:
+        from residualformer.config import load_config
+        from residualformer.data.features import read_cmvn
+        from residualformer.data.tokenizer import Tokenizer
+        from residualformer.train import checkpoint
+        from residualformer.train.loop import Trainer
+
+        torch.set_num_threads(args.threads)
+        config = load_config(args.config, args.set)
+        cuts = {name: args.data / "fbank" / f"cuts_{name}.jsonl.gz" for name in ("train", "dev")}
+        tokenizer = Tokenizer.load(args.data / "lang" / "tokenizer.json")
+        self.trainer = Trainer(config, tokenizer, cuts, read_cmvn(args.data / "fbank"), Path(folder), {})
+        if args.model:
+            self.trainer.warm_start(checkpoint.load(args.model, "weights")["weights"], str(args.model))
+        self.trainer.step = config.data.specaugment.start_step
+        self.batches = self.trainer._batches()
+        self.losses = functions_of("residualformer.loss")
+
+    def update(self) -> dict[str, float]:
+        """One update: seconds of its own thread, of the whole process and by the clock, its frames and its loss."""
+        started, own, clock = time.process_time(), time.thread_time(), time.perf_counter()
+        batch = next(self.batches)
+        wait = time.perf_counter() - clock
+        losses, _ = self.trainer._update(batch)
+        self.trainer.step += 1
+        ended = time.process_time(), time.thread_time(), time.perf_counter()
+        frames = int(batch.feature_lens.sum())
+        return {"cpu": ended[0] - started, "own": ended[1] - own, "wall": ended[2] - clock, "wait": wait,
+                "frames": frames, "padded": batch.features[..., 0].numel(),
+                "loss": float(losses.sums["loss"].detach()) / frames}  # fmt: skip
+
+    def describe(self) -> dict[str, float]:
+        """Of an epoch: frames and updates; and the peak memory of the process so far, in MB."""
+        plan = self.trainer.batches.plan(0)
+        seconds = sum(utterance.duration for batch in plan for item in batch for utterance in item)
+        return {"frames": 100 * seconds, "updates": len(plan), "peak_mb": peak_mb()}
+
+    def profile(self, updates: int) -> dict[str, Any]:
+        """Seconds of each kind and of the single operators, and what the process took, all per update."""
+        kinds, operators = defaultdict(float), defaultdict(float)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profile:
+            for _ in range(updates):
+                batch = next(self.batches)
+                with torch.profiler.record_function(UPDATE):
+                    self.trainer._update(batch)
+                self.trainer.step += 1
+        for event in profile.events():
+            if not inside_update(event):
+                continue
+            seconds, kind = event.self_cpu_time_total / 1e6 / updates, kind_of(event, self.losses)
+            kinds[kind] += seconds
+            operators[f"{event.name.split('#')[0]} ({kind})"] += seconds
+        return {"kinds": kinds, "operators": operators}
+
+
+def inside_update(event: Any) -> bool:
+    while event is not None:
+        if event.name == UPDATE:
+            return True
+        event = event.cpu_parent
+    return False
+
+
+def functions_of(package: str) -> set[str]:
+    """Names under which the profiler shows the autograd functions of `package`, which has been imported."""
+    modules = [module for name, module in sys.modules.items() if name.startswith(package + ".")]
+    classes = [value for module in modules for value in vars(module).values() if inspect.isclass(value)]
+    functions = [each for each in classes if issubclass(each, torch.autograd.Function)]
+    return {name for each in functions for name in (each.__name__, each.__name__ + "Backward")}
+
+
+def peak_mb() -> float:
+    """Peak resident memory since this process began (Linux); that of the process that began it does not count."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+class Checkout:
+    """A worker process in which `residualformer` is that of `root`."""
+
+    def __init__(self, root: Path, args: argparse.Namespace) -> None:
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(args.threads))
+        environment = {**os.environ, **threads, "PYTHONPATH": str(root), "KINETO_LOG_LEVEL": "9"}  # 9: nothing
+        command = [sys.executable, __file__, "--worker", *sys.argv[1:]]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, env=environment, **pipes)
+        self.root = root
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        self.process.stdin.write(json.dumps([method, *arguments]) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            sys.exit(f"error: the updates of {self.root} failed; what they wrote is above.")
+        return json.loads(answer)
+
+
+def work(args: argparse.Namespace) -> None:
+    """Answer the requests on stdin, one JSON line each; all else that is printed goes to stderr."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    with tempfile.TemporaryDirectory() as folder:
+        worker = Worker(args, folder)
+        for line in sys.stdin:
+            method, *arguments = json.loads(line)
+            print(json.dumps(getattr(worker, method)(*arguments)), file=answers, flush=True)
+
+
+def total(turns: list[dict[str, float]], name: str) -> float:
+    return sum(turn[name] for turn in turns)
+
+
+def report_updates(root: Path, turns: list[dict[str, float]], epoch: dict[str, float], threads: int) -> None:
+    """Times of an update and of an epoch, which is as long as its frames are at the rate that was measured."""
+    frames, cpu, wall = (total(turns, name) for name in ("frames", "cpu", "wall"))
+    per_epoch = epoch["frames"] / frames
+    print(f"\n{root}: {len(turns)} updates of {frames / len(turns):.0f} frames, {threads} threads")
+    print(f"  per update {1000 * cpu / len(turns):.1f} ms of processor time, {1000 * wall / len(turns):.1f} ms by the "
+          f"clock, of which {total(turns, 'wait') / wall:.1%} waiting for data")  # fmt: skip
+    print(f"  per epoch of {epoch['updates']} updates {per_epoch * cpu:.1f} s of processor time, "
+          f"{per_epoch * wall:.1f} s by the clock; {frames / cpu:.0f} frames a second of processor time")  # fmt: skip
+    print(f"  padding {1 - frames / total(turns, 'padded'):.1%}; peak memory {epoch['peak_mb']:.0f} MB; "
+          f"loss {total(turns, 'loss') / len(turns):.6f} nats a frame")  # fmt: skip
+
+
+def report_profile(profile: dict[str, Any], turns: list[dict[str, float]], args: argparse.Namespace) -> None:
+    """The table of kinds; with one thread what the thread of the batches takes is told apart from the trainer's."""
+    per_update = 1000 / len(turns)
+    own, cpu = (per_update * total(turns, name) for name in ("own", "cpu"))
+    own = own if args.threads == 1 else cpu
+    watched = 1000 * sum(profile["kinds"].values())
+    table = {kind: 1000 * seconds / watched * own for kind, seconds in profile["kinds"].items()}
+    table["data loading, its thread"] = cpu - own
+    print(f"  while watched {watched:.1f} ms an update by the clock; in matrix products "
+          f"{sum(table.get(kind, 0) for kind in IN_PRODUCTS) / cpu:.1%} of the processor time:")  # fmt: skip
+    for kind in KINDS:
+        print(f"    {kind:28s} {table.get(kind, 0):8.2f} ms {table.get(kind, 0) / cpu:7.1%}")
+    print("  the largest operators:")
+    for name, seconds in sorted(profile["operators"].items(), key=lambda item: -item[1])[: args.operators]:
+        print(f"    {name:70.70s} {1000 * seconds / watched * own:8.2f} ms {1000 * seconds / watched * own / cpu:7.1%}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="experiment, a YAML in conf/")
+    parser.add_argument("--data", type=Path, required=True, help="folder with fbank/ and lang/ of the recipe")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a configuration key")
+    parser.add_argument("--model", type=Path, help="start from the weights of this model.pt")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout of this repository")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--updates", type=int, default=30, help="timed updates of each checkout")
+    parser.add_argument("--profiled", type=int, default=8, help="updates of the profile; 0 for none")
+    parser.add_argument("--operators", type=int, default=12, help="single operators that are shown")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    if args.worker:
+        return work(args)
+    roots = [OURS] + ([args.against.resolve()] if args.against else [])
+    checkouts = [Checkout(root, args) for root in roots]
+    for _ in range(3):  # to warm up
+        for checkout in checkouts:
+            checkout.ask("update")
+    turns = [[checkout.ask("update") for checkout in checkouts] for _ in range(args.updates)]
+    for checkout, own in zip(checkouts, zip(*turns, strict=True), strict=True):
+        report_updates(checkout.root, own, checkout.ask("describe"), args.threads)
+        if args.profiled:
+            report_profile(checkout.ask("profile", args.profiled), own, args)
+    if args.against:
+        ratios = [before["cpu"] / before["frames"] / (now["cpu"] / now["frames"]) for now, before in turns]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        print(f"\n{roots[0]} is {middle:.2f} times as fast as {roots[1]} (quartiles {low:.2f} and {high:.2f})")
+
+
+if __name__ == "__main__":
+    main()
