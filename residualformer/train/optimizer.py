@@ -31,8 +31,9 @@ class Optimizer:
         chosen = {id(p) for p in matrices}
         others = {name: p for name, p in model.named_parameters() if id(p) not in chosen}
         kind = torch.optim.Adam if optimizer.kind == "adam" else torch.optim.AdamW
+        groups = _decay_groups(others, optimizer.weight_decay)
         self.parts: list[torch.optim.Optimizer] = [
-            kind(_decay_groups(others, optimizer.weight_decay), lr=optimizer.lr, betas=tuple(optimizer.betas), eps=1e-9)
+            kind(groups, lr=optimizer.lr, betas=tuple(optimizer.betas), eps=1e-9, fused=True)
         ]
         # Muon's parameters: each of the matrices that are stacked in one, in the memory of that one.
         self.stacks = [(whole, [nn.Parameter(one) for one in whole.detach().chunk(n)]) for whole, n in stacked if n > 1]
@@ -52,8 +53,12 @@ class Optimizer:
         Returns:
             The gradient's norm before clipping; when it is not finite nothing is updated.
         """
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
+        learning = [parameter for parameter in self.parameters if parameter.grad is not None]
+        total = nn.utils.get_total_norm([parameter.grad for parameter in learning], foreach=True)
+        norm = float(total)
         if math.isfinite(norm):
+            if norm > self.clip_norm:
+                nn.utils.clip_grads_with_norm_(learning, self.clip_norm, total, foreach=True)
             for whole, rows in self.stacks:
                 for one, gradient in zip(rows, whole.grad.chunk(len(rows)), strict=True):
                     one.grad = gradient
