@@ -77,3 +77,14 @@ def test_steps_are_those_of_torchs_plain_optimiser_on_clipped_gradients(kind, cl
         assert ours.step() == pytest.approx(float(expected), rel=1e-6)  # sums in another order
     for p, twin in zip(model.parameters(), twins, strict=True):
         torch.testing.assert_close(p, twin, rtol=1e-5, atol=1e-7)  # three steps of 0.01, in fp32
+
+
+def test_the_arbitrator_has_a_learning_rate_of_its_own():
+    model = build_model(Config(encoder=EncoderConfig(kind="lstm", dim=8), amnet=AmNetConfig("sparse", [0.1, 0.8])), 9)
+    config = OptimizerConfig(kind="adamw", lr=1e-3, arbitrator_factor=10.0, warmup_steps=0)
+    optimizer = Optimizer(model, TrainConfig(optimizer=config))
+    rates = {id(p): group["lr"] for group in optimizer.parts[0].param_groups for p in group["params"]}
+    own = {id(p) for p in model.encoder.arbitrator.parameters()}
+    assert {rate for p, rate in rates.items() if p in own} == {1e-2}
+    assert {rate for p, rate in rates.items() if p not in own} == {1e-3}
+    assert len(rates) == len(list(model.parameters())) and optimizer.lr == 1e-3

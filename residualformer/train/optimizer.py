@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from residualformer.nn.transducer import Transducer
 from residualformer.schema import OptimizerConfig, TrainConfig
 
+ARBITRATOR = "encoder.arbitrator."  # how its parameters' names begin
 HOLD_END = 0.01  # of the learning rate, where `hold` ends
 
 
@@ -31,7 +32,11 @@ class Optimizer:
         chosen = {id(p) for p in matrices}
         others = {name: p for name, p in model.named_parameters() if id(p) not in chosen}
         kind = torch.optim.Adam if optimizer.kind == "adam" else torch.optim.AdamW
-        groups = _decay_groups(others, optimizer.weight_decay)
+        slower = {name: p for name, p in others.items() if not name.startswith(ARBITRATOR)}
+        faster = {name: p for name, p in others.items() if name.startswith(ARBITRATOR)}
+        groups = _decay_groups(slower, optimizer.weight_decay)
+        rate = optimizer.lr * optimizer.arbitrator_factor
+        groups += [group | {"lr": rate} for group in _decay_groups(faster, optimizer.weight_decay) if group["params"]]
         self.parts: list[torch.optim.Optimizer] = [
             kind(groups, lr=optimizer.lr, betas=tuple(optimizer.betas), eps=1e-9, fused=True)
         ]
