@@ -200,7 +200,6 @@ def test_bf16_products_bound_the_error(inside):
     without bf16 instructions make no error at all.
     """
     inputs, symbols, boundary = problem(seed=12, C=300, dtype=torch.float32)
-    encoded, predicted, am, _, lm, _ = inputs
     exact = simple_joiner_loss(*inputs, symbols, 0, boundary, 0.25, 0.1, reduction="none")
     with torch.autocast("cpu", torch.bfloat16):
         rounded = simple_joiner_loss(*inputs, symbols, 0, boundary, 0.25, 0.1, reduction="none")

@@ -144,8 +144,8 @@ def _checked_sizes(encoded: Tensor, predicted: Tensor, *weights: Tensor | None) 
 def _real_rows(x: Tensor, begin: Tensor, end: Tensor) -> Tensor:
     """x (B, L, D) with zeros for rows not in begin..end-1, each (B,)."""
     row = torch.arange(x.shape[1], device=x.device)
-    real = (row >= begin[:, None]) & (row < end[:, None])
-    return x.where(real[:, :, None], 0)
+    padding = ((row < begin[:, None]) | (row >= end[:, None])).flatten().nonzero()[:, 0]
+    return x.flatten(0, 1).index_fill(0, padding, 0).view_as(x) if len(padding) else x
 
 
 class _Utterance(NamedTuple):
