@@ -144,6 +144,17 @@ def test_a_changed_experiment_runs_again_with_those_that_start_from_it(finished)
     assert finished.calls == ["shared", "residual"] * 2 + ["score.sh"]
 
 
+def test_a_key_that_is_newer_than_a_run_had_its_default(finished):
+    marker = finished.folder / "egs/fake/exp/residual/.decode_test.done"
+    content = json.loads(marker.read_text())
+    del content["identity"]["decode.nbest"]
+    marker.write_text(json.dumps(content))
+    finished.run()
+    assert finished.calls == ["score.sh"]
+    finished.run("--set", "decode.nbest=5")
+    assert finished.calls == RUNS + ["score.sh"]
+
+
 def test_comments_descriptions_and_jobs_change_nothing(finished):
     finished.write("conf/fake/base.yaml", "# comment\ndescription: another\n" + CONFS["base"])
     finished.run("--jobs", "1")

@@ -25,6 +25,7 @@ import residualformer
 from residualformer.config import config_to_dict, flatten, load_config
 from residualformer.errors import UserError, run_main
 from residualformer.files import set_aside, write_json
+from residualformer.schema import Config
 
 # Options that cannot change what is written: how fast, and what `sections` of the configuration tell already.
 _WITHOUT_EFFECT = ("--jobs", "--set", "--config")
@@ -134,9 +135,11 @@ def _read(marker: Path) -> dict[str, Any] | None:
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What is not as it was; a key of the configuration that did not exist then had the default that it has now."""
+    defaults = dict(flatten(config_to_dict(Config())))
     changes = []
     for name in {**old, **new}:
-        if old.get(name) != new.get(name):
+        if old.get(name, defaults.get(name)) != new.get(name):
             what = "was made with other options" if name.startswith("input ") else f"{old.get(name)} -> {new.get(name)}"
             changes.append(f"{name} {what}")
     return changes
