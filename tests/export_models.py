@@ -8,7 +8,9 @@ import numpy as np
 import onnxruntime
 import torch
 
+from residualformer.data.features import compute_fbank
 from residualformer.data.tokenizer import Tokenizer, train_tokenizer
+from residualformer.export.audio import noise
 from residualformer.export.contracts import CONTRACTS, Contract
 from residualformer.export.folder import encoder_graph
 from residualformer.nn.transducer import Transducer, build_model
@@ -88,14 +90,22 @@ def contract_of(model: Transducer, kind: str, merged: bool = False) -> Contract:
     return CONTRACTS[kind](model, encoder_graph(model, merged))
 
 
+@torch.no_grad()
 def random_bundle(config: Config, seed: int = 0) -> Bundle:
-    """A recogniser that writes something of noise: its logits are sharp."""
+    """A recogniser that writes many different tokens of noise, and a blank in about every second frame."""
     tokenizer: Tokenizer = train_tokenizer(["abc de"], config.tokens)
     model = random_model(config, tokenizer.vocab_size, seed)
-    with torch.no_grad():
-        model.joiner.project_encoder.weight.mul_(3)
-        model.joiner.vocabulary.weight.mul_(8)
-        model.joiner.vocabulary.bias[0] += 1
+    features = torch.from_numpy(compute_fbank(noise(16000)[0].samples, config.features))[None]
+    frames, _ = model.encoder(features, torch.tensor([features.size(1)]))
+    joint = model.joiner.project_encoder(frames[0])
+    model.joiner.project_encoder.weight.mul_(1 / joint.std(0, keepdim=True).T)  # each of the joint's numbers changes
+    model.joiner.project_encoder.bias.copy_(-frames[0].mean(0) @ model.joiner.project_encoder.weight.T)
+    model.joiner.vocabulary.weight.mul_(8)
+    predicted, _ = model.predictor.step(torch.tensor([0]), model.predictor.init_state(1))
+    logits = model.joiner(frames[0], predicted)  # (T, V)
+    model.joiner.vocabulary.bias -= logits.mean(0)
+    logits = logits - logits.mean(0)
+    model.joiner.vocabulary.bias[0] += (logits[:, 1:].amax(1) - logits[:, 0]).median()
     return Bundle(model, config, tokenizer, {"data": "noise"})
 
 

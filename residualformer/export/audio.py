@@ -11,7 +11,7 @@ from residualformer.data.validate import read_cuts
 from residualformer.errors import UserError
 from residualformer.export.check import Utterance
 
-NOISE_S = 5.0
+NOISE_S, SYLLABLES_PER_S = 5.0, 4
 
 
 def dev_cuts(run: Path) -> Path:
@@ -45,8 +45,11 @@ def utterances_of_files(paths: list[Path], rate: int) -> list[Utterance]:
 
 
 def noise(rate: int, seed: int = 0) -> list[Utterance]:
-    """One utterance of `NOISE_S` seconds that swells and fades four times a second, as speech does."""
-    time = np.arange(int(NOISE_S * rate)) / rate
-    envelope = 0.05 * (1 - np.cos(2 * np.pi * 4 * time))
-    samples = envelope * np.random.default_rng(seed).standard_normal(len(time))
-    return [Utterance("noise", samples.astype(np.float32))]
+    """One utterance of `NOISE_S` seconds: noise and a tone that swell and fade and change their pitch, as speech does."""
+    rng = np.random.default_rng(seed)
+    size = rate // SYLLABLES_PER_S
+    time = np.arange(size) / rate
+    envelope = 0.05 * (1 - np.cos(2 * np.pi * SYLLABLES_PER_S * time))
+    pitches = rng.uniform(100, rate / 4, size=int(NOISE_S * SYLLABLES_PER_S))
+    syllables = [envelope * (np.sin(2 * np.pi * pitch * time) + rng.normal(0, 0.3, size)) for pitch in pitches]
+    return [Utterance("noise", np.concatenate(syllables).astype(np.float32))]

@@ -88,10 +88,9 @@ def token_list(tokenizer: Tokenizer, contract: Contract | type[Contract]) -> lis
     for piece in tokenizer.pieces:
         if not piece or piece.split() != [piece]:
             raise UserError(f"the token {piece!r} is empty or holds white space: train the token set again (stage 3).")
-    if contract.blank_last:
-        return [*tokenizer.pieces[1:], BLANK]
-    # sherpa-onnx takes a token of this spelling for a blank where the blank comes first
-    return [UNKNOWN.upper() if piece == UNKNOWN else piece for piece in tokenizer.pieces]
+    # A token spelled `<unk>` counts as a blank where the blank comes first, and is left out of results where it is last.
+    pieces = [UNKNOWN.upper() if piece == UNKNOWN else piece for piece in tokenizer.pieces]
+    return [*pieces[1:], BLANK] if contract.blank_last else pieces
 
 
 def folder_ids(tokens: list[int], contract: Contract, vocab_size: int) -> list[int]:
