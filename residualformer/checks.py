@@ -69,6 +69,8 @@ RULES: dict[str, Rule] = {
     "amnet.block": POSITIVE,
     "amnet.tau_start": POSITIVE,
     "amnet.tau_end": POSITIVE,
+    "amnet.noise_start": NOT_NEGATIVE,
+    "amnet.noise_end": NOT_NEGATIVE,
     "amnet.arbitrator.hidden_dim": POSITIVE,
     "amnet.arbitrator.num_layers": POSITIVE,
     "amnet.arbitrator.use_state": ANY,
@@ -247,11 +249,13 @@ def _branches(amnet: AmNetConfig) -> Iterator[Problem]:
         yield Problem(keys, f"is {given}; the slow branch comes first, so the numbers cannot fall")
     if amnet.block > 1 and amnet.method != "sparse":
         yield Problem(("amnet.block", "amnet.method"), f"is {amnet.block}; blocks are for amnet.method = sparse alone")
-    if amnet.tau_end > amnet.tau_start:
-        yield Problem(
-            ("amnet.tau_end", "amnet.tau_start"),
-            f"is {amnet.tau_end}; allowed: at most amnet.tau_start = {amnet.tau_start}, from which it falls",
-        )
+    for what in ("tau", "noise"):
+        start, end = getattr(amnet, f"{what}_start"), getattr(amnet, f"{what}_end")
+        if end > start:
+            yield Problem(
+                (f"amnet.{what}_end", f"amnet.{what}_start"),
+                f"is {end}; allowed: at most amnet.{what}_start = {start}, from which it falls",
+            )
 
 
 def _pruning(config: Config) -> Iterator[Problem]:

@@ -137,6 +137,8 @@ class AmNetConfig:
     block: int = 1  # sparse: weights of a row that are pruned together
     tau_start: float = 1.0  # temperature of the Gumbel-softmax, annealed linearly
     tau_end: float = 0.5
+    noise_start: float = 1.0  # factor of the Gumbel noise, annealed linearly; 1 is eq. 1, 0 is run time
+    noise_end: float = 1.0
     arbitrator: ArbitratorConfig = field(default_factory=ArbitratorConfig)
     cost: CostConfig = field(default_factory=CostConfig)
 

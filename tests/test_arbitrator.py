@@ -83,3 +83,8 @@ def test_uniform_takes_branches_evenly_whatever_the_logits():
     assert set(drawn.unique().tolist()) == {0.0, 1.0} and torch.equal(drawn.sum(1), torch.ones(len(drawn)))
     # five standard deviations of 40,000 draws
     torch.testing.assert_close(drawn.mean(0), torch.full((3,), 1 / 3), rtol=0, atol=5 * 0.5 / 40_000**0.5)
+
+
+def test_without_noise_gumbel_softmax_is_a_softmax_of_its_temperature():
+    logits = torch.randn(2, 5, 3)
+    torch.testing.assert_close(GumbelSoftmax(0.5, noise=0.0)(logits), (logits / 0.5).softmax(2))

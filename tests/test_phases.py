@@ -96,7 +96,7 @@ def test_who_learns_and_how_branches_are_chosen(cuts, trainer, arbitrator):  # n
         learners.append(learned(run, batch))
         samplers.append(run.phases.sampler())
     assert samplers[:5] == [OneHot()] * 2 + [UniformBranch()] * 2 + [GumbelSoftmax(1.0)]
-    assert samplers[5] == GumbelSoftmax(0.75)  # halfway from 1.0 to 0.5
+    assert samplers[5] == GumbelSoftmax(0.75, 1.0)  # halfway from 1.0 to 0.5; the noise stays unless told otherwise
     assert learners[0] == learners[1] == own
     assert learners[4] == learners[5] == everything
     assert learners[2] | own == learners[3] | own == everything  # drawn evenly: the transducer loss teaches no choice

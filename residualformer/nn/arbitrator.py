@@ -25,14 +25,18 @@ class OneHot:
 
 @dataclass(frozen=True)
 class GumbelSoftmax:
-    """Eq. 1: softmax((log pi + g) / tau), g of the Gumbel distribution; tau > 0, towards 0 the harder."""
+    """Eq. 1: softmax((log pi + g) / tau), g of the Gumbel distribution; tau > 0, towards 0 the harder.
+
+    `noise` is a factor of g, 1 in the paper. Without noise there is none of the chance that run time does not know.
+    """
 
     tau: float = 1.0
+    noise: float = 1.0
 
     def __call__(self, logits: Tensor) -> Tensor:
         # -log of an exponential variable is a Gumbel one. log pi is the logits up to a constant, which softmax ignores.
         noise = -torch.empty_like(logits, dtype=torch.float32).exponential_().log()
-        return ((logits.float() + noise) / self.tau).softmax(2)
+        return ((logits.float() + self.noise * noise) / self.tau).softmax(2)
 
 
 @dataclass(frozen=True)

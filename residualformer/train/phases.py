@@ -2,7 +2,7 @@
 
 1. `pretrain_steps` updates: the arbitrator alone learns to tell the frames at which a teacher's outputs are uncertain.
 2. `prune_fraction` of the rest, where branches are sparse: the masks grow (eq. 3), branches are drawn evenly.
-3. Gumbel-softmax decisions (eq. 1), tau falling linearly, and the cost loss beside the transducer loss.
+3. Gumbel-softmax decisions (eq. 1), tau and noise falling linearly, and the cost loss beside the transducer loss.
 
 Letters: N utterances, T' encoder frames, B branches, slow first.
 """
@@ -124,7 +124,8 @@ class Branches(Pruning):
             return UniformBranch()
         amnet = self.config.amnet
         done = (self.step - self.end) / (self.config.train.max_steps - self.end)
-        return GumbelSoftmax(amnet.tau_start + done * (amnet.tau_end - amnet.tau_start))
+        tau = amnet.tau_start + done * (amnet.tau_end - amnet.tau_start)
+        return GumbelSoftmax(tau, amnet.noise_start + done * (amnet.noise_end - amnet.noise_start))
 
     def losses(self, batch: Batch, features: Tensor) -> Losses:
         if self.encoder.training and self.step < self.start:
