@@ -146,9 +146,10 @@ def test_an_engine_that_fails_is_given_up_with_one_warning(monkeypatch, caplog):
 
 def test_an_engine_that_is_not_installed_is_passed_over_unless_it_is_asked_for(monkeypatch):
     px, py, boundary = lattices(True, S=6, T=8)
+    recursion._engine_named.cache_clear()
     monkeypatch.setattr("residualformer.optional.is_installed", lambda name: False)
     monkeypatch.setattr(recursion, "_is_there", lambda name: False)
-    assert torch.equal(mutual_information_recursion(px, py, boundary), run("plain", px, py, boundary)[0])
+    assert torch.equal(run("auto", px, py, boundary)[0], run("plain", px, py, boundary)[0])
     with pytest.raises(UserError, match="numba .* is not installed; to get it: pip install numba"):
         run("numba", px, py, boundary)
 

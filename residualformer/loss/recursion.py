@@ -126,6 +126,7 @@ def _is_usable(package: str) -> bool:
 _is_there = functools.cache(is_installed)
 
 
+@functools.cache
 def _engine_named(name: str) -> Callable[[Tensor, Tensor, Tensor, bool], Result]:
     if name == "plain":
         return plain

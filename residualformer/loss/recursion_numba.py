@@ -31,8 +31,8 @@ NEVER = -1e300  # log 0; finite, for a difference of two must not be nan
 DEAD = -1e299  # below it lie log 0 and what arcs make of it
 FAR = -700.0  # exp of less is 0 beside 1
 FOLD_EVERY = 512  # steps, each of which at most doubles v
-ONE = np.uintp(1)  # indices without a sign, which may be vectors
 NODES_PER_THREAD = 20_000  # fewer do not pay for another thread
+ONE = np.uintp(1)  # loops whose indices have no sign become vectors: those with one may count from the end
 
 _SHIFT = 1.5 * 2.0**52  # a float64 plus this ends in the bits of the nearest integer
 _LOG2E, _LN2, _LN2_REST = 1.4426950408889634, 0.6931471803691238, 1.9082149292705877e-10
@@ -41,16 +41,18 @@ _EXPONENT, _ONE = 52, 1023 << 52  # where a float64 holds its exponent; the bits
 
 @intrinsic
 def _bits(typing, x):
-    return types.int64(types.float64), lambda context, builder, signature, args: builder.bitcast(
-        args[0], ir.IntType(64)
-    )
+    def generate(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.IntType(64))
+
+    return types.int64(types.float64), generate
 
 
 @intrinsic
 def _from_bits(typing, n):
-    return types.float64(types.int64), lambda context, builder, signature, args: builder.bitcast(
-        args[0], ir.DoubleType()
-    )
+    def generate(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.DoubleType())
+
+    return types.float64(types.int64), generate
 
 
 def _kernel(signature: str | None = None, **options) -> Callable:
@@ -202,7 +204,8 @@ def _by_step(p: Tensor, slope: int) -> np.ndarray:
 def run(px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """As `recursion.plain`: total (B,), px_grad and py_grad. float32 or float64, on the CPU, of any strides.
 
-    Rows are shared out to at most `torch.get_num_threads()` threads; the result does not depend on how many.
+    Rows are shared out to at most `torch.get_num_threads()` threads; the result does not depend on how many. They are
+    Python's: of numba's own, OpenMP's abort in a forked process, and the others when two threads come at once.
     """
     kernel, total, slope = _rows_of(px.dtype), px.new_empty(len(px)), px.shape[2] - py.shape[2]
     grads = (torch.zeros_like(px), torch.zeros_like(py)) if with_grad else (px, py)
