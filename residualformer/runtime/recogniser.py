@@ -12,7 +12,7 @@ from residualformer.runtime.beam import BeamSearch
 from residualformer.runtime.endpoint import Rule
 from residualformer.runtime.greedy import GreedySearch
 from residualformer.runtime.model import ExportedModel, load_exported
-from residualformer.runtime.search import Hypothesis, Search
+from residualformer.runtime.search import Search
 from residualformer.runtime.stream import Result, Stream
 from residualformer.schema import DecodeConfig
 
@@ -75,10 +75,6 @@ class Recogniser:
         """What is recognised so far in the stream's open segment."""
         return stream.result()
 
-    def nbest(self, stream: Stream, most: int) -> list[Hypothesis]:
-        """The `most` likeliest hypotheses of the open segment, best first; frames count from its start."""
-        return stream.search_state.nbest(most)
-
     def _step(self, streams: Sequence[Stream], windows: Sequence[np.ndarray]) -> None:
         """One chunk of each of `streams`."""
         model = self.model
@@ -102,7 +98,7 @@ class Recogniser:
         if not stream.is_over() and not any(rule.holds(*measures) for rule in self.endpoint_rules):
             return
         if measures[0]:
-            stream.segments.append(self.partial(stream))
+            stream.segments.append(stream.result(self.decode_config.nbest))
         stream.begin(self._search.start())
 
 

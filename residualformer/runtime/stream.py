@@ -34,6 +34,7 @@ class Result:
         latencies: of each token, real time that passed between the arrival of that sample and the token.
         score: log-probability (natural).
         start, end: the part of the stream that the result is about.
+        nbest: the best hypotheses as ids, the first of which is told above; their frames count from `start`.
     """
 
     text: str
@@ -44,10 +45,13 @@ class Result:
     score: float
     start: float
     end: float
+    nbest: list[Hypothesis]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
+        """All but `nbest` as JSON values."""
+        values = asdict(self)
+        del values["nbest"]
+        return values
 
 
 class Stream:
@@ -151,9 +155,10 @@ class Stream:
         trailing = done if last is None else done - 1 - last
         return last is not None, trailing * self._frame_s, done * self._frame_s
 
-    def result(self) -> Result:
+    def result(self, nbest: int = 1) -> Result:
         """What is recognised so far in the open segment."""
-        hypothesis = self.search_state.nbest()[0]
+        hypotheses = self.search_state.nbest(nbest)
+        hypothesis = hypotheses[0]
         pieces = [self._model.pieces[token] for token in hypothesis.tokens]
         start = self._start * FRAME_SHIFT_S
         end = min(self._position * FRAME_SHIFT_S, self._received_s)
@@ -167,6 +172,7 @@ class Stream:
             round(hypothesis.score, 4),
             round(start, 2),
             round(end, 2),
+            hypotheses,
         )
 
     def _steps_of(self, hypothesis: Hypothesis) -> Sequence[tuple[int, float, float]]:
