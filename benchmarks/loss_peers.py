@@ -1,7 +1,7 @@
 """The work that `transducer_loss.py` measures, and who does it: this package and its peers.
 
-Pruned contenders: linear simple joiner and its smoothed loss, ranges, tanh joiner and its pruned loss. Those of the full
-lattice: tanh joiner and exact loss, nothing else. All begin with the same tensors and need gradients for all of them.
+Pruned contenders: linear simple joiner and its smoothed loss, ranges, tanh joiner and its pruned loss. Those of the
+full lattice: tanh joiner and exact loss. All begin with the same tensors and give the gradients of all that they use.
 """
 
 from __future__ import annotations
@@ -140,7 +140,21 @@ def unfused(name: str) -> Loss:
     return loss
 
 
+def straight(load: Callable[[], Loss]) -> Loss:
+    """A loss of this package in PyTorch alone, its recursion as well."""
+    from residualformer.loss.recursion import recursion_engine
+
+    loss = load()
+
+    def plain(p: Problem) -> Tensor:
+        with recursion_engine("plain"):
+            return loss(p)
+
+    return plain
+
+
 def ours_exact() -> Loss:
+    """The fused loss of the full lattice."""
     from residualformer.loss.fused_joiner import exact_joiner_loss
 
     return lambda p: exact_joiner_loss(p.am, p.lm, p.weight, p.bias, p.symbols, BLANK, p.boundary)
@@ -178,11 +192,11 @@ def warprnnt() -> Callable[[Tensor, Problem], Tensor]:
 
 CONTENDERS: dict[str, Contender] = {
     "ours": Contender(ours, "pruned"),
-    "pytorch": Contender(partial(unfused, "residualformer.loss"), "pruned"),
+    "pytorch": Contender(partial(straight, partial(unfused, "residualformer.loss")), "pruned"),
     "fast_rnnt": Contender(partial(unfused, "fast_rnnt"), "pruned"),
     "k2": Contender(partial(unfused, "k2"), "pruned"),
     "ours-exact": Contender(ours_exact, "full"),
-    "pytorch-exact": Contender(partial(full_lattice, partial(k2_style, "torch")), "full"),
+    "pytorch-exact": Contender(partial(straight, partial(full_lattice, partial(k2_style, "torch"))), "full"),
     "warprnnt-numba": Contender(partial(full_lattice, warprnnt), "full"),
     "torchaudio": Contender(partial(full_lattice, partial(k2_style, "torchaudio")), "full"),
 }

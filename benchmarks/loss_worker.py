@@ -1,0 +1,163 @@
+"""Processes that take turns at a transducer loss: each waits until it is told to do its work once more."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from loss_peers import CONTENDERS, DIM, PRUNE_RANGE, WARM_UP, Contender, Loss, Problem, Size
+from torch import Tensor
+
+ROWS = {"cpu": 2048, "cuda": 2**16}  # larger products are no faster
+DIED = "its process died; out of memory?"
+
+
+class Turn(NamedTuple):
+    """One forward and backward pass."""
+
+    ms: float
+    processor_ms: float
+    loss: float
+    norms: list[float]  # of the gradients of `Problem.leaves`, those that there are
+    added_mb: float = 0.0  # peak memory so far, less what there was before the first turn
+    peak_mb: float = 0.0
+
+
+class Clock:
+    """Milliseconds of a piece of work; with `processor` those of processor time, which leaves waiting out."""
+
+    def __init__(self, device: str, processor: bool) -> None:
+        self.processor = processor
+        self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device == "cuda" else []
+
+    def time(self, work: Callable[[], Tensor]) -> tuple[float, float, Tensor]:
+        """(ms, ms of processor time, what `work` gives)."""
+        self._synchronize()
+        started = time.perf_counter(), time.process_time()
+        if self.events:
+            self.events[0].record()
+        result = work()
+        if self.events:
+            self.events[1].record()
+        self._synchronize()
+        ended = time.perf_counter(), time.process_time()
+        wall, processor = (1000 * (end - start) for start, end in zip(started, ended, strict=True))
+        wall = self.events[0].elapsed_time(self.events[1]) if self.events else wall
+        return processor if self.processor else wall, processor, result
+
+    def _synchronize(self) -> None:
+        if self.events:
+            torch.cuda.synchronize()
+
+
+class Memory:
+    """Peak memory in MB since this was made: resident (Linux), or on a GPU what tensors take."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device == "cuda"
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        self.before = self.peak()
+
+    def peak(self) -> float:
+        if self.cuda:
+            return torch.cuda.max_memory_allocated() / 2**20
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def contend(connection: Connection, name: str, size: Size, args: argparse.Namespace) -> None:
+    """A contender's process: sends a Turn of the warm-up, then one for every command, or why there is none."""
+    try:
+        torch.set_num_threads(args.threads)
+        contender = CONTENDERS[name]
+        loss = contender.load()
+        clock = Clock(args.device, args.clock == "cpu")
+        problem = Problem.random(size, args.ragged, args.device)
+        connection.send(turn(contender, loss, Problem.random(WARM_UP, args.ragged, args.device), clock))
+        memory = Memory(args.device)
+        while connection.recv():
+            result = turn(contender, loss, problem, clock)
+            peak = memory.peak()
+            connection.send(result._replace(added_mb=peak - memory.before, peak_mb=peak))
+            if args.device == "cuda" and contender.lattice == "full":
+                torch.cuda.empty_cache()  # or the others would find no memory
+    except EOFError:
+        pass
+    except Exception as error:
+        if args.trace:
+            traceback.print_exc()
+        connection.send(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+
+
+def turn(contender: Contender, loss: Loss, problem: Problem, clock: Clock) -> Turn:
+    for leaf in problem.leaves():
+        leaf.grad = None
+
+    def work() -> Tensor:
+        with torch.autocast(problem.am.device.type, torch.bfloat16, enabled=contender.bf16):
+            value = loss(problem)
+        value.backward()
+        return value.detach()
+
+    ms, processor_ms, value = clock.time(work)
+    norms = [leaf.grad.double().norm().item() for leaf in problem.leaves() if leaf.grad is not None]
+    return Turn(ms, processor_ms, value.item(), norms)
+
+
+def multiply(connection: Connection, _: str, size: Size, args: argparse.Namespace) -> None:
+    """A process that sends the FLOP/s of the tanh joiner's products, the best of several, in [float32, bf16]."""
+    torch.set_num_threads(args.threads)
+    clock = Clock(args.device, args.clock == "cpu")
+    rows = min(size.N * size.T * PRUNE_RANGE, ROWS[args.device])
+    matrices = torch.randn(rows, DIM), torch.randn(size.V, DIM), torch.randn(rows, size.V)
+    types = [torch.float32, torch.bfloat16] if args.bf16 else [torch.float32]
+    while connection.recv():
+        rates = []
+        for dtype in types:
+            x, w, y = (matrix.to(args.device, dtype) for matrix in matrices)
+            pairs = (x, w.T), (y, w), (y.T, x)  # forward, gradient of the input, gradient of the weight
+            ms = min(clock.time(lambda: a @ b)[0] for a, b in pairs for _ in range(args.products))  # noqa: B023
+            rates.append(2 * rows * DIM * size.V / ms * 1000)
+        connection.send(rates)
+
+
+class Worker:
+    """A process of `contend` or `multiply`."""
+
+    def __init__(self, target: Callable, name: str, size: Size, args: argparse.Namespace) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, there = context.Pipe()
+        self.process = context.Process(target=target, args=(there, name, size, args), daemon=True)
+        self.process.start()
+        there.close()
+        self.limit_s = args.limit_s
+
+    def step(self) -> Turn | list[float] | str:
+        """Let it work once and give what it sends; a string says why there is nothing."""
+        try:
+            self.connection.send(True)
+        except OSError:
+            return DIED
+        return self.receive()
+
+    def receive(self) -> Turn | list[float] | str:
+        try:
+            if self.connection.poll(self.limit_s):
+                return self.connection.recv()
+        except (EOFError, OSError):
+            return DIED
+        return f"stopped, it took more than {self.limit_s:g} s"
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.join()
