@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from residualformer.nn.linear import ResidualLinear
+from residualformer.nn.linear import ResidualLinear, dense_stack
 
 SIZES = [(6, 6), (5, 9), (9, 5)]
 
@@ -83,3 +83,27 @@ def test_shared_is_not_owned_and_survives_a_copy():
 def test_impossible_rank_is_refused(rank):
     with pytest.raises(ValueError, match=r"rank -?\d is not within 0..4"):
         ResidualLinear(nn.Linear(4, 6), rank)
+
+
+@pytest.mark.parametrize("rank, diagonal", [(0, False), (0, True), (3, False), (3, True)])
+def test_a_stack_is_the_projections_one_after_the_other(rank, diagonal):
+    linears = [filled(6, n, rank, diagonal) for n in (6, 4)]
+    weight, bias = dense_stack(linears, "cpu")
+    x = torch.randn(9, 6, dtype=torch.float64)
+    expected = torch.cat([linear(x) for linear in linears], dim=1)
+    torch.testing.assert_close(x @ weight.T + bias, expected, rtol=0, atol=1e-12)
+
+
+def test_under_autocast_the_sum_is_rounded_once():
+    linear = filled(6, 9, 3, True).float()
+    linear.shared.float()
+    exact = linear.dense()
+    with torch.autocast("cpu", torch.bfloat16):
+        weight, _ = dense_stack([linear], "cpu")
+        assert linear(torch.randn(100, 6)).dtype == torch.bfloat16
+    assert torch.equal(weight, exact.bfloat16())
+    names = [name for name, _ in linear.named_parameters()]
+    direction = torch.randn(9, 6).bfloat16()
+    grads = [torch.autograd.grad((each * direction).sum(), linear.parameters()) for each in (weight, exact)]
+    for name, found, expected in zip(names, *grads, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, msg=name)

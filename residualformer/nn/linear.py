@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class ResidualLinear(nn.Module):
@@ -41,13 +43,7 @@ class ResidualLinear(nn.Module):
 
     def dense(self) -> Tensor:
         """W + A·B + D as a new (N, M) matrix, PyTorch's orientation; the shared W is never written to."""
-        weight = self.shared.weight
-        if self.A is not None:
-            weight = weight + (self.A @ self.B).T
-        if self.D is not None:
-            rows, columns = weight.shape
-            weight = weight + F.pad(torch.diag(self.D), (0, columns - len(self.D), 0, rows - len(self.D)))
-        return weight.clone() if weight is self.shared.weight else weight
+        return _Dense.apply(self.shared.weight.dtype, self.shared.weight, self.A, self.B, self.D)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., M) -> (..., N), through `dense()` or factor by factor, whichever costs less for this many rows."""
@@ -56,10 +52,56 @@ class ResidualLinear(nn.Module):
             return shared(x)
         m, n = shared.in_features, shared.out_features
         if x.numel() // m * (m + n) >= m * n:
-            return F.linear(x, self.dense(), shared.bias)
+            return F.linear(x, *dense_stack([self], x.device.type))
         y = shared(x)
         if self.A is not None:
             y = y + (x @ self.A) @ self.B
         if self.D is not None:
             y = y + F.pad(x[..., : len(self.D)] * self.D, (0, n - len(self.D)))
         return y
+
+
+def dense_stack(linears: Sequence[ResidualLinear], device_type: str) -> tuple[Tensor, Tensor]:
+    """Weights (sum of N, M) and biases (sum of N,) of projections of the same input, for one product instead of many.
+
+    The weights are in the type that autocast, if it is on for `device_type`, would give them.
+    """
+    dtype = linears[0].shared.weight.dtype
+    if torch.is_autocast_enabled(device_type) and dtype != torch.float64:  # as autocast has it
+        dtype = torch.get_autocast_dtype(device_type)
+    parts = [part for linear in linears for part in (linear.shared.weight, linear.A, linear.B, linear.D)]
+    biases = [linear.shared.bias for linear in linears]
+    return _Dense.apply(dtype, *parts), biases[0] if len(biases) == 1 else torch.cat(biases)
+
+
+class _Dense(torch.autograd.Function):
+    """W + (A·B + D)ᵀ of some projections, one below the other, rounded to `dtype` once.
+
+    Arguments: dtype, then W (N, M), A (M, R), B (R, N) and D (min(M, N),) of each; A and B, and D, may be None.
+    """
+
+    @staticmethod
+    def forward(ctx, dtype: torch.dtype, *parts: Tensor | None) -> Tensor:
+        ctx.save_for_backward(*parts)
+        weights = parts[::4]
+        stack = weights[0].new_empty(sum(map(len, weights)), weights[0].size(1), dtype=dtype)
+        rows = stack.split([len(weight) for weight in weights])
+        with torch.autocast(stack.device.type, enabled=False):
+            for own, W, A, B, D in zip(rows, *(parts[i::4] for i in range(4)), strict=True):
+                weight = W if A is None else torch.addmm(W, B.T, A.T)
+                if D is not None:
+                    weight = weight.clone() if weight is W else weight
+                    weight.diagonal().add_(D)
+                own.copy_(weight)
+        return stack
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        parts = ctx.saved_tensors
+        grads: list[Tensor | None] = []
+        for own, W, A, B, D in zip(grad.split([len(W) for W in parts[::4]]), *(parts[i::4] for i in range(4))):
+            own = own.to(W.dtype)
+            grads += [own, None if A is None else own.T @ B.T, None if A is None else (own @ A).T]
+            grads += [None if D is None else own.diagonal().clone()]
+        return None, *grads
