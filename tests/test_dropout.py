@@ -44,3 +44,21 @@ def test_goes_on_with_the_masks_it_would_have_drawn():
     torch.set_rng_state(random)
     restore_pools(pools)
     assert all(map(torch.equal, draw(9), expected))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("size", [2000, 300 * 300])  # from the pool, and larger than half of it
+def test_of_relu_is_dropout_of_relu(p, size):
+    layer = Dropout(p).train()
+    x, weights = torch.randn(size, dtype=torch.float64), torch.randn(size, dtype=torch.float64)
+    results = []
+    for function in (layer.of_relu, lambda x: layer(torch.relu(x))):
+        torch.manual_seed(1)
+        restore_pools([])
+        start = x.clone().requires_grad_()
+        y = function(start * 1.0)
+        results.append((y, *torch.autograd.grad((y * weights).sum(), start)))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
+    x = torch.randn(20)
+    assert torch.equal(layer.eval().of_relu(x.clone()), x.relu())

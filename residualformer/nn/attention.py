@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from residualformer.nn.linear import ResidualLinear
+from residualformer.nn.linear import ResidualLinear, dense_stack
 
 KeysValues = tuple[Tensor, Tensor]  # each (N, H, J, D / H), not rotated
 Table = tuple[Tensor, Tensor]  # cos and signed sin, each (J, D / H)
@@ -37,6 +38,66 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     scores = (q * q.size(-1) ** -0.5) @ k.transpose(2, 3)
     weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
     return weights.to(v.dtype) @ v
+
+
+def additive(mask: Tensor, num_heads: int, dtype: torch.dtype) -> Tensor:
+    """A bool mask (N, 1, T', T'), true where attending is allowed, as numbers to add to scores: (N H, T', T')."""
+    zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return zeros.masked_fill_(~mask, float("-inf")).expand(-1, num_heads, -1, -1).flatten(0, 1)
+
+
+class TrainedAttention(torch.autograd.Function):
+    """`rotate` and `attend` from the projections (N, T', 3 D) of q, k and v on, with a backward pass of few operators.
+
+    On a CPU that is several times as fast as to go through the operators' own. Nothing is kept but the factors of the
+    products.
+
+    Args:
+        mask: (N H, T', T'), see `additive`.
+        table: of T' positions.
+        num_heads: H.
+
+    Returns:
+        (N, T', D).
+    """
+
+    @staticmethod
+    def forward(ctx, projections: Tensor, mask: Tensor, table: Table, num_heads: int) -> Tensor:
+        N, T, _ = projections.shape
+        heads = projections.view(N, T, 3, num_heads, -1).permute(2, 0, 3, 1, 4).contiguous()  # (3, N, H, T', D / H)
+        ctx.cos, ctx.sin = (_for_q_and_k(part, heads.dtype) for part in table)
+        with torch.autocast(heads.device.type, enabled=False):
+            _rotate_(heads[:2], ctx.cos, ctx.sin)
+            q, k, v = heads.flatten(1, 2)  # each (N H, T', D / H)
+            weights = torch.baddbmm(mask, q, k.mT).softmax(-1)
+            y = torch.bmm(weights, v)
+        ctx.save_for_backward(heads, weights)
+        return y.view(N, num_heads, T, -1).transpose(1, 2).flatten(2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        heads, weights = ctx.saved_tensors
+        _, N, H, T, _ = heads.shape
+        q, k, v = heads.flatten(1, 2)
+        grad = grad.unflatten(2, (H, -1)).transpose(1, 2).flatten(0, 1)  # (N H, T', D / H)
+        scores_grad = torch._softmax_backward_data(torch.bmm(grad, v.mT), weights, -1, weights.dtype)
+        heads_grad = torch.empty_like(heads)
+        for out, left, right in zip(heads_grad.flatten(1, 2), (scores_grad, scores_grad.mT, weights.mT), (k, q, grad)):
+            torch.bmm(left, right, out=out)
+        _rotate_(heads_grad[:2], ctx.cos, -ctx.sin)  # back
+        return heads_grad.permute(1, 3, 0, 2, 4).flatten(2), None, None, None
+
+
+def _for_q_and_k(part: Tensor, dtype: torch.dtype) -> Tensor:
+    """cos or signed sin (T', D / H) for q, with the scale of the scores in it, and for k: (2, 1, 1, T', D / H)."""
+    return torch.stack([part * part.size(-1) ** -0.5, part]).to(dtype)[:, None, None]
+
+
+def _rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """`rotate` in place."""
+    other = x.roll(x.size(-1) // 2, dims=-1)
+    x.mul_(cos).addcmul_(other, sin)
 
 
 class SelfAttention(nn.Module):
@@ -75,6 +136,18 @@ class SelfAttention(nn.Module):
         q = rotate(self._heads(self.q(x[:, :num_queries])), cos[queries], sin[queries])
         y = attend(q, rotate(k, cos, sin), v, mask)
         return self.out(y.transpose(1, 2).flatten(2)), (k, v)
+
+    def whole(self, x: Tensor, mask: Tensor, table: Table) -> Tensor:
+        """`forward` of whole utterances: all of x (N, T', D) are queries, nothing is past; gives (N, T', D) alone.
+
+        The mask may be a bool one, as there, or, on a CPU and where gradients are needed, `additive`.
+        """
+        projections = F.linear(x, *dense_stack([self.q, self.k, self.v], x.device.type))
+        if mask.dtype != torch.bool:
+            return self.out(TrainedAttention.apply(projections, mask, table, self.num_heads))
+        q, k, v = (self._heads(part) for part in projections.chunk(3, dim=2))
+        y = attend(rotate(q, *table), rotate(k, *table), v, mask)
+        return self.out(y.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (N, T', D) -> (N, H, T', D / H)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 _POOL_SIZE = 1 << 23
 _REFRESH = 2000
@@ -58,8 +59,31 @@ class Dropout(nn.Module):
             return F.dropout(x, self.p)
         return x * _mask(self.p, x.dtype, x.numel()).view(x.shape)
 
+    def of_relu(self, x: Tensor) -> Tensor:
+        """Dropout of relu(x)."""
+        if not self.training or self.p == 0 or x.device.type != "cpu" or x.numel() > _POOL_SIZE // 2:
+            return self(F.relu(x))
+        return _DroppedRelu.apply(x, _mask(self.p, x.dtype, x.numel()).view(x.shape), 1 / (1 - self.p))
+
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+class _DroppedRelu(torch.autograd.Function):
+    """relu(x) * mask; all that backward needs is the result, which is above 0 where both let x through."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, mask: Tensor, scale: float) -> Tensor:
+        y = F.relu(x).mul_(mask)
+        ctx.save_for_backward(y)
+        ctx.scale = scale
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(grad, y, 0).mul_(ctx.scale), None, None
 
 
 def _mask(p: float, dtype: torch.dtype, size: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from residualformer.nn.attention import KeysValues, rotary_table
+from residualformer.nn.attention import KeysValues, additive, rotary_table
 from residualformer.nn.layer import TransformerLayer
 from residualformer.nn.mask import chunk_mask, frames
 from residualformer.nn.sharing import layer_groups, layer_linears, shared_set
@@ -71,8 +71,10 @@ class TransformerEncoder(nn.Module):
         size = x.size(1)
         table = rotary_table(size, self._head_dim, x.device)
         masks = self._masks(size, lengths, x.device)
+        if x.device.type == "cpu" and x.requires_grad:
+            masks = [additive(mask, self.config.num_heads, x.dtype) for mask in masks]
         for index, layer in enumerate(self.layers):
-            x, _ = layer(x, size, None, masks[min(index, 1)], table)
+            x = layer.whole(x, masks[min(index, 1)], table)
         return self._finish(x), lengths
 
     def output_lengths(self, lengths: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residualformer.nn.attention import KeysValues, SelfAttention, Table
@@ -30,6 +29,11 @@ class TransformerLayer(nn.Module):
     ) -> tuple[Tensor, KeysValues]:
         """x (N, T', D) -> (N, num_queries, D); the other arguments and the second result are `SelfAttention`'s."""
         y, keys_values = self.attention(self.norm1(x), num_queries, past, mask, table)
-        x = x[:, :num_queries] + self.dropout(y)
-        y = self.down(self.dropout(F.relu(self.up(self.norm2(x)))))
-        return x + self.dropout(y), keys_values
+        return self._feed_forward(x[:, :num_queries] + self.dropout(y)), keys_values
+
+    def whole(self, x: Tensor, mask: Tensor, table: Table) -> Tensor:
+        """`forward` of whole utterances, x (N, T', D) -> (N, T', D); see `SelfAttention.whole`."""
+        return self._feed_forward(x + self.dropout(self.attention.whole(self.norm1(x), mask, table)))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return x + self.dropout(self.down(self.dropout.of_relu(self.up(self.norm2(x)))))
