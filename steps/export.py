@@ -59,18 +59,18 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("run", type=Path, metavar="RUN_OR_MODEL", help="a run folder, or its model.pt")
     parser.add_argument("--out", type=Path, help="the folder to write (default: RUN/export)")
-    parser.add_argument("--type", metavar="|".join(CONTRACTS), help="kind of model (default: what predictor and features fit)")
+    parser.add_argument("--type", metavar="|".join(CONTRACTS), help="kind of model (default: what the model fits)")
     parser.add_argument(
         "--weights",
         choices=WEIGHTS,
         default=WEIGHTS[0],
-        help="factored: shared, low-rank and diagonal parts apart, the smallest file; merged: one matrix for each layer",
+        help="factored (default): shared and own parts apart, the smallest file; merged: one matrix for each layer",
     )
     parser.add_argument("--int8", action="store_true", help="also write files with weights of 8 bits")
     audio = parser.add_mutually_exclusive_group()
     audio.add_argument("--check-cuts", type=Path, metavar="CUTS", help="cuts to check on (default: the run's dev set)")
     audio.add_argument("--check-audio", type=Path, nargs="+", metavar="FILE", help="audio files to check on")
-    parser.add_argument("--num-check", type=int, default=10, metavar="N", help="how many cuts to check on (default: 10)")
+    parser.add_argument("--num-check", type=int, default=10, metavar="N", help="cuts to check on (default: 10)")
     args = parser.parse_args()
     if args.num_check < 1:
         raise UserError(f"--num-check {args.num_check}: give 1 or more")

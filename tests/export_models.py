@@ -74,7 +74,9 @@ def random_model(config: Config, vocab_size: int = 9, seed: int = 0) -> Transduc
     return model
 
 
-def config_of(encoder: str = "residual", predictor: str = "lstm", joiner: str = "tanh", preset: str = "sherpa") -> Config:
+def config_of(
+    encoder: str = "residual", predictor: str = "lstm", joiner: str = "tanh", preset: str = "sherpa"
+) -> Config:
     encoder_config, amnet = ENCODERS[encoder]
     return Config(
         features=FeatureConfig(preset=preset, num_mel_bins=BINS),

@@ -22,7 +22,11 @@ from residualformer.optional import is_installed
 from residualformer.train.checkpoint import save_model
 
 AUDIO = [Utterance(f"noise-{seed}", noise(16000, seed)[0].samples[: 16000 + 7000 * seed]) for seed in range(3)]
-KINDS = {"nemo": ("lstm", "sherpa"), "nemo, stateless": ("three labels", "sherpa"), "ebranchformer": ("three labels", "kaldi")}
+KINDS = {
+    "nemo": ("lstm", "sherpa"),
+    "nemo, stateless": ("three labels", "sherpa"),
+    "ebranchformer": ("three labels", "kaldi"),
+}
 
 
 def folder_of(path, kind: str, encoder: str = "residual", int8: bool = False):
@@ -50,7 +54,7 @@ def test_a_file_that_is_off_is_found(tmp_path, kind):
     mean = next(tensor for tensor in model.graph.initializer if tensor.name == "mean")
     mean.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(mean) + 2, "mean"))
     onnx.save(model, tmp_path / "encoder.onnx")
-    with pytest.raises(UserError, match=r"^utterance noise-\d: onnxruntime writes .* as token \d+ where PyTorch writes"):
+    with pytest.raises(UserError, match=r"^utterance noise-\d: onnxruntime writes .* as token \d+ where PyTorch"):
         check_folder(tmp_path, settings, bundle, contract, AUDIO)
 
 
@@ -118,7 +122,8 @@ def run(tmp_path):
     folder = tmp_path / "exp" / "toy"
     (folder / "decode_test_greedy").mkdir(parents=True)
     save_model(folder / "model.pt", bundle.model.state_dict(), bundle.config, bundle.tokenizer, bundle.info)
-    score = {"search": "greedy", "utterances": 7, "wer": {"value": 12.5, "low": 10, "high": 15}, "decoding": {"cuts": "x"}}
+    rate = {"value": 12.5, "low": 10, "high": 15}
+    score = {"search": "greedy", "utterances": 7, "wer": rate, "decoding": {"cuts": "x"}}
     (folder / "decode_test_greedy" / "score.json").write_text(json.dumps(score))
     return folder
 
@@ -132,7 +137,8 @@ def test_the_step_writes_a_checked_folder(root, run, tmp_path):
     models = {f"{part}{kind}.onnx" for part in ("encoder", "decoder", "joiner") for kind in ("", ".int8")}
     assert names == models | {"tokens.txt", "model.json", "check.json", "README.md"}
     card = (run / "export" / "README.md").read_text(encoding="utf-8")
-    assert "trained on: noise" in card and "| 12.50 | 10.00 to 15.00 |" in card and 'encoder="encoder.int8.onnx"' in card
+    assert "trained on: noise" in card and "| 12.50 | 10.00 to 15.00 |" in card
+    assert 'encoder="encoder.int8.onnx"' in card
     check = json.loads((run / "export" / "check.json").read_text())
     assert check["utterances"] == 1 and check["tokens"] > 0 and check["differing"]["fp32"]["onnxruntime"] == 0
 

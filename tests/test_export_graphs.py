@@ -43,7 +43,8 @@ def torch_steps(model, x, full_windows: bool):
 def test_a_nemo_encoder_is_the_step_of_pytorch(encoder, merged):
     model = random_model(config_of(encoder))
     contract = contract_of(model, "nemo", merged)
-    run, states, taken = Session(contract.models(int8=False).encoder), zeros(contract.encoder_states, len(LENGTHS)), set()
+    run, states = Session(contract.models(int8=False).encoder), zeros(contract.encoder_states, len(LENGTHS))
+    taken = set()
     for x, real, expected, valid, state in torch_steps(model, features(), full_windows=False):
         found, lengths, *states = run(x.transpose(0, 2, 1), real, *states)
         assert torch.equal(lengths, valid)
@@ -69,7 +70,8 @@ def test_an_endless_stream_keeps_to_its_look_back():
     """The masks and positions of a step that has long filled its cache are those of PyTorch too."""
     model = random_model(config_of())
     contract = contract_of(model, "nemo")
-    run, states, state = Session(contract.models(False).encoder), zeros(contract.encoder_states, 1), model.encoder.init_state(1)
+    run, states = Session(contract.models(int8=False).encoder), zeros(contract.encoder_states, 1)
+    state = model.encoder.init_state(1)
     states[2][:], state.seen[:] = 10**9, 10**9
     full = np.array([model.encoder.window])
     for x in features()[:1].split(model.encoder.window, 1)[:4]:
@@ -167,8 +169,8 @@ def test_a_group_has_one_matrix_for_all_its_layers(int8):
 @pytest.mark.parametrize("int8", [False, True], ids=["fp32", "int8"])
 def test_sharing_makes_the_file_smaller_by_the_layers_that_share(int8):
     def size(sharing: int) -> int:
-        wide = replace(config_of().encoder, num_layers=6, dim=64, ffn_dim=256, sharing=sharing, residual=ResidualConfig())
-        model = random_model(replace(config_of(), encoder=wide))
+        wide = replace(config_of().encoder, num_layers=6, dim=64, ffn_dim=256, sharing=sharing)
+        model = random_model(replace(config_of(), encoder=replace(wide, residual=ResidualConfig())))
         return len(contract_of(model, "nemo").models(int8).encoder.SerializeToString())
 
     matrices, columns = 4 * 64 * 64 + 2 * 64 * 256, 5 * 64 + 256
@@ -179,7 +181,8 @@ def test_sharing_makes_the_file_smaller_by_the_layers_that_share(int8):
 
 def test_merged_weights_are_one_matrix_for_each_layer():
     stored = weights(contract_of(random_model(config_of()), "nemo", merged=True).models(int8=False).encoder)
-    assert sum(name.startswith("layers.") and name.endswith(".weight") and "norm" not in name for name in stored) == 6 * 4
+    own = [name for name in stored if name.startswith("layers.") and name.endswith(".weight") and "norm" not in name]
+    assert len(own) == 6 * 4
     assert not any(name.startswith("bank.") and name.endswith(".weight") for name in stored)
     unshared = config_of("own weights, no look-ahead")  # nothing to merge: as factored
     stored = weights(contract_of(random_model(unshared), "nemo", merged=True).models(int8=False).encoder)
@@ -204,7 +207,8 @@ def test_int8_is_near_fp32(encoder):
     model = random_model(config_of(encoder))
     contract, full = contract_of(model, "nemo"), np.full(len(LENGTHS), model.encoder.window)
     x = features()[:, : model.encoder.window].transpose(1, 2)
-    fp32, int8 = (Session(contract.models(kind).encoder)(x, full, *zeros(contract.encoder_states, len(x))) for kind in (0, 1))
+    given = x, full, *zeros(contract.encoder_states, len(x))
+    fp32, int8 = (Session(contract.models(kind).encoder)(*given) for kind in (False, True))
     error = (fp32[0] - int8[0]).square().mean().sqrt() / fp32[0].std()
     assert 0 < error < 0.05
 

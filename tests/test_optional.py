@@ -20,7 +20,7 @@ def fake_kaldifeat(tmp_path, monkeypatch):
 def test_a_missing_package_is_answered_with_its_install_command(name):
     if is_installed(name):
         pytest.skip(f"{name} is installed")
-    with pytest.raises(UserError, match=f"^{name} .* is not installed; to get it: .*pip install {name.replace('_', '-')}"):
+    with pytest.raises(UserError, match=f"^{name} .* not installed; to get it: .*pip install {name.replace('_', '-')}"):
         optional(name)
     assert "is not installed" in describe([name])
 

@@ -45,7 +45,7 @@ def utterances_of_files(paths: list[Path], rate: int) -> list[Utterance]:
 
 
 def noise(rate: int, seed: int = 0) -> list[Utterance]:
-    """One utterance of `NOISE_S` seconds: noise and a tone that swell and fade and change their pitch, as speech does."""
+    """One utterance of `NOISE_S` seconds: noise and a tone that swell, fade and change their pitch, as speech does."""
     rng = np.random.default_rng(seed)
     size = rate // SYLLABLES_PER_S
     time = np.arange(size) / rate

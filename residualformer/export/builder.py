@@ -124,7 +124,8 @@ class Graph:
             for value in values:
                 result = graph.Identity(value)
                 graph.outputs.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, None))
-        found = self.If(condition, then_branch=yes._proto("then"), else_branch=no._proto("else"), outputs=len(otherwise))
+        branches = {"then_branch": yes._proto("then"), "else_branch": no._proto("else")}
+        found = self.If(condition, outputs=len(otherwise), **branches)
         return found if isinstance(found, list) else [found]
 
     def model(self, name: str, metadata: dict[str, Any]) -> onnx.ModelProto:

@@ -31,7 +31,7 @@ def model_card(
     """The card as Markdown; `folder` holds the files, whose sizes it tells."""
     parts = [
         f"# {settings['name']}",
-        f"A streaming speech recogniser: {_described(config)}. It recognises in chunks of {settings['chunk_ms']} ms and "
+        f"A streaming speech recogniser: {_described(config)}. It works in chunks of {settings['chunk_ms']} ms and "
         f"looks {settings['look_ahead_ms']} ms ahead.",
         _training(config, info),
         "## Error rates\n" + _rates(scores),
@@ -51,7 +51,8 @@ def agreement(report: Report) -> str:
     fp32, int8 = (report.differing.get(kind, {}) for kind in ("fp32", "int8"))
     found = f"PyTorch and, in fp32, {' and '.join(fp32)} write the same tokens"
     if int8:
-        found += "; in int8 " + ", ".join(f"{count} of {report.utterances} differ ({name})" for name, count in int8.items())
+        counts = (f"{count} of {report.utterances} differ ({name})" for name, count in int8.items())
+        found += "; in int8 " + ", ".join(counts)
     return found
 
 
@@ -95,10 +96,11 @@ def _rates(scores: Sequence[dict[str, Any]]) -> str:
 
 
 def _sizes(folder: Path, settings: dict[str, Any]) -> str:
-    lines = [f"Type `{settings['type']}`, weights {settings['weights']}.", "", "| precision | encoder | decoder | joiner |"]
-    lines.append("|---|---|---|---|")
+    lines = [f"Type `{settings['type']}`, weights {settings['weights']}.", ""]
+    lines += ["| precision | encoder | decoder | joiner |", "|---|---|---|---|"]
     for kind, files in settings["files"].items():
-        lines.append(f"| {kind} | " + " | ".join(f"`{file}` {megabytes(folder / file)}" for file in files.values()) + " |")
+        cells = (f"`{file}` {megabytes(folder / file)}" for file in files.values())
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

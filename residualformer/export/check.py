@@ -6,6 +6,7 @@ utterance gets `tail_padding_ms` of silence.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,9 @@ class Report:
     differing: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def check_folder(folder: Path, settings: dict[str, Any], bundle: Bundle, contract: Contract, audio: Iterable[Utterance]) -> Report:
+def check_folder(
+    folder: Path, settings: dict[str, Any], bundle: Bundle, contract: Contract, audio: Iterable[Utterance]
+) -> Report:
     """Compare the token sequences of all programs on `audio`, for fp32 and, where it was written, int8.
 
     sherpa-onnx takes part if it is installed. Raises UserError at the first utterance on which an fp32 file writes
@@ -97,10 +100,8 @@ class OnnxGreedy:
         self.settings, self.contract = settings, contract
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        files = settings["files"][kind]
-        self.encoder, self.decoder, self.joiner = (
-            onnxruntime.InferenceSession(str(folder / files[part]), options) for part in ("encoder", "decoder", "joiner")
-        )
+        files = [str(folder / settings["files"][kind][part]) for part in ("encoder", "decoder", "joiner")]
+        self.encoder, self.decoder, self.joiner = (onnxruntime.InferenceSession(file, options) for file in files)
 
     def __call__(self, features: np.ndarray) -> list[int]:
         self.states, self.tokens = self._zeros("encoder"), []
@@ -189,7 +190,7 @@ def _run(session: onnxruntime.InferenceSession, values: list[np.ndarray]) -> lis
 
 
 def _difference(utterance: str, program: str, pieces: list[str], found: list[int], expected: list[int]) -> str:
-    place = next((i for i, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), min(len(found), len(expected)))
+    place = len(os.path.commonprefix([found, expected]))
     theirs, ours = (f"'{pieces[ids[place]]}'" if place < len(ids) else "the end" for ids in (found, expected))
     return (
         f"utterance {utterance}: {program} writes {theirs} as token {place + 1} where PyTorch writes {ours}; "

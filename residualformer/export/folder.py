@@ -67,7 +67,9 @@ def encoder_graph(model: Transducer, merged: bool = False) -> EncoderGraph:
     return kind(model.encoder, model.joiner, merged)
 
 
-def write_folder(folder: Path, name: str, bundle: Bundle, contract: Contract, weights: str, int8: bool) -> dict[str, Any]:
+def write_folder(
+    folder: Path, name: str, bundle: Bundle, contract: Contract, weights: str, int8: bool
+) -> dict[str, Any]:
     """Write models, tokens and settings into `folder`, which exists; gives the content of `model.json`."""
     files = {"fp32": contract.models(int8=False)}
     if int8:
@@ -88,7 +90,7 @@ def token_list(tokenizer: Tokenizer, contract: Contract | type[Contract]) -> lis
     for piece in tokenizer.pieces:
         if not piece or piece.split() != [piece]:
             raise UserError(f"the token {piece!r} is empty or holds white space: train the token set again (stage 3).")
-    # A token spelled `<unk>` counts as a blank where the blank comes first, and is left out of results where it is last.
+    # sherpa-onnx takes `<unk>` for a blank where the blank comes first, and leaves it out of results where it is last.
     pieces = [UNKNOWN.upper() if piece == UNKNOWN else piece for piece in tokenizer.pieces]
     return [*pieces[1:], BLANK] if contract.blank_last else pieces
 

@@ -6,8 +6,6 @@ and every stream then takes the result of its own. With one stream that is the c
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from residualformer.export.builder import Graph
 from residualformer.export.encoder_graphs import StateShape, Step, before, gru_cell, lstm_cell, normalised
 from residualformer.nn.branches import FactorisedWeight, Weight
@@ -67,9 +65,10 @@ class RecurrentGraph:
                 self._product(g, value, f"{name}.{kind}", weight, branch)
                 for value, kind, weight in ((x, "input", layer.input), (state[0], "recurrent", layer.recurrent))
             )
-            own = layer.bias.dim() == 2
-            bias = g.weight(f"{name}.bias.{branch}" if own else f"{name}.bias", _row(layer.bias, branch if own else None))
-            gates = g.Add(gates, bias)
+            if layer.bias.dim() == 1:
+                gates = g.Add(gates, g.weight(f"{name}.bias", lambda bias=layer.bias: bias))
+            else:
+                gates = g.Add(gates, g.weight(f"{name}.bias.{branch}", lambda bias=layer.bias: bias[branch]))
             if layer.kind == "gru":
                 state = gru_cell(g, gates, recurrent, state[0])
             else:
@@ -89,10 +88,11 @@ class RecurrentGraph:
             slow = g.Sub(g.constant(1, "float32"), g.ReduceSum(last, g.constant([1]), keepdims=1))
             seen += [slow, last]
         y, new = g.concat(seen, 1), []
-        for index, weights in enumerate(zip(self.arbitrator.input, self.arbitrator.recurrent, self.arbitrator.bias)):
-            name, (w_input, w_recurrent, bias) = f"arbitrator.{index}", weights
-            gates = g.linear(y, f"{name}.input", _transposed(w_input), _row(bias))
-            gates = g.Add(gates, g.matmul(states[2 * index], f"{name}.recurrent.weight", _transposed(w_recurrent)))
+        weights = zip(self.arbitrator.input, self.arbitrator.recurrent, self.arbitrator.bias, strict=True)
+        for index, (w_input, w_recurrent, bias) in enumerate(weights):
+            name = f"arbitrator.{index}"
+            gates = g.linear(y, f"{name}.input", lambda w=w_input: w.T, lambda b=bias: b)
+            gates = g.Add(gates, g.matmul(states[2 * index], f"{name}.recurrent.weight", lambda w=w_recurrent: w.T))
             y, c = lstm_cell(g, gates, states[2 * index + 1])
             new += [y, c]
         out = self.arbitrator.out
@@ -134,11 +134,3 @@ class RecurrentGraph:
 
 def _flat(layers: list[State]) -> list[str]:
     return [part for state in layers for part in state]
-
-
-def _row(bias: Tensor, branch: int | None = None):
-    return lambda: bias if branch is None else bias[branch]
-
-
-def _transposed(weight: Tensor):
-    return lambda: weight.T

@@ -31,7 +31,7 @@ class TransformerGraph:
 
     def __init__(self, encoder: TransformerEncoder, joiner: TanhJoiner | AdditiveJoiner, merged: bool) -> None:
         if encoder.look_back is None:
-            raise UserError("encoder.look_back_ms is null: a model whose state grows cannot be exported; train it with one.")
+            raise UserError("encoder.look_back_ms is null: a growing state cannot be exported; train it with a limit.")
         self.encoder, self.joiner, self.merged = encoder, joiner, merged
         config = encoder.config
         self.frames_per_step = encoder.chunk
@@ -104,7 +104,8 @@ class TransformerGraph:
         x = g.Add(x, y)
         y = g.layer_norm(x, dim, f"layers.{index}.norm2", lambda: layer.norm2.weight, lambda: layer.norm2.bias)
         y = g.Relu(self._linear(g, index, "up", layer.up, y))
-        return (g.Add(x, self._linear(g, index, "down", layer.down, y)), *(self._keep(g, part) for part in (key, value)))
+        x = g.Add(x, self._linear(g, index, "down", layer.down, y))
+        return x, self._keep(g, key), self._keep(g, value)
 
     def _attend(self, g: Graph, query: str, key: str, value: str, size: int, hidden: str) -> str:
         """query (N, C, D), key and value (N, held + size, D) -> (N, C, D)."""
