@@ -318,8 +318,7 @@ def _add_grads_of_norms(
     group: Group,
 ) -> None:
     """What the gradients of joint, lm_norm and am_norm of a group give: those of exponentials, over their sums."""
-    negligible = torch.finfo(am.x.dtype).tiny ** 0.5  # denormal numbers would slow the products down tenfold
-    joint = [F.hardshrink(grads.joint[u.b, u.s, u.t], negligible) / joint for u, joint in zip(group, sums.joint)]
+    joint = [grads.joint[u.b, u.s, u.t] / joint for u, joint in zip(group, sums.joint)]
     lm_norm = torch.cat([grads.lm_norm[u.b, u.s, 0] for u in group]) / sums.lm
     am_norm = torch.cat([grads.am_norm[u.b, 0, u.t] for u in group]) / sums.unigram
     M, L = len(am.x), len(lm.x)
