@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 DIM = 512  # E, P and D
-PRUNE_RANGE, BLANK, LM_SCALE, SIMPLE_SCALE = 5, 0, 0.25, 0.5
+PRUNE_RANGE, BLANK, SIMPLE_SCALE = 5, 0, 0.5
+SCALES = {"lm_only_scale": 0.25, "am_only_scale": 0.0}
 
 
 class Size(NamedTuple):
@@ -58,8 +59,11 @@ class Problem:
         return self.am, self.lm, self.weight, self.bias, self.encoded, self.predicted, *self.simple
 
     @classmethod
-    def random(cls, size: Size, ragged: bool, device: str) -> Problem:
-        """The same for everybody; with `ragged` utterances have from half of the frames and labels to all of them."""
+    def random(cls, size: Size, ragged: bool, spread: float, device: str) -> Problem:
+        """The same for everybody; with `ragged` utterances have from half of the frames and labels to all of them.
+
+        `spread` is the scale of the weights and, about, the standard deviation of logits.
+        """
         N, T, S, V = size
         generator = torch.Generator().manual_seed(0)
 
@@ -67,7 +71,7 @@ class Problem:
             return (scale * torch.randn(shape, generator=generator)).to(device).requires_grad_()
 
         def layer() -> tuple[Tensor, Tensor]:
-            return leaf(V, DIM, scale=DIM**-0.5), leaf(V, scale=0.1)
+            return leaf(V, DIM, scale=spread * DIM**-0.5), leaf(V, scale=0.1 * spread)
 
         boundary = torch.tensor([0, 0, S, T]).repeat(N, 1)
         if ragged:
@@ -90,6 +94,25 @@ class Problem:
         multiplications = (kept + T + S + 1) * DIM + T * (S + 1)
         return 3 * 2 * len(self.weight) * float(multiplications.sum())
 
+    def share_with_gradient(self) -> float:
+        """Share of the kept nodes whose gradient is more than rounding errors of the utterance's largest one."""
+        shares = [self._share_with_gradient(slice(n, n + 1)) for n in range(len(self.am))]
+        return sum(shares) / len(shares)
+
+    def _share_with_gradient(self, n: slice) -> float:
+        from residualformer import loss
+
+        common = {"symbols": self.symbols[n], "termination_symbol": BLANK, "boundary": self.boundary[n]}
+        with torch.no_grad():
+            am, lm = F.linear(self.encoded[n], *self.simple[:2]), F.linear(self.predicted[n], *self.simple[2:])
+            occupation = loss.rnnt_loss_smoothed(lm, am, **SCALES, return_grad=True, **common)[1]
+            ranges = loss.get_rnnt_prune_ranges(*occupation, self.boundary[n], PRUNE_RANGE)
+            am, lm = loss.do_rnnt_pruning(self.am[n], self.lm[n], ranges)
+            logits = F.linear(torch.tanh(am + lm), self.weight, self.bias)
+        loss.rnnt_loss_pruned(logits.requires_grad_(), ranges=ranges, **common).backward()
+        largest = logits.grad.abs().amax(-1)
+        return (largest > torch.finfo(largest.dtype).eps * largest.max()).float().mean().item()
+
 
 Loss = Callable[[Problem], Tensor]
 
@@ -110,7 +133,7 @@ def ours() -> Loss:
 
     def loss(p: Problem) -> Tensor:
         simple, occupation = simple_joiner_loss(
-            p.encoded, p.predicted, *p.simple, p.symbols, BLANK, p.boundary, lm_only_scale=LM_SCALE, return_grad=True
+            p.encoded, p.predicted, *p.simple, p.symbols, BLANK, p.boundary, **SCALES, return_grad=True
         )
         ranges = get_rnnt_prune_ranges(*occupation, p.boundary, PRUNE_RANGE)
         pruned = pruned_joiner_loss(p.am, p.lm, p.weight, p.bias, p.symbols, ranges, BLANK, p.boundary)
@@ -128,7 +151,7 @@ def unfused(name: str) -> Loss:
         common = {"symbols": p.symbols, "termination_symbol": BLANK, "boundary": p.boundary, "reduction": "mean"}
         with torch.autocast(am.device.type, enabled=False):
             simple, occupation = library.rnnt_loss_smoothed(
-                lm=lm.float(), am=am.float(), lm_only_scale=LM_SCALE, am_only_scale=0.0, return_grad=True, **common
+                lm=lm.float(), am=am.float(), **SCALES, return_grad=True, **common
             )
             ranges = library.get_rnnt_prune_ranges(*occupation, p.boundary, PRUNE_RANGE)
         am, lm = library.do_rnnt_pruning(am=p.am, lm=p.lm, ranges=ranges)

@@ -82,8 +82,8 @@ def contend(connection: Connection, name: str, size: Size, args: argparse.Namesp
         contender = CONTENDERS[name]
         loss = contender.load()
         clock = Clock(args.device, args.clock == "cpu")
-        problem = Problem.random(size, args.ragged, args.device)
-        connection.send(turn(contender, loss, Problem.random(WARM_UP, args.ragged, args.device), clock))
+        problem, small = (Problem.random(each, args.ragged, args.spread, args.device) for each in (size, WARM_UP))
+        connection.send(turn(contender, loss, small, clock))
         memory = Memory(args.device)
         while connection.recv():
             result = turn(contender, loss, problem, clock)

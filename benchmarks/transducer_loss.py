@@ -4,8 +4,9 @@
 
 The work: from encoder and predictor outputs (N, T, 512) and (N, S+1, 512) to the pruned loss (range 5) of a tanh
 joiner 512 -> V plus half the smoothed loss of a linear joiner, with the gradients of all inputs and weights; peers that
-know no pruning compute the exact loss of the tanh joiner alone. Inputs are random: every node of the lattice has a
-gradient. Each contender lives in a process of its own; they take turns.
+know no pruning compute the exact loss of the tanh joiner alone. Each contender lives in a process of its own; they take
+turns. Logits are random with a standard deviation of about `--spread`. At 0.1, as in a training's first updates, nearly
+every node of the lattice has a gradient; at 1 and in trained models many have none to speak of, and ours skips those.
 
 `of floor` is the time of the unavoidable matrix products at the rate that this run measures for such products (on lines
 of bf16: for bf16 products), over the time taken. `+MB` is the growth of peak memory over the state before the first
@@ -167,9 +168,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", help="contenders, with commas; the first is compared with: " + ", ".join(CONTENDERS))
     parser.add_argument("--bf16", action="store_true", help="measure every contender under bf16 autocast, too")
     parser.add_argument("--ragged", action="store_true", help="utterances of different lengths")
+    parser.add_argument("--spread", type=float, default=0.1, help="of the logits: see above")
     parser.add_argument("--cuda", dest="device", action="store_const", const="cuda", default="cpu", help="on a GPU")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for busy machines, with 1 thread")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a busy machine, 1 thread")
     parser.add_argument("--rounds", type=int, default=7, help="timed turns of each")
     parser.add_argument("--products", type=int, default=3, help="turns of each product in a round, the best counts")
     parser.add_argument("--limit-s", type=float, default=300, help="who takes longer is stopped; a tenth: timed once")
@@ -193,12 +195,14 @@ def main() -> None:
     args = parse()
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(args.threads))
     machine = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {args.threads} threads"
-    results = {"machine": machine, "torch": torch.__version__, "ragged": args.ragged, "sizes": {}}
+    options = {"ragged": args.ragged, "spread": args.spread, "clock": args.clock}
+    results = {"machine": machine, "torch": torch.__version__, **options, "sizes": {}}
     for size in args.sizes:
-        problem = Problem.random(size, args.ragged, "cpu")
+        problem = Problem.random(size, args.ragged, args.spread, "cpu")
         own = sum(leaf.numel() for leaf in problem.leaves()) * 4 / 2**20
         print(f"\nN = {size.N}, T = {size.T}, S = {size.S}, V = {size.V}; {machine}, torch {torch.__version__}; "
-              f"{problem.flops() / 1e9:.0f} GFLOP, gradients {own:.0f} MB", flush=True)  # fmt: skip
+              f"{problem.flops() / 1e9:.0f} GFLOP, gradients {own:.0f} MB, "
+              f"{problem.share_with_gradient():.0%} of the nodes have one", flush=True)  # fmt: skip
         turns, rates = measure(size, args)
         lines = summary(turns, rates, problem.flops())
         report(lines, rates)
