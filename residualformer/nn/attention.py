@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from residualformer.nn.linear import ResidualLinear, dense_stack
+from residualformer.nn.linear import Affine, ResidualLinear, dense_stack
 
 KeysValues = tuple[Tensor, Tensor]  # each (N, H, J, D / H), not rotated
 Table = tuple[Tensor, Tensor]  # cos and signed sin, each (J, D / H)
@@ -142,9 +142,12 @@ class SelfAttention(nn.Module):
 
         The mask may be a bool one, as there, or, on a CPU and where gradients are needed, `additive`.
         """
-        projections = F.linear(x, *dense_stack([self.q, self.k, self.v], x.device.type))
+        weight, bias = dense_stack([self.q, self.k, self.v], x.device.type)
         if mask.dtype != torch.bool:
-            return self.out(TrainedAttention.apply(projections, mask, table, self.num_heads))
+            projections = Affine.apply(x.to(weight.dtype), weight, bias)
+            y = TrainedAttention.apply(projections, mask, table, self.num_heads)
+            return Affine.apply(y, *dense_stack([self.out], x.device.type))
+        projections = F.linear(x, weight, bias)
         q, k, v = (self._heads(part) for part in projections.chunk(3, dim=2))
         y = attend(rotate(q, *table), rotate(k, *table), v, mask)
         return self.out(y.transpose(1, 2).flatten(2))

@@ -82,7 +82,7 @@ class TransformerEncoder(nn.Module):
         return num_encoder_frames(lengths)
 
     def matrices(self) -> list[tuple[nn.Parameter, int]]:
-        """What Muon is for: the weight matrices of the layers, shared ones once, and how many are stacked in each: 1."""
+        """What Muon is for: the weight matrices of the layers, shared ones once; how many are stacked in each: 1."""
         return [(parameter, 1) for parameter in self.bank.parameters() if parameter.dim() == 2]
 
     def init_state(self, batch_size: int) -> EncoderState:

@@ -74,6 +74,32 @@ def dense_stack(linears: Sequence[ResidualLinear], device_type: str) -> tuple[Te
     return _Dense.apply(dtype, *parts), biases[0] if len(biases) == 1 else torch.cat(biases)
 
 
+def product(x: Tensor, weight: Tensor, bias: Tensor, relu: bool = False) -> Tensor:
+    """x weightᵀ + bias (, relu of it), of one type, without a graph; bf16 on a CPU: in one pass over the result."""
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
+    y = F.linear(x, weight, bias)
+    return y.relu_() if relu else y
+
+
+class Affine(torch.autograd.Function):
+    """`product` of x (N, T, M), weight (K, M) and bias (K,), the last perhaps of a wider type: (N, T, K)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.bias_type = bias.dtype
+        with torch.autocast(x.device.type, enabled=False):
+            return product(x, weight, bias.to(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:
+        x, weight = ctx.saved_tensors
+        rows = grad.flatten(0, 1)
+        return (rows @ weight).view(x.shape), rows.T @ x.flatten(0, 1), rows.sum(0).to(ctx.bias_type)
+
+
 class _Dense(torch.autograd.Function):
     """W + (A·B + D)ᵀ of some projections, one below the other, rounded to `dtype` once.
 
