@@ -219,8 +219,8 @@ def _recurrent(config: Config) -> Iterator[Problem]:
     if config.train.optimizer.kind == "muon" and config.amnet.method != "none":
         yield Problem(
             ("train.optimizer.kind", "amnet.method"),
-            f"is 'muon', which would move masked weights and is not for factors (amnet.method = {config.amnet.method}); "
-            "take adamw",
+            f"is 'muon', which would move masked weights and is not for factors (amnet.method = "
+            f"{config.amnet.method}); take adamw",
         )
 
 
