@@ -46,6 +46,12 @@ OPTIONAL = {
             "pip install numba==0.68.1",
             "0.68",
         ),
+        OptionalPackage(
+            "sounddevice",
+            "the microphone",
+            "pip install sounddevice==0.5.6, and PortAudio where its wheel has none (apt install libportaudio2)",
+            "0.4",
+        ),
         OptionalPackage("sherpa_onnx", "the check of exported models", "pip install sherpa-onnx==2.0.1", "2.0.1"),
         OptionalPackage(
             "triton",

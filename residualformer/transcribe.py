@@ -120,14 +120,17 @@ def _exported(args: argparse.Namespace) -> Results:
     if args.beam is not None:
         decode = replace(decode, kind="beam", beam=args.beam)
 
+    parted, whole = Recogniser(model, decode, ENDPOINT_RULES), Recogniser(model, decode)
+
     def results(source: Path) -> Iterator[dict[str, Any]]:
-        live = source in (STDIN, MICROPHONE)
-        rules = ENDPOINT_RULES if args.endpoint or args.endpoint is None and live else ()
+        name, live = str(source), True
         if source == STDIN:
-            blocks = standard_input_blocks(rate)
+            name, blocks = "standard input", standard_input_blocks(rate)
+        elif source is MICROPHONE:
+            blocks = microphone_blocks(rate)
         else:
-            blocks = microphone_blocks(rate) if args.mic and source == MICROPHONE else file_blocks(source)
-        name = "standard input" if source == STDIN else str(source)
-        yield from transcribe(Recogniser(model, decode, rules), blocks, name, args.partial)
+            blocks, live = file_blocks(source), False
+        endpoints = live if args.endpoint is None else args.endpoint
+        return transcribe(parted if endpoints else whole, blocks, name, args.partial)
 
     return results

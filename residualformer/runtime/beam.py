@@ -9,11 +9,13 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from residualformer.runtime.search import Array, Hypothesis, Network, Path, Predicted, log_softmax, trace
+from residualformer.runtime.search import Array, Hypothesis, Network, Predicted, log_softmax
 
+Path = tuple[Any, int, int] | None  # (the path before, label, encoder frame); None is the empty one
 _MASK = (1 << 64) - 1
 
 
@@ -38,7 +40,7 @@ class BeamState:
         self.num_frames = 0
 
     def nbest(self, most: int = 1) -> list[Hypothesis]:
-        return [trace(prefix.path, prefix.score) for prefix in self.alive[:most]]
+        return [_trace(prefix.path, prefix.score) for prefix in self.alive[:most]]
 
     def last_label(self) -> int | None:
         path = self.alive[0].path
@@ -169,6 +171,16 @@ class BeamSearch:
         found = self.model.predict([label for *_, label in unknown], [p.predicted.state for _, p, *_ in unknown])
         for (state, _, prefix, _), new in zip(unknown, found, strict=True):
             prefix.predicted = state.known[prefix.key] = Predicted(*new)
+
+
+def _trace(path: Path, score: float) -> Hypothesis:
+    """The hypothesis at the end of `path`."""
+    tokens, frames = [], []
+    while path is not None:
+        path, label, frame = path
+        tokens.append(label)
+        frames.append(frame)
+    return Hypothesis(tokens[::-1], frames[::-1], score)
 
 
 def extend_key(key: int, label: int) -> int:

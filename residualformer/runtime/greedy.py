@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
 
-from residualformer.runtime.search import Array, Hypothesis, Network, Path, Predicted, log_softmax, trace
+from residualformer.runtime.search import Array, Hypothesis, Network, Predicted, log_softmax
 
 RUN = 8  # frames of a stream that are tried at once; most write nothing, so one joiner call does for all
 
 
 class GreedyState:
-    """One stream: the path written so far and what the predictor says after it."""
+    """One stream: the labels written so far, their frames, and what the predictor says after them."""
 
     def __init__(self, predicted: Predicted):
         self.predicted = predicted
-        self.path: Path = None
+        self.labels, self.frames = array("q"), array("q")  # an hour of speech is half a megabyte
         self.score = 0.0
         self.num_frames = 0
         self.written = 0  # labels at the present frame
 
     def nbest(self, most: int = 1) -> list[Hypothesis]:
-        return [trace(self.path, self.score)][:most]
+        return [Hypothesis(self.labels.tolist(), self.frames.tolist(), self.score)][:most]
 
     def last_label(self) -> int | None:
-        return None if self.path is None else self.path[2]
+        return self.frames[-1] if self.frames else None
 
 
 class GreedySearch:
@@ -81,13 +82,14 @@ class GreedySearch:
             return used, False
         label = int(best[used])
         state.score += float(logp[used, label])
-        state.path = (state.path, label, state.num_frames)
+        state.labels.append(label)
+        state.frames.append(state.num_frames)
         state.written += 1
         return used, True
 
     def _predict(self, writers: list[GreedyState]) -> None:
         if not writers:
             return
-        found = self.model.predict([state.path[1] for state in writers], [s.predicted.state for s in writers])
+        found = self.model.predict([state.labels[-1] for state in writers], [s.predicted.state for s in writers])
         for state, new in zip(writers, found, strict=True):
             state.predicted = Predicted(*new)

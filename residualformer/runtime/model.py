@@ -151,7 +151,7 @@ def load_exported(folder: Path | str, num_threads: int = 1, int8: bool = False) 
 
 
 class _Session:
-    """One network. One thread and no arena: its memory is that of the weights and of the largest activations."""
+    """One network; its memory is that of the weights and of the largest activations."""
 
     def __init__(self, path: Path, num_threads: int):
         if not path.is_file():
@@ -159,7 +159,7 @@ class _Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.enable_cpu_mem_arena = False
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # batches of many sizes would add up in both
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:

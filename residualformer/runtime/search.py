@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 State = tuple[Array, ...]
-Path = tuple[Any, int, int] | None  # (the path before, label, encoder frame); None is the empty one
 
 
 class Hypothesis(NamedTuple):
@@ -62,16 +61,6 @@ class Search(Protocol):
 
     def advance(self, states: Sequence[SearchState], encoded: Sequence[Array]) -> None:
         """Go on with the next frames (T, D) of each stream; T may differ, and may be 0. `states` are changed."""
-
-
-def trace(path: Path, score: float) -> Hypothesis:
-    """The hypothesis at the end of `path`."""
-    tokens, frames = [], []
-    while path is not None:
-        path, label, frame = path
-        tokens.append(label)
-        frames.append(frame)
-    return Hypothesis(tokens[::-1], frames[::-1], score)
 
 
 def log_softmax(logits: Array) -> Array:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ class Stream:
         self.segments: list[Result] = []
         self._model, self._frame_s, self._rate = model, model.stride * FRAME_SHIFT_S, model.features.sample_rate_hz
         self._fbank = OnlineFbank(model.features)
-        self._pieces: deque[tuple[NDArray[np.float32], int]] = deque()
+        self._pieces: deque[NDArray[np.float32]] = deque()  # not yet turned into features
         self._resampler: tuple[int, Resampler] | None = None
         self._buffer = np.empty((0, model.features.num_mel_bins), np.float32)
         self._finished = self._flushed = False
@@ -99,7 +99,7 @@ class Stream:
         self._received_s += len(samples) / rate
         self._arrivals.append((self._received_s, time.perf_counter() if arrived is None else arrived))
         for start in range(0, len(samples), size := max(1, round(PIECE_S * rate))):
-            self._pieces.append((samples[start : start + size], rate))
+            self._pieces.append(samples[start : start + size])
 
     def finish(self) -> None:
         """No more samples will come; what is left is decoded by the next `Recogniser.decode`."""
@@ -124,7 +124,7 @@ class Stream:
         self.encoder_state: State = self._model.encoder_state()
         self.search_state = search_state
         self._start = self._position
-        self._steps: list[tuple[int, float, float]] = []  # (encoder frames after it, needed_s, latency_s)
+        self._latencies = array("f")  # of each step
 
     def window(self) -> NDArray[np.float32] | None:
         """The model's next window of features (t, F), shorter at the end; None when it is not there yet, or never will."""
@@ -137,11 +137,10 @@ class Stream:
     def step_done(self, window: int) -> None:
         """The encoder has seen `window` frames and moved on, and the search has read what it gave."""
         shift = self._model.shift
-        needed = (self._position + window - 0.5) * FRAME_SHIFT_S + HALF_WINDOW_S
+        needed = self._needed_s(self._position + window)
         while len(self._arrivals) > 1 and self._arrivals[0][0] < needed - 1e-9:
             self._arrivals.popleft()
-        latency = time.perf_counter() - self._arrivals[0][1]
-        self._steps.append((self.search_state.num_frames, min(needed, self._received_s), latency))
+        self._latencies.append(time.perf_counter() - self._arrivals[0][1])
         self._position += min(shift, len(self._buffer))
         self._buffer = self._buffer[shift:]
 
@@ -162,29 +161,30 @@ class Stream:
         pieces = [self._model.pieces[token] for token in hypothesis.tokens]
         start = self._start * FRAME_SHIFT_S
         end = min(self._position * FRAME_SHIFT_S, self._received_s)
-        steps = self._steps_of(hypothesis)
+        model = self._model
+        steps = [frame * model.stride // model.shift for frame in hypothesis.frames]
+        windows = [self._needed_s(self._start + step * model.shift + model.window) for step in steps]
         return Result(
             to_text(pieces),
             pieces,
             [round(start + frame * self._frame_s, 2) for frame in hypothesis.frames],
-            [round(needed, 4) for _, needed, _ in steps],
-            [round(latency, 4) for *_, latency in steps],
+            [round(min(needed, self._received_s), 4) for needed in windows],
+            [round(self._latencies[step], 4) for step in steps],
             round(hypothesis.score, 4),
             round(start, 2),
             round(end, 2),
             hypotheses,
         )
 
-    def _steps_of(self, hypothesis: Hypothesis) -> Sequence[tuple[int, float, float]]:
-        ends = [end for end, *_ in self._steps]
-        return [self._steps[i] for i in np.searchsorted(ends, hypothesis.frames, side="right")]
+    def _needed_s(self, frames: int) -> float:
+        """Audio in which the first `frames` feature frames lie."""
+        return (frames - 0.5) * FRAME_SHIFT_S + HALF_WINDOW_S
 
     def _fill(self, size: int) -> None:
         """Turn samples into features until there are `size`, or no samples are left."""
         while len(self._buffer) < size and not self._flushed:
             if self._pieces:
-                samples, _ = self._pieces.popleft()
-                self._fbank.accept(self._resampler[1](samples))
+                self._fbank.accept(self._resampler[1](self._pieces.popleft()))
             elif self._finished:
                 self._flush()
             else:
