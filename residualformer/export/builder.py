@@ -17,12 +17,11 @@ from torch import Tensor
 
 OPSET, IR = 17, 8  # old enough for the onnxruntime of every sherpa-onnx of the last years
 TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "int32": TensorProto.INT32}
-WEIGHT_TYPE, ZERO_POINT = "int8", 0
 Make = Callable[[], Tensor]
 
 
 class Graph:
-    """A graph under construction; values are their names.
+    """A graph under construction; its values go by their names.
 
     `graph.Op(*inputs, outputs=1, **attributes)` appends a node of any ONNX operator, and gives its output, or the list
     of its `outputs`.
@@ -84,7 +83,7 @@ class Graph:
         if x not in self._quantised:  # queries, keys and values are made of the same
             self._quantised[x] = self.DynamicQuantizeLinear(x, outputs=3)
         values, x_scale, x_zero = self._quantised[x]
-        product = self.MatMulInteger(values, weight, x_zero, self.constant(ZERO_POINT, WEIGHT_TYPE))
+        product = self.MatMulInteger(values, weight, x_zero)
         return self.Mul(self.Cast(product, to=TensorProto.FLOAT), self.Mul(x_scale, scale))
 
     def embedding(self, ids: str, name: str, table: Make) -> str:
@@ -93,7 +92,7 @@ class Graph:
             return self.Gather(self.weight(name, table), ids)
         weight, scale = self._quantised_weight(name, table, axis=1)
         rows = self.Cast(self.Gather(weight, ids), to=TensorProto.FLOAT)
-        return self.Mul(self.Sub(rows, self.constant(ZERO_POINT, "float32")), self.Gather(scale, ids))
+        return self.Mul(rows, self.Gather(scale, ids))
 
     def slice(self, x: str, axis: int, start: int, end: int) -> str:
         return self.Slice(x, self.constant([start]), self.constant([end]), self.constant([axis]))
@@ -151,7 +150,6 @@ class Graph:
         if names[0] not in self.initializers:
             matrix = make().detach().float().numpy()
             scale = np.maximum(np.abs(matrix).max(axis=axis, keepdims=axis == 1), 1e-12) / 127
-            values = (np.rint(matrix / scale) + ZERO_POINT).astype(WEIGHT_TYPE)
-            self._store(names[0], lambda: values)
+            self._store(names[0], lambda: np.rint(matrix / scale).astype(np.int8))
             self._store(names[1], lambda: scale.astype(np.float32))
         return names

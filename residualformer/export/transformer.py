@@ -138,13 +138,12 @@ class TransformerGraph:
         bias = g.weight(f"{bank}.bias", lambda: shared.bias)
         if self.merged and not (linear.A is None and linear.D is None):
             return g.Add(g.matmul(x, f"{own}.weight", lambda: linear.dense().T), bias)
-        y = g.matmul(x, f"{bank}.weight", lambda: shared.weight.T)
+        terms = [g.Add(g.matmul(x, f"{bank}.weight", lambda: shared.weight.T), bias)]
         if linear.A is not None:
-            low = g.matmul(x, f"{own}.A", lambda: linear.A)
-            y = g.Add(y, g.matmul(low, f"{own}.B", lambda: linear.B))
+            terms.append(g.matmul(g.matmul(x, f"{own}.A", lambda: linear.A), f"{own}.B", lambda: linear.B))
         if linear.D is not None:
-            y = g.Add(y, _diagonal(g, x, f"{own}.D", linear.D, shared.in_features, shared.out_features))
-        return g.Add(y, bias)
+            terms.append(_diagonal(g, x, f"{own}.D", linear.D, shared.in_features, shared.out_features))
+        return g.Sum(*terms) if len(terms) > 1 else terms[0]
 
 
 def _diagonal(g: Graph, x: str, name: str, diagonal: Tensor, m: int, n: int) -> str:
