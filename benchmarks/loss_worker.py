@@ -78,6 +78,7 @@ class Memory:
 def contend(connection: Connection, name: str, size: Size, args: argparse.Namespace) -> None:
     """A contender's process: sends a Turn of the warm-up, then one for every command, or why there is none."""
     try:
+        torch.set_flush_denormal(args.flush_denormals)  # before there are other threads, which inherit it
         torch.set_num_threads(args.threads)
         contender = CONTENDERS[name]
         loss = contender.load()

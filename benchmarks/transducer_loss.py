@@ -5,8 +5,12 @@
 The work: from encoder and predictor outputs (N, T, 512) and (N, S+1, 512) to the pruned loss (range 5) of a tanh
 joiner 512 -> V plus half the smoothed loss of a linear joiner, with the gradients of all inputs and weights; peers that
 know no pruning compute the exact loss of the tanh joiner alone. Each contender lives in a process of its own; they take
-turns. Logits are random with a standard deviation of about `--spread`. At 0.1, as in a training's first updates, nearly
-every node of the lattice has a gradient; at 1 and in trained models many have none to speak of, and ours skips those.
+turns.
+
+Logits are random with a standard deviation of about `--spread`; 0.58 is that of torch's own initialisation with inputs
+of unit variance. It decides how many nodes of the lattice have a gradient. With 0.1 nearly all have one. With more of
+it, and in trained models, many have none to speak of: ours skips these, while others multiply numbers that are denormal
+in float32, which a CPU does slowly, unless it takes them for 0 (`--flush-denormals`).
 
 `of floor` is the time of the unavoidable matrix products at the rate that this run measures for such products (on lines
 of bf16: for bf16 products), over the time taken. `+MB` is the growth of peak memory over the state before the first
@@ -168,7 +172,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", help="contenders, with commas; the first is compared with: " + ", ".join(CONTENDERS))
     parser.add_argument("--bf16", action="store_true", help="measure every contender under bf16 autocast, too")
     parser.add_argument("--ragged", action="store_true", help="utterances of different lengths")
-    parser.add_argument("--spread", type=float, default=0.1, help="of the logits: see above")
+    parser.add_argument("--spread", type=float, default=0.58, help="of the logits: see above")
+    parser.add_argument("--flush-denormals", action="store_true", help="tiny numbers are 0, for every contender")
     parser.add_argument("--cuda", dest="device", action="store_const", const="cuda", default="cpu", help="on a GPU")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a busy machine, 1 thread")
@@ -193,10 +198,10 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
+    torch.set_num_threads(args.threads)
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(args.threads))
     machine = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {args.threads} threads"
-    options = {"ragged": args.ragged, "spread": args.spread, "clock": args.clock}
-    results = {"machine": machine, "torch": torch.__version__, **options, "sizes": {}}
+    results = {"machine": machine, "torch": torch.__version__, "options": vars(args), "sizes": {}}
     for size in args.sizes:
         problem = Problem.random(size, args.ragged, args.spread, "cpu")
         own = sum(leaf.numel() for leaf in problem.leaves()) * 4 / 2**20
