@@ -1,15 +1,13 @@
-"""Both joiners: their halves add up, and the additive one's cheap loss is the exact one."""
+"""Both joiners: their halves add up, and the loss of their parts is that of their logits."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+from residualformer.loss import get_backend, rnnt_loss
 from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner
-from residualformer.schema import LossConfig
-from residualformer.train.objective import _exact, _simple
+from residualformer.train.objective import _exact
 
 N, T, S, D, P, V = 3, 7, 4, 5, 6, 9
 
@@ -26,20 +24,21 @@ def test_the_additive_joiner_has_the_two_projections_and_nothing_else():
     assert sum(p.numel() for p in AdditiveJoiner(D, P, V).parameters()) == (D + 1) * V + P * V
 
 
-def test_the_simple_loss_of_an_additive_joiner_is_exact():
+@pytest.mark.parametrize("joiner", [TanhJoiner(D, P, 8, V), AdditiveJoiner(D, P, V)], ids=["tanh", "additive"])
+def test_the_loss_of_a_joiner_is_that_of_its_logits(joiner):
     """Values and gradients, with ragged lengths; float64, so that only rounding differs."""
-    torch.manual_seed(0)
-    model = SimpleNamespace(joiner=AdditiveJoiner(D, P, V).double())
-    tokens = torch.randint(1, V, (N, S))
+    joiner = joiner.double()
+    generator = torch.Generator().manual_seed(0)
+    encoded, predicted = (
+        torch.randn(N, size, dim, generator=generator, dtype=torch.float64, requires_grad=True)
+        for size, dim in ((T, D), (S + 1, P))
+    )
+    tokens = torch.randint(1, V, (N, S), generator=generator)
     boundary = torch.tensor([[0, 0, S, T], [0, 0, 2, T - 3], [0, 0, 0, T]])
-    results = []
-    for loss in (_exact, _simple):
-        generator = torch.Generator().manual_seed(1)
-        encoded, predicted = (
-            torch.randn(N, size, dim, generator=generator, dtype=torch.float64, requires_grad=True)
-            for size, dim in ((T, D), (S + 1, P))
-        )
-        value = loss(model, encoded, predicted, tokens, boundary, LossConfig(backend="torch"))
-        results.append((value.detach(), *torch.autograd.grad(value, [encoded, predicted, *model.joiner.parameters()])))
-    for exact, simple in zip(*results, strict=True):
-        torch.testing.assert_close(simple, exact, atol=1e-10, rtol=1e-10)
+    logits = joiner(encoded.unsqueeze(2), predicted.unsqueeze(1))
+    expected = rnnt_loss(logits, tokens, 0, boundary, reduction="sum")
+    value = _exact(joiner, encoded, predicted, tokens, boundary, get_backend("torch"))
+    torch.testing.assert_close(value, expected, atol=1e-10, rtol=1e-10)
+    leaves = [encoded, predicted, *joiner.parameters()]
+    ours, theirs = torch.autograd.grad(value, leaves), torch.autograd.grad(expected, leaves)
+    torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-10)
