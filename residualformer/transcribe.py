@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--streaming",
         action="store_true",
-        help="chunk by chunk, as live speech would be decoded; greedy search (an exported model always does, with both)",
+        help="chunk by chunk, as live speech would be decoded; greedy search (exported: always, either search)",
     )
     exported = parser.add_argument_group("with an exported folder, which streams without torch")
     exported.add_argument("--int8", action="store_true", help="its int8 files")

@@ -22,8 +22,11 @@ def joined(blocks) -> tuple[np.ndarray, int]:
     return np.concatenate([block.samples for block in blocks]), blocks[0].sample_rate_hz
 
 
+FORMATS = [("wav", "PCM_U8"), ("wav", "PCM_24"), ("flac", "PCM_16"), ("ogg", None)]
+
+
 @pytest.mark.parametrize("rate", [8000, 16000, 44100, 96000])
-@pytest.mark.parametrize(("suffix", "subtype"), [("wav", "PCM_U8"), ("wav", "PCM_24"), ("flac", "PCM_16"), ("ogg", None)])
+@pytest.mark.parametrize(("suffix", "subtype"), FORMATS)
 def test_blocks_of_a_file_are_the_file(tmp_path, rate, suffix, subtype):
     channels = 6 if suffix == "wav" else 2
     path = tmp_path / f"a.{suffix}"

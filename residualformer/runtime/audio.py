@@ -1,4 +1,4 @@
-"""Audio from files, standard input and a microphone, in blocks: what is held at a time does not grow with its length."""
+"""Audio from files, standard input and a microphone, in blocks: an hour takes no more memory than a second."""
 
 from __future__ import annotations
 

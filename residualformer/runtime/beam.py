@@ -32,7 +32,7 @@ class Prefix:
 
 
 class BeamState:
-    """One stream: the W sequences alive, best first, and the predictor's answers for them and for what they proposed."""
+    """One stream: the W sequences alive, best first, and the predictor's answers for them and their proposals."""
 
     def __init__(self, predicted: Predicted):
         self.alive = [Prefix(0.0, 0, None, predicted)]
@@ -184,7 +184,7 @@ def _trace(path: Path, score: float) -> Hypothesis:
 
 
 def extend_key(key: int, label: int) -> int:
-    """64-bit key of `sequence + label` from the key of `sequence`, by the finaliser of splitmix64 (Steele et al., 2014).
+    """64-bit key of `sequence + label` from that of `sequence`, by the finaliser of splitmix64 (Steele et al., 2014).
 
     Equal sequences have equal keys; two different ones collide with a chance of about 2^-64.
     """

@@ -127,7 +127,7 @@ class Stream:
         self._latencies = array("f")  # of each step
 
     def window(self) -> NDArray[np.float32] | None:
-        """The model's next window of features (t, F), shorter at the end; None when it is not there yet, or never will."""
+        """The model's next window of features (t, F), shorter at the end; None: not there yet, or never."""
         size = self._model.window
         self._fill(size)
         if len(self._buffer) >= size or self._flushed and len(self._buffer) and not self._model.tail_s:
