@@ -52,6 +52,9 @@ def test_a_nemo_encoder_is_the_step_of_pytorch(encoder, merged):
             torch.testing.assert_close(found[n, :, :length].T, expected[n, :length], **CLOSE)
         if isinstance(model.encoder, RecurrentEncoder):
             taken |= set(state.decisions.tolist())
+        if state_of_arbitrator := [part for layer in getattr(state, "arbitrator", []) for part in layer]:
+            expected = torch.cat([*state_of_arbitrator, state.decision[:, 1:]], 1)
+            torch.testing.assert_close(states[1][:, 0, 0], expected, **CLOSE)
     if isinstance(model.encoder, RecurrentEncoder):
         assert len(taken) == model.encoder.num_branches, "the test should go through every branch"
 
@@ -164,6 +167,14 @@ def test_a_group_has_one_matrix_for_all_its_layers(int8):
     bank = {name: count for name, count in uses.items() if name.startswith("bank.")}
     assert len(bank) == 6 * 2 and set(bank.values()) == {2}  # six projections of two groups, of two layers each
     assert all(name.endswith(suffix) for name in bank)
+
+
+@pytest.mark.parametrize("encoder", ["factorised branches", "sparse branches"])
+def test_weights_of_a_branch_are_used_where_it_was_chosen_alone(encoder):
+    graph = contract_of(random_model(config_of(encoder)), "nemo").models(int8=False).encoder.graph
+    layers = {tensor.name for tensor in graph.initializer if tensor.name.startswith("layers.")}
+    assert not layers & {name for node in graph.node for name in node.input}  # but within an If
+    assert sum(node.op_type == "If" for node in graph.node) == len(ENCODERS[encoder][1].compression)
 
 
 @pytest.mark.parametrize("int8", [False, True], ids=["fp32", "int8"])
