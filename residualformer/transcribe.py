@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     exported = parser.add_argument_group("with an exported folder, which streams without torch")
     exported.add_argument("--int8", action="store_true", help="its int8 files")
+    exported.add_argument("--lean", action="store_true", help="the least memory: one group's weights at a time, slower")
     exported.add_argument("--mic", action="store_true", help="the microphone until Ctrl-C (needs sounddevice)")
     exported.add_argument("--partial", action="store_true", help="also what is recognised so far, whenever it changes")
     exported.add_argument(
@@ -86,7 +87,7 @@ def _print(source: Path, result: dict[str, Any], as_json: bool) -> None:
 
 def _trained(args: argparse.Namespace) -> Results:
     """Files through a run folder or model.pt, in PyTorch."""
-    live = {"-": STDIN in args.files, "--mic": args.mic, "--partial": args.partial, "--int8": args.int8}
+    live = {"-": STDIN in args.files, "--mic": args.mic, "--partial": args.partial, "--int8": args.int8, "--lean": args.lean}
     for option in (name for name, given in {**live, "--endpoint": args.endpoint}.items() if given):
         raise UserError(
             f"{option} needs an exported folder, which {args.model} is not: run steps/export.py, then give its export/."
@@ -113,7 +114,7 @@ def _exported(args: argparse.Namespace) -> Results:
 
     if args.threads < 1 or args.rate is not None and args.rate < 1:
         raise UserError(f"--threads is {args.threads} and --rate {args.rate}; both must be 1 or more.")
-    model = load_exported(args.model, args.threads, args.int8)
+    model = load_exported(args.model, args.threads, args.int8, args.lean)
     decode, rate = model.decode, args.rate or model.features.sample_rate_hz
     if args.greedy:
         decode = replace(decode, kind="greedy")

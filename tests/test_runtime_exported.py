@@ -70,10 +70,10 @@ def _balance(model, features: FeatureConfig) -> None:
     model.joiner.vocabulary.bias[BLANK] += 0.5
 
 
-def exported(bundle: Bundle, name: str, folder: Path) -> Path:
+def exported(bundle: Bundle, name: str, folder: Path, weights: str = "factored", int8: bool = False) -> Path:
     folder.mkdir()
-    contract = CONTRACTS[name](bundle.model, encoder_graph(bundle.model))
-    write_folder(folder, "random", bundle, contract, "factored", int8=False)
+    contract = CONTRACTS[name](bundle.model, encoder_graph(bundle.model, weights == "merged"))
+    write_folder(folder, "random", bundle, contract, weights, int8)
     return folder
 
 

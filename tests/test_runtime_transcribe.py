@@ -109,7 +109,7 @@ def test_nothing_usable_and_contradictions_are_errors(folder, tmp_path, capsys):
         transcribe("--model", folder, folder / "a.wav", "--threads", 0)
     with pytest.raises(UserError, match="decode.beam is 0"):
         transcribe("--model", folder, folder / "a.wav", "--beam", 0)
-    for option in ("-", "--mic", "--partial", "--int8", "--endpoint"):
+    for option in ("-", "--mic", "--partial", "--int8", "--lean", "--endpoint"):
         with pytest.raises(UserError, match="needs an exported folder"):
             transcribe("--model", tmp_path, folder / "a.wav", option)
 

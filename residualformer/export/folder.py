@@ -159,6 +159,7 @@ def _settings(name: str, bundle: Bundle, contract: Contract, weights: str, files
         "look_ahead_ms": 10 * (encoder.window - encoder.shift),
         "tail_padding_ms": tail_padding_ms(encoder.window),
         "joint_dim": bundle.model.joiner.project_encoder.out_features,
+        "encoder": asdict(config.encoder),
         "predictor": {
             "kind": config.predictor.kind,
             "context_size": config.predictor.context_size if stateless else None,

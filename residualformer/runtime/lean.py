@@ -1,0 +1,218 @@
+"""A Transformer transducer of an exported folder in numpy, with one group's weights in memory at a time.
+
+As the introduction of ResidualTransformer (Wang and Li, 2023) has it: a small device loads a shared set of weights, runs
+the K layers that use it, and lets it go. The weights are those of the folder's ONNX files, mapped into memory. Matrices of
+8 bits are multiplied as float32, a block at a time: weights are rounded, and nothing else.
+
+N streams, T encoder frames of a window, D encoder.dim, H heads, P frames of look-back, J the joint space.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from residualformer.errors import UserError
+from residualformer.runtime.model import Array, ExportedModel, State, stack
+from residualformer.runtime.weights import MappedWeights
+
+HIDDEN = np.float32(-1e30)  # added to the score of a frame that must not be seen
+FRAME_MS = 40
+
+
+class LeanModel(ExportedModel):
+    """Encoder, predictor and joiner without onnxruntime; UserError for an encoder that is no Transformer."""
+
+    def __init__(self, folder: Path, card: dict[str, Any], int8: bool):
+        super().__init__(folder, card, int8)
+        encoder, self._blank_last = card["encoder"], card["type"] == "nemo"
+        if encoder["kind"] != "transformer":
+            raise UserError(
+                f"{folder} holds an encoder of kind '{encoder['kind']}', but the memory-lean runner is for Transformers: "
+                "run it without."
+            )
+        self.tail_s = 0.0  # `encode` takes lengths for both types
+        self._encoder = LeanEncoder(self._paths[0], encoder, self.window, self.shift, self.features.num_mel_bins)
+        self._decoder, self._joiner = (MappedWeights(path) for path in self._paths[1:])
+        self._stateless = card["predictor"]["kind"] == "stateless"
+
+    def encoder_state(self) -> State:
+        return self._encoder.state()
+
+    def encode(self, features: Array, lengths: Array, states: Sequence[State]) -> tuple[Array, list[State]]:
+        return self._encoder.step(features, lengths, states)
+
+    def predictor_state(self) -> State:
+        if self._stateless:
+            return (np.zeros(self._card["predictor"]["context_size"], np.int64),)
+        return self._zeros("decoder")
+
+    def predict(self, labels: Sequence[int], states: Sequence[State]) -> list[tuple[Array, State]]:
+        ids = np.array(labels, np.int64) + self._blank_last  # in the numbering of training, where the blank is 0
+        ids %= len(self.pieces)
+        run = self._convolve if self._stateless else self._recur
+        out, *new = run(ids, states)
+        out = self._decoder.linear(out, "joiner.project_predictor")
+        self._decoder.release()
+        return [(out[n].copy(), tuple(part[n].copy() for part in new)) for n in range(len(ids))]
+
+    def join(self, encoded: Array, predicted: Array) -> Array:
+        if "vocabulary.weight" in self._joiner:
+            return self._joiner.linear(np.tanh(encoded + predicted), "vocabulary")
+        return np.roll(encoded + predicted, -1, axis=1) if self._blank_last else encoded + predicted
+
+    def _recur(self, ids: Array, states: Sequence[State]) -> tuple[Array, Array, Array]:
+        """LSTM layers: ids (N,) -> output (N, hidden), and h and c, each (N, layers, hidden)."""
+        h, c = (np.array(part) for part in stack(states))
+        x = self._decoder.rows("embedding", ids)
+        for layer in range(h.shape[1]):
+            gates = self._decoder.linear(x, f"lstm.{layer}.input")
+            gates += self._decoder.product(h[:, layer], f"lstm.{layer}.recurrent.weight")
+            i, f, candidate, o = np.split(gates, 4, axis=1)
+            c[:, layer] = _sigmoid(f) * c[:, layer] + _sigmoid(i) * np.tanh(candidate)
+            x = h[:, layer] = _sigmoid(o) * np.tanh(c[:, layer])
+            self._decoder.release()
+        return x, h, c
+
+    def _convolve(self, ids: Array, states: Sequence[State]) -> tuple[Array, Array]:
+        """Stateless: ids (N,) -> output (N, P), and the last labels (N, context_size)."""
+        history = np.concatenate([stack(states)[0][:, 1:], ids[:, None]], axis=1)
+        x = self._decoder.rows("embedding", history.ravel()).reshape(len(ids), -1)
+        return np.maximum(self._decoder.linear(x, "conv"), 0), history
+
+
+class LeanEncoder:
+    """`TransformerEncoder.step`, group by group.
+
+    The state of a stream: keys and values (layers, 2, P, D), the last frame before each convolution, (1, F) and
+    (channels, 1, ceil(F / 2)), and the number of encoder frames seen.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], window: int, shift: int, bins: int):
+        self.weights = MappedWeights(path)
+        self._heads, self._channels, self._bins = config["num_heads"], config["conv_channels"], bins
+        self._shift, self._chunk, self._size = shift, shift // 4, window // 4
+        self._look_back = math.ceil(config["look_back_ms"] / FRAME_MS)
+        self._layers, self._dim, sharing = config["num_layers"], config["dim"], config["sharing"]
+        groups = sharing if isinstance(sharing, list) else [layer // sharing for layer in range(self._layers)]
+        self._groups = [(group, list(layers)) for group, layers in groupby(range(self._layers), groups.__getitem__)]
+        self._table = _rotary_table(self._look_back + self._size, self._dim // self._heads)
+
+    def state(self) -> State:
+        past = np.zeros((self._layers, 2, self._look_back, self._dim), np.float32)
+        front = (1, self._bins), (self._channels, 1, (self._bins + 1) // 2)
+        return past, *(np.zeros(shape, np.float32) for shape in front), np.zeros((), np.int64)
+
+    def step(self, features: Array, lengths: Array, states: Sequence[State]) -> tuple[Array, list[State]]:
+        """As `ExportedModel.encode`."""
+        past, before1, before2, seen = stack(states)
+        x = (features - self.weights.small("mean")) / self.weights.small("std")
+        x[np.arange(x.shape[1]) >= lengths[:, None]] = 0
+        x, before1, before2 = self._subsample(x, before1, before2)
+        self.weights.release()
+        hidden = self._hidden(seen, -(-lengths // 4))
+        for group, layers in self._groups:
+            for layer in layers:
+                x, past[:, layer] = self._layer(layer, group, x, past[:, layer], hidden)
+                hidden = hidden[..., : self._look_back + self._chunk]  # look-ahead is for the first layer alone
+            self.weights.release()
+        x = self._rowwise(lambda rows: self.weights.linear(_normalised(rows), "joiner.project_encoder"), x)
+        self.weights.release()
+        return x, list(zip(past, before1, before2, seen + self._chunk, strict=True))
+
+    def _subsample(self, x: Array, before1: Array, before2: Array) -> tuple[Array, Array, Array]:
+        """Both convolutions over the window (N, window, F): (N, T, D), and what the next step needs of their inputs."""
+        x = np.concatenate([before1, x], axis=1)
+        y = np.stack([self._convolve(one[None], "subsampling.conv1") for one in x])  # (N, channels, window / 2, ~F / 2)
+        y = np.concatenate([before2, y], axis=2)
+        z = np.stack([self._convolve(one, "subsampling.conv2") for one in y]).transpose(0, 2, 1, 3)
+        z = self._rowwise(lambda rows: self.weights.linear(rows, "subsampling.out"), z.reshape(*z.shape[:2], -1))
+        middle = self._shift // 2
+        return z, x[:, self._shift : self._shift + 1], y[:, :, middle : middle + 1]
+
+    def _convolve(self, x: Array, name: str) -> Array:
+        """relu of a 3 x 3 convolution of stride 2: (C, 1 + T, F) -> (C', T / 2, ceil(F / 2))."""
+        x = np.pad(x, ((0, 0), (0, 0), (1, 1)))
+        patches = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))[:, ::2, ::2]
+        _, frames, bins, *_ = patches.shape
+        y = self.weights.product_transposed(patches.transpose(1, 2, 0, 3, 4).reshape(frames * bins, -1), f"{name}.weight")
+        return np.maximum(y + self.weights.small(f"{name}.bias"), 0).T.reshape(-1, frames, bins)
+
+    def _hidden(self, seen: Array, real: Array) -> Array:
+        """(N, 1, 1, P + T): `HIDDEN` for what is empty of the past and not real of the window, else 0."""
+        position = np.arange(self._look_back + self._size)
+        allowed = position >= self._look_back - seen[:, None]
+        allowed &= position < self._look_back + real[:, None]
+        return np.where(allowed, np.float32(0), HIDDEN)[:, None, None]
+
+    def _layer(self, layer: int, group: int, x: Array, past: Array, hidden: Array) -> tuple[Array, Array]:
+        """x (N, T, D), past (N, 2, P, D) -> (N, chunk, D) and the new past."""
+
+        def linear(name: str, x: Array) -> Array:
+            return self._rowwise(lambda rows: self._linear(layer, group, name, rows), x)
+
+        y = self._norm(f"layers.{layer}.norm1", x)
+        keys, values = (np.concatenate([past[:, i], linear(name, y)], axis=1) for i, name in enumerate(("k", "v")))
+        x, y = x[:, : self._chunk], y[:, : self._chunk]
+        x = x + linear("out", self._attend(linear("q", y), keys, values, hidden))
+        y = self._norm(f"layers.{layer}.norm2", x)
+        x = x + linear("down", np.maximum(linear("up", y), 0))
+        kept = slice(self._chunk, self._chunk + self._look_back)
+        return x, np.stack([keys[:, kept], values[:, kept]], axis=1)
+
+    def _attend(self, q: Array, k: Array, v: Array, hidden: Array) -> Array:
+        """q (N, C, D), k and v (N, P + T, D) -> (N, C, D), with rotary positions as in `nn/attention.py`."""
+        q, k, v = (part.reshape(*part.shape[:2], self._heads, -1).transpose(0, 2, 1, 3) for part in (q, k, v))
+        cos, sin = (part[: k.shape[2]] for part in self._table)
+        here = slice(self._look_back, self._look_back + self._chunk)
+        q, k = _rotate(q, cos[here], sin[here]), _rotate(k, cos, sin)
+        scores = q @ k.transpose(0, 1, 3, 2) / np.float32(math.sqrt(q.shape[3])) + hidden
+        weights = np.exp(scores - scores.max(axis=3, keepdims=True))
+        y = weights / weights.sum(axis=3, keepdims=True) @ v
+        return y.transpose(0, 2, 1, 3).reshape(len(y), self._chunk, -1)
+
+    def _linear(self, layer: int, group: int, name: str, x: Array) -> Array:
+        """(W + A·B + D)ᵀ x + b of rows x (T, M), factor by factor; or the layer's own dense matrix."""
+        weights, own, bank = self.weights, f"layers.{layer}.{name}", f"bank.{group}.{name}"
+        if f"{own}.weight" in weights:
+            return weights.product(x, f"{own}.weight") + weights.small(f"{bank}.bias")
+        y = weights.linear(x, bank)
+        if f"{own}.A" in weights:
+            y += weights.product(weights.product(x, f"{own}.A"), f"{own}.B")
+        if f"{own}.D" in weights:
+            diagonal = weights.small(f"{own}.D")
+            y[:, : len(diagonal)] += x[:, : len(diagonal)] * diagonal
+        return y
+
+    def _norm(self, name: str, x: Array) -> Array:
+        return _normalised(x) * self.weights.small(f"{name}.weight") + self.weights.small(f"{name}.bias")
+
+    def _rowwise(self, function: Any, x: Array) -> Array:
+        """`function` of rows (N T, M), on x (N, T, M)."""
+        return function(x.reshape(-1, x.shape[2])).reshape(*x.shape[:2], -1)
+
+
+def _normalised(x: Array) -> Array:
+    """Mean 0 and variance 1 over the last axis."""
+    x = x - x.mean(axis=-1, keepdims=True)
+    return x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + np.float32(1e-5))
+
+
+def _rotary_table(length: int, head_dim: int) -> tuple[Array, Array]:
+    """cos and signed sin (length, D / H), as `nn/attention.py` has them."""
+    angle = np.arange(length)[:, None] * 10000.0 ** (-np.arange(0, head_dim, 2) / head_dim)
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.hstack([cos, cos]).astype(np.float32), np.hstack([-sin, sin]).astype(np.float32)
+
+
+def _rotate(x: Array, cos: Array, sin: Array) -> Array:
+    return x * cos + np.roll(x, x.shape[-1] // 2, axis=-1) * sin
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.float32(0.5) * (np.tanh(np.float32(0.5) * x) + np.float32(1))  # never overflows

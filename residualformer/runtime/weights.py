@@ -1,0 +1,162 @@
+"""The weights of an exported ONNX file, mapped into memory and not read before they are used.
+
+Of the file only the outline is parsed: where each initialiser's bytes lie. The pages of the weights that were used can be
+given back at any time; the operating system reads them again when they are next asked for.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from residualformer.errors import UserError
+
+Array = NDArray[Any]
+
+BLOCK_BYTES = 1 << 18  # of a matrix that are float32 at a time; they stay in cache
+_TYPES = {1: np.dtype("<f4"), 3: np.dtype("i1"), 7: np.dtype("<i8")}  # onnx.TensorProto.DataType
+# Fields of the messages in onnx.proto
+_MODEL_GRAPH, _GRAPH_INITIALIZER = 7, 5
+_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
+
+
+class _Place(NamedTuple):
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+
+class MappedWeights:
+    """Weights of one file by the names that `docs/export.md` gives them; UserError when it is no such file."""
+
+    def __init__(self, path: Path):
+        try:
+            with open(path, "rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._places = dict(_initializers(self._map))
+        except (ValueError, IndexError, KeyError) as error:
+            raise UserError(f"{path} cannot be loaded (it is no ONNX model): export the model again.") from error
+        self._path, self._small = path, {}
+        self.release()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places or f"{name}_quantized" in self._places
+
+    def small(self, name: str) -> Array:
+        """A vector or another weight that is small enough to stay in memory, float32."""
+        if name not in self._small:
+            self._small[name] = np.array(self._view(name))
+        return self._small[name]
+
+    def product(self, x: Array, name: str) -> Array:
+        """x (T, M) times the matrix (M, N), of which a few rows are float32 at a time: (T, N)."""
+        quantised = f"{name}_quantized" in self._places
+        matrix = self._view(f"{name}_quantized" if quantised else name)
+        y = np.zeros((len(x), matrix.shape[1]), np.float32)
+        for rows, block in _float_blocks(matrix):
+            y += x[:, rows] @ block
+        return y * self.small(f"{name}_scale") if quantised else y
+
+    def product_transposed(self, x: Array, name: str) -> Array:
+        """x (T, M) times the transposed float32 matrix (N, ...), whose rows have M numbers: (T, N)."""
+        matrix = self._view(name)
+        y = np.empty((len(x), len(matrix)), np.float32)
+        for rows, block in _float_blocks(matrix.reshape(len(matrix), -1)):
+            y[:, rows] = x @ block.T
+        return y
+
+    def linear(self, x: Array, name: str) -> Array:
+        """`product` with `name`.weight, plus `name`.bias if there is one."""
+        y = self.product(x, f"{name}.weight")
+        return y + self.small(f"{name}.bias") if f"{name}.bias" in self else y
+
+    def rows(self, name: str, ids: Array) -> Array:
+        """Rows (N, E) of a table (V, E), float32."""
+        if f"{name}_quantized" not in self._places:
+            return np.array(self._view(name)[ids])
+        return self._view(f"{name}_quantized")[ids] * self._view(f"{name}_scale")[ids]
+
+    def release(self) -> None:
+        """Give back what of the file is in memory; nothing on systems that cannot be asked to."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def _view(self, name: str) -> Array:
+        if name not in self._places:
+            raise UserError(f"{self._path} has no weight '{name}': the memory-lean runner cannot use it; leave it out.")
+        dtype, shape, offset = self._places[name]
+        return np.ndarray(shape, dtype, self._map, offset)
+
+
+def _float_blocks(matrix: Array) -> Iterator[tuple[slice, Array]]:
+    """(M, N) of any type in blocks of rows, each copied to the same float32 memory."""
+    size = max(1, BLOCK_BYTES // (4 * matrix.shape[1]))
+    memory = np.empty((min(size, len(matrix)), matrix.shape[1]), np.float32)
+    for start in range(0, len(matrix), size):
+        block = memory[: len(matrix) - start]
+        np.copyto(block, matrix[start : start + size])
+        yield slice(start, start + size), block
+
+
+def _initializers(data: mmap.mmap) -> Iterator[tuple[str, _Place]]:
+    """Name and place of every initialiser of a serialised ModelProto."""
+    graphs = [value for field, value in _fields(data, 0, len(data)) if field == _MODEL_GRAPH]
+    if len(graphs) != 1:
+        raise ValueError("no graph")
+    for field, tensor in _fields(data, *graphs[0]):
+        if field == _GRAPH_INITIALIZER:
+            parts: dict[int, list] = {}
+            for number, value in _fields(data, *tensor):
+                parts.setdefault(number, []).append(value)
+            if _TENSOR_RAW in parts and parts[_TENSOR_TYPE][0] in _TYPES:
+                name = data[slice(*parts[_TENSOR_NAME][0])].decode()
+                yield name, _Place(_TYPES[parts[_TENSOR_TYPE][0]], _dims(data, parts), parts[_TENSOR_RAW][0][0])
+
+
+def _dims(data: mmap.mmap, parts: dict[int, list]) -> tuple[int, ...]:
+    """Repeated numbers, one by one or packed."""
+    dims: list[int] = []
+    for value in parts.get(_TENSOR_DIMS, []):
+        if isinstance(value, int):
+            dims.append(value)
+            continue
+        place, end = value
+        while place < end:
+            number, place = _varint(data, place)
+            dims.append(number)
+    return tuple(dims)
+
+
+def _fields(data: mmap.mmap, place: int, end: int) -> Iterator[tuple[int, Any]]:
+    """Fields of a message: number, and an int or, for what has a length, (start, end). Protocol Buffers' wire format."""
+    while place < end:
+        key, place = _varint(data, place)
+        kind = key & 7
+        if kind == 0:
+            value, place = _varint(data, place)
+        elif kind == 2:
+            size, place = _varint(data, place)
+            value = place, place + size
+            place += size
+        elif kind in (1, 5):
+            value, place = 0, place + (8 if kind == 1 else 4)
+        else:
+            raise ValueError(f"wire type {kind}")
+        if place > end:
+            raise ValueError("cut off")
+        yield key >> 3, value
+
+
+def _varint(data: mmap.mmap, place: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[place]
+        value |= (byte & 127) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 128:
+            return value, place
