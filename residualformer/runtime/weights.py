@@ -7,9 +7,10 @@ given back at any time; the operating system reads them again when they are next
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,12 +38,11 @@ class MappedWeights:
     def __init__(self, path: Path):
         try:
             with open(path, "rb") as file:
+                self._places = dict(_initializers(_Bytes(file)))
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._places = dict(_initializers(self._map))
         except (ValueError, IndexError, KeyError) as error:
             raise UserError(f"{path} cannot be loaded (it is no ONNX model): export the model again.") from error
         self._path, self._small = path, {}
-        self.release()
 
     def __contains__(self, name: str) -> bool:
         return name in self._places or f"{name}_quantized" in self._places
@@ -103,7 +103,30 @@ def _float_blocks(matrix: Array) -> Iterator[tuple[slice, Array]]:
         yield slice(start, start + size), block
 
 
-def _initializers(data: mmap.mmap) -> Iterator[tuple[str, _Place]]:
+class _Bytes:
+    """A file as a sequence of bytes of which a page is in memory; to look at a map would bring in far more."""
+
+    PAGE = 4096
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._number, self._page = file, -1, b""
+        self._size = file.seek(0, os.SEEK_END)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, place: int) -> int:
+        number, within = divmod(place, self.PAGE)
+        if number != self._number:
+            self._file.seek(number * self.PAGE)
+            self._number, self._page = number, self._file.read(self.PAGE)
+        return self._page[within]
+
+    def text(self, start: int, end: int) -> str:
+        return bytes(self[place] for place in range(start, end)).decode()
+
+
+def _initializers(data: _Bytes) -> Iterator[tuple[str, _Place]]:
     """Name and place of every initialiser of a serialised ModelProto."""
     graphs = [value for field, value in _fields(data, 0, len(data)) if field == _MODEL_GRAPH]
     if len(graphs) != 1:
@@ -114,11 +137,11 @@ def _initializers(data: mmap.mmap) -> Iterator[tuple[str, _Place]]:
             for number, value in _fields(data, *tensor):
                 parts.setdefault(number, []).append(value)
             if _TENSOR_RAW in parts and parts[_TENSOR_TYPE][0] in _TYPES:
-                name = data[slice(*parts[_TENSOR_NAME][0])].decode()
+                name = data.text(*parts[_TENSOR_NAME][0])
                 yield name, _Place(_TYPES[parts[_TENSOR_TYPE][0]], _dims(data, parts), parts[_TENSOR_RAW][0][0])
 
 
-def _dims(data: mmap.mmap, parts: dict[int, list]) -> tuple[int, ...]:
+def _dims(data: _Bytes, parts: dict[int, list]) -> tuple[int, ...]:
     """Repeated numbers, one by one or packed."""
     dims: list[int] = []
     for value in parts.get(_TENSOR_DIMS, []):
@@ -132,7 +155,7 @@ def _dims(data: mmap.mmap, parts: dict[int, list]) -> tuple[int, ...]:
     return tuple(dims)
 
 
-def _fields(data: mmap.mmap, place: int, end: int) -> Iterator[tuple[int, Any]]:
+def _fields(data: _Bytes, place: int, end: int) -> Iterator[tuple[int, Any]]:
     """Fields of a message: number, and an int or, for what has a length, (start, end). Protocol Buffers' wire format."""
     while place < end:
         key, place = _varint(data, place)
@@ -152,7 +175,7 @@ def _fields(data: mmap.mmap, place: int, end: int) -> Iterator[tuple[int, Any]]:
         yield key >> 3, value
 
 
-def _varint(data: mmap.mmap, place: int) -> tuple[int, int]:
+def _varint(data: _Bytes, place: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[place]
