@@ -87,10 +87,11 @@ def _print(source: Path, result: dict[str, Any], as_json: bool) -> None:
 
 def _trained(args: argparse.Namespace) -> Results:
     """Files through a run folder or model.pt, in PyTorch."""
-    live = {"-": STDIN in args.files, "--mic": args.mic, "--partial": args.partial, "--int8": args.int8, "--lean": args.lean}
-    for option in (name for name, given in {**live, "--endpoint": args.endpoint}.items() if given):
+    given = ["-"] if STDIN in args.files else []
+    given += [f"--{name}" for name in ("mic", "partial", "int8", "lean", "endpoint") if getattr(args, name)]
+    if given:
         raise UserError(
-            f"{option} needs an exported folder, which {args.model} is not: run steps/export.py, then give its export/."
+            f"{given[0]} needs an exported folder, which {args.model} is not: run steps/export.py and give its export/."
         )
     if args.streaming and args.beam is not None:
         raise UserError(f"--beam {args.beam} does not go with --streaming, which searches greedily: leave one out.")

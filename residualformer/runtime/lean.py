@@ -1,8 +1,8 @@
 """A Transformer transducer of an exported folder in numpy, with one group's weights in memory at a time.
 
-As the introduction of ResidualTransformer (Wang and Li, 2023) has it: a small device loads a shared set of weights, runs
-the K layers that use it, and lets it go. The weights are those of the folder's ONNX files, mapped into memory. Matrices of
-8 bits are multiplied as float32, a block at a time: weights are rounded, and nothing else.
+As the introduction of ResidualTransformer (Wang and Li, 2023) has it: a small device loads a shared set of weights,
+runs the K layers that use it, and lets it go. The weights are those of the folder's ONNX files, mapped into memory.
+Matrices of 8 bits are multiplied as float32, a block at a time: weights are rounded, and nothing else.
 
 N streams, T encoder frames of a window, D encoder.dim, H heads, P frames of look-back, J the joint space.
 """
@@ -33,8 +33,8 @@ class LeanModel(ExportedModel):
         encoder, self._blank_last = card["encoder"], card["type"] == "nemo"
         if encoder["kind"] != "transformer":
             raise UserError(
-                f"{folder} holds an encoder of kind '{encoder['kind']}', but the memory-lean runner is for Transformers: "
-                "run it without."
+                f"{folder} holds an encoder of kind '{encoder['kind']}', but the memory-lean runner is for "
+                "Transformers: run it without."
             )
         self.tail_s = 0.0  # `encode` takes lengths for both types
         self._encoder = LeanEncoder(self._paths[0], encoder, self.window, self.shift, self.features.num_mel_bins)
@@ -140,7 +140,8 @@ class LeanEncoder:
         x = np.pad(x, ((0, 0), (0, 0), (1, 1)))
         patches = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))[:, ::2, ::2]
         _, frames, bins, *_ = patches.shape
-        y = self.weights.product_transposed(patches.transpose(1, 2, 0, 3, 4).reshape(frames * bins, -1), f"{name}.weight")
+        rows = patches.transpose(1, 2, 0, 3, 4).reshape(frames * bins, -1)
+        y = self.weights.product_transposed(rows, f"{name}.weight")
         return np.maximum(y + self.weights.small(f"{name}.bias"), 0).T.reshape(-1, frames, bins)
 
     def _hidden(self, seen: Array, real: Array) -> Array:

@@ -90,9 +90,7 @@ class ExportedModel(ABC):
         return tuple(np.zeros([n for n in state["shape"] if n != "N"], state["dtype"]) for state in states)
 
 
-def load_exported(
-    folder: Path | str, num_threads: int = 1, int8: bool = False, lean: bool = False
-) -> ExportedModel:
+def load_exported(folder: Path | str, num_threads: int = 1, int8: bool = False, lean: bool = False) -> ExportedModel:
     """The model in an exported folder.
 
     Args:

@@ -18,17 +18,17 @@ from residualformer.schema import DecodeConfig
 
 
 class Recogniser:
-    """A model and a search; all streams of a recogniser share both.
+    """A model and a search; all streams of a recogniser share both::
 
-        recogniser = Recogniser("exp/model/export")
-        stream = recogniser.create_stream()
-        for samples in microphone:
-            stream.accept_waveform(samples, 48000)
-            recogniser.decode([stream])
-            print(recogniser.partial(stream).text)
-        stream.finish()
+    recogniser = Recogniser("exp/model/export")
+    stream = recogniser.create_stream()
+    for samples in microphone:
+        stream.accept_waveform(samples, 48000)
         recogniser.decode([stream])
-        print([segment.text for segment in stream.pop_segments()])
+        print(recogniser.partial(stream).text)
+    stream.finish()
+    recogniser.decode([stream])
+    print([segment.text for segment in stream.pop_segments()])
     """
 
     def __init__(

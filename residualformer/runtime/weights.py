@@ -1,7 +1,7 @@
 """The weights of an exported ONNX file, mapped into memory and not read before they are used.
 
-Of the file only the outline is parsed: where each initialiser's bytes lie. The pages of the weights that were used can be
-given back at any time; the operating system reads them again when they are next asked for.
+Of the file only the outline is parsed: where each initialiser's bytes lie. The pages of the weights that were used can
+be given back at any time; the operating system reads them again when they are next asked for.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _dims(data: _Bytes, parts: dict[int, list]) -> tuple[int, ...]:
 
 
 def _fields(data: _Bytes, place: int, end: int) -> Iterator[tuple[int, Any]]:
-    """Fields of a message: number, and an int or, for what has a length, (start, end). Protocol Buffers' wire format."""
+    """Fields of a message in Protocol Buffers' wire format: number, and an int or (start, end) of what has a length."""
     while place < end:
         key, place = _varint(data, place)
         kind = key & 7
