@@ -34,12 +34,20 @@ class ConvSubsampling(nn.Module):
         cache1 (N, 1, 1, F): the last input frame; cache2 (N, channels, 1, ~F / 2): the last frame after conv1.
         Without caches the past is zero.
         """
-        x = x.unsqueeze(1)  # (N, 1, T, F)
-        cache1 = x.new_zeros(x.size(0), 1, 1, x.size(3)) if cache1 is None else cache1
-        x = torch.cat([cache1, x], dim=2)
-        y = F.relu(self.conv1(x))  # (N, C, T / 2, F / 2)
-        cache2 = y.new_zeros(y.size(0), y.size(1), 1, y.size(3)) if cache2 is None else cache2
-        y = torch.cat([cache2.to(y.dtype), y], dim=2)
-        z = F.relu(self.conv2(y))  # (N, C, T / 4, F / 4)
+        x = x.unsqueeze(3).movedim(3, 1)  # (N, 1, T, F); unsqueeze(1) would make the only channel count as first
+        x, y = self._convolve(self.conv1, x, cache1)  # y (N, C, T / 2, F / 2)
+        y, z = self._convolve(self.conv2, y, cache2)  # z (N, C, T / 4, F / 4)
         out = self.out(z.transpose(1, 2).flatten(2))
         return out, x[:, :, -1:], y[:, :, -1:]
+
+    @staticmethod
+    def _convolve(conv: nn.Conv2d, x: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x after its past, if there is one, and relu(conv(x))."""
+        weight, padding = conv.weight, conv.padding
+        if torch.is_grad_enabled():  # channels last: on a CPU, backward takes a third of the time
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        if cache is None:
+            padding = (1, 1)  # a frame before the first and one after the last, to which no step of 2 gets
+        else:
+            x = torch.cat([cache.to(x.dtype), x], dim=2)
+        return x, F.relu_(F.conv2d(x, weight, conv.bias, conv.stride, padding))
