@@ -67,8 +67,8 @@ def test_whole_utterances_are_those_of_forward(rank, diagonal):
     x = torch.randn(N, T, D, dtype=torch.float64)
     learning = [*shared.parameters(), *attention.parameters()]
     results = []
-    for run in (lambda: attention(x, T, None, mask, table)[0], lambda: attention.whole(x, mask, table),
-                lambda: attention.whole(x, additive(mask, H, x.dtype), table)):  # fmt: skip
+    for run in (lambda: attention(x, T, None, mask, table)[0], lambda: attention.whole(x, mask, table, {}),
+                lambda: attention.whole(x, additive(mask, H, x.dtype), table, {})):  # fmt: skip
         y = run()
         results.append([y, *torch.autograd.grad(y.square().sum(), learning)])
     for other in results[1:]:

@@ -88,7 +88,7 @@ def test_impossible_rank_is_refused(rank):
 @pytest.mark.parametrize("rank, diagonal", [(0, False), (0, True), (3, False), (3, True)])
 def test_a_stack_is_the_projections_one_after_the_other(rank, diagonal):
     linears = [filled(6, n, rank, diagonal) for n in (6, 4)]
-    weight, bias = dense_stack(linears, "cpu")
+    weight, bias = dense_stack(linears, "cpu", {})
     x = torch.randn(9, 6, dtype=torch.float64)
     expected = torch.cat([linear(x) for linear in linears], dim=1)
     torch.testing.assert_close(x @ weight.T + bias, expected, rtol=0, atol=1e-12)
@@ -99,7 +99,7 @@ def test_under_autocast_the_sum_is_rounded_once():
     linear.shared.float()
     exact = linear.dense()
     with torch.autocast("cpu", torch.bfloat16):
-        weight, _ = dense_stack([linear], "cpu")
+        weight, _ = dense_stack([linear], "cpu", {})
         assert linear(torch.randn(100, 6)).dtype == torch.bfloat16
     assert torch.equal(weight, exact.bfloat16())
     names = [name for name, _ in linear.named_parameters()]
@@ -107,3 +107,12 @@ def test_under_autocast_the_sum_is_rounded_once():
     grads = [torch.autograd.grad((each * direction).sum(), linear.parameters()) for each in (weight, exact)]
     for name, found, expected in zip(names, *grads, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_only_what_is_the_same_in_every_layer_is_kept():
+    shared = nn.Linear(6, 6)
+    first, second, other = ResidualLinear(shared), ResidualLinear(shared), ResidualLinear(shared, diagonal=True)
+    known = {}
+    assert dense_stack([first], "cpu", known)[0] is dense_stack([second], "cpu", known)[0]
+    assert dense_stack([other], "cpu", known)[0] is not dense_stack([other], "cpu", known)[0]
+    assert dense_stack([first, second], "cpu", known)[0].shape == (12, 6) and len(known) == 2

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from residualformer.nn.linear import Affine, ResidualLinear, dense_stack
+from residualformer.nn.linear import Affine, ResidualLinear, Stacks, dense_stack
 
 KeysValues = tuple[Tensor, Tensor]  # each (N, H, J, D / H), not rotated
 Table = tuple[Tensor, Tensor]  # cos and signed sin, each (J, D / H)
@@ -137,16 +137,17 @@ class SelfAttention(nn.Module):
         y = attend(q, rotate(k, cos, sin), v, mask)
         return self.out(y.transpose(1, 2).flatten(2)), (k, v)
 
-    def whole(self, x: Tensor, mask: Tensor, table: Table) -> Tensor:
+    def whole(self, x: Tensor, mask: Tensor, table: Table, known: Stacks) -> Tensor:
         """`forward` of whole utterances: all of x (N, T', D) are queries, nothing is past; gives (N, T', D) alone.
 
-        The mask may be a bool one, as there, or, on a CPU and where gradients are needed, `additive`.
+        The mask may be a bool one, as there, or, on a CPU and where gradients are needed, `additive`. `known`: see
+        `dense_stack`.
         """
-        weight, bias = dense_stack([self.q, self.k, self.v], x.device.type)
+        weight, bias = dense_stack([self.q, self.k, self.v], x.device.type, known)
         if mask.dtype != torch.bool:
             projections = Affine.apply(x.to(weight.dtype), weight, bias)
             y = TrainedAttention.apply(projections, mask, table, self.num_heads)
-            return Affine.apply(y, *dense_stack([self.out], x.device.type))
+            return Affine.apply(y, *dense_stack([self.out], x.device.type, known))
         projections = F.linear(x, weight, bias)
         q, k, v = (self._heads(part) for part in projections.chunk(3, dim=2))
         y = attend(rotate(q, *table), rotate(k, *table), v, mask)

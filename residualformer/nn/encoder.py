@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from residualformer.nn.attention import KeysValues, additive, rotary_table
 from residualformer.nn.layer import TransformerLayer
+from residualformer.nn.linear import Stacks
 from residualformer.nn.mask import chunk_mask, frames
 from residualformer.nn.sharing import layer_groups, layer_linears, shared_set
 from residualformer.nn.subsampling import SUBSAMPLING, ConvSubsampling, num_encoder_frames
@@ -73,8 +74,9 @@ class TransformerEncoder(nn.Module):
         masks = self._masks(size, lengths, x.device)
         if x.device.type == "cpu" and x.requires_grad:
             masks = [additive(mask, self.config.num_heads, x.dtype) for mask in masks]
+        known: Stacks = {}
         for index, layer in enumerate(self.layers):
-            x = layer.whole(x, masks[min(index, 1)], table)
+            x = layer.whole(x, masks[min(index, 1)], table, known)
         return self._finish(x), lengths
 
     def output_lengths(self, lengths: Tensor) -> Tensor:

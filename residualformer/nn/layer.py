@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from residualformer.nn.attention import KeysValues, SelfAttention, Table
 from residualformer.nn.dropout import Dropout
-from residualformer.nn.linear import ResidualLinear, dense_stack, product
+from residualformer.nn.linear import ResidualLinear, Stacks, dense_stack, product
 
 
 class TransformerLayer(nn.Module):
@@ -32,17 +32,17 @@ class TransformerLayer(nn.Module):
     ) -> tuple[Tensor, KeysValues]:
         """x (N, T', D) -> (N, num_queries, D); the other arguments and the second result are `SelfAttention`'s."""
         y, keys_values = self.attention(self.norm1(x), num_queries, past, mask, table)
-        return self._feed_forward(x[:, :num_queries] + self.dropout(y)), keys_values
+        return self._feed_forward(x[:, :num_queries] + self.dropout(y), {}), keys_values
 
-    def whole(self, x: Tensor, mask: Tensor, table: Table) -> Tensor:
+    def whole(self, x: Tensor, mask: Tensor, table: Table, known: Stacks) -> Tensor:
         """`forward` of whole utterances, x (N, T', D) -> (N, T', D); see `SelfAttention.whole`."""
-        return self._feed_forward(x + self.dropout(self.attention.whole(self.norm1(x), mask, table)))
+        return self._feed_forward(x + self.dropout(self.attention.whole(self.norm1(x), mask, table, known)), known)
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
+    def _feed_forward(self, x: Tensor, known: Stacks) -> Tensor:
         y = self.norm2(x)
         if x.device.type != "cpu" or not x.requires_grad:
             return x + self.dropout(self.down(self.dropout(F.relu(self.up(y)))))
-        (up, up_bias), (down, down_bias) = (dense_stack([linear], "cpu") for linear in (self.up, self.down))
+        (up, up_bias), (down, down_bias) = (dense_stack([linear], "cpu", known) for linear in (self.up, self.down))
         bits = self.dropout.bits(y.shape[:-1] + up.shape[:1], up.dtype)
         scale = 1.0 if bits is None else 1 / (1 - self.dropout.p)
         return x + self.dropout(TrainedFeedForward.apply(y.to(up.dtype), up, up_bias, down, down_bias, bits, scale))

@@ -52,7 +52,7 @@ class ResidualLinear(nn.Module):
             return shared(x)
         m, n = shared.in_features, shared.out_features
         if x.numel() // m * (m + n) >= m * n:
-            return F.linear(x, *dense_stack([self], x.device.type))
+            return F.linear(x, *dense_stack([self], x.device.type, {}))
         y = shared(x)
         if self.A is not None:
             y = y + (x @ self.A) @ self.B
@@ -61,17 +61,28 @@ class ResidualLinear(nn.Module):
         return y
 
 
-def dense_stack(linears: Sequence[ResidualLinear], device_type: str) -> tuple[Tensor, Tensor]:
+Stacks = dict[tuple[int, ...], tuple[Tensor, Tensor]]  # what `dense_stack` has given, by the shared modules
+
+
+def dense_stack(linears: Sequence[ResidualLinear], device_type: str, known: Stacks) -> tuple[Tensor, Tensor]:
     """Weights (sum of N, M) and biases (sum of N,) of projections of the same input, for one product instead of many.
 
-    The weights are in the type that autocast, if it is on for `device_type`, would give them.
+    The weights are in the type that autocast, if it is on for `device_type`, would give them. Those without a residual
+    are kept in `known`, which is to be as old as the weights and no older: layers that share them share the work.
     """
+    key = tuple(id(linear.shared) for linear in linears)
+    plain = all(linear.A is None and linear.D is None for linear in linears)
+    if plain and key in known:
+        return known[key]
     dtype = linears[0].shared.weight.dtype
     if torch.is_autocast_enabled(device_type) and dtype != torch.float64:  # as autocast has it
         dtype = torch.get_autocast_dtype(device_type)
     parts = [part for linear in linears for part in (linear.shared.weight, linear.A, linear.B, linear.D)]
     biases = [linear.shared.bias for linear in linears]
-    return _Dense.apply(dtype, *parts), biases[0] if len(biases) == 1 else torch.cat(biases)
+    stack = _Dense.apply(dtype, *parts), biases[0] if len(biases) == 1 else torch.cat(biases)
+    if plain:
+        known[key] = stack
+    return stack
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor, relu: bool = False) -> Tensor:
