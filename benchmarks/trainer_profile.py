@@ -3,12 +3,15 @@
     . ./path.sh && python benchmarks/trainer_profile.py --config conf/an4/residual.yaml --data egs/an4/data \
         [--threads 1] [--updates 30] [--model exp/shared/model.pt] [--against ../other/checkout]
 
-The updates are those of `residualformer/train/loop.py` on the batches of a prepared corpus, in a process for each
-checkout; these take turns batch by batch. They start where SpecAugment does, from random weights or those of `--model`
-(the exact loss is cheaper the better the model is). Times are processor time unless they say otherwise.
+The updates are those of `residualformer/train/loop.py`, in a process for each checkout; these take turns. They start
+where SpecAugment does, from random weights or those of `--model`: the better the model, the cheaper the exact loss.
+Times are processor time unless they say otherwise.
 
-The profile is taken over updates of its own. The share of a kind in it, by torch.profiler's time of operators without
-what they call, is applied to the time of updates that are not watched. Watching makes small operators look larger.
+The first `--batches` batches of a training are gone through again and again. What the first turn takes more is told
+apart: there oneDNN makes its operators for new shapes, which a long training does ever more rarely.
+
+The profile is taken over another turn. The share of a kind in it, by torch.profiler's time of operators without what
+they call, is applied to the time of updates that are not watched. Watching makes small operators look larger.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ import torch
 
 OURS = Path(__file__).resolve().parent.parent
 UPDATE = "trainer update"
-PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear", "mkldnn_linear", "einsum"}
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear", "_linear_pointwise"}
 ATTENTION = ("_scaled_dot_product",)  # products and softmax in one operator
 COPIES = {"copy_", "clone", "contiguous", "cat", "stack", "constant_pad_nd", "zero_", "fill_", "roll", "index",
           "index_select", "gather", "scatter", "masked_select", "transpose", "view", "reshape", "as_strided", "slice",
@@ -39,13 +42,13 @@ COPIES = {"copy_", "clone", "contiguous", "cat", "stack", "constant_pad_nd", "ze
           "empty_like", "embedding", "embedding_dense_backward", "nonzero", "scatter_", "index_put_"}  # fmt: skip
 KINDS = ("products of the layers", "products of attention", "products of the optimiser", "products of the loss",
          "convolutions", "recurrent predictor", "normalisation", "softmax", "copies and layout",
-         "element-wise and sums", "loss", "optimiser", "autograd and Python", "data loading, its thread")  # fmt: skip
+         "element-wise and sums", "loss", "optimiser", "autograd and Python")  # fmt: skip
 IN_PRODUCTS = KINDS[:6]
 
 
 def kind_of(event: Any, losses: set[str]) -> str:
     """Of KINDS, for a profiler's event: by its name, and by what called it."""
-    name = event.name.removeprefix("aten::").removesuffix("_")
+    name = event.name.removeprefix("aten::").removeprefix("mkldnn::").removesuffix("_")
     ancestors = {event.name}
     parent = event.cpu_parent
     while parent is not None:
@@ -91,41 +94,42 @@ class Worker:
         if args.model:
             self.trainer.warm_start(checkpoint.load(args.model, "weights")["weights"], str(args.model))
         self.trainer.step = config.data.specaugment.start_step
-        self.batches = self.trainer._batches()
         self.losses = functions_of("residualformer.loss")
+        started = time.process_time()
+        self.plan = self.trainer.batches.plan(0)
+        planned, stream = time.process_time(), self.trainer.batches._make(0, 0)  # not made ahead in a thread
+        self.batches = [next(stream) for _ in range(args.batches)]
+        planning, made = planned - started, time.process_time() - planned  # which planned once more
+        self.making_s = planning / len(self.plan) + (made - planning) / args.batches
 
-    def update(self) -> dict[str, float]:
-        """One update: seconds of its own thread, of the whole process and by the clock, its frames and its loss."""
-        started, own, clock = time.process_time(), time.thread_time(), time.perf_counter()
-        batch = next(self.batches)
-        wait = time.perf_counter() - clock
+    def update(self, number: int) -> dict[str, float]:
+        """One update: seconds of processor and by the clock; of its batch frames, frames with padding and the loss."""
+        batch = self.batches[number % len(self.batches)]
+        started, clock = time.process_time(), time.perf_counter()
         losses, _ = self.trainer._update(batch)
+        ended = time.process_time(), time.perf_counter()
         self.trainer.step += 1
-        ended = time.process_time(), time.thread_time(), time.perf_counter()
         frames = int(batch.feature_lens.sum())
-        return {"cpu": ended[0] - started, "own": ended[1] - own, "wall": ended[2] - clock, "wait": wait,
-                "frames": frames, "padded": batch.features[..., 0].numel(),
-                "loss": float(losses.sums["loss"].detach()) / frames}  # fmt: skip
+        return {"cpu": ended[0] - started, "wall": ended[1] - clock, "frames": frames,
+                "padded": batch.features[..., 0].numel(), "loss": float(losses.sums["loss"].detach())}  # fmt: skip
 
     def describe(self) -> dict[str, float]:
-        """Of an epoch: frames and updates; and the peak memory of the process so far, in MB."""
-        plan = self.trainer.batches.plan(0)
-        seconds = sum(utterance.duration for batch in plan for item in batch for utterance in item)
-        return {"frames": 100 * seconds, "updates": len(plan), "peak_mb": peak_mb()}
+        """Of an epoch: frames and updates; seconds to make a batch; peak memory of the process so far, in MB."""
+        seconds = sum(utterance.duration for batch in self.plan for item in batch for utterance in item)
+        return {"frames": 100 * seconds, "updates": len(self.plan), "making_s": self.making_s, "peak_mb": peak_mb()}
 
-    def profile(self, updates: int) -> dict[str, Any]:
+    def profile(self) -> dict[str, Any]:
         """Seconds of each kind and of the single operators, and what the process took, all per update."""
         kinds, operators = defaultdict(float), defaultdict(float)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profile:
-            for _ in range(updates):
-                batch = next(self.batches)
+            for batch in self.batches:
                 with torch.profiler.record_function(UPDATE):
                     self.trainer._update(batch)
                 self.trainer.step += 1
         for event in profile.events():
             if not inside_update(event):
                 continue
-            seconds, kind = event.self_cpu_time_total / 1e6 / updates, kind_of(event, self.losses)
+            seconds, kind = event.self_cpu_time_total / 1e6 / len(self.batches), kind_of(event, self.losses)
             kinds[kind] += seconds
             operators[f"{event.name.split('#')[0]} ({kind})"] += seconds
         return {"kinds": kinds, "operators": operators}
@@ -187,34 +191,32 @@ def total(turns: list[dict[str, float]], name: str) -> float:
     return sum(turn[name] for turn in turns)
 
 
-def report_updates(root: Path, turns: list[dict[str, float]], epoch: dict[str, float], threads: int) -> None:
-    """Times of an update and of an epoch, which is as long as its frames are at the rate that was measured."""
+def report_updates(root: Path, first: list[dict], turns: list[dict], epoch: dict[str, float], threads: int) -> float:
+    """Times of an update and of an epoch, which is as long as its frames at the measured rate; gives ms per update."""
     frames, cpu, wall = (total(turns, name) for name in ("frames", "cpu", "wall"))
-    per_epoch = epoch["frames"] / frames
+    update, making = 1000 * cpu / len(turns), 1000 * epoch["making_s"]
+    seconds = epoch["frames"] / frames * cpu + epoch["updates"] * epoch["making_s"]
+    new = 1000 * total(first, "cpu") / len(first) - update
     print(f"\n{root}: {len(turns)} updates of {frames / len(turns):.0f} frames, {threads} threads")
-    print(f"  per update {1000 * cpu / len(turns):.1f} ms of processor time, {1000 * wall / len(turns):.1f} ms by the "
-          f"clock, of which {total(turns, 'wait') / wall:.1%} waiting for data")  # fmt: skip
-    print(f"  per epoch of {epoch['updates']} updates {per_epoch * cpu:.1f} s of processor time, "
-          f"{per_epoch * wall:.1f} s by the clock; {frames / cpu:.0f} frames a second of processor time")  # fmt: skip
+    print(f"  per update {update:.1f} ms, by the clock {1000 * wall / len(turns):.1f} ms; the first of its shape "
+          f"{new:.0f} ms more; to make its batch (in another thread) {making:.1f} ms")  # fmt: skip
+    print(f"  per epoch of {epoch['updates']} updates {seconds:.1f} s; {frames / cpu:.0f} frames a second")
     print(f"  padding {1 - frames / total(turns, 'padded'):.1%}; peak memory {epoch['peak_mb']:.0f} MB; "
-          f"loss {total(turns, 'loss') / len(turns):.6f} nats a frame")  # fmt: skip
+          f"loss {total(turns, 'loss') / frames:.6f} nats a frame")  # fmt: skip
+    return update
 
 
-def report_profile(profile: dict[str, Any], turns: list[dict[str, float]], args: argparse.Namespace) -> None:
-    """The table of kinds; with one thread what the thread of the batches takes is told apart from the trainer's."""
-    per_update = 1000 / len(turns)
-    own, cpu = (per_update * total(turns, name) for name in ("own", "cpu"))
-    own = own if args.threads == 1 else cpu
-    watched = 1000 * sum(profile["kinds"].values())
-    table = {kind: 1000 * seconds / watched * own for kind, seconds in profile["kinds"].items()}
-    table["data loading, its thread"] = cpu - own
-    print(f"  while watched {watched:.1f} ms an update by the clock; in matrix products "
-          f"{sum(table.get(kind, 0) for kind in IN_PRODUCTS) / cpu:.1%} of the processor time:")  # fmt: skip
+def report_profile(profile: dict[str, Any], update: float, operators: int) -> None:
+    """The table of kinds, of an update of so many ms, and the largest operators."""
+    watched = sum(profile["kinds"].values())
+    table = {kind: seconds / watched for kind, seconds in profile["kinds"].items()}
+    print(f"  while watched {1000 * watched:.1f} ms an update by the clock; in matrix products "
+          f"{sum(table.get(kind, 0) for kind in IN_PRODUCTS):.1%}:")  # fmt: skip
     for kind in KINDS:
-        print(f"    {kind:28s} {table.get(kind, 0):8.2f} ms {table.get(kind, 0) / cpu:7.1%}")
+        print(f"    {kind:28s} {update * table.get(kind, 0):8.2f} ms {table.get(kind, 0):7.1%}")
     print("  the largest operators:")
-    for name, seconds in sorted(profile["operators"].items(), key=lambda item: -item[1])[: args.operators]:
-        print(f"    {name:70.70s} {1000 * seconds / watched * own:8.2f} ms {1000 * seconds / watched * own / cpu:7.1%}")
+    for name, seconds in sorted(profile["operators"].items(), key=lambda item: -item[1])[:operators]:
+        print(f"    {name:70.70s} {update * seconds / watched:8.2f} ms {seconds / watched:7.1%}")
 
 
 def parse() -> argparse.Namespace:
@@ -225,9 +227,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="start from the weights of this model.pt")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout of this repository")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batches", type=int, default=6, help="how many there are")
     parser.add_argument("--updates", type=int, default=30, help="timed updates of each checkout")
-    parser.add_argument("--profiled", type=int, default=8, help="updates of the profile; 0 for none")
-    parser.add_argument("--operators", type=int, default=12, help="single operators that are shown")
+    parser.add_argument("--operators", type=int, default=12, help="single operators that are shown; 0: no profile")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -238,16 +240,14 @@ def main() -> None:
         return work(args)
     roots = [OURS] + ([args.against.resolve()] if args.against else [])
     checkouts = [Checkout(root, args) for root in roots]
-    for _ in range(3):  # to warm up
-        for checkout in checkouts:
-            checkout.ask("update")
-    turns = [[checkout.ask("update") for checkout in checkouts] for _ in range(args.updates)]
-    for checkout, own in zip(checkouts, zip(*turns, strict=True), strict=True):
-        report_updates(checkout.root, own, checkout.ask("describe"), args.threads)
-        if args.profiled:
-            report_profile(checkout.ask("profile", args.profiled), own, args)
+    turns = [[checkout.ask("update", i) for checkout in checkouts] for i in range(args.batches + args.updates)]
+    first, later = turns[: args.batches], turns[args.batches :]
+    for checkout, *own in zip(checkouts, zip(*first, strict=True), zip(*later, strict=True), strict=True):
+        update = report_updates(checkout.root, *own, checkout.ask("describe"), args.threads)
+        if args.operators:
+            report_profile(checkout.ask("profile"), update, args.operators)
     if args.against:
-        ratios = [before["cpu"] / before["frames"] / (now["cpu"] / now["frames"]) for now, before in turns]
+        ratios = [before["cpu"] / now["cpu"] for now, before in later]
         low, middle, high = statistics.quantiles(ratios, n=4)
         print(f"\n{roots[0]} is {middle:.2f} times as fast as {roots[1]} (quartiles {low:.2f} and {high:.2f})")
 
