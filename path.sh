@@ -15,6 +15,9 @@ if [ -z "${OMP_NUM_THREADS:-}" ]; then
 fi
 export OMP_NUM_THREADS MKL_NUM_THREADS="${MKL_NUM_THREADS:-$OMP_NUM_THREADS}"
 
+# Training meets more shapes than oneDNN by default keeps operators for, and to make them anew is slow.
+export ONEDNN_PRIMITIVE_CACHE_CAPACITY="${ONEDNN_PRIMITIVE_CACHE_CAPACITY:-8192}"
+
 if [ -z "${RESIDUALFORMER_PYTHON:-}" ]; then
     RESIDUALFORMER_PYTHON=$(bash "$residualformer_root/utils/environment.sh") || {
         unset RESIDUALFORMER_PYTHON
