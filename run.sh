@@ -9,9 +9,10 @@
 #   egs/an4/run.sh                 the same stages on AN4, with its own numbers
 #   ./run.sh --stage 4 --set train.max_steps=500
 #
-# A stage is skipped if it finished with the same options and inputs. Everything is written under egs/<corpus>/.
+# A stage is skipped if it finished with the same options and inputs. Everything is written under egs/<recipe>/.
 
-corpus=mini          # which corpus: conf/<corpus>/ and local/<corpus>.py
+corpus=mini          # which corpus: local/<corpus>.py
+recipe=              # whose conf/<recipe>/ and egs/<recipe>/: one corpus may have several (left out: the corpus's name)
 stage=0              # first stage to run
 stop_stage=8         # last stage to run
 corpus_dir=          # where the corpus is, used in place (left out: it is fetched); not for mini
@@ -19,10 +20,11 @@ train_hours=3.0      # mini: hours of speech to train on
 dev_minutes=20.0     # mini: minutes of speech to watch the training by
 test_minutes=30.0    # mini: minutes of speech to test on
 synthetic=0          # an4: synthetic utterances to add to the training set
+corpus_option=()     # other corpora: an option of local/<corpus>.py, as in --corpus-option subset=100; may be repeated
 seed=1               # of synthetic speech; that of trainings is train.seed
 feature_backend=     # who computes the features: knf (left out), kaldifeat (on a GPU) or auto
 jobs=0               # processes for speech and features (stages 0 to 2); 0 = one for each core
-experiments="baseline shared residual" # names of conf/<corpus>/<name>.yaml
+experiments="baseline shared residual" # names of conf/<recipe>/<name>.yaml
 test_set=test        # what to decode and score: test or dev
 set=()               # another value in the configuration, as in --set encoder.dim=192; may be repeated
 overwrite=false      # run finished stages again
@@ -34,8 +36,9 @@ set -euo pipefail
 called_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 [ $# -eq 0 ] || _die "there is no use for the argument '$1'; --help lists the options"
-[ -f "local/$corpus.py" ] && [ -f "conf/$corpus/base.yaml" ] ||
-    _die "there is no corpus '$corpus': local/$corpus.py or conf/$corpus/base.yaml is missing"
+recipe=${recipe:-$corpus}
+[ -f "local/$corpus.py" ] || _die "there is no corpus '$corpus': local/$corpus.py is missing"
+[ -f "conf/$recipe/base.yaml" ] || _die "there is no recipe '$recipe': conf/$recipe/base.yaml is missing"
 [ "$stop_stage" -le 8 ] || _die "--stop-stage $stop_stage: the last stage is 8"
 [ "$stage" -le "$stop_stage" ] || _die "--stage $stage comes after --stop-stage $stop_stage"
 
@@ -50,8 +53,9 @@ python=$RESIDUALFORMER_PYTHON
 
 if [ "$jobs" -eq 0 ]; then jobs=$(bash utils/cores.sh); fi
 case $corpus_dir in '' | /*) ;; *) corpus_dir=$called_from/$corpus_dir ;; esac
-base=conf/$corpus/base.yaml
-dir=egs/$corpus
+conf=conf/$recipe
+base=$conf/base.yaml
+dir=egs/$recipe
 data=$dir/data
 exp=$dir/exp
 
@@ -75,11 +79,16 @@ else
         obtain+=(--synthetic "$synthetic" --seed "$seed" --jobs "$jobs")
         manifests+=(--with-synthetic)
     fi
+    for each in "${corpus_option[@]}"; do
+        [[ $each == ?*=* ]] || _die "--corpus-option $each must be NAME=VALUE"
+        obtain+=("--${each%%=*}" "${each#*=}")
+        manifests+=("--${each%%=*}" "${each#*=}")
+    done
 fi
 
 # Refuses a wrong configuration before any work.
 # shellcheck disable=SC2086  # one word each
-plan=$(set -f && "$python" utils/plan.py "${sets[@]}" -- "conf/$corpus" $experiments)
+plan=$(set -f && "$python" utils/plan.py "${sets[@]}" -- "$conf" $experiments)
 
 wanted() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; }
 
@@ -99,9 +108,9 @@ train() { # stage, experiment, then the experiments it needs
     for each in "$@"; do after+=("$exp/.$each.done"); done
     # shellcheck disable=SC2086  # one word each
     run_stage "$number" "train $name" --out "$exp/$name" --makes model.pt --aside --after "${after[@]}" \
-        --log "$exp/$name/train.log" --config "conf/$corpus/$name.yaml" --sections $train_sections \
+        --log "$exp/$name/train.log" --config "$conf/$name.yaml" --sections $train_sections \
         "${train_sets[@]}" -- \
-        "$python" steps/train.py --config "conf/$corpus/$name.yaml" --data "$data" --exp "$exp/$name" "${train_sets[@]}"
+        "$python" steps/train.py --config "$conf/$name.yaml" --data "$data" --exp "$exp/$name" "${train_sets[@]}"
 }
 
 train_all() { # stage
@@ -153,7 +162,7 @@ if wanted 7; then
     for name in $experiments; do
         run_stage 7 "decode $test_set with $name" --out "$exp/$name" --marker "$exp/$name/.decode_$test_set.done" \
             --makes "decode_${test_set}_*/hyp.jsonl" --after "$exp/.$name.done" \
-            --config "conf/$corpus/$name.yaml" --sections decode "${sets[@]}" -- \
+            --config "$conf/$name.yaml" --sections decode "${sets[@]}" -- \
             "$python" steps/decode.py "$exp/$name" --cuts "$data/fbank/cuts_$test_set.jsonl.gz" "${decode_sets[@]}"
     done
 fi

@@ -133,6 +133,15 @@ def test_the_back_end_of_the_features_is_passed_on(recipe):
     assert "--backend kaldifeat" in (recipe.folder / "calls.txt").read_text()
 
 
+def test_a_recipe_has_configurations_and_a_folder_of_its_own(recipe):
+    for name, text in CONFS.items():
+        recipe.write(f"conf/other/{name}.yaml", text)
+    recipe.run("--recipe", "other", "--stop-stage", "4", "--corpus-option", "part=2")
+    calls = (recipe.folder / "calls.txt").read_text()
+    assert "conf/other/baseline.yaml" in calls and "egs/fake" not in calls
+    assert calls.count("--part 2") == 2 and (recipe.folder / "egs/other/exp/baseline/model.pt").is_file()
+
+
 def test_another_search_does_not_train_again(finished):
     finished.run("--set", "decode.kind=greedy")
     assert finished.calls == RUNS + ["score.sh"]
@@ -253,6 +262,8 @@ def test_a_place_that_refuses_writes_is_named(recipe):
         (["-s"], "there is no option '-s'"),
         (["stray"], "there is no use for the argument 'stray'"),
         (["--corpus", "fakes"], "there is no corpus 'fakes'"),
+        (["--recipe", "fakes"], "there is no recipe 'fakes'"),
+        (["--corpus-option", "part"], "--corpus-option part must be NAME=VALUE"),
         (["--stage", "5", "--stop-stage", "4"], "--stage 5 comes after --stop-stage 4"),
         (["--experiments", "baseline shard"], "there is no experiment 'shard'"),
         (["--set", "encoder.num_layer=3"], "there is no key encoder.num_layer. Did you mean 'num_layers'?"),
