@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,18 @@ from residualformer.errors import UserError
 def read_audio(path: Path | str, sample_rate_hz: int) -> np.ndarray:
     """Samples (S,) float32 in [-1, 1] of one file: channels averaged, resampled to `sample_rate_hz` by soxr.
 
+    Raises UserError as `audio_blocks`.
+    """
+    blocks = list(audio_blocks(path))
+    mono, rate = np.concatenate([samples.mean(axis=1) for samples, _ in blocks]), blocks[0][1]
+    return mono if rate == sample_rate_hz else soxr.resample(mono, rate, sample_rate_hz).astype(np.float32)
+
+
+def audio_blocks(path: Path | str, block_s: float | None = None) -> Iterator[tuple[np.ndarray, int]]:
+    """Blocks of at most `block_s` seconds (None: all at once) of one file: samples (S, channels) float32, and their rate.
+
     Raises UserError when the file is missing, unreadable, cut off before the length its header states, without
-    samples, or holds values that are not finite.
+    samples, or holds values that are not finite; what is wrong beyond the header shows when it is reached.
     """
     path = Path(path)
     if not path.is_file():
@@ -24,20 +35,41 @@ def read_audio(path: Path | str, sample_rate_hz: int) -> np.ndarray:
         raise UserError(f"{path} is empty (0 bytes): record or copy it again.")
     try:
         with soundfile.SoundFile(path) as file:
-            stated, rate, format_name = file.frames, file.samplerate, file.format
-            samples = file.read(dtype="float32", always_2d=True)  # (S, channels)
+            stated = max(file.frames, stated_wav_frames(path) if file.format == "WAV" else 0)
+            if file.frames < stated:  # libsndfile silently shortens a WAV that is cut off
+                raise UserError(_truncated(path, file.frames, stated))
+            yield from checked(_blocks(file, block_s), str(path), stated)
     except soundfile.LibsndfileError as error:
         raise UserError(f"{path} cannot be read as audio ({error.error_string}): convert it to WAV or FLAC.") from error
-    if format_name == "WAV":
-        stated = max(stated, stated_wav_frames(path))
-    if len(samples) < stated:
-        raise UserError(f"{path} is truncated ({len(samples)} of {stated} samples): record or copy it again.")
-    if len(samples) == 0:
-        raise UserError(f"{path} has no samples: record or copy it again.")
-    if not np.isfinite(samples).all():
-        raise UserError(f"{path} holds samples that are not finite: record or convert it again.")
-    mono = samples.mean(axis=1)
-    return mono if rate == sample_rate_hz else soxr.resample(mono, rate, sample_rate_hz).astype(np.float32)
+
+
+def checked(
+    blocks: Iterable[tuple[np.ndarray, int]], name: str, stated: int = 0
+) -> Iterator[tuple[np.ndarray, int]]:
+    """`blocks`, each samples (S, ...) and their rate; UserError, which tells `name`, for audio that is no good.
+
+    Samples must be finite, and `stated` in all, or any number but none if that is 0.
+    """
+    count = 0
+    for samples, rate in blocks:
+        if not np.isfinite(samples).all():
+            raise UserError(f"{name} holds samples that are not finite: record or convert it again.")
+        count += len(samples)
+        yield samples, rate
+    if count < stated:
+        raise UserError(_truncated(name, count, stated))
+    if count == 0:
+        raise UserError(f"{name} has no samples: record or copy it again.")
+
+
+def _blocks(file: soundfile.SoundFile, block_s: float | None) -> Iterator[tuple[np.ndarray, int]]:
+    size = -1 if block_s is None else max(1, round(block_s * file.samplerate))
+    while len(samples := file.read(size, dtype="float32", always_2d=True)):
+        yield samples, file.samplerate
+
+
+def _truncated(name: Path | str, count: int, stated: int) -> str:
+    return f"{name} is truncated ({count} of {stated} samples): record or copy it again."
 
 
 def stated_wav_frames(path: Path) -> int:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from residualformer.data.audio import stated_wav_frames
+from residualformer.data.audio import audio_blocks, checked
 from residualformer.errors import UserError
 from residualformer.optional import optional
 
@@ -78,22 +77,10 @@ class Resampler:
 def file_blocks(path: Path | str, block_s: float = BLOCK_S) -> Iterator[Block]:
     """Blocks of an audio file of any format, rate and channel count that libsndfile opens.
 
-    Raises UserError when the file is missing, unreadable, cut off before the length its header states, without
-    samples, or holds values that are not finite; what is wrong beyond the header shows when it is reached.
+    Raises UserError as `data.audio.audio_blocks`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} is not a file: give the path of an audio file.")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty (0 bytes): record or copy it again.")
-    try:
-        with soundfile.SoundFile(path) as file:
-            stated = max(file.frames, stated_wav_frames(path) if file.format == "WAV" else 0)
-            if file.frames < stated:  # libsndfile silently shortens a WAV that is cut off
-                raise UserError(_truncated(path, file.frames, stated))
-            yield from _checked(_soundfile_blocks(file, block_s), str(path), stated)
-    except soundfile.LibsndfileError as error:
-        raise UserError(f"{path} cannot be read as audio ({error.error_string}): convert it to WAV or FLAC.") from error
+    for samples, rate_hz in audio_blocks(path, block_s):
+        yield Block(to_mono(samples), rate_hz)
 
 
 def standard_input_blocks(rate_hz: int, block_s: float = BLOCK_S, file: BinaryIO | None = None) -> Iterator[Block]:
@@ -107,11 +94,10 @@ def standard_input_blocks(rate_hz: int, block_s: float = BLOCK_S, file: BinaryIO
     name = next((name for magic, name in _KNOWN.items() if head.startswith(magic)), None)
     if name:
         raise UserError(f"{_STDIN} is {name}: give it as a file, or pipe WAV or raw 16-bit samples.")
-    if head != b"RIFF":
-        yield from _checked(_pcm_blocks(file, head, _Pcm(np.dtype("<i2"), 1, rate_hz), block_s), _STDIN, 0)
-        return
-    coding, stated = _wav_header(file)
-    yield from _checked(_pcm_blocks(file, b"", coding, block_s, stated), _STDIN, stated)
+    coding, stated = _wav_header(file) if head == b"RIFF" else (_Pcm(np.dtype("<i2"), 1, rate_hz), 0)
+    rest = b"" if head == b"RIFF" else head
+    for samples, rate_hz in checked(_pcm_blocks(file, rest, coding, block_s, stated), _STDIN, stated):
+        yield Block(to_mono(samples), rate_hz)
 
 
 def microphone_blocks(rate_hz: int, block_s: float = BLOCK_S) -> Iterator[Block]:
@@ -126,30 +112,10 @@ def microphone_blocks(rate_hz: int, block_s: float = BLOCK_S) -> Iterator[Block]
         raise UserError(f"the microphone cannot be opened ({error}): connect one, or give audio as a file.") from error
 
 
-def _checked(blocks: Iterator[Block], name: str, stated: int) -> Iterator[Block]:
-    """`blocks`, which must be finite and of `stated` samples altogether, or of any but no number if that is 0."""
-    count = 0
-    for block in blocks:
-        count += len(block.samples)
-        yield block
-    if count < stated:
-        raise UserError(_truncated(name, count, stated))
-    if count == 0:
-        raise UserError(f"{name} has no samples: record or copy it again.")
-
-
-def _truncated(name: Path | str, count: int, stated: int) -> str:
-    return f"{name} is truncated ({count} of {stated} samples): record or copy it again."
-
-
-def _soundfile_blocks(file: soundfile.SoundFile, block_s: float) -> Iterator[Block]:
-    size = max(1, round(block_s * file.samplerate))
-    while len(samples := file.read(size, dtype="float32", always_2d=True)):
-        yield Block(_named(samples, file.name), file.samplerate)
-
-
-def _pcm_blocks(file: BinaryIO, rest: bytes, coding: _Pcm, block_s: float, stated: int = 0) -> Iterator[Block]:
-    """Interleaved samples until the input ends or, where it says so, the `stated` number is there."""
+def _pcm_blocks(
+    file: BinaryIO, rest: bytes, coding: _Pcm, block_s: float, stated: int
+) -> Iterator[tuple[NDArray[Any], int]]:
+    """Samples (S, channels) and their rate until the input ends or, where it says so, the `stated` number is there."""
     frame = coding.frame_bytes
     size, left = frame * max(1, round(block_s * coding.rate_hz)), stated * frame if stated else sys.maxsize
     while data := file.read(min(size, left)):
@@ -160,20 +126,13 @@ def _pcm_blocks(file: BinaryIO, rest: bytes, coding: _Pcm, block_s: float, state
         if whole:
             dtype = coding.dtype
             samples = _int24(data[:whole]) if dtype.kind == "V" else np.frombuffer(data[:whole], dtype)
-            yield Block(_named(samples.reshape(-1, coding.channels), _STDIN), coding.rate_hz)
+            yield samples.reshape(-1, coding.channels), coding.rate_hz
 
 
 def _int24(data: bytes) -> NDArray[np.int32]:
     padded = np.zeros((len(data) // 3, 4), np.uint8)
     padded[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
     return padded.view("<i4")[:, 0]
-
-
-def _named(samples: NDArray[Any], name: str) -> Samples:
-    try:
-        return to_mono(samples)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from error
 
 
 def _wav_header(file: BinaryIO) -> tuple[_Pcm, int]:
