@@ -19,6 +19,7 @@ corpus_dir=          # where the corpus is, used in place (left out: it is fetch
 train_hours=3.0      # mini: hours of speech to train on
 dev_minutes=20.0     # mini: minutes of speech to watch the training by
 test_minutes=30.0    # mini: minutes of speech to test on
+long_test_hours=0.0  # mini: hours of speech in a second test set, test_long, for small differences
 synthetic=0          # an4: synthetic utterances to add to the training set
 corpus_option=()     # other corpora: an option of local/<corpus>.py, as in --corpus-option subset=100; may be repeated
 seed=1               # of synthetic speech; that of trainings is train.seed
@@ -71,6 +72,7 @@ if [ "$corpus" = mini ]; then
     [ -z "$corpus_dir" ] || _die "--corpus-dir is of no use: corpus mini is synthesised"
     obtain=(--seed "$seed" --train-hours "$train_hours" --dev-minutes "$dev_minutes" --test-minutes "$test_minutes"
         --jobs "$jobs")
+    if [[ $long_test_hours == *[1-9]* ]]; then obtain+=(--long-test-hours "$long_test_hours"); fi
     manifests=()
 else
     obtain=(${corpus_dir:+--corpus-dir "$corpus_dir"})

@@ -2,6 +2,9 @@
 
 Sentences are about 3 s long; train, dev and test share neither a sentence nor a speaker nor a voice file. Everything
 follows from the seed, test and dev even when the size of train changes. How hard it is to hear is decided just below.
+
+`test_long`, on request, has other sentences and more speakers of the voice files of test: hours of speech, so that small
+differences between models show.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ CONDITIONS = Conditions(
 )
 SPEAKERS = {"test": 24, "dev": 12, "train": 150}  # test first: what is drawn later cannot change it
 VOICE_FILES = {"test": 12, "dev": 6}  # of the engine's variants; train has the rest
+LONG_TEST_SPEAKERS = 96
 MAX_WORDS = 16
 BABBLERS = 100  # lines of the same split that may be heard in the background
 LINES_AT_A_TIME = 128
@@ -54,6 +58,9 @@ def split_speakers(seed: int) -> dict[str, list[Speaker]]:
     for split, count in SPEAKERS.items():
         size = VOICE_FILES.get(split, len(variants))
         speakers[split] = make_speakers(split, count, variants[:size], rng)
+        if split == "test":
+            rng_long = generator(seed, "mini voices of test_long")
+            speakers["test_long"] = make_speakers("test_long", LONG_TEST_SPEAKERS, variants[:size], rng_long)
         variants = variants[size:]
     return speakers
 
@@ -100,8 +107,11 @@ def render_split(lines: Iterator[Line], target_s: float, renderer: Renderer, spr
 def obtain(args: argparse.Namespace) -> None:
     folder = Path(args.out)
     target_s = {"test": 60 * args.test_minutes, "dev": 60 * args.dev_minutes, "train": 3600 * args.train_hours}
-    if min(target_s.values()) <= 0 or args.jobs < 1:
+    if min(target_s.values()) <= 0 or args.long_test_hours < 0 or args.jobs < 1:
         raise UserError("the hours and minutes of every split must be above 0 and --jobs at least 1.")
+    if args.long_test_hours > 0:
+        target_s |= {"test_long": 3600 * args.long_test_hours}
+        target_s["train"] = target_s.pop("train")  # drawn last: it gives way where both have a sentence
     same = started_before(folder, list(target_s), {"seed": args.seed, **target_s}, CONDITIONS)
     records, speakers, used = [], split_speakers(args.seed), set()
     with worker_map(args.jobs, items_at_once=8) as spread:
@@ -120,7 +130,7 @@ def manifests(args: argparse.Namespace) -> None:
     records = read_transcripts(folder)
     if not records:
         raise UserError(f"no finished corpus in '{folder}': run stage 0 first (mini.py obtain --out {folder}).")
-    for split in ("train", "dev", "test"):
+    for split in dict.fromkeys(record["split"] for record in records):
         utterances = [
             Utterance(
                 id=record["id"],
@@ -144,11 +154,12 @@ def main() -> None:
     command.add_argument("--train-hours", type=float, default=3.0, help="hours of speech in train (default 3)")
     command.add_argument("--dev-minutes", type=float, default=20.0, help="minutes of speech in dev (default 20)")
     command.add_argument("--test-minutes", type=float, default=30.0, help="minutes of speech in test (default 30)")
+    command.add_argument("--long-test-hours", type=float, default=0.0, help="hours of test_long (default 0: none)")
     command.add_argument("--jobs", type=int, default=2, help="processes (default 2); the audio does not depend on it")
     command.set_defaults(run=obtain)
     command = commands.add_parser("manifests", help="stage 1: validated Lhotse cuts")
     command.add_argument("--corpus", required=True, help="the --out of obtain")
-    command.add_argument("--out", required=True, help="folder for cuts_{train,dev,test}.jsonl.gz")
+    command.add_argument("--out", required=True, help="folder for cuts_<split>.jsonl.gz")
     command.set_defaults(run=manifests)
     args = parser.parse_args()
     args.run(args)

@@ -1,6 +1,6 @@
 """Stage 2: filterbank features of all cuts, speed copies of the training set, global mean and variance.
 
-Reads MANIFESTS/cuts_{train,dev,test}.jsonl.gz. Writes under OUT: cuts_{train,dev,test}.jsonl.gz with features (train
+Reads MANIFESTS/cuts_<split>.jsonl.gz; train must be there. Writes under OUT: cuts_<split>.jsonl.gz with features (train
 at every speed of data.speeds), arrays/, cmvn.json (mean and std over the training set) and features.json (the
 definition of the features).
 """
@@ -8,6 +8,7 @@ definition of the features).
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 import time
@@ -31,10 +32,7 @@ from residualformer.files import replacing, write_json
 from residualformer.parallel import worker_map
 from residualformer.schema import Config
 
-SPLITS = ("train", "dev", "test")
-# Half precision halves the reading in training, and its error (at most 0.004) is far below any noise; dev and test
-# keep every bit, so that what they score is what a deployed model sees.
-DTYPES = {"train": np.float16, "dev": np.float32, "test": np.float32}
+SPLIT = re.compile(r"cuts_(.+)\.jsonl\.gz")
 
 
 def main() -> None:
@@ -53,11 +51,11 @@ def main() -> None:
     config = load_config(args.config, args.set)
     fbank_options(config.features)  # refuse an impossible definition before any work
     backend = get_backend(args.backend, config.features).backend
-    cuts = {split: list(read_cuts(args.manifests / f"cuts_{split}.jsonl.gz", stage=1)) for split in SPLITS}
+    cuts = read_splits(args.manifests)
     forget(args.out)
     start = time.time()
     with worker_map(args.jobs, prepare=partial(torch.set_num_threads, 1)) as map_:
-        done = {split: compute_split(split, cuts[split], config, args.out, map_, backend) for split in SPLITS}
+        done = {split: compute_split(split, cuts[split], config, args.out, map_, backend) for split in cuts}
     write_json(args.out / "features.json", asdict(config.features))
     write_json(args.out / "cmvn.json", done["train"].sums.cmvn())
     for split, extracted in done.items():
@@ -72,10 +70,17 @@ def main() -> None:
     )
 
 
+def read_splits(manifests: Path) -> dict[str, list[MonoCut]]:
+    """The cuts of every split that stage 1 has written, train first."""
+    names = {match[1] for path in manifests.glob("cuts_*.jsonl.gz") if (match := SPLIT.fullmatch(path.name))}
+    splits = ["train", *sorted(names - {"train"})]
+    return {split: list(read_cuts(manifests / f"cuts_{split}.jsonl.gz", stage=1)) for split in splits}
+
+
 def forget(out: Path) -> None:
     """Remove the results of an earlier run: no later stage may trust cuts whose arrays are being replaced."""
-    for name in [*(f"cuts_{split}.jsonl.gz" for split in SPLITS), "cmvn.json", "features.json"]:
-        (out / name).unlink(missing_ok=True)
+    for path in [*out.glob("cuts_*.jsonl.gz"), out / "cmvn.json", out / "features.json"]:
+        path.unlink(missing_ok=True)
     shutil.rmtree(out / "arrays", ignore_errors=True)
 
 
@@ -84,10 +89,13 @@ def compute_split(
 ) -> Extracted:
     """Features of one split, with a progress bar; the utterances that were skipped are named on stderr."""
     copies = with_speeds(cuts, config.data.speeds if split == "train" else [1.0])
+    # Half precision halves the reading in training, and its error (at most 0.004) is far below any noise; the others
+    # keep every bit, so that what they score is what a deployed model sees.
+    dtype = np.float16 if split == "train" else np.float32
     total = Extracted()
     with tqdm(total=len(copies), desc=f"fbank {split}", unit="utt", file=sys.stderr) as progress:
         arrays = (out / "arrays" / split).resolve()
-        for part in extract_features(copies, config.features, arrays, map_, DTYPES[split], backend):
+        for part in extract_features(copies, config.features, arrays, map_, dtype, backend):
             total.add(part)
             progress.update(len(part.cuts) + len(part.skipped))
     for name in total.skipped:

@@ -155,8 +155,8 @@ def test_audio_does_not_depend_on_jobs_or_company(tmp_path):
     assert len(set(audio[0])) == len(lines)
 
 
-def obtain(monkeypatch, out, seed=1):
-    options = ["--seed", seed, "--train-hours", 0.005, "--dev-minutes", 0.1, "--test-minutes", 0.1, "--jobs", 1]
+def obtain(monkeypatch, out, seed=1, *more):
+    options = ["--seed", seed, "--train-hours", 0.005, "--dev-minutes", 0.1, "--test-minutes", 0.1, "--jobs", 1, *more]
     monkeypatch.setattr(sys, "argv", ["mini.py", "obtain", "--out", str(out), *map(str, options)])
     monkeypatch.setattr(mini, "LINES_AT_A_TIME", 8)  # less thrown away
     mini.main()
@@ -186,6 +186,18 @@ def test_obtain_goes_on_after_an_interruption_and_splits_share_nothing(tmp_path,
     other = obtain(monkeypatch, out, seed=2)  # other options: nothing old is left
     assert {row["text"] for row in other}.isdisjoint({row["text"] for row in records})
     assert len(list(out.rglob("*.flac"))) == len(other)
+
+
+def test_a_long_test_set_changes_no_other_and_shares_the_voice_files_of_test(tmp_path, monkeypatch):
+    records = obtain(monkeypatch, tmp_path / "long", 1, "--long-test-hours", 0.01)
+    texts = [row["text"] for row in records]
+    assert len(set(texts)) == len(texts) and sum(row["split"] == "test_long" for row in records) > 5
+    assert [row for row in records if row["split"] != "test_long"] == obtain(monkeypatch, tmp_path / "short")
+    speakers = mini.split_speakers(1)
+    variants = {split: {speaker.voice.variant for speaker in speakers[split]} for split in speakers}
+    assert variants["test_long"] == variants["test"] and len({s.name for s in speakers["test_long"]}) == 96
+    voices = {(s.voice, s.name) for s in speakers["test_long"]}
+    assert voices.isdisjoint({(s.voice, s.name) for s in speakers["test"]})
 
 
 def test_manifests(tmp_path, monkeypatch):
