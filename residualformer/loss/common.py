@@ -51,6 +51,11 @@ def _widen(value):
     return value.float() if half else value
 
 
+def of_device(limits: dict[str, int], tensor: Tensor) -> int:
+    """The limit for the tensor's kind of device; kinds that are not named take that of `cuda`."""
+    return limits.get(tensor.device.type, limits["cuda"])
+
+
 def check_arguments(symbols: Tensor, B: int, S: int, C: int, termination_symbol: int, rnnt_type: str) -> None:
     """Raise ValueError if symbols are not (B, S) in 0..C-1, or the blank or the type is unknown."""
     if rnnt_type not in RNNT_TYPES:

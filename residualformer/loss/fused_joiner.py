@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from residualformer.loss.common import check_arguments, finish_arcs, full_precision, loss_of_arcs
+from residualformer.loss.common import check_arguments, finish_arcs, full_precision, loss_of_arcs, of_device
 from residualformer.loss.precision import products, wanted
 from residualformer.loss.recursion import checked_boundary
 
@@ -49,9 +49,9 @@ def pruned_joiner_loss(
     """
     if ranges.ndim != 3 or ranges.shape[:2] != am.shape[:2]:
         raise ValueError(f"ranges must be (B, T, R) beside am (B, T, D), got {tuple(ranges.shape)}, {tuple(am.shape)}")
-    joiner = (am, lm, weight, bias)
-    return _loss(*joiner, symbols, ranges, termination_symbol, boundary, rnnt_type, delay_penalty, reduction,
-                 bf16=wanted(am.device.type))  # fmt: skip
+    bf16 = wanted(am.device.type)
+    px, py = _arcs(am, lm, weight, bias, symbols, ranges, termination_symbol, boundary, rnnt_type, bf16)
+    return loss_of_arcs(px, py, boundary, delay_penalty, reduction)
 
 
 def exact_joiner_loss(
@@ -71,20 +71,29 @@ def exact_joiner_loss(
     Arguments and errors: see `pruned_joiner_loss`.
     """
     everywhere = torch.arange(lm.shape[1], device=lm.device).expand(*am.shape[:2], -1)
-    joiner = (am, lm, weight, bias)
-    return _loss(*joiner, symbols, everywhere, termination_symbol, boundary, rnnt_type, delay_penalty, reduction,
-                 bf16=wanted(am.device.type))  # fmt: skip
+    return pruned_joiner_loss(
+        *(am, lm, weight, bias, symbols, everywhere, termination_symbol),
+        *(boundary, rnnt_type, delay_penalty, reduction),
+    )
 
 
 @full_precision
-def _loss(
-    am: Tensor, lm: Tensor, weight: Tensor, bias: Tensor | None, symbols: Tensor, ranges: Tensor, blank: int,
-    boundary: Tensor | None, rnnt_type: str, delay_penalty: float, reduction: str | None, bf16: bool,
-) -> Tensor:  # fmt: skip
+def _arcs(
+    am: Tensor,
+    lm: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    symbols: Tensor,
+    ranges: Tensor,
+    blank: int,
+    boundary: Tensor | None,
+    rnnt_type: str,
+    bf16: bool,
+) -> tuple[Tensor, Tensor]:
+    """px and py of `get_rnnt_logprobs_pruned`, log 0 outside the boundary as well."""
     _check(am, lm, weight, bias, symbols, blank, rnnt_type)
     (B, T, _), S = am.shape, symbols.shape[1]
-    limits = checked_boundary(boundary, B, S, T, am.device)
-    b, t, s = _nodes(ranges, limits)
+    b, t, s = _nodes(ranges, checked_boundary(boundary, B, S, T, am.device))
     labels = F.pad(symbols, (0, 1), value=blank)[b, s]  # no label leaves position S: anything will do
     bias = weight.new_zeros(len(weight)) if bias is None else bias
     rows = (b * T + t, b * (S + 1) + s, torch.stack([labels, torch.full_like(labels, blank)], dim=1))
@@ -92,8 +101,7 @@ def _loss(
     where = (b * (S + 1) + s) * T + t
     nowhere = arcs.new_full((B * (S + 1) * T,), -torch.inf)
     px, py = (nowhere.scatter(0, where, arc).view(B, S + 1, T) for arc in arcs.unbind(1))
-    px, py = finish_arcs(px[:, :-1], py, boundary, rnnt_type)
-    return loss_of_arcs(px, py, boundary, delay_penalty, reduction)
+    return finish_arcs(px[:, :-1], py, boundary, rnnt_type)
 
 
 def _nodes(ranges: Tensor, boundary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,7 +160,7 @@ class _Tiles:
 
     def __init__(self, am: Tensor, lm: Tensor, weight: Tensor, bias: Tensor) -> None:
         self.am, self.lm, self.weight, self.bias = am, lm, weight, bias
-        self.size = TILE.get(am.device.type, TILE["cuda"])
+        self.size = of_device(TILE, am)
         self.joint, self.other, self.logits_ = am.new_empty(0), am.new_empty(0), am.new_empty(0)
 
     def of(self, M: int) -> list[slice]:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from residualformer.loss.common import check_arguments, finish_arcs, full_precision, loss_of_arcs
+from residualformer.loss.common import check_arguments, finish_arcs, full_precision, loss_of_arcs, of_device
 from residualformer.loss.precision import wanted
 from residualformer.loss.projection import Blocks, Projection, mean_softmax
 from residualformer.loss.recursion import checked_boundary
@@ -29,10 +29,6 @@ from residualformer.loss.rnnt import Loss, get_rnnt_logprobs_smoothed, mixed_arc
 
 FRAMES = {"cpu": 2048, "cuda": 16384}  # utterances are taken together up to so many: large products, few steps
 SMALL = {"cpu": 2**20, "cuda": 2**24}  # up to so many logits of the encoder's side, all at once takes less time
-
-
-def _of_device(limits: dict[str, int], tensor: Tensor) -> int:
-    return limits.get(tensor.device.type, limits["cuda"])
 
 
 def simple_joiner_loss(
@@ -94,8 +90,12 @@ def _arcs(
     if len(types) > 1:
         raise ValueError(f"the projections and their inputs must be of one type: got {', '.join(types)}")
     boundary = checked_boundary(boundary, len(encoded), symbols.shape[1], encoded.shape[1], encoded.device)
-    if encoded.shape[0] * encoded.shape[1] * len(encoder_weight) <= _of_device(SMALL, encoded):
-        return _small_arcs(*linears, symbols, blank, boundary, scales, rnnt_type)
+    if encoded.shape[0] * encoded.shape[1] * len(encoder_weight) <= of_device(SMALL, encoded):
+        encoded = _real_rows(encoded, boundary[:, 1], boundary[:, 3])
+        if scales[1] == 0.0:  # else the unigram average is over all rows
+            predicted = _real_rows(predicted, boundary[:, 0], boundary[:, 2] + 1)
+        am, lm = F.linear(encoded, encoder_weight, encoder_bias), F.linear(predicted, predictor_weight, predictor_bias)
+        return get_rnnt_logprobs_smoothed(lm, am, symbols, blank, *scales, boundary, rnnt_type)
     unigram = px_unigram = py_unigram = None
     if scales[1] != 0.0:
         unigram = mean_softmax(predicted, predictor_weight, predictor_bias, bf16)
@@ -104,27 +104,6 @@ def _arcs(
     parts = _LogitsAndNorms.apply(*linears, unigram, symbols, blank, _groups(boundary), bf16)
     px, py = mixed_arcs(*parts, px_unigram, py_unigram, *scales)
     return finish_arcs(px, py, boundary, rnnt_type)
-
-
-def _small_arcs(
-    encoded: Tensor,
-    encoder_weight: Tensor,
-    encoder_bias: Tensor | None,
-    predicted: Tensor,
-    predictor_weight: Tensor,
-    predictor_bias: Tensor | None,
-    symbols: Tensor,
-    blank: int,
-    boundary: Tensor,
-    scales: tuple[float, float],
-    rnnt_type: str,
-) -> tuple[Tensor, Tensor]:
-    """`_arcs` by way of the logits."""
-    encoded = _real_rows(encoded, boundary[:, 1], boundary[:, 3])
-    if scales[1] == 0.0:  # else the unigram average is over all rows
-        predicted = _real_rows(predicted, boundary[:, 0], boundary[:, 2] + 1)
-    am, lm = F.linear(encoded, encoder_weight, encoder_bias), F.linear(predicted, predictor_weight, predictor_bias)
-    return get_rnnt_logprobs_smoothed(lm, am, symbols, blank, *scales, boundary, rnnt_type)
 
 
 def _checked_sizes(encoded: Tensor, predicted: Tensor, *weights: Tensor | None) -> tuple[int, int, int]:
@@ -175,7 +154,7 @@ def _groups(boundary: Tensor) -> list[Group]:
     """Groups of utterances with frames, each of up to FRAMES frames or of one utterance."""
     groups: list[Group] = []
     labels = frames = 0
-    most = _of_device(FRAMES, boundary)
+    most = of_device(FRAMES, boundary)
     for b, (s0, t0, s1, t1) in enumerate(boundary.tolist()):
         L, T = s1 + 1 - s0, t1 - t0
         if T == 0:

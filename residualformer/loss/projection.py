@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from residualformer.loss.common import full_precision
+from residualformer.loss.common import full_precision, of_device
 from residualformer.loss.precision import products
 
 # Elements of a block of logits: large, since each product reads the rows or the weights anew. On a CPU what goes over
@@ -97,7 +97,7 @@ class Blocks:
     """Blocks of C classes, and buffers for them: (rows, classes) for each of `rows`."""
 
     def __init__(self, like: Tensor, C: int, *rows: int) -> None:
-        self.size, self.C = min(C, max(64, _block_size(like) // max(rows) // 64 * 64)), C
+        self.size, self.C = min(C, max(64, of_device(BLOCK, like) // max(rows) // 64 * 64)), C
         self.rows, self.buffers = rows, [like.new_empty(n * self.size) for n in rows]
 
     def __iter__(self) -> Iterator[tuple[slice, list[Tensor]]]:
@@ -105,11 +105,6 @@ class Blocks:
             width = min(self.size, self.C - start)
             views = [buffer[: n * width].view(n, width) for n, buffer in zip(self.rows, self.buffers)]
             yield slice(start, start + width), views
-
-
-def _block_size(like: Tensor) -> int:
-    """Elements of a block on the tensor's device."""
-    return BLOCK.get(like.device.type, BLOCK["cuda"])
 
 
 def mean_softmax(x: Tensor, weight: Tensor, bias: Tensor | None, bf16: bool) -> Tensor:
@@ -141,7 +136,7 @@ class _MeanSoftmax(torch.autograd.Function):
 
 def _softmax_blocks(projection: Projection) -> Iterator[tuple[slice, Tensor]]:
     """softmax over all classes, some rows at a time."""
-    size = max(1, _block_size(projection.x) // len(projection.weight))
+    size = max(1, of_device(BLOCK, projection.x) // len(projection.weight))
     for start in range(0, len(projection.x), size):
         rows = slice(start, start + size)
         yield rows, projection.logits(rows, slice(None)).softmax(1)

@@ -52,11 +52,11 @@ def transducer_losses(
     predicted = model.predictor(batch.tokens)
     boundary = torch.zeros(len(lengths), 4, dtype=torch.int64, device=lengths.device)
     boundary[:, 2], boundary[:, 3] = batch.token_lens, lengths
-    labels = batch.tokens, boundary
+    backend = get_backend(config.backend)
     if config.kind == "pruned":
-        losses = _pruned(model, encoded, predicted, *labels, config)
+        losses = _pruned(model, encoded, predicted, batch.tokens, boundary, backend, config)
     else:
-        exact = _exact(model.joiner, encoded, predicted, *labels, get_backend(config.backend))
+        exact = _exact(model.joiner, encoded, predicted, batch.tokens, boundary, backend)
         losses = {"transducer": exact, "loss": exact}
     if config.ctc_scale > 0:
         losses["ctc"] = _ctc(model, encoded, lengths, batch)
@@ -65,20 +65,27 @@ def transducer_losses(
 
 
 def _pruned(
-    model: Transducer, encoded: Tensor, predicted: Tensor, tokens: Tensor, boundary: Tensor, config: LossConfig
+    model: Transducer,
+    encoded: Tensor,
+    predicted: Tensor,
+    tokens: Tensor,
+    boundary: Tensor,
+    backend: Backend,
+    config: LossConfig,
 ) -> dict[str, Tensor]:
     """The simple joiner's loss finds the labels worth a look at each frame; the joiner is run on those alone."""
-    backend, joiner = get_backend(config.backend), model.joiner
-    am, lm = model.training_only["simple_encoder"], model.training_only["simple_predictor"]
+    of_encoder, of_predictor = model.training_only["simple_encoder"], model.training_only["simple_predictor"]
     simple, (px_grad, py_grad) = backend.simple_joiner_loss(
-        *(encoded, predicted, am.weight, am.bias, lm.weight, lm.bias, tokens, BLANK, boundary),
+        *(encoded, predicted, of_encoder.weight, of_encoder.bias, of_predictor.weight, of_predictor.bias),
+        *(tokens, BLANK, boundary),
         lm_only_scale=config.lm_scale,
         am_only_scale=config.am_scale,
         reduction="sum",
         return_grad=True,
     )
     ranges = get_rnnt_prune_ranges(px_grad, py_grad, boundary, config.prune_range)
-    am, lm, output = joiner.project_encoder(encoded), joiner.project_predictor(predicted), joiner.vocabulary
+    joiner, output = model.joiner, model.joiner.vocabulary
+    am, lm = joiner.project_encoder(encoded), joiner.project_predictor(predicted)
     pruned = backend.pruned_joiner_loss(
         am, lm, output.weight, output.bias, tokens, ranges, BLANK, boundary, reduction="sum"
     )
@@ -93,13 +100,13 @@ def _exact(
     boundary: Tensor,
     backend: Backend,
 ) -> Tensor:
-    am, lm = joiner.project_encoder, joiner.project_predictor
+    of_encoder, of_predictor = joiner.project_encoder, joiner.project_predictor
     if isinstance(joiner, AdditiveJoiner):
-        linears = encoded, predicted, am.weight, am.bias, lm.weight, lm.bias
-        return backend.simple_joiner_loss(*linears, tokens, BLANK, boundary, reduction="sum")
-    output = joiner.vocabulary
+        weights = of_encoder.weight, of_encoder.bias, of_predictor.weight, of_predictor.bias
+        return backend.simple_joiner_loss(encoded, predicted, *weights, tokens, BLANK, boundary, reduction="sum")
+    am, lm, output = of_encoder(encoded), of_predictor(predicted), joiner.vocabulary
     return backend.exact_joiner_loss(
-        am(encoded), lm(predicted), output.weight, output.bias, tokens, BLANK, boundary, reduction="sum"
+        am, lm, output.weight, output.bias, tokens, BLANK, boundary, reduction="sum"
     )
 
 
