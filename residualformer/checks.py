@@ -82,6 +82,7 @@ RULES: dict[str, Rule] = {
     "amnet.cost.kind": _one_of("none", "avg", "amr"),
     "amnet.cost.weight": NOT_NEGATIVE,
     "amnet.cost.mu": POSITIVE,
+    "amnet.cost.slow_share": Rule(lambda value: 0 < value < 1, "between 0 and 1"),
     "amnet.cost.match": NAME,
     "loss.kind": _one_of("pruned", "exact", "simple"),
     "loss.backend": _one_of("auto", "torch", "k2", "torchaudio"),
@@ -310,8 +311,14 @@ def _cost(config: Config) -> Iterator[Problem]:
             ("amnet.cost.weight", "amnet.cost.kind"),
             f"is 0, so that amnet.cost.kind = {cost.kind} does nothing; give more than 0",
         )
-    if cost.match and cost.kind != "avg":
+    for key in ("match", "slow_share"):
+        if (value := getattr(cost, key)) and cost.kind != "avg":
+            yield Problem(
+                (f"amnet.cost.{key}", "amnet.cost.kind"),
+                f"is '{value}', but only the weight of amnet.cost.kind = avg adapts, not that of {cost.kind}",
+            )
+    if cost.match and cost.slow_share:
         yield Problem(
-            ("amnet.cost.match", "amnet.cost.kind"),
-            f"is '{cost.match}', but only the weight of amnet.cost.kind = avg adapts, not that of {cost.kind}",
+            ("amnet.cost.slow_share", "amnet.cost.match"),
+            f"is {cost.slow_share}, but amnet.cost.match = {cost.match} tells the share that is sought; take one of them",
         )

@@ -120,7 +120,8 @@ class CostConfig:
     kind: str = "none"  # none, avg (eq. 5) or amr (eqs. 6-7)
     weight: float = 0.0  # avg: nats per utterance at a real-time factor of 1; amr: nats per second of delay
     mu: float = 650e6  # FLOP/s of the device; a multiply-accumulate is one FLOP
-    match: str | None = None  # avg: experiment whose share of slow frames is sought by adapting the weight
+    slow_share: float | None = None  # avg: share of slow frames that is sought by adapting the weight
+    match: str | None = None  # avg: experiment whose share of slow frames is sought
 
 
 @dataclass(frozen=True)

@@ -99,9 +99,9 @@ def teacher_of(config: Config, exp: Path) -> Path | None:
 
 
 def slow_share_to_match(config: Config, exp: Path) -> float | None:
-    """The share of slow frames, on the dev set, of the experiment that `amnet.cost.match` names, if it names one."""
+    """The share of slow frames on the dev set that is sought: as stated, or that of the experiment that is named."""
     if config.amnet.cost.match is None:
-        return None
+        return config.amnet.cost.slow_share
     file = needed_model(exp.parent / config.amnet.cost.match, f"{exp} matches the share of slow frames of")
     share = checkpoint.load(file, "info")["info"]["valid"].get("slow_share")
     if share is None:

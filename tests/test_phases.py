@@ -204,6 +204,8 @@ def test_what_a_training_needs_is_asked_of_its_siblings(rnnt, tmp_path):
     with pytest.raises(UserError, match="model.pt has no slow frames whose share could be matched"):
         train_step.slow_share_to_match(config, exp)
     assert train_step.slow_share_to_match(branches(), exp) is None
+    stated = branches(cost=CostConfig("avg", 1.0, MU, slow_share=0.3))
+    assert train_step.slow_share_to_match(stated, exp) == 0.3
     lost = tmp_path / "mf_biased"
     with pytest.raises(UserError, match="the arbitrator of .* learns from .*, which holds no model.pt: train it first"):
         train_step.teacher_of(config, lost)
