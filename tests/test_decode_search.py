@@ -1,6 +1,7 @@
 """Settings of a search, the chunk-by-chunk encoder, and a set of cuts decoded into hyp.jsonl."""
 
 import json
+import math
 import runpy
 import shutil
 import sys
@@ -168,6 +169,9 @@ def test_the_step_writes_hypotheses_and_how_they_were_made(setup, monkeypatch, c
         summary = json.loads((folder / "decode.json").read_text(encoding="utf-8"))
         assert summary["utterances"] == count and summary["rtf"] > 0 and summary["skipped"] == []
         assert {"command", "commit", "hardware", "settings", "target"} <= set(summary)
+    beam, streamed = (json.loads((folder / "hyp.jsonl").read_text().splitlines()[0]) for folder in folders)
+    assert beam["ref_tokens"] == len("abc▁u1") and 0 < beam["ref_nats"] < math.inf
+    assert streamed["ref_nats"] == pytest.approx(beam["ref_nats"], abs=0.01)  # float32, another order of summation
 
 
 def test_what_the_step_refuses(setup, monkeypatch, tmp_path, capsys):

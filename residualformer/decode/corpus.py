@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ from tqdm import tqdm
 from residualformer.data.features import read_feature_config
 from residualformer.data.validate import read_cuts
 from residualformer.decode.hypotheses import Hypothesis
-from residualformer.decode.search import encode, search, times_s
+from residualformer.decode.likelihood import reference_nats
+from residualformer.decode.search import EncodedFrames, encode, search, times_s
 from residualformer.errors import UserError
 from residualformer.schema import DecodeConfig, FeatureConfig
 from residualformer.train.checkpoint import Bundle
@@ -24,10 +26,14 @@ from residualformer.train.checkpoint import Bundle
 
 @dataclass
 class Outcome:
-    """A record per utterance, and id, reference and reason of each that could not be read."""
+    """A record per utterance, and id, reference and reason of each that could not be read.
+
+    `loss_s`: seconds that the loss of the references took.
+    """
 
     records: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
+    loss_s: float = 0.0
 
 
 class Decoded(NamedTuple):
@@ -55,8 +61,9 @@ def read_cuts_with_features(path: Path, features: FeatureConfig) -> list[Cut]:
 def decode_cuts(bundle: Bundle, settings: DecodeConfig, cuts: list, streaming: bool = False) -> Outcome:
     """Decode all cuts, in batches of like duration, the longest first; the records are in the order of the cuts.
 
-    An utterance whose features cannot be read is skipped, named and noted. UserError when a cut has no reference, or
-    when no features can be read.
+    A record also tells `ref_tokens` of the reference and `ref_nats`, its transducer loss, None where that was too large
+    (see `reference_nats`). An utterance whose features cannot be read is skipped, named and noted. UserError when a cut
+    has no reference, or when no features can be read.
     """
     target = bundle.config.tokens.target
     references = {cut.id: reference(cut, target) for cut in cuts}
@@ -65,12 +72,7 @@ def decode_cuts(bundle: Bundle, settings: DecodeConfig, cuts: list, streaming: b
         for batch in batches(cuts, settings.max_batch_s):
             readable = list(_load(batch, bundle.config.features.num_mel_bins, references, outcome))
             if readable:
-                found = decode_features(bundle.model, settings, [features for _, features in readable], streaming)
-                for (cut, _), (nbest, branches) in zip(readable, found, strict=True):
-                    entries = [entry(bundle, hypothesis) for hypothesis in nbest]
-                    line = {"id": cut.id, "ref": references[cut.id], **entries[0], "duration": cut.duration}
-                    line |= {} if branches is None else {"branches": branches}
-                    outcome.records.append(line | {"nbest": entries})
+                _records(bundle, settings, readable, references, streaming, outcome)
             progress.update(len(batch))
     if not outcome.records:
         raise UserError(f"none of the {len(cuts)} utterances has features that can be read: run stage 2 again.")
@@ -103,17 +105,42 @@ def decode_features(
     model, settings: DecodeConfig, features: list[np.ndarray], streaming: bool = False
 ) -> list[Decoded]:
     """A batch of utterances, each (T, F) float32, un-normalised."""
+    return _search(model, settings, _encode(model, features, streaming))
+
+
+def _encode(model, features: list[np.ndarray], streaming: bool) -> EncodedFrames:
     device = next(model.parameters()).device
     lengths = torch.tensor([len(x) for x in features], device=device)
     padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(x) for x in features], batch_first=True)  # (N, T, F)
-    with torch.no_grad():
-        encoded = encode(model, padded.to(device), lengths, streaming)
-        nbests = search(model, encoded.frames, encoded.lengths, settings)
+    return encode(model, padded.to(device), lengths, streaming)
+
+
+@torch.no_grad()
+def _search(model, settings: DecodeConfig, encoded: EncodedFrames) -> list[Decoded]:
+    nbests = search(model, encoded.frames, encoded.lengths, settings)
     if encoded.branches is None:
         return [Decoded(nbest, None) for nbest in nbests]
     rows = zip(encoded.branches.tolist(), encoded.lengths.tolist(), strict=True)
     taken = ["".join(map(str, row[:length])) for row, length in rows]
     return [Decoded(nbest, branches) for nbest, branches in zip(nbests, taken, strict=True)]
+
+
+def _records(
+    bundle: Bundle, settings: DecodeConfig, batch: list, references: dict[str, str], streaming: bool, outcome: Outcome
+) -> None:
+    """Add the records of a batch of (cut, features (T, F)) to `outcome`."""
+    encoded = _encode(bundle.model, [features for _, features in batch], streaming)
+    found = _search(bundle.model, settings, encoded)
+    started = time.monotonic()
+    labels = [bundle.tokenizer.encode(references[cut.id]) for cut, _ in batch]
+    nats = reference_nats(bundle.model, encoded.frames, encoded.lengths, labels)
+    outcome.loss_s += time.monotonic() - started
+    for (cut, _), (nbest, branches), said, loss in zip(batch, found, labels, nats, strict=True):
+        entries = [entry(bundle, hypothesis) for hypothesis in nbest]
+        line = {"id": cut.id, "ref": references[cut.id], **entries[0], "duration": cut.duration}
+        line |= {"ref_tokens": len(said), "ref_nats": None if loss is None else round(loss, 4)}
+        line |= {} if branches is None else {"branches": branches}
+        outcome.records.append(line | {"nbest": entries})
 
 
 def entry(bundle: Bundle, hypothesis: Hypothesis) -> dict[str, Any]:
