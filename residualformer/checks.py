@@ -320,5 +320,5 @@ def _cost(config: Config) -> Iterator[Problem]:
     if cost.match and cost.slow_share:
         yield Problem(
             ("amnet.cost.slow_share", "amnet.cost.match"),
-            f"is {cost.slow_share}, but amnet.cost.match = {cost.match} tells the share that is sought; take one of them",
+            f"is {cost.slow_share}, but amnet.cost.match = {cost.match} tells the share that is sought; take one",
         )

@@ -158,8 +158,8 @@ TWO = "encoder: {kind: lstm}, amnet: {method: sparse, compression: [0.15, 0.8]"
         (TWO + ", cost: {kind: amr}}", "amnet.cost.weight is 0, so that amnet.cost.kind = amr does nothing"),
         (TWO + ", cost: {kind: amr, weight: 1, match: x}}", "only the weight of amnet.cost.kind = avg adapts"),
         (TWO + ", cost: {kind: avg, weight: 1, slow_share: 1.5}}", "slow_share is 1.5; allowed: between 0 and 1"),
-        (TWO + ", cost: {kind: amr, weight: 1, slow_share: 0.5}}", "amnet.cost.slow_share is '0.5', but only the weight"),
-        (TWO + ", cost: {kind: avg, weight: 1, slow_share: 0.5, match: x}}", "tells the share that is sought; take one"),
+        (TWO + ", cost: {kind: amr, weight: 1, slow_share: 0.5}}", "slow_share is '0.5', but only the weight of"),
+        (TWO + ", cost: {kind: avg, weight: 1, slow_share: 0.5, match: x}}", "the share that is sought; take one"),
         ("amnet: {cost: {match: x}}", "only the weight of amnet.cost.kind = avg adapts, not that of none"),
     ],
 )
