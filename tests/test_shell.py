@@ -275,7 +275,11 @@ def test_wrong_options_are_refused_before_any_work(recipe, options, words):
     assert recipe.calls == [] and not (recipe.folder / "egs").exists()
 
 
-@pytest.mark.parametrize("script", ["run.sh", "egs/mini/run.sh", "egs/an4/run.sh"])
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("egs/*/run.sh") if path.parent.name != "custom")
+
+
+@pytest.mark.parametrize("script", ["run.sh", *RECIPES])
 def test_help_lists_every_option(root, script):
     done = subprocess.run([root / script, "--help"], capture_output=True, text=True, cwd="/", check=True)
     for option in ("--stage", "--stop-stage", "--corpus-dir", "--train-hours", "--set", "--overwrite", "--experiments"):
@@ -285,7 +289,7 @@ def test_help_lists_every_option(root, script):
 SCRIPTS = sorted(
     str(path.relative_to(path.parents[1]))
     for folder in ("steps", "local", "utils")
-    for path in (Path(__file__).resolve().parent.parent / folder).glob("*.py")
+    for path in (ROOT / folder).glob("*.py")
     if "argparse" in path.read_text(encoding="utf-8")
 )
 

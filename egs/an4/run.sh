@@ -2,8 +2,8 @@
 # Corpus AN4: 948 training and 130 test utterances of real speech, spelled letters and numbers (Carnegie Mellon, 1991).
 #   egs/an4/run.sh                        fetch it with git
 #   egs/an4/run.sh --corpus-dir DIR       use the copy in DIR
-#   egs/an4/run.sh --synthetic 0          AN4's own 38 minutes alone
-# 1,500 synthetic utterances of the same domain join the training set unless told otherwise; the results say so.
+# 1,500 synthetic utterances of the same domain join the training set unless told otherwise; the results say so. AN4's
+# own 38 minutes alone: egs/an4_own/run.sh.
 # Options: see ../../run.sh --help.
 
 set -euo pipefail
