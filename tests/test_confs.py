@@ -12,7 +12,7 @@ from residualformer.cost import planned_flops
 from utils.plan import in_order, needs, stage
 
 CONFS = Path(__file__).resolve().parent.parent / "conf"
-FILES = sorted(CONFS.rglob("*.y*ml"))
+FILES = sorted(path for path in CONFS.rglob("*.y*ml") if path.parent.name != "tables")
 
 
 def name(path: Path) -> str:
