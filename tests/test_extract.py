@@ -11,6 +11,7 @@ import pytest
 import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
+from residualformer.data.audio import read_audio
 from residualformer.data.batches import EvalBatches, TrainBatches
 from residualformer.data.extract import Sums, extract_features, with_speeds
 from residualformer.data.features import compute_fbank, read_cmvn, read_feature_config
@@ -100,9 +101,15 @@ def test_bad_audio_is_skipped_and_named(tmp_path):
     assert done[1].load_features().shape == (100, 80)
 
 
-def test_another_rate_is_refused(tmp_path):
-    with pytest.raises(UserError, match="8000 Hz.*16000.*resample"):
-        extract([make_cut(tmp_path, "a", 1.0, "GO", rate=8000)], tmp_path)
+def test_any_rate_and_channels_give_the_features_of_the_file_as_it_is_transcribed(tmp_path):
+    samples = 0.1 * np.random.default_rng(0).standard_normal((44100, 2))
+    soundfile.write(tmp_path / "a.wav", samples, 44100, subtype="FLOAT")
+    recording = Recording.from_file(tmp_path / "a.wav", recording_id="a")
+    cut = recording.to_cut()
+    (done,), skipped, _ = extract([cut], tmp_path)
+    assert skipped == [] and cut.num_channels == 2 and done.duration == 1.0
+    expected = compute_fbank(read_audio(tmp_path / "a.wav", RATE), FeatureConfig())
+    np.testing.assert_array_equal(done.features.load(), expected)
 
 
 def test_statistics_are_those_of_all_frames(tmp_path):

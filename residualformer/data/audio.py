@@ -19,6 +19,11 @@ def read_audio(path: Path | str, sample_rate_hz: int) -> np.ndarray:
     """
     blocks = list(audio_blocks(path))
     mono, rate = np.concatenate([samples.mean(axis=1) for samples, _ in blocks]), blocks[0][1]
+    return resample(mono, rate, sample_rate_hz)
+
+
+def resample(mono: np.ndarray, rate: int, sample_rate_hz: int) -> np.ndarray:
+    """Samples (S,) at `rate` as samples at `sample_rate_hz`, float32, by soxr; as they are when the rates agree."""
     return mono if rate == sample_rate_hz else soxr.resample(mono, rate, sample_rate_hz).astype(np.float32)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from lhotse import Features, MonoCut, NumpyFilesWriter
 from lhotse.utils import fastcopy
 
+from residualformer.data.audio import resample
 from residualformer.data.feature_backends import get_backend
 from residualformer.data.features import FRAME_SHIFT_S, KnfFbank
 from residualformer.errors import UserError
@@ -82,7 +83,8 @@ def extract_features(
     """Compute and store the features of `cuts`; yields the results in order, part by part.
 
     One array file (T, F) of `dtype` per cut, under `arrays`. A cut whose audio cannot be read is skipped with its
-    reason; audio at another rate than the config's raises UserError, a disk that refuses the array OSError.
+    reason; a disk that refuses the array raises OSError. Channels are averaged and other rates resampled as when a
+    file is transcribed (`audio.read_audio`).
     `map_` may come from `parallel.worker_map`; `backend` is one of `feature_backends.BACKENDS`.
     """
     task = partial(_extract_some, config=config, arrays=arrays, dtype=dtype, backend=backend)
@@ -106,7 +108,7 @@ def _extract_some(cuts: list[MonoCut], config: FeatureConfig, arrays: Path, dtyp
             num_frames=len(array),
             num_features=array.shape[1],
             frame_shift=FRAME_SHIFT_S,
-            sampling_rate=cut.sampling_rate,
+            sampling_rate=config.sample_rate_hz,
             start=cut.start,
             duration=cut.duration,
             storage_type=writer.name,
@@ -121,10 +123,11 @@ def _extract_some(cuts: list[MonoCut], config: FeatureConfig, arrays: Path, dtyp
 
 
 def _features(cut: MonoCut, extractor: KnfFbank) -> np.ndarray:
-    samples = cut.load_audio()  # (1, S)
-    array = extractor.extract(samples, cut.sampling_rate)
+    rate = extractor.config.sample_rate_hz
+    samples = resample(cut.load_audio().mean(axis=0), cut.sampling_rate, rate)  # (S,)
+    array = extractor.extract(samples, rate)
     if len(array) == 0:
-        raise ValueError(f"{samples.shape[-1]} samples are too few for a frame")
+        raise ValueError(f"{len(samples)} samples are too few for a frame")
     if not np.isfinite(array).all():
         raise ValueError("the audio holds values that are not finite")
     return array

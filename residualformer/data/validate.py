@@ -12,19 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse import CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
 from tqdm import tqdm
 
 from residualformer.data.audio import stated_wav_frames
 from residualformer.errors import UserError
 from residualformer.files import replacing
 
+OVERSHOOT_S = 0.5  # by so much may the end of a part lie beyond its recording's, as in Kaldi
+
 
 @dataclass(frozen=True)
 class Utterance:
     """What a corpus says of one recording; `audio` is None when there is a transcript and no recording.
 
-    `origin` names what is not the corpus's own (such as `synthetic`), so that results can say so.
+    `origin` names what is not the corpus's own (such as `synthetic`), so that results can say so. With `start` and
+    `duration` an utterance is a part of its recording.
     """
 
     id: str
@@ -34,16 +37,19 @@ class Utterance:
     language: str = "English"
     translation: str = ""
     origin: str = ""
+    start: float = 0.0  # seconds into the recording
+    duration: float | None = None  # seconds; None = to the recording's end
 
 
 class BadUtterance(Exception):
     """Why an utterance cannot be used."""
 
 
-def make_cut(utterance: Utterance) -> MonoCut:
-    """One cut over the whole recording, with one supervision; its `custom` holds translation and origin, if any.
+def make_cut(utterance: Utterance) -> MonoCut | MultiCut:
+    """One cut over the utterance's part of its recording; its one supervision has translation and origin as `custom`.
 
-    Raises BadUtterance when the audio is missing or its header cannot be read.
+    All channels are taken; stage 2 averages them. Raises BadUtterance when the audio is missing, its header cannot be
+    read, or the recording lacks the part (an end up to OVERSHOOT_S too late becomes the recording's).
     """
     path = utterance.audio
     if path is None or not path.is_file():
@@ -56,25 +62,29 @@ def make_cut(utterance: Utterance) -> MonoCut:
         raise BadUtterance(f"{path} cannot be opened as audio ({_reason(path, error)})") from error
     if recording.num_samples == 0:
         raise BadUtterance(f"{path} holds no samples")
+    start, duration = _part(utterance, recording.duration)
     custom = {name: value for name in ("translation", "origin") if (value := getattr(utterance, name))}
     supervision = SupervisionSegment(
         id=utterance.id,
         recording_id=utterance.id,
         start=0.0,
-        duration=recording.duration,
+        duration=duration,
         text=utterance.text,
         speaker=utterance.speaker,
         language=utterance.language,
         custom=custom or None,
     )
-    return MonoCut(
-        id=utterance.id,
-        start=0.0,
-        duration=recording.duration,
-        channel=0,
-        recording=recording,
-        supervisions=[supervision],
-    )
+    kind, channel = (MonoCut, 0) if recording.num_channels == 1 else (MultiCut, recording.channel_ids)
+    return kind(utterance.id, start, duration, channel, supervisions=[supervision], recording=recording)
+
+
+def _part(utterance: Utterance, length: float) -> tuple[float, float]:
+    """Start and duration (seconds) of an utterance in its recording of `length` seconds."""
+    start = utterance.start
+    end = length if utterance.duration is None else start + utterance.duration
+    if not 0 <= start < min(end, length) or end > length + OVERSHOOT_S:
+        raise BadUtterance(f"it goes from {start:g} to {end:g} s, but its recording is {length:g} s long")
+    return start, round(min(end, length) - start, 8)
 
 
 def check_cut(cut: MonoCut, sampling_rate: int | None = None) -> None:
@@ -97,7 +107,7 @@ def check_cut(cut: MonoCut, sampling_rate: int | None = None) -> None:
         if source.type == "file":
             _check_file(Path(source.source), recording)
     try:
-        samples = cut.load_audio()  # (1, samples)
+        samples = cut.load_audio()  # (channels, samples)
     except Exception as error:
         raise BadUtterance(f"its audio cannot be read ({_first_line(error)})") from error
     if samples.shape[-1] != cut.num_samples:
@@ -118,6 +128,8 @@ def _check_file(path: Path, recording: Recording) -> None:
     promised = max(info.frames, stated_wav_frames(path))
     if held < promised:
         raise BadUtterance(f"{path} is truncated: its header promises {promised} samples, it holds {held}")
+    if recording.transforms:  # the manifest tells what they make of the file
+        return
     if info.samplerate != recording.sampling_rate:
         raise BadUtterance(f"{path} is sampled at {info.samplerate} Hz, its manifest says {recording.sampling_rate}")
     if held != recording.num_samples:
