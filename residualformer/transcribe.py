@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from residualformer.errors import UserError
+from residualformer.exported import is_exported
 
 STDIN, MICROPHONE = Path("-"), Path("microphone")
-CARD = "model.json"  # tells an exported folder
 
 Results = Callable[[Path], Iterator[dict[str, Any]]]
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     sources = [*args.files, *([MICROPHONE] if args.mic else [])]
     if not sources:
         raise UserError("there is nothing to transcribe: name audio files, or - for standard input, or give --mic.")
-    results = (_exported if (args.model / CARD).is_file() else _trained)(args)
+    results = _exported(args, sources) if is_exported(args.model) else _trained(args)
     failed = 0
     for source in sources:
         try:
@@ -107,7 +107,7 @@ def _trained(args: argparse.Namespace) -> Results:
     return lambda path: iter([transcribe(bundle, path, settings, args.streaming)])
 
 
-def _exported(args: argparse.Namespace) -> Results:
+def _exported(args: argparse.Namespace, sources: list[Path]) -> Results:
     """Files, standard input or the microphone through an exported folder, on onnxruntime."""
     from residualformer.runtime import ENDPOINT_RULES, Recogniser, load_exported
     from residualformer.runtime.audio import file_blocks, microphone_blocks, standard_input_blocks
@@ -122,17 +122,18 @@ def _exported(args: argparse.Namespace) -> Results:
     if args.beam is not None:
         decode = replace(decode, kind="beam", beam=args.beam)
 
-    parted, whole = Recogniser(model, decode, ENDPOINT_RULES), Recogniser(model, decode)
+    def has_endpoints(source: Path) -> bool:
+        return (source == STDIN or source is MICROPHONE) if args.endpoint is None else args.endpoint
+
+    rules = {False: (), True: ENDPOINT_RULES}
+    recognisers = {each: Recogniser(model, decode, rules[each]) for each in set(map(has_endpoints, sources))}
 
     def results(source: Path) -> Iterator[dict[str, Any]]:
-        name, live = str(source), True
-        if source == STDIN:
-            name, blocks = "standard input", standard_input_blocks(rate)
-        elif source is MICROPHONE:
+        if source is MICROPHONE:
             blocks = microphone_blocks(rate)
         else:
-            blocks, live = file_blocks(source), False
-        endpoints = live if args.endpoint is None else args.endpoint
-        return transcribe(parted if endpoints else whole, blocks, name, args.partial)
+            blocks = standard_input_blocks(rate) if source == STDIN else file_blocks(source)
+        name = "standard input" if source == STDIN else str(source)
+        return transcribe(recognisers[has_endpoints(source)], blocks, name, args.partial)
 
     return results

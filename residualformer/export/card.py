@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from residualformer.export.check import Report
-from residualformer.export.folder import TOKENS_FILE
+from residualformer.exported import TOKENS_FILE
 from residualformer.files import read_json
 from residualformer.schema import Config
 

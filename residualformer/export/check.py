@@ -1,4 +1,4 @@
-"""Whether a folder does what the model does: PyTorch, onnxruntime and sherpa-onnx, step by step, on the same audio.
+"""Whether a folder does what the model does: PyTorch, our runtime and sherpa-onnx, step by step, on the same audio.
 
 All three search greedily and go by sherpa-onnx's rule of steps: whole windows only, then the end is dropped; so every
 utterance gets `tail_padding_ms` of silence.
@@ -7,22 +7,25 @@ utterance gets `tail_padding_ms` of silence.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime
 import torch
 
 from residualformer.data.features import compute_fbank
 from residualformer.decode.greedy import GreedySearch
 from residualformer.errors import UserError
 from residualformer.export.contracts import Contract
-from residualformer.export.folder import TOKENS_FILE, folder_ids, token_list
+from residualformer.export.folder import folder_ids, token_list
+from residualformer.exported import TOKENS_FILE
 from residualformer.optional import is_installed, optional
-from residualformer.schema import FeatureConfig
+from residualformer.runtime.greedy import GreedySearch as RuntimeGreedy
+from residualformer.runtime.model import ExportedModel, load_exported
+from residualformer.runtime.search import Search
+from residualformer.runtime.tokens import SPACE
 from residualformer.train.checkpoint import Bundle
 
 PIECE_S = 0.1  # sherpa-onnx is fed as a microphone would
@@ -93,59 +96,14 @@ def torch_tokens(bundle: Bundle, features: np.ndarray, contract: Contract) -> li
     return search.results()[0].tokens
 
 
-class OnnxGreedy:
-    """Greedy search over the three files by onnxruntime: features (T, F) to token ids, in the folder's numbering."""
-
-    def __init__(self, folder: Path, settings: dict[str, Any], contract: Contract, kind: str) -> None:
-        self.settings, self.contract = settings, contract
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        files = [str(folder / settings["files"][kind][part]) for part in ("encoder", "decoder", "joiner")]
-        self.encoder, self.decoder, self.joiner = (onnxruntime.InferenceSession(file, options) for file in files)
-
-    def __call__(self, features: np.ndarray) -> list[int]:
-        self.states, self.tokens = self._zeros("encoder"), []
-        self.memory = self._zeros("decoder")
-        self._predict()
-        window, shift = self.settings["window"], self.settings["shift"]
-        for start in steps(len(features), window, shift):
-            for frame in self._encode(features[None, start : start + window]):
-                self._search(frame)
-        return self.tokens
-
-    def _encode(self, x: np.ndarray) -> np.ndarray:
-        """x (1, window, F) -> frames (C, 1, ...) as the joiner takes them."""
-        nemo = self.contract.name == "nemo"
-        first = [x.transpose(0, 2, 1), np.array([x.shape[1]])] if nemo else [x]
-        out = _run(self.encoder, [*first, *self.states])
-        self.states = out[len(out) - len(self.states) :]
-        return [out[0][:, :, t : t + 1] for t in range(out[0].shape[2])] if nemo else list(out[0].swapaxes(0, 1))
-
-    def _search(self, frame: np.ndarray) -> None:
-        for _ in range(self.contract.symbols_per_frame):
-            logits = _run(self.joiner, [frame, self.predicted])[0][0]
-            logits[self.settings["blank_id"]] -= self.settings["decode"]["blank_penalty"]
-            best = int(logits.argmax())
-            if best == self.settings["blank_id"]:
-                break
-            self.tokens.append(best)
-            self._predict()
-
-    def _predict(self) -> None:
-        """The predictor's output after the tokens so far; before the first one the blank stands for the start."""
-        if self.contract.name == "nemo":
-            last = ([self.settings["blank_id"]] + self.tokens)[-1]
-            self.predicted, _, *self.memory = _run(
-                self.decoder, [np.array([[last]], np.int32), np.array([1], np.int32), *self.memory]
-            )
-        else:
-            context = self.settings["predictor"]["context_size"]
-            history = [-1] * (context - 1) + [self.settings["blank_id"]] + self.tokens
-            self.predicted = _run(self.decoder, [np.array([history[-context:]])])[0]
-
-    def _zeros(self, part: str) -> list[np.ndarray]:
-        states = self.settings["states"][part]
-        return [np.zeros([1 if size == "N" else size for size in s["shape"]], s["dtype"]) for s in states]
+def runtime_tokens(model: ExportedModel, search: Search, features: np.ndarray) -> list[int]:
+    """Token ids of the folder that the runtime finds in features (T, F), in the steps of sherpa-onnx."""
+    encoder, written = model.encoder_state(), search.start()
+    for start in steps(len(features), model.window, model.shift):
+        window = features[None, start : start + model.window]
+        frames, [encoder] = model.encode(window, np.array([model.window]), [encoder])
+        search.advance([written], list(frames))
+    return written.nbest()[0].tokens
 
 
 def sherpa_recogniser(folder: Path, settings: dict[str, Any], kind: str = "fp32", **options: Any) -> Any:
@@ -172,21 +130,18 @@ def sherpa_symbols(recogniser: Any, samples: np.ndarray, rate: int) -> list[str]
     return recogniser.tokens(stream)
 
 
-def _programs(folder: Path, settings: dict[str, Any], contract: Contract, kind: str) -> dict[str, Any]:
+def _programs(
+    folder: Path, settings: dict[str, Any], contract: Contract, kind: str
+) -> dict[str, Callable[[np.ndarray, np.ndarray], list[int]]]:
     """Functions of (samples, features) by name."""
-    onnx = OnnxGreedy(folder, settings, contract, kind)
-    programs = {"onnxruntime": lambda _, features: onnx(features)}
+    model = load_exported(folder, int8=kind == "int8")
+    search = RuntimeGreedy(model, model.blank, contract.symbols_per_frame, model.decode.blank_penalty)
+    programs = {"onnxruntime": lambda _, features: runtime_tokens(model, search, features)}
     if is_installed("sherpa_onnx"):
-        recogniser = sherpa_recogniser(folder, settings, kind)
-        lines = (folder / TOKENS_FILE).read_text(encoding="utf-8").splitlines()
-        ids = {line.split()[0].replace("▁", " "): int(line.split()[1]) for line in lines}
-        rate = FeatureConfig(**settings["features"]).sample_rate_hz
+        recogniser, rate = sherpa_recogniser(folder, settings, kind), model.features.sample_rate_hz
+        ids = {piece.replace(SPACE, " "): index for index, piece in enumerate(model.pieces)}
         programs["sherpa-onnx"] = lambda samples, _: [ids[s] for s in sherpa_symbols(recogniser, samples, rate)]
     return programs
-
-
-def _run(session: onnxruntime.InferenceSession, values: list[np.ndarray]) -> list[np.ndarray]:
-    return session.run(None, {entry.name: value for entry, value in zip(session.get_inputs(), values, strict=True)})
 
 
 def _difference(utterance: str, program: str, pieces: list[str], found: list[int], expected: list[int]) -> str:

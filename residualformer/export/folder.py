@@ -16,14 +16,13 @@ from residualformer.export.contracts import CONTRACTS, Contract, Models, State
 from residualformer.export.encoder_graphs import EncoderGraph
 from residualformer.export.recurrent import RecurrentGraph
 from residualformer.export.transformer import TransformerGraph
+from residualformer.exported import FORMAT, SETTINGS_FILE, TOKENS_FILE, is_exported
 from residualformer.files import write_json, write_text
 from residualformer.nn.encoder import TransformerEncoder
 from residualformer.nn.transducer import Transducer
-from residualformer.schema import Config, FeatureConfig
+from residualformer.schema import Config
 from residualformer.train.checkpoint import Bundle
 
-FORMAT = 1
-SETTINGS_FILE, TOKENS_FILE = "model.json", "tokens.txt"
 WEIGHTS = ("factored", "merged")
 EMISSION_MS = 300  # of silence in which a model may still write its last labels
 
@@ -111,7 +110,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
     Raises UserError if `folder` is there and holds something else than an exported model.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / SETTINGS_FILE).is_file():
+    if folder.exists() and any(folder.iterdir()) and not is_exported(folder):
         raise UserError(f"{folder} is there and is no exported model: give another folder with --out, or remove it.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     new, old = (folder.with_name(f".{os.getpid()}.{kind}.{folder.name}") for kind in ("new", "old"))
@@ -167,8 +166,3 @@ def _settings(name: str, bundle: Bundle, contract: Contract, weights: str, files
         "states": {part: [state._asdict() for state in each] for part, each in states.items()},
         "decode": asdict(config.decode),
     }
-
-
-def feature_config(settings: dict[str, Any]) -> FeatureConfig:
-    """The features that `model.json` names."""
-    return FeatureConfig(**settings["features"])

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from residualformer.errors import UserError
+from residualformer.exported import FORMAT, SETTINGS_FILE, TOKENS_FILE
 from residualformer.files import read_json
 from residualformer.runtime.tokens import read_tokens
 from residualformer.schema import DecodeConfig, FeatureConfig
@@ -21,8 +22,6 @@ from residualformer.schema import DecodeConfig, FeatureConfig
 Array = NDArray[Any]
 State = tuple[Array, ...]
 
-CARD, TOKENS = "model.json", "tokens.txt"
-FORMAT = 1
 TYPES = ("nemo", "ebranchformer")
 
 
@@ -43,9 +42,9 @@ class ExportedModel(ABC):
     def __init__(self, folder: Path, card: dict[str, Any], int8: bool):
         if ("int8" if int8 else "fp32") not in card["files"]:
             raise UserError(f"{folder} holds no int8 files: export it again with --int8.")
-        self.pieces, self.blank = read_tokens(folder / TOKENS), card["blank_id"]
+        self.pieces, self.blank = read_tokens(folder / TOKENS_FILE), card["blank_id"]
         if len(self.pieces) != card["vocab_size"]:
-            raise UserError(f"{folder}: {TOKENS} and {CARD} do not fit together: export the model again.")
+            raise UserError(f"{folder}: {TOKENS_FILE} and {SETTINGS_FILE} do not fit together: export the model again.")
         self.features, self.decode = FeatureConfig(**card["features"]), DecodeConfig(**card["decode"])
         self.window, self.shift, self.stride = card["window"], card["shift"], card["subsampling"]
         self.tail_s = card["tail_padding_ms"] / 1000
@@ -102,10 +101,10 @@ def load_exported(folder: Path | str, num_threads: int = 1, int8: bool = False, 
         UserError: there is no such folder or no such files, they do not load, or the lean runner does not serve them.
     """
     folder = Path(folder)
-    card = read_json(folder / CARD, "give a folder that steps/export.py wrote")
+    card = read_json(folder / SETTINGS_FILE, "give a folder that steps/export.py wrote")
     if card.get("format") != FORMAT or card.get("type") not in TYPES:
         raise UserError(
-            f"{folder}/{CARD} is of format {card.get('format')} and type '{card.get('type')}'; this version reads "
+            f"{folder}/{SETTINGS_FILE} is of format {card.get('format')} and type '{card.get('type')}'; this version reads "
             f"format {FORMAT} of the types {', '.join(TYPES)}: export the model again."
         )
     try:
@@ -117,7 +116,7 @@ def load_exported(folder: Path | str, num_threads: int = 1, int8: bool = False, 
 
         return ONNX_MODELS[card["type"]](folder, card, int8, num_threads)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}/{CARD} is damaged ({error!r}): export the model again.") from error
+        raise UserError(f"{folder}/{SETTINGS_FILE} is damaged ({error!r}): export the model again.") from error
 
 
 def stack(states: Sequence[State], axis: int = 0) -> list[Array]:
