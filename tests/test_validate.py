@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import pickle
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import soundfile
 from lhotse import CutSet
 
+from residualformer.data import validate
 from residualformer.data.validate import Utterance, make_cut, read_cuts, validate_cuts, write_cuts
 from residualformer.errors import UserError
 
@@ -56,6 +59,51 @@ def test_truncated_audio_is_found(good, suffix):
     assert len(skipped) == 1 and skipped[0].startswith("bad: ")
     if suffix == "wav":  # the header is in order, so that the loss can be named
         assert "truncated: its header promises 1600 samples, it holds 7" in skipped[0]
+
+
+def without_its_first_frame(mp3: bytes) -> bytes:
+    """An MP3 without the frame in which encoders state its length; that of these files is of MPEG 1, layer III."""
+    kbps = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)[(mp3[2] >> 4) - 1]
+    rate = (44100, 48000, 32000)[mp3[2] >> 2 & 3]
+    return mp3[144_000 * kbps // rate + (mp3[2] >> 1 & 1) :]
+
+
+@pytest.mark.parametrize("rate", [48000, 44100])
+@pytest.mark.parametrize("stated", [True, False])
+def test_mp3_is_as_long_as_it_decodes(tmp_path, rate, stated):
+    path = tmp_path / "a.mp3"
+    samples = np.random.default_rng(0).normal(0, 0.1, rate).cumsum() / 100
+    soundfile.write(path, samples, rate, format="MP3", bitrate_mode="CONSTANT", compression_level=0.5)
+    path.write_bytes(path.read_bytes() if stated else without_its_first_frame(path.read_bytes()))
+    utterance = Utterance("a", path, "HELLO", "s")
+    cuts, skipped = validate_cuts([utterance], "train")
+    length = cuts["a"].load_audio().shape[1]
+    assert skipped == [] and cuts["a"].num_samples == length
+    assert length == rate if stated else rate <= length < rate + 3 * 1152  # the encoder's delay and whole frames
+    if stated:
+        cut_short(path)
+        with pytest.raises(UserError, match="truncated"):
+            validate_cuts([utterance], "train")
+
+
+def test_processes_change_nothing(good, monkeypatch):
+    asked = []
+
+    @contextmanager
+    def other_process(jobs, items_at_once):
+        """What worker_map does to functions and items, without the seconds that a process needs to start."""
+        asked.append(jobs)
+        yield lambda function, items: (pickle.loads(pickle.dumps(function))(item) for item in items)
+
+    monkeypatch.setattr(validate, "CUTS_PER_TASK", 2)
+    utterances = [good(name) for name in "abc"] + [good("a"), good("bad", text=""), good("d")]
+    alone = validate_cuts(utterances, "train", RATE)
+    monkeypatch.setattr(validate, "worker_map", other_process)
+    together = validate_cuts(utterances, "train", RATE, jobs=9)
+    assert asked == [4]  # no more processes than there is work for
+    assert list(alone[0]) == list(together[0]) and alone[1] == together[1]
+    assert list(alone[0].ids) == list("abcd")
+    assert alone[1] == ["a: its id was used before", "bad: its transcript is empty"]
 
 
 def make_empty_file(utterance):
