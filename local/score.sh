@@ -2,7 +2,7 @@
 # Scores all decoding runs of a corpus: prints the table and writes EGS_DIR/results.json and EGS_DIR/RESULTS.md
 # (results_dev.json, RESULTS_dev.md with --split dev).
 #
-#   local/score.sh EGS_DIR [--split test] [--baseline NAME]
+#   local/score.sh EGS_DIR [--split "test ..."] [--baseline NAME]
 #   local/score.sh egs/mini
 
 set -euo pipefail

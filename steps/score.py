@@ -1,6 +1,7 @@
 """Stage 8: score every decoding run of a corpus; write score.json, results.json, RESULTS.md and pictures.
 
-Of another split than `test` they are named after it: results_dev.json, RESULTS_dev.md, ...
+Several test sets share one table. Of a set whose splits are named `<set>@<subset>`, the mean over them is told as well.
+When it is `dev` alone that is scored, the files are results_dev.json, RESULTS_dev.md and so on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from residualformer.data.validate import read_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import write_json, write_text
 from residualformer.score.amnet import shared_utterance
-from residualformer.score.plots import Track, decisions_and_backlog, training_curves, wer_against_parameters
+from residualformer.score.plots import Track, against_parameters, decisions_and_backlog, training_curves
 from residualformer.score.results import (
     RECURRENT_BASELINE,
     TRANSFORMER_BASELINE,
@@ -22,6 +23,7 @@ from residualformer.score.results import (
     compare,
     find_runs,
     score_run,
+    with_means,
 )
 from residualformer.score.table import aligned, render_markdown
 from residualformer.train.record import commit
@@ -32,56 +34,65 @@ def main() -> None:
     egs = args.egs_dir
     if not egs.is_dir():
         raise UserError(f"{egs} is not a folder: give the corpus's folder, such as egs/mini.")
-    runs = [score_run(folder) for folder in find_runs(egs / "exp", args.split)]
+    sets = args.split.split()
+    runs = with_means([score_run(folder) for folder in find_runs(egs / "exp", sets)])
     rows = compare(runs, args.baseline)
     results = {
         "corpus": egs.resolve().name,
-        "split": args.split,
+        "split": ", ".join(sets),
         "baseline": ", ".join(dict.fromkeys(row["baseline"] for row in rows)),
         "command": shlex.join(["local/score.sh", *sys.argv[1:]]),
         "commit": commit(),
         "rows": rows,
     }
-    for row in rows:
+    for row in (row for row in rows if "subsets" not in row):
         write_json(egs / "exp" / row["experiment"] / row["run"] / "score.json", row)
-    of_split = "" if args.split == "test" else f"_{args.split}"
+    of_split = "_dev" if sets == ["dev"] else ""
     written = egs / f"results{of_split}.json", egs / f"RESULTS{of_split}.md"
     write_json(written[0], results)
     write_text(written[1], render_markdown(results))
     draw(egs, results, runs, of_split)
     print(aligned(results))
-    print(f"score: {len(runs)} decoding runs of {args.split} -> {written[0]}, {written[1]}")
+    print(f"score: {len(runs)} rows of {results['split']} -> {written[0]}, {written[1]}")
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("egs_dir", type=Path, metavar="EGS_DIR", help="the corpus's folder, which holds exp/")
-    parser.add_argument("--split", default="test", help="cuts that were decoded (default: %(default)s)")
+    parser.add_argument(
+        "--split", default="test", metavar="'SET ...'", help="test sets that were decoded (default: %(default)s)"
+    )
     parser.add_argument(
         "--baseline",
         help="experiment that all others are compared with (default: Transformers with "
         f"'{TRANSFORMER_BASELINE}', recurrent encoders with '{RECURRENT_BASELINE}', where these exist)",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not args.split.split():
+        parser.error("--split is empty: give the name of a test set")
+    return args
 
 
 def draw(egs: Path, results: dict, runs: list[Scored], of_split: str) -> None:
     """Pictures beside the numbers."""
-    wer_against_parameters(results, egs / f"wer_vs_params{of_split}.png")
+    against_parameters(results, egs, of_split)
     for name in {row["experiment"] for row in results["rows"]}:
         metrics = egs / "exp" / name / "metrics.jsonl"
         if metrics.exists():
             training_curves(metrics, metrics.with_name("training.png"))
-    by_name = {run.row["experiment"]: run for run in runs if run.branched}  # decisions do not depend on the search
+    first = next((run.row["split"] for run in runs if run.branched), None)  # of the sets
+    # Decisions do not depend on the search.
+    by_name = {run.row["experiment"]: run for run in runs if run.branched and run.row["split"] == first}
     names = dict.fromkeys(row["experiment"] for row in results["rows"])
     picture = egs / f"branches{of_split}.png"
-    draw_decisions(egs, results, [by_name[name] for name in names if name in by_name], picture)
+    if by_name:
+        draw_decisions(egs, first, [by_name[name] for name in names if name in by_name], picture)
 
 
-def draw_decisions(egs: Path, results: dict, runs: list[Scored], picture: Path) -> None:
-    """Branches and backlog of all AmNets on one utterance, if there are any, and stage 2's features are still there."""
-    manifest = egs / "data" / "fbank" / f"cuts_{results['split']}.jsonl.gz"
-    chosen = shared_utterance([run.decisions for run in runs], runs[0].device.rho) if runs else None
+def draw_decisions(egs: Path, split: str, runs: list[Scored], picture: Path) -> None:
+    """Branches and backlog of AmNets on one utterance, if they share one and stage 2's features are still there."""
+    manifest = egs / "data" / "fbank" / f"cuts_{split}.jsonl.gz"
+    chosen = shared_utterance([run.decisions for run in runs], runs[0].device.rho)
     cuts = read_cuts(manifest, stage=2) if chosen is not None and manifest.exists() else []
     cut = next((cut for cut in cuts if cut.id == chosen and cut.has_features), None)
     if cut is None:
@@ -96,7 +107,7 @@ def draw_decisions(egs: Path, results: dict, runs: list[Scored], picture: Path) 
         taken, device = run.decisions[chosen], run.device
         name = run.row["experiment"]
         tracks.append(Track(name, taken, device.backlog_s(taken), 1 / device.rho, len(device.per_branch)))
-    title = f"{results['corpus']}, {results['split']}: {chosen}"
+    title = f"{egs.resolve().name}, {split}: {chosen}"
     decisions_and_backlog(features, cut.frame_shift, tracks, title, picture)
 
 

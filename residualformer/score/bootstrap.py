@@ -1,10 +1,16 @@
-"""Confidence of an error rate: resample the utterances of the test set with replacement.
+"""Confidence of a score: resample the utterances of the test set with replacement.
 
-Source: Bisani & Ney (2004), "Bootstrap estimates for confidence intervals in ASR performance evaluation". Utterances
-are drawn independently; where a few speakers hold the test set, the true uncertainty is larger.
+Sources: Bisani & Ney (2004), "Bootstrap estimates for confidence intervals in ASR performance evaluation"; Koehn (2004),
+"Statistical significance tests for machine translation evaluation". Utterances are drawn independently; where a few
+speakers hold the test set, the true uncertainty is larger.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -20,22 +26,84 @@ def resampled_sums(counts: np.ndarray, resamples: int = RESAMPLES, seed: int = S
     return np.stack([generator.multinomial(utterances, chances) @ counts for _ in range(resamples)])
 
 
-def rate_interval(
-    errors: np.ndarray, lengths: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED, level: float = LEVEL
-) -> tuple[float, float]:
-    """The central `level` interval of 100 x sum(errors) / sum(lengths); `errors`, `lengths` (U,). Percentile method."""
-    sums = resampled_sums(np.stack([errors, lengths], axis=1), resamples, seed)
-    rates = 100.0 * sums[:, 0] / np.maximum(sums[:, 1], 1)
-    low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+@dataclass(frozen=True)
+class Measure:
+    """A score of a test set that follows from sums over its utterances: an error rate, BLEU, nats per token.
+
+    Attributes:
+        parts: for each subset of the test set, counts (U, C) of its U utterances; the score is the mean of the subsets'.
+        score: scores (R,) from sums of counts (R, C).
+        higher_is_better: as of BLEU; not of an error rate.
+        details: what is told beside the value, such as sacrebleu's signature.
+    """
+
+    parts: Sequence[np.ndarray]
+    score: Callable[[np.ndarray], np.ndarray]
+    higher_is_better: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def value(self) -> float:
+        return float(np.mean([self.score(counts.sum(0, keepdims=True))[0] for counts in self.parts]))
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        """Scores (R,) of resampled test sets; two measures of the same utterances see the same samples."""
+        scores = [self.score(resampled_sums(counts, seed=SEED + i)) for i, counts in enumerate(self.parts)]
+        return np.mean(scores, axis=0)
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """The central `level` interval of the score, by the percentile method."""
+        samples = self.samples[np.isfinite(self.samples)]
+        if not len(samples):
+            return float("nan"), float("nan")
+        low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+    def row(self, digits: int = 2) -> dict[str, Any]:
+        """Value, low and high end of the interval, None where there is no number, and the details."""
+        values = zip(("value", "low", "high"), (self.value, *self.interval()), strict=True)
+        return {name: round(x, digits) if np.isfinite(x) else None for name, x in values} | self.details
+
+    def gap(self, baseline: Measure) -> dict[str, float | None]:
+        """`relative`: how much worse than `baseline`, in percent of it; `p_value`: see `paired_p_value`.
+
+        Both are None when the baseline's score is no number above 0.
+        """
+        if not (np.isfinite(self.value) and baseline.value > 0):
+            return {"relative": None, "p_value": None}
+        relative = 100 * (self.value - baseline.value) / baseline.value
+        worse = -relative if self.higher_is_better else relative
+        return {"relative": round(worse, 2), "p_value": round(paired_p_value(self, baseline), 4)}
 
 
-def paired_p_value(errors: np.ndarray, baseline: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> float:
-    """Two-sided chance that the sign of the difference in errors to `baseline` is an accident of the test set.
+def mean_over_subsets(measures: Sequence[Measure]) -> Measure:
+    """The measure of a test set from those of its subsets; of their details, those that are the same in all."""
+    first = measures[0]
+    same = {k: v for k, v in first.details.items() if all(measure.details.get(k) == v for measure in measures)}
+    return replace(first, parts=[counts for measure in measures for counts in measure.parts], details=same)
 
-    Both systems, errors (U,) on the same utterances in the same order, are evaluated on the same samples:
+
+def rate(errors: np.ndarray, lengths: np.ndarray, percent: bool = True, **details: Any) -> Measure:
+    """sum(errors) / sum(lengths), in percent unless told otherwise; nan where the lengths are all 0; both (U,)."""
+    return Measure([np.stack([errors, lengths], axis=1)], _percent if percent else _ratio, details=details)
+
+
+def _ratio(sums: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(sums[:, 1] > 0, sums[:, 0] / sums[:, 1], np.nan)
+
+
+def _percent(sums: np.ndarray) -> np.ndarray:
+    return 100 * _ratio(sums)
+
+
+def paired_p_value(measure: Measure, baseline: Measure) -> float:
+    """Two-sided chance that the sign of the difference to `baseline` is an accident of the test set.
+
+    Both systems, scored on the same utterances in the same order, are evaluated on the same samples:
     p = 2 min(P(difference <= 0), P(difference >= 0)), each with one added count, at most 1.
     """
-    differences = resampled_sums((errors - baseline)[:, None], resamples, seed)[:, 0]
+    differences = measure.samples - baseline.samples
     tail = min((differences <= 0).sum(), (differences >= 0).sum())
-    return float(min(1.0, 2 * (tail + 1) / (resamples + 1)))
+    return float(min(1.0, 2 * (tail + 1) / (len(differences) + 1)))

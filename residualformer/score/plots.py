@@ -18,7 +18,7 @@ from residualformer.files import read_log, replacing  # noqa: E402
 
 PANELS = {
     "nats / token": ("transducer_per_token", "simple_per_token", "ctc_per_token"),
-    "dev WER %, greedy": ("greedy_wer",),
+    "dev, greedy": ("greedy_wer", "greedy_bleu", "greedy_chrf"),
     "learning rate": ("lr",),
 }
 
@@ -41,32 +41,48 @@ def training_curves(metrics: Path, picture: Path) -> None:
     _save(figure, picture)
 
 
-def wer_against_parameters(results: dict[str, Any], picture: Path) -> bool:
-    """WER with its interval over the encoder's parameters; False when no row has both.
+MEASURES = {"wer": "WER %", "bleu": "BLEU"}
 
-    Of a Transformer these are the layers', of a recurrent encoder all, less what is pruned (see `cost.py`).
+
+def against_parameters(results: dict[str, Any], folder: Path, suffix: str = "") -> list[Path]:
+    """WER (`wer_vs_params<suffix>.png`), or BLEU, with its interval over the encoder's parameters, a panel for each set.
+
+    Gives the pictures; there is none when no row has both. The parameters of a Transformer are the layers', those of a
+    recurrent encoder all, less what is pruned (see `cost.py`). A subset is drawn in its set's mean.
     """
-    rows = [row for row in results["rows"] if _encoder(row) and row.get("wer", {}).get("value") is not None]
-    if not rows:
-        return False
-    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for row in rows:
-        wer, millions = row["wer"], _encoder(row) / 1e6
-        distances = [[wer["value"] - wer["low"]], [wer["high"] - wer["value"]]]
-        marker = "s" if row["search"] == "greedy" else "o"
-        axis.errorbar(millions, wer["value"], yerr=distances, fmt=marker, capsize=4)
-        place = (millions, wer["value"])
-        axis.annotate(row["experiment"], place, xytext=(6, 4), textcoords="offset points", fontsize=8)
-    axis.set(
-        xlabel="parameters of the encoder (Transformers: of its layers), millions",
-        ylabel="WER %, 95% interval",
-        title=f"{results['corpus']}, {results['split']} (circle: beam search, square: greedy)",
+    pictures = []
+    for measure, label in MEASURES.items():
+        panels: dict[str, list[dict[str, Any]]] = {}
+        for row in results["rows"]:
+            if _encoder(row) and row.get(measure, {}).get("value") is not None and "@" not in row["split"]:
+                panels.setdefault(row["split"], []).append(row)
+        if panels:
+            pictures.append(folder / f"{measure}_vs_params{suffix}.png")
+            _draw_panels(panels, measure, label, results["corpus"], pictures[-1])
+    return pictures
+
+
+def _draw_panels(panels: dict[str, list[dict[str, Any]]], measure: str, label: str, corpus: str, picture: Path) -> None:
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(7 * len(panels), 4.5), layout="constrained", sharex=True, squeeze=False
     )
-    widest = max(map(_encoder, rows)) / 1e6
-    axis.set_xlim(0, 1.15 * widest)  # room for the names
-    axis.grid(alpha=0.3)
+    for axis, (split, rows) in zip(axes[0], panels.items(), strict=True):
+        for row in rows:
+            score, millions = row[measure], _encoder(row) / 1e6
+            distances = [[score["value"] - score["low"]], [score["high"] - score["value"]]]
+            marker = "s" if row["search"] == "greedy" else "o"
+            axis.errorbar(millions, score["value"], yerr=distances, fmt=marker, capsize=4)
+            place = (millions, score["value"])
+            axis.annotate(row["experiment"], place, xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axis.set(
+            xlabel="parameters of the encoder (Transformers: of its layers), millions",
+            ylabel=f"{label}, 95% interval",
+            title=f"{corpus}, {split} (circle: beam search, square: greedy)",
+        )
+        axis.grid(alpha=0.3)
+    widest = max(_encoder(row) for rows in panels.values() for row in rows) / 1e6
+    axes[0, 0].set_xlim(0, 1.15 * widest)  # room for the names
     _save(figure, picture)
-    return True
 
 
 def _encoder(row: dict[str, Any]) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,13 +17,14 @@ from residualformer.errors import UserError, closest
 from residualformer.files import read_json, read_json_lines
 from residualformer.schema import Config
 from residualformer.score.amnet import Device, read_decisions, summary, table_order, with_savings
-from residualformer.score.bootstrap import paired_p_value, rate_interval
+from residualformer.score.bootstrap import Measure, mean_over_subsets, rate
 from residualformer.score.translation import bleu_and_chrf
-from residualformer.score.wer import ErrorCounts, count_errors, rate_percent
+from residualformer.score.wer import ErrorCounts, count_errors
 from residualformer.train import checkpoint
 
 TRANSFORMER_BASELINE, RECURRENT_BASELINE = "baseline", "rnnt"  # the experiments that others are compared with
 _AGAIN = "run stage 7 again, with --overwrite"
+_FOLDER = re.compile(r"decode_(?P<split>.+)_(?P<search>(?:greedy|beam).*)")  # a split's name may have an underscore
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Scored:
 
     Attributes:
         ids: the utterances, (U,).
-        words: None for translation.
+        measures: by their keys in the row, the one first by which runs are compared.
         config: None where there is no model.pt.
         decisions: of recurrent encoders, the branch of each frame (T,) by utterance.
         device: of recurrent encoders, their FLOPs per frame on the device that is simulated.
@@ -39,7 +41,7 @@ class Scored:
 
     row: dict[str, Any]
     ids: list[str]
-    words: ErrorCounts | None
+    measures: dict[str, Measure]
     config: Config | None = None
     decisions: dict[str, np.ndarray] = field(default_factory=dict)
     device: Device | None = None
@@ -54,14 +56,28 @@ class Scored:
         return bool(self.decisions) and len(self.device.per_branch) > 1
 
 
-def find_runs(exp: Path, split: str) -> list[Path]:
-    """Folders `<experiment>/decode_<split>_*` below `exp` that hold a hyp.jsonl; UserError when there is none."""
-    found = sorted(path.parent for path in exp.glob(f"*/decode_{split}_*/hyp.jsonl"))
-    if not found:
-        splits = sorted({path.parent.name.split("_")[1] for path in exp.glob("*/decode_*_*/hyp.jsonl")})
-        advice = f"decoded so far: {', '.join(splits)}" if splits else "run stage 7 first"
-        raise UserError(f"{exp} holds no experiment that was decoded on '{split}' ({advice}).")
-    return found
+def find_runs(exp: Path, sets: Sequence[str]) -> list[Path]:
+    """Folders `<experiment>/decode_<split>_*` below `exp` that hold a hyp.jsonl, of all splits of the test sets `sets`.
+
+    A set `name` is the split `name`, or the subsets `name@...`. UserError when there is no folder of one of the sets.
+    """
+    found = sorted(path.parent for path in exp.glob("*/decode_*/hyp.jsonl") if _FOLDER.fullmatch(path.parent.name))
+    wanted = [[folder for folder in found if name in (_split(folder), test_set(_split(folder)))] for name in sets]
+    for name, folders in zip(sets, wanted, strict=True):
+        if not folders:
+            splits = ", ".join(sorted({_split(folder) for folder in found}))
+            advice = f"decoded so far: {splits}" if splits else "run stage 7 first"
+            raise UserError(f"{exp} holds no experiment that was decoded on '{name}' ({advice}).")
+    return list(dict.fromkeys(folder for folders in wanted for folder in folders))
+
+
+def test_set(split: str) -> str:
+    """The test set of a split: a subset is named `<set>@<subset>`."""
+    return split.partition("@")[0]
+
+
+def _split(folder: Path) -> str:
+    return _FOLDER.fullmatch(folder.name)["split"]
 
 
 def score_run(folder: Path) -> Scored:
@@ -80,32 +96,59 @@ def score_run(folder: Path) -> Scored:
     row = {
         "experiment": folder.parent.name,
         "run": folder.name,
+        "split": _split(folder),
         "search": decoding.get("search", ""),
         "metric": "BLEU" if decoding.get("target") == "translation" else "WER",
         "utterances": len(records),
         "missing": len(skipped),
     }
-    words = None
     if row["metric"] == "BLEU":
-        row |= bleu_and_chrf(references, hypotheses)
+        measures = bleu_and_chrf(references, hypotheses)
     else:
-        words = count_errors(references, hypotheses, "word")
-        row |= {"words": int(words.lengths.sum()), "wer": _rate(words)}
-        row |= {"cer": _rate(count_errors(references, hypotheses, "character"))}
+        words, letters = (count_errors(references, hypotheses, unit) for unit in ("word", "character"))
+        row["words"] = int(words.lengths.sum())
+        measures = {"wer": _rate(words), "cer": _rate(letters)}
+    row |= {name: measure.row() for name, measure in measures.items()}
     config, training = _training(folder.parent)
     row |= training
     row["decoding"] = {key: value for key, value in decoding.items() if key != "skipped"}
-    scored = Scored(row, [record["id"] for record in records], words, config)
+    scored = Scored(row, [record["id"] for record in records], measures, config)
     return _with_cost(scored, folder, records) if scored.recurrent else scored
+
+
+def with_means(runs: Sequence[Scored]) -> list[Scored]:
+    """`runs`, and for each experiment and search one more for each test set with several subsets among them: their mean.
+
+    Its row tells the `subsets`; its `split` is the test set, and `run` the folder that a split of that name would have.
+    """
+    groups: dict[tuple[str, str], list[Scored]] = {}
+    for run in runs:
+        split, name = run.row["split"], run.row["run"]
+        if test_set(split) != split:
+            key = run.row["experiment"], name.replace(f"_{split}_", f"_{test_set(split)}_", 1)
+            groups.setdefault(key, []).append(run)
+    return [*runs, *(_mean(name, parts) for (_, name), parts in groups.items() if len(parts) > 1)]
+
+
+def _mean(name: str, parts: list[Scored]) -> Scored:
+    measures = {key: mean_over_subsets([run.measures[key] for run in parts]) for key in parts[0].measures}
+    sums = {key: sum(run.row[key] for run in parts) for key in ("utterances", "missing", "words") if key in parts[0].row}
+    kept = {key: value for key, value in parts[0].row.items() if key not in ("amnet", "decoding")}
+    splits = [run.row["split"] for run in parts]
+    row = kept | sums | {"run": name, "split": test_set(splits[0]), "subsets": splits, "decoding": {}}
+    row |= {key: measure.row() for key, measure in measures.items()}
+    ids = [f"{split}/{utterance}" for split, run in zip(splits, parts, strict=True) for utterance in run.ids]
+    return Scored(row, ids, measures, parts[0].config)
 
 
 def compare(runs: Sequence[Scored], baseline: str | None = None) -> list[dict[str, Any]]:
     """The rows of `runs`, each with its relative gap to the run of its baseline with the same folder name.
 
     The baseline is the experiment `baseline` for Transformers and `rnnt` for recurrent encoders, the one of them that
-    exists for both, or what is given, for all. Adds `baseline` (its name), `relative` (in percent of its WER; positive
-    is worse) and `p_value`; None where there is no such run or it has other utterances. Rows with an `amnet` are
-    told the `saving` of FLOPs against `rnnt`. The baselines come first, recurrent encoders last, in the paper's order.
+    exists for both, or what is given, for all. Adds `baseline` (its name), `relative` (in percent of its WER or BLEU;
+    positive is worse) and `p_value`; None where there is no such run or it has other utterances. Rows with an `amnet` are
+    told the `saving` of FLOPs against `rnnt`. Sets are in the order of `runs`, each before its subsets; of each the
+    baselines come first, recurrent encoders last, in the paper's order.
 
     Raises UserError when no experiment has the name that is given.
     """
@@ -115,8 +158,14 @@ def compare(runs: Sequence[Scored], baseline: str | None = None) -> list[dict[st
         advice = closest(baseline, names)
         raise UserError(f"--baseline {baseline} is no decoded experiment; there are: {allowed}.{advice}")
     by_name = {(run.row["experiment"], run.row["run"]): run for run in runs}
+    sets = list(dict.fromkeys(test_set(run.row["split"]) for run in runs))
+
+    def place(run: Scored) -> tuple:
+        split = run.row["split"]
+        return sets.index(test_set(split)), split, *_place(run, baseline or _default_baseline(run, names))
+
     rows = []
-    for run in sorted(runs, key=lambda run: _place(run, baseline or _default_baseline(run, names))):
+    for run in sorted(runs, key=place):
         name = baseline or _default_baseline(run, names)
         rows.append(run.row | {"baseline": name} | _gap(run, by_name.get((name, run.row["run"]))))
     return with_savings(rows, RECURRENT_BASELINE)
@@ -150,14 +199,10 @@ def _with_cost(scored: Scored, folder: Path, records: list[dict[str, Any]]) -> S
 
 
 def _gap(run: Scored, baseline: Scored | None) -> dict[str, float | None]:
-    none = {"relative": None, "p_value": None}
-    if baseline is None or baseline is run or baseline.ids != run.ids or run.words is None or baseline.words is None:
-        return none
-    errors, expected = run.words.errors, baseline.words.errors
-    if not expected.sum():
-        return none
-    relative = rate_percent(errors.sum() - expected.sum(), expected.sum())
-    return {"relative": round(relative, 2), "p_value": round(paired_p_value(errors, expected), 4)}
+    if baseline is None or baseline is run or baseline.ids != run.ids or list(baseline.measures) != list(run.measures):
+        return {"relative": None, "p_value": None}
+    name = next(iter(run.measures))
+    return run.measures[name].gap(baseline.measures[name])
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -183,14 +228,9 @@ def read_decoding(path: Path, utterances: int) -> dict[str, Any]:
     return decoding
 
 
-def _rate(counts: ErrorCounts) -> dict[str, Any]:
-    low, high = rate_interval(counts.errors, counts.lengths)
-    totals = {name: int(getattr(counts, name).sum()) for name in ("insertions", "deletions", "substitutions")}
-    return {"value": _percent(counts.rate), "low": _percent(low), "high": _percent(high), **totals}
-
-
-def _percent(value: float) -> float | None:
-    return round(value, 2) if np.isfinite(value) else None
+def _rate(counts: ErrorCounts) -> Measure:
+    kinds = {name: int(getattr(counts, name).sum()) for name in ("insertions", "deletions", "substitutions")}
+    return rate(counts.errors, counts.lengths, **kinds)
 
 
 def _training(experiment: Path) -> tuple[Config | None, dict[str, Any]]:

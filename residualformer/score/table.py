@@ -8,8 +8,9 @@ from typing import Any
 Row = dict[str, Any]
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
+    "set": lambda row: row["split"],
     "experiment": lambda row: row["experiment"],
-    "search": lambda row: row["run"].removeprefix("decode_").partition("_")[2],
+    "search": lambda row: row["run"].removeprefix(f"decode_{row['split']}_"),
     "WER % [95%]": lambda row: _interval(row.get("wer")),
     "ins/del/sub": lambda row: _counts(row.get("wer")),
     "CER % [95%]": lambda row: _interval(row.get("cer")),
@@ -32,12 +33,13 @@ _NONE = "-"
 
 
 def cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table; a column in which no row has a value is left out."""
+    """Header and rows of the table; a column in which no row has a value, or a single set's name, is left out."""
     rows = results["rows"]
     table = {name: [show(row) for row in rows] for name, show in COLUMNS.items()}
     kept = {name: column for name, column in table.items() if not set(column) <= {_NONE}}
-    if set(kept["missing"]) == {"0"}:
-        del kept["missing"]
+    for name, told_elsewhere in (("missing", set(kept["missing"]) == {"0"}), ("set", len(set(kept["set"])) == 1)):
+        if told_elsewhere:
+            del kept[name]
     return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
 
 
@@ -70,9 +72,13 @@ def render_markdown(results: dict[str, Any]) -> str:
 
 
 def _scope(results: dict[str, Any]) -> str:
-    first = results["rows"][0]
-    words = f", {first['words']} words" if "words" in first else ""
-    return f"{first['utterances']} utterances{words}. Scored by `{results['command']}` at commit {results['commit']}."
+    first = {row["split"]: row for row in reversed(results["rows"])}  # of each set, its first row
+    sizes = []
+    for split, row in reversed(first.items()):
+        words = f", {row['words']} words" if "words" in row else ""
+        mean = f" (mean over {', '.join(row['subsets'])})" if "subsets" in row else ""
+        sizes.append((f"{split}{mean}: " if len(first) > 1 else "") + f"{row['utterances']} utterances{words}")
+    return f"{'; '.join(sizes)}. Scored by `{results['command']}` at commit {results['commit']}."
 
 
 def _notes(results: dict[str, Any]) -> list[str]:
@@ -83,8 +89,8 @@ def _notes(results: dict[str, Any]) -> list[str]:
         kinds = (" (Transformers)", " (recurrent encoders)") if len(names) == 2 else ("",)
         of = " or ".join(name + kind for name, kind in zip(names, kinds, strict=True))
         notes.append(
-            f"vs baseline: relative difference to the error rate of {of} with the same search (positive is worse); "
-            "p: paired bootstrap, two-sided."
+            f"vs baseline: relative difference to the {' or '.join(_measures(rows))} of {of} with the same search "
+            "(positive is worse); p: paired bootstrap, two-sided."
         )
     if any("transformer" in row["parameters"] for row in rows):
         notes.append(
@@ -97,6 +103,10 @@ def _notes(results: dict[str, Any]) -> list[str]:
     for key in ("bleu", "chrf"):
         notes += sorted({f"{key}: `{row[key]['signature']}`" for row in rows if key in row})
     return notes
+
+
+def _measures(rows: list[Row]) -> list[str]:
+    return list(dict.fromkeys(row["metric"] for row in rows))
 
 
 def _amnet_notes(rows: list[Row]) -> list[str]:
@@ -150,7 +160,8 @@ def _interval(value: Row | None) -> str:
 
 
 def _counts(value: Row | None) -> str:
-    return f"{value['insertions']}/{value['deletions']}/{value['substitutions']}" if value else _NONE
+    kinds = ("insertions", "deletions", "substitutions")
+    return "/".join(str(value[kind]) for kind in kinds) if value and kinds[0] in value else _NONE
 
 
 def _number(value: float | None, form: str) -> str:

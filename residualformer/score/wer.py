@@ -27,11 +27,8 @@ class ErrorCounts:
     @property
     def rate(self) -> float:
         """100 x errors / reference length over all utterances, in percent; nan where the references are empty."""
-        return rate_percent(self.errors.sum(), self.lengths.sum())
-
-
-def rate_percent(errors: float, length: float) -> float:
-    return 100.0 * float(errors) / float(length) if length else float("nan")
+        length = int(self.lengths.sum())
+        return 100 * int(self.errors.sum()) / length if length else float("nan")
 
 
 def count_errors(references: Sequence[str], hypotheses: Sequence[str], unit: str = "word") -> ErrorCounts:
