@@ -167,9 +167,6 @@ def test_a_failing_stage_2_leaves_nothing_to_trust(manifests, tmp_path):
     assert run_step("compute_fbank", *common).returncode == 0
     cuts = [f"cuts_{split}.jsonl.gz" for split in ("dev", "test", "train")]
     assert sorted(p.name for p in fbank.iterdir()) == ["arrays", "cmvn.json", *cuts, "features.json"]
-    done = run_step("compute_fbank", *common, "--set", "features.sample_rate_hz=8000", "--set", "features.preset=kaldi")
-    assert done.returncode == 2 and "audio at 16000 Hz" in done.stderr and "Traceback" not in done.stderr
-    assert [p.name for p in fbank.iterdir() if p.name != "arrays"] == []
     for i in range(2):
         (tmp_path / f"test-{i}.wav").unlink()
     done = run_step("compute_fbank", *common)
