@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # From a corpus to a table of word error rates, in stages:
 #
-#   0 obtain the corpus            3 tokens                           6 train compressed encoders and AmNets
-#   1 Lhotse manifests             4 train baseline and sharing       7 decode
-#   2 features                     5 warm-start and train residual    8 score
+#   0 obtain the corpus    4 train baseline and sharing              8 score
+#   1 Lhotse manifests     5 warm-start and train residual           9 export for devices (with --stop-stage 9)
+#   2 features             6 train compressed encoders and AmNets
+#   3 tokens               7 decode
 #
 #   ./run.sh                       all stages on corpus mini, which is synthesised: no network, no data files
 #   egs/an4/run.sh                 the same stages on AN4, with its own numbers
@@ -14,7 +15,7 @@
 corpus=mini          # which corpus: local/<corpus>.py
 recipe=              # whose conf/<recipe>/ and egs/<recipe>/: one corpus may have several (left out: the corpus's name)
 stage=0              # first stage to run
-stop_stage=8         # last stage to run
+stop_stage=8         # last stage to run; 9 exports for devices as well
 corpus_dir=          # where the corpus is, used in place (left out: it is fetched); not for mini
 train_hours=3.0      # mini: hours of speech to train on
 dev_minutes=20.0     # mini: minutes of speech to watch the training by
@@ -26,7 +27,7 @@ seed=1               # of synthetic speech; that of trainings is train.seed
 feature_backend=     # who computes the features: knf (left out), kaldifeat (on a GPU) or auto
 jobs=0               # processes for speech and features (stages 0 to 2); 0 = one for each core
 experiments="baseline shared residual" # names of conf/<recipe>/<name>.yaml
-test_set=test        # what to decode and score: test or dev
+test_set=test        # what to decode and score: one or more sets of the corpus, as in "test dev"; splits a@b, a@c: set a
 set=()               # another value in the configuration, as in --set encoder.dim=192; may be repeated
 overwrite=false      # run finished stages again
 python=              # Python to use as it is, with no check and no set-up
@@ -40,7 +41,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 recipe=${recipe:-$corpus}
 [ -f "local/$corpus.py" ] || _die "there is no corpus '$corpus': local/$corpus.py is missing"
 [ -f "conf/$recipe/base.yaml" ] || _die "there is no recipe '$recipe': conf/$recipe/base.yaml is missing"
-[ "$stop_stage" -le 8 ] || _die "--stop-stage $stop_stage: the last stage is 8"
+[ "$stop_stage" -le 9 ] || _die "--stop-stage $stop_stage: the last stage is 9"
 [ "$stage" -le "$stop_stage" ] || _die "--stage $stage comes after --stop-stage $stop_stage"
 
 case $python in
@@ -141,6 +142,19 @@ if wanted 2; then
         "${sets[@]}" --jobs "$jobs" ${feature_backend:+--backend "$feature_backend"}
 fi
 
+splits_of() { # test set: its only split, or its subsets
+    local file found=false
+    for file in "$data/fbank/cuts_$1.jsonl.gz" "$data/fbank/cuts_$1@"*.jsonl.gz; do
+        if [ -f "$file" ]; then
+            found=true
+            basename "${file#"$data/fbank/cuts_"}" .jsonl.gz
+        fi
+    done
+    $found || _die "--test-set $1: $data/fbank holds no cuts_$1.jsonl.gz and no cuts_$1@*.jsonl.gz"
+}
+
+if wanted 7; then splits=$(for each in $test_set; do splits_of "$each" || exit; done); fi # before hours of training
+
 if wanted 3; then
     run_stage 3 "tokens" --out "$data/lang" --makes tokenizer.json \
         --after "$data/.manifests.done" --config "$base" --sections tokens "${sets[@]}" -- \
@@ -160,12 +174,16 @@ if wanted 6; then
     train_all 6
 fi
 
+decode() { # split, experiment
+    run_stage 7 "decode $1 with $2" --out "$exp/$2" --marker "$exp/$2/.decode_$1.done" \
+        --makes "decode_$1_greedy*/hyp.jsonl" "decode_$1_beam*/hyp.jsonl" --after "$exp/.$2.done" \
+        --config "$conf/$2.yaml" --sections decode "${sets[@]}" -- \
+        "$python" steps/decode.py "$exp/$2" --cuts "$data/fbank/cuts_$1.jsonl.gz" "${decode_sets[@]}"
+}
+
 if wanted 7; then
-    for name in $experiments; do
-        run_stage 7 "decode $test_set with $name" --out "$exp/$name" --marker "$exp/$name/.decode_$test_set.done" \
-            --makes "decode_${test_set}_*/hyp.jsonl" --after "$exp/.$name.done" \
-            --config "$conf/$name.yaml" --sections decode "${sets[@]}" -- \
-            "$python" steps/decode.py "$exp/$name" --cuts "$data/fbank/cuts_$test_set.jsonl.gz" "${decode_sets[@]}"
+    for split in $splits; do
+        for name in $experiments; do decode "$split" "$name"; done
     done
 fi
 
@@ -174,4 +192,12 @@ if wanted 8; then
     start=$SECONDS
     bash local/score.sh "$dir" --split "$test_set"
     echo "stage 8 done in $((SECONDS - start)) s: $dir"
+fi
+
+if wanted 9; then
+    for name in $experiments; do
+        run_stage 9 "export $name" --out "$exp/$name/export" --makes "*.onnx" tokens.txt model.json \
+            --after "$exp/.$name.done" -- \
+            "$python" steps/export.py "$exp/$name" --int8
+    done
 fi

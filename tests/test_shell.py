@@ -35,6 +35,7 @@ made = {
     "train_tokenizer.py": lambda: option("--out") / "tokenizer.json",
     "train.py": lambda: option("--exp") / "model.pt",
     "decode.py": lambda: Path(args[0]) / "decode_test_beam16" / "hyp.jsonl",
+    "export.py": lambda: Path(args[0]) / "export" / "model.json",
 }[name]()
 made.parent.mkdir(parents=True, exist_ok=True)
 made.write_text("made")
@@ -51,7 +52,7 @@ class Recipe:
         for name in ("utils", "residualformer"):
             (folder / name).symlink_to(root / name)
         self.write("local/fake.py", STEP)
-        for step in ("compute_fbank", "train_tokenizer", "train", "decode"):
+        for step in ("compute_fbank", "train_tokenizer", "train", "decode", "export"):
             self.write(f"steps/{step}.py", STEP)
         self.write("local/score.sh", 'echo "score.sh $*" >> calls.txt\n')
         for name, text in CONFS.items():
@@ -111,6 +112,14 @@ def test_stage_options_select(recipe):
     assert recipe.calls == DATA[:3]
     recipe.run("--stage=3", "--stop-stage", "4")
     assert recipe.calls == DATA[3:] + RUNS[:2]
+
+
+def test_stage_9_exports_on_demand_what_was_trained(finished):
+    finished.run("--stop-stage", "9", "--experiments", "baseline shared")
+    assert finished.calls == ["score.sh", "baseline", "shared"]
+    assert "export.py egs/fake/exp/baseline --int8" in (finished.folder / "calls.txt").read_text()
+    done = finished.run("--stage", "9", "--stop-stage", "9", "--experiments", "shared residual")
+    assert finished.calls == ["residual"] and done.stdout.count("skipped, done before") == 1
 
 
 def test_what_is_done_is_skipped_and_said(finished):
@@ -264,6 +273,7 @@ def test_a_place_that_refuses_writes_is_named(recipe):
         (["--corpus", "fakes"], "there is no corpus 'fakes'"),
         (["--recipe", "fakes"], "there is no recipe 'fakes'"),
         (["--corpus-option", "part"], "--corpus-option part must be NAME=VALUE"),
+        (["--stop-stage", "10"], "--stop-stage 10: the last stage is 9"),
         (["--stage", "5", "--stop-stage", "4"], "--stage 5 comes after --stop-stage 4"),
         (["--experiments", "baseline shard"], "there is no experiment 'shard'"),
         (["--set", "encoder.num_layer=3"], "there is no key encoder.num_layer. Did you mean 'num_layers'?"),
