@@ -1,4 +1,6 @@
-"""Reading a configuration: defaults < base < file < `--set a.b=c`; everything wrong with it is told at once.
+"""Reading a configuration: defaults < base < file < `--set a.b=c`, in order; everything wrong with it is told at once.
+
+`--set @FILE` sets all that the YAML file FILE holds.
 
 A YAML file holds only what differs from the file its `base:` names (a path beside the file itself); what no file
 names keeps the default of `schema.py`.
@@ -111,7 +113,11 @@ class _Reader:
                 self._take(key, value, fields[name], source)
 
     def add_override(self, override: str) -> None:
-        """Take one `a.b=c`, c being YAML."""
+        """Take one `a.b=c`, c being YAML, or the values of a file, `@file.yaml`."""
+        if override.startswith("@"):
+            for file, content in config_chain(override[1:]):
+                self.add(content, source=str(file))
+            return
         key, equals, text = override.partition("=")
         source = f"{_OVERRIDE} {override}"
         if not equals or not key.strip():

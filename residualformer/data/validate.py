@@ -221,12 +221,17 @@ def write_cuts(
     skipped = [*orphans, *skipped]
     for line in skipped:
         print(f"skipped in {name}: {line}", file=sys.stderr)
+    save_cuts(cuts, name, path, len(skipped))
+    return cuts
+
+
+def save_cuts(cuts: CutSet, name: str, path: Path | str, skipped: int) -> None:
+    """Write a split's validated cuts to `path` in one piece and print its line; `skipped` is how many are left out."""
     with replacing(path) as temporary:
         cuts.to_file(temporary)
     hours = sum(cut.duration for cut in cuts) / 3600
     speakers = len({cut.supervisions[0].speaker for cut in cuts})
-    print(f"{name}: {len(cuts)} utterances, {hours:.2f} h, {speakers} speakers, {len(skipped)} skipped -> {path}")
-    return cuts
+    print(f"{name}: {len(cuts)} utterances, {hours:.2f} h, {speakers} speakers, {skipped} skipped -> {path}")
 
 
 def read_cuts(path: Path | str, stage: int) -> Iterator[MonoCut]:
