@@ -7,6 +7,8 @@ begin with f or m, so both sexes are there. Train is the other 66 speakers.
 On request, synthetic speech of the same domain joins train: pieces of its transcripts (never of dev or test) cut at
 word boundaries and rejoined, and random letter and digit strings, said by espeak-ng voices in noise and reverberation.
 A result that uses it must say so; ids of such utterances start with `syn-`.
+
+Every utterance has a Chinese translation too, word for word (an4_lexicon.py).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from local import espeak
+from local.an4_lexicon import LETTERS, translate
 from local.synthesis import (
     VARIANTS,
     Conditions,
@@ -50,7 +53,6 @@ COMMANDS = ["ENTER", "RUBOUT", "ERASE"]
 DIGITS = "ZERO OH ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split()
 TEENS = "TEN ELEVEN TWELVE THIRTEEN FOURTEEN FIFTEEN SIXTEEN SEVENTEEN EIGHTEEN NINETEEN".split()
 TENS = "TWENTY THIRTY FORTY FIFTY SIXTY SEVENTY EIGHTY NINETY".split()
-LETTERS = list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 TRANSCRIPT_LINE = re.compile(r"(?:<s> )?(?P<text>.*?)(?: </s>)? *\((?P<id>[^()]+)\)$")
 
 
@@ -109,7 +111,13 @@ def read_split(folder: Path, split: str) -> tuple[list[Utterance], list[str]]:
     transcripts = read_transcripts(folder / TRANSCRIPTS[split])
     audio = {path.stem: path for path in sorted((folder / AUDIO_FOLDERS[split]).rglob("*.wav"))}
     utterances = [
-        Utterance(id=name, audio=audio.get(name), text=text, speaker=name.split("-")[1] if "-" in name else name)
+        Utterance(
+            id=name,
+            audio=audio.get(name),
+            text=text,
+            speaker=name.split("-")[1] if "-" in name else name,
+            translation=translate(text),
+        )
         for name, text in transcripts
     ]
     named = {utterance.id for utterance in utterances}
@@ -210,7 +218,15 @@ def read_synthetic(folder: Path) -> list[Utterance]:
     if not records:
         raise UserError(f"no synthetic speech in '{folder}': run an4.py obtain --out {folder} --synthetic N first.")
     return [
-        Utterance(row["id"], folder / row["audio"], row["text"], row["speaker"], origin="synthetic") for row in records
+        Utterance(
+            id=row["id"],
+            audio=folder / row["audio"],
+            text=row["text"],
+            speaker=row["speaker"],
+            translation=translate(row["text"]),
+            origin="synthetic",
+        )
+        for row in records
     ]
 
 
