@@ -27,7 +27,7 @@ seed=1               # of synthetic speech; that of trainings is train.seed
 feature_backend=     # who computes the features: knf (left out), kaldifeat (on a GPU) or auto
 jobs=0               # processes for speech and features (stages 0 to 2); 0 = one for each core
 experiments="baseline shared residual" # names of conf/<recipe>/<name>.yaml
-test_set=test        # what to decode and score: one or more sets of the corpus, as in "test dev"; splits a@b, a@c: set a
+test_set=test        # what to decode and score: one or more test sets, as in "test dev"; see docs/translation.md
 set=()               # another value in the configuration, as in --set encoder.dim=192; may be repeated
 overwrite=false      # run finished stages again
 python=              # Python to use as it is, with no check and no set-up
