@@ -228,7 +228,7 @@ def test_without_features_or_with_damaged_ones_there_is_no_picture(egs, monkeypa
 
 
 def runs_of(egs: Path) -> list:
-    return [score_run(folder) for folder in find_runs(egs / "exp", "test")]
+    return [score_run(folder) for folder in find_runs(egs / "exp", ["test"])]
 
 
 def test_what_a_row_is_compared_with(egs):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from decode_models import BLANK, Oracle, random_frames, random_model
@@ -26,7 +27,7 @@ def forward_recursion(model, encoded, labels) -> float:
             for node, step in (((t + 1, s), logp[BLANK]), ((t, s + 1), logp[labels[s]] if s < len(labels) else None)):
                 if step is not None:
                     there = reach.get(node, -math.inf)
-                    reach[node] = float(torch.logaddexp(*torch.tensor([there, reach[t, s] + step], dtype=torch.float64)))
+                    reach[node] = float(np.logaddexp(there, reach[t, s] + step))
     return -reach[len(encoded), len(labels)]
 
 

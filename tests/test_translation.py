@@ -6,15 +6,24 @@ import runpy
 import sys
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
 import sacrebleu
+import torch
+from test_batches import F, TEXTS
+from test_train import CONFIG, changed, cuts  # noqa: F401
 
+from residualformer.config import config_to_dict
+from residualformer.data.tokenizer import train_tokenizer
+from residualformer.decode.hypotheses import Hypothesis
 from residualformer.files import write_json, write_text
 from residualformer.score.bootstrap import mean_over_subsets, paired_p_value, resampled_sums
 from residualformer.score.results import compare, find_runs, score_run, with_means
 from residualformer.score.table import render_markdown
 from residualformer.score.translation import bleu_and_chrf
+from residualformer.train import loop
+from residualformer.train.metrics import greedy_scores
 
 STEP = Path(__file__).parents[1] / "steps" / "score.py"
 SENTENCES = ["打开厨房的灯", "现在几点了", "明天早上六点叫我", "关掉客厅的电视", "去图书馆怎么走", "给 A B C 打电话"]
@@ -74,9 +83,9 @@ def test_a_lower_bleu_is_a_positive_gap_and_a_clear_one_has_a_small_p():
     gap = worse.gap(better)
     assert gap["relative"] == pytest.approx(100 * (better.value - worse.value) / better.value, abs=0.005)
     assert gap["relative"] > 0 > better.gap(worse)["relative"] and gap["p_value"] == pytest.approx(2 / 2001, abs=1e-4)
-    assert better.gap(better) == {"relative": 0, "p_value": 1}
+    assert better.gap(better) == {"relative": 0, "relative_low": 0, "relative_high": 0, "p_value": 1}
     nothing = bleu_and_chrf(references, [""] * 150)["bleu"]
-    assert better.gap(nothing) == {"relative": None, "p_value": None}
+    assert set(better.gap(nothing).values()) == {None}
 
 
 def test_the_gap_printed_is_the_papers():
@@ -148,3 +157,23 @@ def test_the_step_writes_one_table_of_all_sets(tmp_path, monkeypatch, capsys):
         "decode_covost_beam16", "decode_m@dev_beam16", "decode_m@test_beam16",
     ]  # fmt: skip
     assert (tmp_path / "RESULTS.md").read_text(encoding="utf-8") == render_markdown(written)
+
+
+def test_a_training_tells_bleu_of_a_translation(cuts, tmp_path, monkeypatch):  # noqa: F811
+    config = changed("tokens", kind="char", target="translation")
+    texts = ["".join(chr(ord(c) + 0x4E00) for c in text if c != " ") for text in TEXTS]  # as test_batches.make_cut's
+    tokenizer = train_tokenizer(texts, config.tokens)
+    told = max(texts, key=len)
+    found = Hypothesis(tokenizer.encode(told), [], 0.0)
+    monkeypatch.setattr(loop, "greedy_search", lambda model, encoded, lengths: [found] * len(lengths))
+    cmvn = torch.zeros(F), torch.ones(F)
+    values = loop.Trainer(config, tokenizer, cuts, cmvn, tmp_path, {"config": config_to_dict(config)})._validate()
+    references = [text for text in texts if text]
+    assert values["greedy_bleu"] == pytest.approx(bleu(references, [told] * len(references)), rel=1e-9) and told
+    assert values["greedy_bleu"] > 0 and values["transducer_per_token"] > 0 and "greedy_wer" not in values
+
+
+def test_a_training_tells_both_error_rates_of_a_transcript():
+    references, hypotheses = ["one two", "three"], ["one too", "three four"]
+    wer, cer = (100 * rate(references, hypotheses) for rate in (jiwer.wer, jiwer.cer))
+    assert greedy_scores(references, hypotheses, "text") == pytest.approx({"greedy_wer": wer, "greedy_cer": cer})

@@ -54,11 +54,7 @@ class Measure:
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """The central `level` interval of the score, by the percentile method."""
-        samples = self.samples[np.isfinite(self.samples)]
-        if not len(samples):
-            return float("nan"), float("nan")
-        low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        return _central(self.samples, level)
 
     def row(self, digits: int = 2) -> dict[str, Any]:
         """Value, low and high end of the interval, None where there is no number, and the details."""
@@ -68,13 +64,28 @@ class Measure:
     def gap(self, baseline: Measure) -> dict[str, float | None]:
         """`relative`: how much worse than `baseline`, in percent of it; `p_value`: see `paired_p_value`.
 
-        Both are None when the baseline's score is no number above 0.
+        `relative_low`, `relative_high`: its 95% interval, from samples of the same utterances for both. All are None
+        when the baseline's score is no number above 0.
         """
+        names = ("relative", "relative_low", "relative_high")
         if not (np.isfinite(self.value) and baseline.value > 0):
-            return {"relative": None, "p_value": None}
-        relative = 100 * (self.value - baseline.value) / baseline.value
-        worse = -relative if self.higher_is_better else relative
-        return {"relative": round(worse, 2), "p_value": round(paired_p_value(self, baseline), 4)}
+            return dict.fromkeys([*names, "p_value"])
+        sign = -100 if self.higher_is_better else 100
+        with np.errstate(divide="ignore", invalid="ignore"):
+            samples = sign * (self.samples / baseline.samples - 1)
+        low, high = _central(samples, LEVEL)
+        values = sign * (self.value / baseline.value - 1), low, high
+        worse = {name: round(x, 2) if np.isfinite(x) else None for name, x in zip(names, values, strict=True)}
+        return worse | {"p_value": round(paired_p_value(self, baseline), 4)}
+
+
+def _central(samples: np.ndarray, level: float) -> tuple[float, float]:
+    """The ends of the central `level` of the samples that are numbers."""
+    samples = samples[np.isfinite(samples)]
+    if not len(samples):
+        return float("nan"), float("nan")
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def mean_over_subsets(measures: Sequence[Measure]) -> Measure:

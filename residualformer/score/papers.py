@@ -1,4 +1,4 @@
-"""The papers' tables as data (conf/tables/*.yaml): which experiment stands in which cell, and the value printed there."""
+"""The papers' tables as data (conf/tables/*.yaml): which experiment stands in which cell, and what is printed there."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def relative_gap(value: float, baseline: float, higher_is_better: bool) -> float
 
 
 def paper_gaps(table: Table, cell: Cell) -> list[float]:
-    """The cell's gap to the baseline for each set, from the printed values; empty for the baseline or without values."""
+    """The cell's gap to the baseline for each set, from the printed values; empty without any, or for the baseline."""
     base = next((each.values for each in table.cells() if each.experiment == table.baseline), table.baseline_values)
     if cell.experiment == table.baseline or not base:
         return []

@@ -23,6 +23,7 @@ from residualformer.score.wer import ErrorCounts, count_errors
 from residualformer.train import checkpoint
 
 TRANSFORMER_BASELINE, RECURRENT_BASELINE = "baseline", "rnnt"  # the experiments that others are compared with
+_DIGITS = {"loss": 4}  # of a measure, where these are not 2
 _AGAIN = "run stage 7 again, with --overwrite"
 _FOLDER = re.compile(r"decode_(?P<split>.+)_(?P<search>(?:greedy|beam).*)")  # a split's name may have an underscore
 
@@ -108,16 +109,19 @@ def score_run(folder: Path) -> Scored:
         words, letters = (count_errors(references, hypotheses, unit) for unit in ("word", "character"))
         row["words"] = int(words.lengths.sum())
         measures = {"wer": _rate(words), "cer": _rate(letters)}
-    row |= {name: measure.row() for name, measure in measures.items()}
-    config, training = _training(folder.parent)
-    row |= training
+    measures |= _loss(records)
+    row |= {name: measure.row(_DIGITS.get(name, 2)) for name, measure in measures.items()}
+    file = folder.parent / checkpoint.MODEL_FILE
+    saved = checkpoint.load(file, "config", "info") if file.exists() else {}
+    config = config_from_dict(saved["config"], str(file)) if saved else None
+    row |= _training(config, saved.get("info", {}))
     row["decoding"] = {key: value for key, value in decoding.items() if key != "skipped"}
     scored = Scored(row, [record["id"] for record in records], measures, config)
-    return _with_cost(scored, folder, records) if scored.recurrent else scored
+    return _with_cost(scored, checkpoint.bundle(saved, file), folder, records) if scored.recurrent else scored
 
 
 def with_means(runs: Sequence[Scored]) -> list[Scored]:
-    """`runs`, and for each experiment and search one more for each test set with several subsets among them: their mean.
+    """`runs`, and for each experiment and search one more for each test set with several subsets here: their mean.
 
     Its row tells the `subsets`; its `split` is the test set, and `run` the folder that a split of that name would have.
     """
@@ -131,12 +135,14 @@ def with_means(runs: Sequence[Scored]) -> list[Scored]:
 
 
 def _mean(name: str, parts: list[Scored]) -> Scored:
-    measures = {key: mean_over_subsets([run.measures[key] for run in parts]) for key in parts[0].measures}
-    sums = {key: sum(run.row[key] for run in parts) for key in ("utterances", "missing", "words") if key in parts[0].row}
+    keys = [key for key in parts[0].measures if all(key in run.measures for run in parts)]
+    measures = {key: mean_over_subsets([run.measures[key] for run in parts]) for key in keys}
+    counts = [key for key in ("utterances", "missing", "words") if key in parts[0].row]
+    sums = {key: sum(run.row[key] for run in parts) for key in counts}
     kept = {key: value for key, value in parts[0].row.items() if key not in ("amnet", "decoding")}
     splits = [run.row["split"] for run in parts]
     row = kept | sums | {"run": name, "split": test_set(splits[0]), "subsets": splits, "decoding": {}}
-    row |= {key: measure.row() for key, measure in measures.items()}
+    row |= {key: measure.row(_DIGITS.get(key, 2)) for key, measure in measures.items()}
     ids = [f"{split}/{utterance}" for split, run in zip(splits, parts, strict=True) for utterance in run.ids]
     return Scored(row, ids, measures, parts[0].config)
 
@@ -145,10 +151,10 @@ def compare(runs: Sequence[Scored], baseline: str | None = None) -> list[dict[st
     """The rows of `runs`, each with its relative gap to the run of its baseline with the same folder name.
 
     The baseline is the experiment `baseline` for Transformers and `rnnt` for recurrent encoders, the one of them that
-    exists for both, or what is given, for all. Adds `baseline` (its name), `relative` (in percent of its WER or BLEU;
-    positive is worse) and `p_value`; None where there is no such run or it has other utterances. Rows with an `amnet` are
-    told the `saving` of FLOPs against `rnnt`. Sets are in the order of `runs`, each before its subsets; of each the
-    baselines come first, recurrent encoders last, in the paper's order.
+    exists for both, or what is given, for all. Adds `baseline` (its name) and what `gap` tells: `relative` (in percent
+    of its WER or BLEU; positive is worse), `p_value` and more, None where there is no such run or it has other
+    utterances. Rows with an `amnet` are told the `saving` of FLOPs against `rnnt`. Sets are in the order of `runs`, each
+    before its subsets; of each the baselines come first, recurrent encoders last, in the paper's order.
 
     Raises UserError when no experiment has the name that is given.
     """
@@ -167,7 +173,7 @@ def compare(runs: Sequence[Scored], baseline: str | None = None) -> list[dict[st
     rows = []
     for run in sorted(runs, key=place):
         name = baseline or _default_baseline(run, names)
-        rows.append(run.row | {"baseline": name} | _gap(run, by_name.get((name, run.row["run"]))))
+        rows.append(run.row | {"baseline": name} | gap(run, by_name.get((name, run.row["run"]))))
     return with_savings(rows, RECURRENT_BASELINE)
 
 
@@ -184,9 +190,11 @@ def _place(run: Scored, baseline: str) -> tuple:
     return run.recurrent, run.row["experiment"] != baseline, order, run.row["warm_start"]
 
 
-def _with_cost(scored: Scored, folder: Path, records: list[dict[str, Any]]) -> Scored:
+def _with_cost(
+    scored: Scored, bundle: checkpoint.Bundle, folder: Path, records: list[dict[str, Any]]
+) -> Scored:
     """`scored` with the decisions of its records and with `amnet` in its row, where decoding told any."""
-    model, amnet = checkpoint.load_model(folder.parent).model, scored.config.amnet
+    model, amnet = bundle.model, scored.config.amnet
     device = Device(flops_per_frame(model), amnet.cost.mu, 1 / (model.encoder.stride * FRAME_SHIFT_S))
     decisions = {
         record["id"]: read_decisions(record["branches"], len(device.per_branch), f"{folder}/hyp.jsonl")
@@ -198,11 +206,18 @@ def _with_cost(scored: Scored, folder: Path, records: list[dict[str, Any]]) -> S
     return replace(scored, row=row, decisions=decisions, device=device)
 
 
-def _gap(run: Scored, baseline: Scored | None) -> dict[str, float | None]:
-    if baseline is None or baseline is run or baseline.ids != run.ids or list(baseline.measures) != list(run.measures):
-        return {"relative": None, "p_value": None}
+def gap(run: Scored, baseline: Scored | None) -> dict[str, float | None]:
+    """How much worse `run` is than `baseline` on the same utterances, see `Measure.gap`; what is not known is None.
+
+    By the measure by which runs are compared, and, with `loss_` before the names, by the transducer loss.
+    """
     name = next(iter(run.measures))
-    return run.measures[name].gap(baseline.measures[name])
+    same = baseline is not None and baseline is not run and baseline.ids == run.ids and name in baseline.measures
+    found = run.measures[name].gap(baseline.measures[name]) if same else dict.fromkeys(["relative", "p_value"])
+    losses = (run.measures.get("loss"), baseline.measures.get("loss")) if same else (None, None)
+    if None in losses or any((a[:, 1] != b[:, 1]).any() for a, b in zip(*(x.parts for x in losses), strict=True)):
+        return found | dict.fromkeys(["loss_relative", "loss_p_value"])
+    return found | {f"loss_{name}": value for name, value in losses[0].gap(losses[1]).items()}
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -233,14 +248,17 @@ def _rate(counts: ErrorCounts) -> Measure:
     return rate(counts.errors, counts.lengths, **kinds)
 
 
-def _training(experiment: Path) -> tuple[Config | None, dict[str, Any]]:
+def _loss(records: list[dict[str, Any]]) -> dict[str, Measure]:
+    """Nats per token, by the key `loss`, over the utterances whose transducer loss is told; empty where none is."""
+    told = [record if record.get("ref_nats") is not None else {} for record in records]
+    nats, tokens = (np.array([record.get(key, 0.0) for record in told]) for key in ("ref_nats", "ref_tokens"))
+    return {"loss": rate(nats, tokens, percent=False, tokens=int(tokens.sum()))} if any(told) else {}
+
+
+def _training(config: Config | None, info: dict[str, Any]) -> dict[str, Any]:
     """What `model.pt` tells: description, warm start, parameters, training record; empty parts if there is none."""
-    file = experiment / checkpoint.MODEL_FILE
-    value = checkpoint.load(file, "config", "info") if file.exists() else {}
-    config = config_from_dict(value["config"], str(file)) if value else None
-    info = value.get("info", {})
     keys = ("seed", "commit", "command", "hardware", "wall_s", "cpu_s", "steps", "data", "versions", "fingerprint")
-    return config, {
+    return {
         "description": config.description if config else "",
         "warm_start": (config.warm_start if config else None) or "",
         "parameters": info.get("parameters", {}),

@@ -16,8 +16,11 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "CER % [95%]": lambda row: _interval(row.get("cer")),
     "BLEU [95%]": lambda row: _interval(row.get("bleu")),
     "chrF [95%]": lambda row: _interval(row.get("chrf")),
-    "vs baseline": lambda row: _number(row.get("relative"), "{:+.1f}%"),
+    "vs baseline": lambda row: _relative(row),
     "p": lambda row: _number(row.get("p_value"), "{:.3f}"),
+    "nats/token [95%]": lambda row: _interval(row.get("loss"), 3),
+    "nats vs baseline": lambda row: _relative(row, "loss_"),
+    "p (nats)": lambda row: _number(row.get("loss_p_value"), "{:.3f}"),
     "Transformer M": lambda row: _millions(row, "transformer"),
     "residual M": lambda row: _millions(row, "residual"),
     "encoder M": lambda row: _millions(row, "encoder"),
@@ -26,6 +29,8 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "branches %": lambda row: _percentages(row, "shares", 2),
     "MFLOP/frame": lambda row: _flops(row.get("amnet")),
     "latency ms": lambda row: _latency(row.get("amnet")),
+    "updates": lambda row: _number(row["training"].get("steps"), "{}"),
+    "training min": lambda row: _number(row["training"].get("wall_s"), "{:.1f}", 60),
     "RTF": lambda row: _number(row.get("decoding", {}).get("rtf"), "{:.3f}"),
     "missing": lambda row: str(row["missing"]),
 }
@@ -90,7 +95,12 @@ def _notes(results: dict[str, Any]) -> list[str]:
         of = " or ".join(name + kind for name, kind in zip(names, kinds, strict=True))
         notes.append(
             f"vs baseline: relative difference to the {' or '.join(_measures(rows))} of {of} with the same search "
-            "(positive is worse); p: paired bootstrap, two-sided."
+            "(positive is worse), with its 95% interval; p: two-sided; both from the paired bootstrap."
+        )
+    if any("loss" in row for row in rows):
+        notes.append(
+            "nats/token: transducer loss of the references over all alignments, a finer measure than errors; of "
+            "utterances that were decoded."
         )
     if any("transformer" in row["parameters"] for row in rows):
         notes.append(
@@ -153,10 +163,18 @@ def _experiment(name: str, rows: list[Row]) -> list[str]:
     return [*lines, ""]
 
 
-def _interval(value: Row | None) -> str:
+def _interval(value: Row | None, digits: int = 2) -> str:
     if not value or value["value"] is None:
         return _NONE
-    return f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+    number, low, high = (f"{value[key]:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{number} [{low}, {high}]"
+
+
+def _relative(row: Row, prefix: str = "") -> str:
+    """Gap to the baseline with its interval, where that is known."""
+    relative, low, high = (row.get(f"{prefix}relative{end}") for end in ("", "_low", "_high"))
+    interval = "" if low is None else f" [{low:+.1f}, {high:+.1f}]"
+    return _NONE if relative is None else f"{relative:+.1f}%{interval}"
 
 
 def _counts(value: Row | None) -> str:
@@ -164,8 +182,8 @@ def _counts(value: Row | None) -> str:
     return "/".join(str(value[kind]) for kind in kinds) if value and kinds[0] in value else _NONE
 
 
-def _number(value: float | None, form: str) -> str:
-    return _NONE if value is None else form.format(value)
+def _number(value: float | None, form: str, unit: float | None = None) -> str:
+    return _NONE if value is None else form.format(value if unit is None else value / unit)
 
 
 def _millions(row: Row, key: str) -> str:

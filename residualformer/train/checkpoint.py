@@ -73,7 +73,11 @@ def load_model(path: Path | str) -> Bundle:
     if path.is_dir() and not (path / MODEL_FILE).is_file():
         raise UserError(f"{path} holds no {MODEL_FILE}: its training has not finished; run it to the end first")
     file = path / MODEL_FILE if path.is_dir() else path
-    value = load(file)
+    return bundle(load(file), file)
+
+
+def bundle(value: Any, file: Path) -> Bundle:
+    """The model in eval mode, of the content of a model `file`; errors as of `load_model`."""
     if not isinstance(value, dict) or not {"weights", "config", "tokenizer", "info"} <= set(value):
         raise UserError(f"{file} is not a model of this toolkit; give a run folder or its {MODEL_FILE}")
     config, weights = config_from_dict(value["config"], str(file)), value["weights"]

@@ -1,4 +1,4 @@
-"""How long a training will take, from trainings that are finished or under way. A guess: other work slows machines down.
+"""How long a training will take, guessed from trainings that are finished or under way: other work slows machines.
 
 An update's time is taken as 30% that does not depend on the encoder's size and 70% that grows with its products, which
 is about what small models on a CPU do.

@@ -1,0 +1,234 @@
+"""A reproduced table as text: the printed table with ours in it, and in words which of the paper's orderings appear.
+
+Pure functions of what `reproduced.py` gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from residualformer.score.reproduced import HOLDS, REVERSED, UNDECIDED, UNKNOWN
+
+Values = dict[str, Any]
+_NONE = "-"
+
+
+def render(result: Values) -> str:
+    """table<N>.md."""
+    body = _lines_layout(result) if result["layout"] == "lines" else _grid(result)
+    parts = [
+        "<!-- Written by local/reproduce.sh. Do not edit. -->",
+        f"# {result['source']}: {result['title']}",
+        f"Measured on recipe {result['recipe']}, {', '.join(result['sets'])}, by `{result['command']}` at commit "
+        f"{result['commit']}.",
+        "\n".join(body),
+        *_empty(result),
+        "## The paper's orderings",
+        "\n".join(f"- {sentence}" for sentence in findings(result)),
+        "## How to read this",
+        "\n".join(f"- {note}" for note in _notes(result)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def findings(result: Values) -> list[str]:
+    """A sentence or two for each claim of the table, and one on the gap that residual weights close."""
+    return [_finding(claim) for claim in result["claims"]] + _closing(result)
+
+
+def _grid(result: Values) -> list[str]:
+    """As printed: a block of lines for each row, a column for each column."""
+    lines = [_line(["", *result["columns"]]), _line(["---"] * (len(result["columns"]) + 1))]
+    for row in result["rows"]:
+        shown = [dict(_cell_lines(result, cell)) if cell else {} for cell in row["cells"]]
+        labels = [cell["label"] if cell else "" for cell in row["cells"]]
+        lines.append(_line([f"**{row['name']}**", *labels]))
+        for name in dict.fromkeys(name for cell in shown for name in cell):
+            values = [cell.get(name, "") for cell in shown]
+            if set(values) - {"", _NONE}:
+                lines.append(_line([name, *values]))
+    return lines
+
+
+def _lines_layout(result: Values) -> list[str]:
+    """A line for each model, a column for each measure."""
+    shown = {row["name"]: dict(_cell_lines(result, row["cells"][0])) for row in result["rows"]}
+    names = list(dict.fromkeys(name for cell in shown.values() for name in cell))
+    names = [name for name in names if {cell.get(name, _NONE) for cell in shown.values()} != {_NONE}]
+    rows = [[model, *(cell.get(name, _NONE) for name in names)] for model, cell in shown.items()]
+    return [_line(["", *names]), _line(["---"] * (len(names) + 1)), *map(_line, rows)]
+
+
+def _cell_lines(result: Values, cell: Values) -> Iterable[tuple[str, str]]:
+    """(what, value) of a cell, in the order in which they are shown."""
+    paper, ours, metric = cell["paper"], cell["ours"] or {}, result["metric"]
+    sets = result["sets"]
+
+    def each(text: str, key: str, show: Any, of: Values) -> Iterable[tuple[str, str]]:
+        for split in sets:
+            where = f", {split}" if len(sets) > 1 else ""
+            scores = of.get("sets", {}).get(split, {})
+            yield text.format(where), show(scores[key]) if scores.get(key) else _NONE
+
+    yield "experiment", f"`{cell['experiment']}`"
+    yield "parameters M, paper", _number(paper["parameters"], "{:.1f}")
+    yield "parameters M", _number(ours.get("parameters"), "{:.3f}", 1e6)
+    yield "of them residual M, paper", _number(paper["residual"], "{:.1f}")
+    if paper["residual"] is not None:
+        yield "of them residual M", _number(ours.get("residual"), "{:.3f}", 1e6)
+    names = f" ({' / '.join(result['paper_sets'])})" if result["paper_sets"] else ""
+    yield f"{metric}, paper{names}", " / ".join(f"{x:.2f}".rstrip("0").rstrip(".") for x in paper["value"]) or _NONE
+    yield from each(f"{metric}{{}} [95%]", "value", _interval, ours)
+    yield "gap %, paper", " / ".join(f"{x:+.1f}" for x in paper["gap"]) or _NONE
+    yield from each("gap %{} [95%] (p)", "gap", _gap, ours)
+    yield from each("nats/token{} [95%]", "loss", _interval3, ours)
+    yield from each("gap in nats/token %{} (p)", "gap", _loss_gap, ours)
+    yield from _amnet_lines(paper, ours.get("sets", {}).get(sets[0], {}).get("amnet") or {})
+    yield "training", _training(ours)
+    if control := cell.get("control"):
+        yield "its control", f"`{control['experiment']}`"
+        yield from each(f"control: {metric}{{}} [95%]", "value", _interval, control["ours"] or {})
+        yield from each("control: nats/token{} [95%]", "loss", _interval3, control["ours"] or {})
+        against = {"sets": {split: {"gap": found} for split, found in control.get("against", {}).items()}}
+        yield from each("against control %{} [95%] (p)", "gap", _gap, against)
+        yield from each("against control, nats/token %{} (p)", "gap", _loss_gap, against)
+        yield "control: training", _training(control["ours"] or {})
+
+
+def _amnet_lines(paper: Values, ours: Values) -> Iterable[tuple[str, str]]:
+    """Only of tables with AmNets."""
+    if paper["mflop"] is None:
+        return
+    ratio = [100 * share for share in ours.get("compression", [])]
+    shares = [100 * share for share in ours.get("shares", [])]
+    printed = [] if paper["slow"] is None else [paper["slow"], 100 - paper["slow"]]
+    yield "compression %, paper", _percents(paper["compression"] or [])
+    yield "compression %", _percents(ratio)
+    yield "slow / fast %, paper", _percents(printed)
+    yield "slow / fast %", _percents(shares if len(shares) > 1 else [])
+    yield "MFLOP/frame, paper", _number(paper["mflop"], "{:.1f}")
+    yield "MFLOP/frame", _number(ours.get("mflop"), "{:.3f}")
+    yield "latency ms, paper", _number(paper["latency_ms"], "{:.4g}")
+    yield "latency ms", _number(ours.get("latency_ms", {}).get("mean"), "{:.4g}")
+
+
+def _finding(claim: Values) -> str:
+    counts = {each: sum(pair["verdict"] == each for pair in claim["pairs"]) for each in (HOLDS, UNDECIDED, REVERSED)}
+    measured = sum(counts.values())
+    if not measured:
+        return f"**{claim['says']}**: not measured."
+    if counts[HOLDS] == measured:
+        head = "appears"
+    elif counts[HOLDS]:
+        head = f"appears in {counts[HOLDS]} of {measured} comparisons"
+    else:
+        head = "does not appear"
+    if measured < len(claim["pairs"]):
+        head += f" ({len(claim['pairs']) - measured} not measured)"
+    losses = [pair["loss_verdict"] for pair in claim["pairs"] if "loss_verdict" in pair]
+    by_loss = f" By the transducer loss it holds in {losses.count(HOLDS)} of {len(losses)}" if losses else ""
+    if reversed_ := losses.count(REVERSED):
+        by_loss += f", and the other way round in {reversed_}"
+    details = "; ".join(_pair(claim, pair) for pair in claim["pairs"] if pair["verdict"] != UNKNOWN)
+    return f"**{claim['says']}**: {head}. {details}.{by_loss}{'.' if by_loss else ''}"
+
+
+def _pair(claim: Values, pair: Values) -> str:
+    """Such as: `shared` 10.20 against `shallow6` 12.00 (-15.0%, p 0.001: holds; paper -15.0%)."""
+    form = "{:.2f}" if claim["measure"] == "value" else "{:.4g}"
+    (first, second), (a, b) = pair["experiments"], (form.format(x) for x in pair["ours"])
+    text = f"`{first}` {a} against `{second}` {b} "
+    notes = pair["verdict"]
+    if "gap" in pair:
+        notes = f"{-pair['gap']['relative']:+.1f}% better, p {pair['gap']['p_value']:.3f}: {notes}"
+        notes = notes.replace("+", "").replace("-", "-") if pair["gap"]["relative"] <= 0 else _worse(pair, notes)
+    elif claim["at_most"] is not None:
+        notes = f"allowed: {claim['at_most']:.3g} times as much: {notes}"
+    if None not in pair["paper"]:
+        notes += "; paper " + " against ".join(form.format(x).rstrip("0").rstrip(".") for x in pair["paper"])
+    return f"{text}({notes})"
+
+
+def _worse(pair: Values, notes: str) -> str:
+    return f"{pair['gap']['relative']:.1f}% worse, p {pair['gap']['p_value']:.3f}: {pair['verdict']}"
+
+
+def _closing(result: Values) -> list[str]:
+    """How much of the baseline's lead residual weights make up: paper, ours, and the control without residual."""
+    parts = []
+    for row in result["rows"]:
+        for cell in filter(None, row["cells"]):
+            closed = (cell.get("control") or {}).get("closed")
+            if closed and closed["ours"] is not None:
+                paper = f" (paper {closed['paper']:.0f}%)" if closed["paper"] is not None else ""
+                control = f", its control {closed['control']:.0f}%" if closed["control"] is not None else ""
+                parts.append(f"`{cell['experiment']}` {closed['ours']:.0f}%{paper}{control}")
+    head = f"Of the lead of `{result['baseline']}` over the model that it starts from, makes up: "
+    return [head + "; ".join(parts) + "."] if parts else []
+
+
+def _empty(result: Values) -> list[str]:
+    cells = [cell for row in result["rows"] for cell in row["cells"] if cell]
+    missing = [cell["experiment"] for cell in cells if cell["ours"] is None]
+    missing += [cell["control"]["experiment"] for cell in cells if cell.get("control") and not cell["control"]["ours"]]
+    names = ", ".join(f"`{name}`" for name in dict.fromkeys(missing))
+    return [f"Not measured: {names}."] if names else []
+
+
+def _notes(result: Values) -> list[str]:
+    worse = "positive is worse"
+    notes = [
+        f"Lines that say paper are the paper's, on its own data; all others are ours. gap: relative to "
+        f"`{result['baseline']}` ({worse}), with its 95% interval and two-sided p from the paired bootstrap over "
+        "utterances. They tell the chance in the test set, not that of another seed.",
+        "nats/token: transducer loss of the reference transcripts, all alignments summed.",
+        "An ordering holds, or is the other way round, with p below 0.05; within chance lies what has a larger p.",
+        "training: of this experiment alone; what it starts from was trained before.",
+    ]
+    if any(cell and cell.get("control") for row in result["rows"] for cell in row["cells"]):
+        notes.append("control: the same model without residual weights, trained on for as many updates as with them.")
+    if len(result["sets"]) > 1:
+        notes.append(f"The orderings are judged on {result['sets'][0]}.")
+    measured = [cell["ours"] for row in result["rows"] for cell in row["cells"] if cell and cell["ours"]]
+    searches = sorted({ours["search"] for ours in measured})
+    return notes + ([f"Search: {', '.join(searches)}."] if searches else [])
+
+
+def _interval(value: Values, digits: int = 2) -> str:
+    if value["value"] is None:
+        return _NONE
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(value["value"], value["low"], value["high"], d=digits)
+
+
+def _interval3(value: Values) -> str:
+    return _interval(value, 3)
+
+
+def _gap(gap: Values) -> str:
+    relative, low, high = (gap[key] for key in ("relative", "relative_low", "relative_high"))
+    return f"{relative:+.1f} [{low:+.1f}, {high:+.1f}] ({gap['p_value']:.3f})"
+
+
+def _loss_gap(gap: Values) -> str:
+    if gap.get("loss_relative") is None:
+        return _NONE
+    return f"{gap['loss_relative']:+.1f} ({gap['loss_p_value']:.3f})"
+
+
+def _training(ours: Values) -> str:
+    if not ours.get("steps"):
+        return _NONE
+    return f"{ours['steps']} updates" + (f", {ours['minutes']:.1f} min" if ours.get("minutes") is not None else "")
+
+
+def _number(value: float | None, form: str, unit: float = 1.0) -> str:
+    return _NONE if value is None else form.format(value / unit)
+
+
+def _percents(values: list[float]) -> str:
+    return " / ".join(f"{value:.0f}" for value in values) or _NONE
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

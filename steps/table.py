@@ -1,0 +1,73 @@
+"""Write one of the papers' tables with our numbers in it: egs/RECIPE/tables/<table>.md and .json.
+
+It reads the decoding runs of the experiments that the table names (stage 7) and scores them; what was not decoded stays
+empty. The tables are in conf/tables/. To train what is missing as well: local/reproduce.sh.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from residualformer.config import load_config
+from residualformer.decode.search import search_name
+from residualformer.errors import UserError, run_main
+from residualformer.files import write_json, write_text
+from residualformer.score.papers import find_table
+from residualformer.score.reproduced import reproduce
+from residualformer.score.reproduced_text import findings, render
+from residualformer.score.results import find_runs, score_run, with_means
+from residualformer.train.record import commit
+
+
+def main() -> None:
+    args = parse_arguments()
+    table = find_table(args.tables, args.table)
+    sets = args.split.split()
+    folders = [folder for folder in find_runs(args.egs_dir / "exp", sets) if folder.parent.name in table.experiments]
+    search = searched(args)
+    runs = with_means([score_run(folder) for folder in folders if folder.name.endswith(f"_{search}")])
+    if not runs:
+        names = ", ".join(table.experiments)
+        raise UserError(
+            f"{args.egs_dir} holds none of {names} decoded on {args.split} with {search}; run stages 4 to 7 first"
+        )
+    by_name = {(run.row["experiment"], run.row["split"]): run for run in runs}
+    result = reproduce(table, by_name, sets) | {
+        "recipe": args.egs_dir.resolve().name,
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "commit": commit(),
+    }
+    result["findings"] = findings(result)
+    out = args.egs_dir / "tables"
+    write_json(out / f"{table.name}.json", result)
+    write_text(out / f"{table.name}.md", render(result))
+    print(*result["findings"], sep="\n")
+    measured = len({run.row["experiment"] for run in runs})
+    print(f"table: {table.source}, {measured} of {len(table.experiments)} experiments -> {out / table.name}.md")
+
+
+def searched(args: argparse.Namespace) -> str:
+    """The search that the recipe asks for, as folders of decoding runs are named after it."""
+    conf = args.conf or Path("conf", args.egs_dir.resolve().name)
+    return search_name(load_config(conf / "base.yaml", args.set).decode)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("egs_dir", type=Path, metavar="EGS_DIR", help="the recipe's folder, which holds exp/")
+    parser.add_argument("--table", required=True, help="1 to 6, amnets, or another file of --tables")
+    parser.add_argument("--tables", type=Path, default=Path("conf/tables"), help="definitions (default: %(default)s)")
+    parser.add_argument("--split", default="test", help="test sets, the first judges (default: %(default)s)")
+    parser.add_argument("--conf", type=Path, help="configurations of the recipe (default: conf/ and its name)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="as in stage 7: which search")
+    args = parser.parse_args()
+    if not args.split.split():
+        parser.error("--split is empty: give the name of a test set")
+    return args
+
+
+if __name__ == "__main__":
+    run_main(main)
