@@ -14,6 +14,7 @@
 
 corpus=mini          # which corpus: local/<corpus>.py
 recipe=              # whose conf/<recipe>/ and egs/<recipe>/: one corpus may have several (left out: the corpus's name)
+conf=                # whose conf/<conf>/, where it is not the recipe's
 stage=0              # first stage to run
 stop_stage=8         # last stage to run; 9 exports for devices as well
 corpus_dir=          # where the corpus is, used in place (left out: it is fetched); not for mini
@@ -40,7 +41,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 [ $# -eq 0 ] || _die "there is no use for the argument '$1'; --help lists the options"
 recipe=${recipe:-$corpus}
 [ -f "local/$corpus.py" ] || _die "there is no corpus '$corpus': local/$corpus.py is missing"
-[ -f "conf/$recipe/base.yaml" ] || _die "there is no recipe '$recipe': conf/$recipe/base.yaml is missing"
+conf=conf/${conf:-$recipe}
+[ -f "$conf/base.yaml" ] || _die "there is no recipe '$recipe': $conf/base.yaml is missing"
 [ "$stop_stage" -le 9 ] || _die "--stop-stage $stop_stage: the last stage is 9"
 [ "$stage" -le "$stop_stage" ] || _die "--stage $stage comes after --stop-stage $stop_stage"
 
@@ -55,7 +57,6 @@ python=$RESIDUALFORMER_PYTHON
 
 if [ "$jobs" -eq 0 ]; then jobs=$(bash utils/cores.sh); fi
 case $corpus_dir in '' | /*) ;; *) corpus_dir=$called_from/$corpus_dir ;; esac
-conf=conf/$recipe
 base=$conf/base.yaml
 dir=egs/$recipe
 data=$dir/data
@@ -89,9 +90,24 @@ else
     done
 fi
 
-# Refuses a wrong configuration before any work.
-# shellcheck disable=SC2086  # one word each
-plan=$(set -f && "$python" utils/plan.py "${sets[@]}" -- "$conf" $experiments)
+if [ "$corpus" = custom ]; then # somebody's data may change, a public corpus does not
+    manifests+=(--jobs "$jobs")
+    if [ "$stage" -eq 0 ] && [ -n "$corpus_dir" ]; then
+        content=$("$python" local/custom_content.py "$corpus_dir")
+        obtain+=(--content "$content")
+    fi
+fi
+
+chosen=$data/manifests/chosen.yaml # values that stage 1 may choose for the corpus; what --set gives comes after them
+make_plan() { # refuses a wrong configuration before any work
+    if [ -f "$chosen" ] && [ "${sets[1]-}" != "@$chosen" ]; then
+        sets=(--set "@$chosen" "${sets[@]}")
+        train_sets=(--set "@$chosen" "${train_sets[@]}")
+    fi
+    # shellcheck disable=SC2086  # one word each
+    plan=$(set -f && "$python" utils/plan.py "${sets[@]}" -- "$conf" $experiments)
+}
+make_plan
 
 wanted() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; }
 
@@ -130,9 +146,10 @@ if wanted 0; then
 fi
 
 if wanted 1; then
-    OMP_NUM_THREADS=1 run_stage 1 "manifests" --out "$data/manifests" --makes "cuts_*.jsonl.gz" \
+    OMP_NUM_THREADS=1 run_stage 1 "manifests" --out "$data/manifests" --makes "cuts_*.jsonl.gz" chosen.yaml \
         --after "$data/.raw.done" -- \
         "$python" "local/$corpus.py" manifests --corpus "$data/raw" --out "$data/manifests" "${manifests[@]}"
+    if [ -f "$chosen" ]; then make_plan; fi
 fi
 
 if wanted 2; then

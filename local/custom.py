@@ -1,0 +1,202 @@
+"""Your own data: a folder of audio and text in one of four layouts becomes the cuts and the values of a recipe.
+
+The layouts are told apart by themselves: kaldi, pairs (NAME.wav beside NAME.txt), table (TSV or CSV), cuts (Lhotse's);
+see local/custom_layouts.py and docs/custom.md. Splits that the data lacks are held out of train by speaker. What cannot be used
+is dropped, counted by reason, and listed in dropped.tsv. Text keeps its characters, in Unicode's composed form.
+Stage 1 also chooses a configuration for the amount of speech: chosen.yaml, from the table in local/custom_choices.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from lhotse import CutSet
+from lhotse.cut import Cut
+
+from local import custom_choices, custom_splits
+from local.custom_cuts import described
+from local.custom_entries import EMPTY_TEXT, NO_AUDIO, Data, Dropped, Entry
+from local.custom_layouts import LAYOUTS, read_data, recognise
+from residualformer.data.batches import target_text
+from residualformer.data.text import CASES, normalise
+from residualformer.data.validate import save_cuts, validate_cuts
+from residualformer.errors import UserError, run_main
+from residualformer.files import read_json, write_json, write_text
+
+SPLITS = ("train", "dev", "test")
+RATE = 16000  # of the features
+FASTEST = 40.0  # characters a second; nobody speaks faster, so that the text must belong to other audio
+DUPLICATE, UNREADABLE, NO_TRANSLATION = "duplicate", "unreadable audio", "no translation"
+TOO_SHORT, TOO_LONG, TOO_MUCH_TEXT = "too short", "too long", "more text than can be said"
+
+
+def obtain(args: argparse.Namespace) -> None:
+    if not args.corpus_dir:
+        raise UserError("where is your data? Give its folder (or table, or cuts) as --data DIR.")
+    source = Path(args.corpus_dir)
+    layout = recognise(source) if args.layout == "auto" else args.layout
+    data = read_data(source, layout)
+    write_json(Path(args.out) / "corpus.json", {"data": str(source.resolve()), "layout": layout})
+    others = [name for name in LAYOUTS if name != layout and LAYOUTS[name][0](source)] if args.layout == "auto" else []
+    also = f" (it could also be read as {' or '.join(others)}: --layout)" if others else ""
+    splits = Counter(entry.split for entry in data.entries)
+    given = ", ".join(f"{name} {splits[name]}" for name in SPLITS if splits[name]) or "no splits given"
+    print(f"{source}: layout {layout}{also}, {len(data.entries)} utterances; {given}")
+
+
+def manifests(args: argparse.Namespace) -> None:
+    record = Path(args.corpus) / "corpus.json"
+    told = read_json(record, "run stage 0 first, with --overwrite if it ran before")
+    data = read_data(Path(args.corpus_dir or told["data"]), told["layout"])
+    if {entry.split for entry in data.entries} - {""} and not any(entry.split == "train" for entry in data.entries):
+        raise UserError("the data gives splits, but none of its utterances is of train: name it train, or give none.")
+    total, found = len(data.entries) + len(data.dropped), len(data.entries)
+    chosen = wanted(data, args)
+    cuts = validated(chosen, data, args)
+    split = {entry.utterance.id: entry.split or "train" for entry in chosen}
+    splits = {name: [cut for cut in cuts if split[cut.id] == name] for name in SPLITS}
+    if not splits["train"]:
+        raise UserError(f"nothing to train on is left of {found} utterances: {summary(data.dropped)}.")
+    notes = [custom_splits.complete(splits), custom_splits.shared_speakers(splits)]
+    notes += [custom_splits.repeated_texts(splits), rates(cuts)]
+    out = Path(args.out)
+    write_report(data.dropped, out / "dropped.tsv", total)
+    for note in filter(None, notes):
+        print(f"note: {note}")
+    write_choices(splits["train"], args, out / "chosen.yaml")
+    for name in SPLITS:
+        save_cuts(CutSet.from_cuts(splits[name]), name, out / f"cuts_{name}.jsonl.gz", 0)
+
+
+def wanted(data: Data, args: argparse.Namespace) -> list[Entry]:
+    """The entries with text, audio and an id of their own, normalised; the others are dropped in `data`."""
+    content, kept, ids, first = audio_content(data.entries), [], set(), {}
+    for entry in data.entries:
+        given = entry.utterance
+        text, translation = (
+            normalise(words, args.case, args.punctuation == "keep") for words in (given.text, given.translation)
+        )
+        audio = (content.get(given.audio, given.id), given.start, given.duration, str(getattr(entry.cut, "channel", "")))
+        if not text:
+            data.drop(given.id, EMPTY_TEXT, given.text)
+        elif args.target == "translation" and not translation:
+            data.drop(given.id, NO_TRANSLATION)
+        elif entry.cut is None and given.audio not in content:
+            data.drop(given.id, NO_AUDIO, f"{given.audio} is not there" if given.audio else "none is named for it")
+        elif given.id in ids:
+            data.drop(given.id, DUPLICATE, "its id was used before")
+        elif audio in first:
+            data.drop(given.id, DUPLICATE, f"the same audio as {first[audio]}")
+        else:
+            ids.add(given.id)
+            first[audio] = given.id
+            kept.append(replace(entry, utterance=replace(given, text=text, translation=translation)))
+    return kept
+
+
+def audio_content(entries: Iterable[Entry]) -> dict[Path, str]:
+    """File -> a name that files of equal bytes share; only files of equal size are read. What is no file is left out."""
+    by_size = defaultdict(list)
+    for path in dict.fromkeys(entry.utterance.audio for entry in entries):
+        if path is not None and path.is_file():
+            by_size[path.stat().st_size].append(path)
+    return {path: str(path) if len(same) == 1 else _digest(path) for same in by_size.values() for path in same}
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def validated(entries: list[Entry], data: Data, args: argparse.Namespace) -> list[Cut]:
+    """Sound cuts of a length and a text that can be learnt; the others are dropped in `data`."""
+    given = [described(entry.cut, entry.utterance) if entry.cut else entry.utterance for entry in entries]
+    if not given:
+        raise UserError(f"nothing of the data can be used: {summary(data.dropped)}.")
+    cuts, skipped = validate_cuts(given, "your data", jobs=args.jobs)
+    for line in skipped:
+        name, _, why = line.partition(": ")
+        data.drop(name, UNREADABLE, why)
+    kept = []
+    for cut in cuts:
+        letters = len(cut.supervisions[0].text)
+        if cut.duration < args.min_seconds:
+            data.drop(cut.id, TOO_SHORT, f"{cut.duration:.2f} s")
+        elif cut.duration > args.max_seconds:
+            data.drop(cut.id, TOO_LONG, f"{cut.duration:.2f} s")
+        elif letters > FASTEST * cut.duration:
+            data.drop(cut.id, TOO_MUCH_TEXT, f"{letters} characters in {cut.duration:.2f} s")
+        else:
+            kept.append(cut)
+    return kept
+
+
+def summary(dropped: list[Dropped]) -> str:
+    """'5 missing audio, 2 empty text'."""
+    counts = Counter(each.reason for each in dropped).most_common()
+    return ", ".join(f"{count} {reason}" for reason, count in counts) or "nothing"
+
+
+def write_report(dropped: list[Dropped], path: Path, total: int) -> None:
+    """Every utterance that is left out, with its reason, as a table; and one line to be printed."""
+    rows = [f"{each.id}\t{each.reason}\t{' '.join(each.detail.split())}" for each in dropped]
+    write_text(path, "\n".join(["id\treason\tdetail", *rows]) + "\n")
+    print(f"dropped {len(dropped)} of {total} utterances: {summary(dropped)} -> {path}")
+
+
+def rates(cuts: list[Cut]) -> str:
+    """A sentence on the audio that stage 2 will resample or mix down; '' when there is none."""
+    other = Counter(cut.sampling_rate for cut in cuts if cut.sampling_rate != RATE).most_common()
+    several = sum(cut.num_channels > 1 for cut in cuts)
+    parts = [f"{count} utterances at {rate} Hz will be resampled to {RATE} Hz" for rate, count in other]
+    parts += [f"of {several} with several channels the mean is taken"] if several else []
+    return "; ".join(parts)
+
+
+def write_choices(train: list[Cut], args: argparse.Namespace, path: Path) -> None:
+    """Write and print the values for so much speech and such text."""
+    hours, texts = custom_splits.hours(train), [target_text(cut, args.target) for cut in train]
+    values = custom_choices.choose(hours, texts, args.target, args.max_seconds)
+    write_text(path, custom_choices.as_yaml(values, hours, len(train)))
+    print(f"chosen for {hours:.2f} h ({path}; --set beats it):\n{custom_choices.as_lines(values)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("obtain", help="stage 0: look at the data and tell its layout")
+    command.add_argument("--out", required=True, help="folder for the record of it")
+    command.add_argument("--content", help="what custom_content.py tells of the data: other data run the stage again")
+    command.set_defaults(run=obtain)
+    add_options(command)
+    command = commands.add_parser("manifests", help="stage 1: validated Lhotse cuts, and values for their amount")
+    command.add_argument("--corpus", required=True, help="the --out of obtain")
+    command.add_argument("--out", required=True, help="folder for cuts_*.jsonl.gz, dropped.tsv and chosen.yaml")
+    command.add_argument("--jobs", type=int, default=1, help="processes that read the audio (default 1)")
+    command.set_defaults(run=manifests)
+    add_options(command)
+    args = parser.parse_args()
+    if not 0 <= args.min_seconds < args.max_seconds:
+        raise UserError(
+            f"--min-seconds {args.min_seconds} --max-seconds {args.max_seconds}: the first must be less, and 0 or more."
+        )
+    args.run(args)
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--corpus-dir", help="the data: a folder, a table, or cuts")
+    command.add_argument("--layout", default="auto", choices=["auto", *LAYOUTS], help="default: it is recognised")
+    command.add_argument("--target", default="text", choices=["text", "translation"], help="what is to be written")
+    command.add_argument("--case", default="keep", choices=CASES, help="of all text (default: as it is)")
+    command.add_argument("--punctuation", default="keep", choices=["keep", "remove"], help="default: as it is")
+    command.add_argument("--min-seconds", type=float, default=0.2, help="shorter utterances are dropped (default 0.2)")
+    command.add_argument("--max-seconds", type=float, default=30.0, help="longer utterances are dropped (default 30)")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,131 @@
+"""Values for data of any size: the one table, by hours of training speech, and the rules for tokens and steps.
+
+Rows up to 5 hours are near what is measured on AN4 (0.6 h) and mini (3 h); the others are larger by judgement, the last
+is the paper's model. `--set` beats all of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from residualformer.data.text import is_unspaced
+
+
+@dataclass(frozen=True)
+class Size:
+    """A row of the table; `hours` is up to which amount of training speech it serves."""
+
+    hours: float
+    layers: int
+    dim: int  # feed-forward: four times
+    heads: int
+    conv_channels: int
+    predictor: tuple[int, int, int]  # embedding, hidden, layers
+    joiner: int
+    predictor_dropout: float
+    passes: int  # how often a training sees each utterance
+    batch_s: int  # seconds of speech in a batch
+
+
+SIZES = (
+    #    hours layers dim heads conv  predictor     joiner drop passes batch
+    Size(1, 9, 144, 4, 32, (128, 192, 1), 192, 0.3, 60, 25),
+    Size(5, 12, 192, 4, 32, (128, 256, 1), 256, 0.2, 30, 30),
+    Size(30, 12, 256, 4, 64, (256, 320, 1), 320, 0.1, 25, 60),
+    Size(200, 18, 384, 6, 128, (256, 512, 1), 512, 0.1, 20, 120),
+    Size(float("inf"), 18, 512, 8, 256, (320, 1024, 2), 512, 0.1, 12, 200),
+)
+FEWEST_STEPS = 1500
+BPE = ((200, 2000), (30, 500))  # from so many hours on, so many pieces; below them characters (docs/training.md)
+EXACT_LOSS_UP_TO = 256  # tokens; with more the pruned loss saves most of the time
+
+
+def choose(hours: float, texts: list[str], target: str, longest_s: float) -> dict[str, Any]:
+    """Configuration values, by section.
+
+    Args:
+        hours: of speech to train on.
+        texts: what the training is to write.
+        target: `text` or `translation`.
+        longest_s: seconds of the longest utterance that is kept.
+    """
+    size = next(row for row in SIZES if hours <= row.hours)
+    tokens = {**choose_tokens(hours, texts), "target": target}
+    exact = tokens["vocab_size"] <= EXACT_LOSS_UP_TO
+    embedding, hidden, layers = size.predictor
+    return {
+        "tokens": tokens,
+        "encoder": {
+            "num_layers": size.layers,
+            "dim": size.dim,
+            "num_heads": size.heads,
+            "ffn_dim": 4 * size.dim,
+            "conv_channels": size.conv_channels,
+        },
+        "predictor": {
+            "embedding_dim": embedding,
+            "hidden_dim": hidden,
+            "num_layers": layers,
+            "dropout": size.predictor_dropout,
+        },
+        "joiner": {"dim": size.joiner},
+        "loss": {"kind": "exact"} if exact else {"kind": "pruned", "prune_range": 10},
+        **_schedule(hours, size, longest_s),
+    }
+
+
+def choose_tokens(hours: float, texts: list[str]) -> dict[str, Any]:
+    """Pieces where there is much text in a script with spaces and few letters, else characters."""
+    characters = set("".join(texts))
+    words = {word for text in texts for word in text.split()}
+    letters = sum(character.isalpha() for text in texts for character in text)
+    unspaced = sum(is_unspaced(character) for text in texts for character in text) > letters / 2
+    for from_hours, pieces in BPE:
+        # fewer words than that yield too few pieces
+        if hours >= from_hours and not unspaced and 4 * len(characters) <= pieces and len(words) >= 4 * pieces:
+            return {"kind": "bpe", "vocab_size": pieces}
+    return {"kind": "char", "vocab_size": len(characters | {" "}) + 2}
+
+
+def _schedule(hours: float, size: Size, longest_s: float) -> dict[str, Any]:
+    steps = max(FEWEST_STEPS, round(hours * 3600 * size.passes / size.batch_s, -2))
+    tenth = round(steps / 10)
+    return {
+        "data": {
+            "max_batch_s": float(size.batch_s),
+            "max_utterance_s": round(longest_s / 0.9 + 0.1, 1),  # at the slowest speed
+            "specaugment": {"start_step": min(tenth, 2000)},
+        },
+        "train": {
+            "max_steps": int(steps),
+            "optimizer": {"warmup_steps": min(max(tenth // 2, 50), 2000)},
+            "save_every_steps": max(10, tenth // 10),  # the last ten are averaged
+            "valid_every_steps": 2 * tenth,
+            "log_every_steps": max(10, tenth // 10),
+        },
+    }
+
+
+def as_yaml(values: dict[str, Any], hours: float, count: int) -> str:
+    """The file of chosen values, which says where they come from."""
+    return (
+        f"# Chosen for {hours:.2f} h of speech to train on ({count} utterances) by the table in\n"
+        "# local/custom_choices.py. Another value: --set encoder.dim=192; this file is written anew by stage 1.\n"
+        + yaml.safe_dump(values, sort_keys=False)
+    )
+
+
+def as_lines(values: dict[str, Any]) -> str:
+    """What was chosen, for people: a line for each section."""
+    return "\n".join(f"  {section}: {_flat(content)}" for section, content in values.items())
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> str:
+    parts = []
+    for name, value in content.items():
+        inner = isinstance(value, dict)
+        parts.append(_flat(value, f"{prefix}{name}.") if inner else f"{prefix}{name} {value}")
+    return ", ".join(parts)

@@ -1,0 +1,91 @@
+"""Lhotse cuts as a layout of somebody's own data."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+from lhotse import CutSet, MonoCut, MultiCut, SupervisionSegment
+from lhotse.cut import Cut
+from lhotse.utils import fastcopy
+
+from local.custom_entries import EMPTY_TEXT, NO_AUDIO, Data, Entry, by_split, find_audio
+from residualformer.data.validate import Utterance
+from residualformer.errors import UserError
+
+
+def find_cuts(source: Path) -> list[tuple[Path, str]]:
+    files = [source] if source.is_file() else sorted([*source.glob("*.jsonl.gz"), *source.glob("*.jsonl")])
+    return by_split(path for path in files if path.name.endswith((".jsonl", ".jsonl.gz")) and _holds_cuts(path))
+
+
+def _holds_cuts(path: Path) -> bool:
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            return str(json.loads(file.readline()).get("type", "")).endswith("Cut")
+    except (OSError, EOFError, ValueError, AttributeError):
+        return False
+
+
+def read_cut_sets(files: list[tuple[Path, str]]) -> Data:
+    """Each supervision is an utterance; features are left behind."""
+    data = Data()
+    for path, split in files:
+        try:
+            for cut in CutSet.from_file(path):
+                _read_cut(cut, split, path.parent, data)
+        except Exception as error:  # Lhotse raises whatever a broken line led to
+            raise UserError(f"{path} is not a manifest of cuts ({str(error)[:160]}): write it again.") from error
+    return data
+
+
+def _read_cut(cut: Cut, split: str, folder: Path, data: Data) -> None:
+    if not isinstance(cut, MonoCut | MultiCut) or not cut.has_recording:
+        data.drop(cut.id, NO_AUDIO, f"a {type(cut).__name__} without a recording of its own")
+        return
+    if not cut.supervisions:
+        data.drop(cut.id, EMPTY_TEXT, "the cut has no supervision")
+    cut = fastcopy(cut, features=None, custom=None, recording=_with_sources(cut.recording, folder))
+    one = len(cut.supervisions) == 1
+    for part in [cut] if one else cut.trim_to_supervisions(keep_overlapping=False):
+        supervision = part.supervisions[0]
+        files = [source.source for source in part.recording.sources if source.type == "file"]
+        utterance = Utterance(
+            cut.id if one else supervision.id,
+            Path(files[0]) if files else None,
+            supervision.text or "",
+            supervision.speaker or "",
+            supervision.language or "",
+            (supervision.custom or {}).get("translation", ""),
+            start=part.start,
+            duration=part.duration,
+        )
+        data.entries.append(Entry(utterance, split, part))
+
+
+def _with_sources(recording, folder: Path):
+    """The recording with its files found, where their paths are relative."""
+    sources = [
+        fastcopy(source, source=str(find_audio(source.source, folder))) if source.type == "file" else source
+        for source in recording.sources
+    ]
+    return fastcopy(recording, sources=sources)
+
+
+def described(cut: Cut, utterance: Utterance) -> Cut:
+    """`cut` with the id and the words of `utterance`, and nothing else."""
+    (given,) = cut.supervisions
+    supervision = SupervisionSegment(
+        id=utterance.id,
+        recording_id=cut.recording_id,
+        start=given.start,
+        duration=given.duration,
+        channel=given.channel,
+        text=utterance.text,
+        speaker=utterance.speaker,
+        language=utterance.language,
+        custom={"translation": utterance.translation} if utterance.translation else None,
+    )
+    return fastcopy(cut, id=utterance.id, supervisions=[supervision])

@@ -1,0 +1,98 @@
+"""What the four layouts of somebody's own data have in common: an entry for each utterance, and where audio is looked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lhotse.cut import Cut
+
+from local.custom_content import AUDIO
+from residualformer.data.validate import Utterance
+from residualformer.errors import UserError
+from residualformer.files import read_text
+
+AUDIO_FOLDERS = ("clips", "wavs", "wav", "audio")  # beside a table, as Common Voice and LJSpeech have them
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "dev": ("dev", "devel", "development", "valid", "validation", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+NO_AUDIO, NO_TEXT, EMPTY_TEXT, BAD_ROW = "missing audio", "no transcript", "empty text", "row that cannot be read"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One utterance as the data has it; `split` where that is given, `cut` where Lhotse describes the audio."""
+
+    utterance: Utterance
+    split: str = ""
+    cut: Cut | None = None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """An utterance that is left out; `reason` is one of few, to be counted, `detail` what is special about it."""
+
+    id: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass
+class Data:
+    """What a layout holds."""
+
+    entries: list[Entry] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+
+    def drop(self, name: str, reason: str, detail: str = "") -> None:
+        self.dropped.append(Dropped(name, reason, detail))
+
+    def add(self, other: Data) -> None:
+        self.entries += other.entries
+        self.dropped += other.dropped
+
+
+def split_of(name: str) -> str:
+    """The split that a file's, a folder's or a column's `name` speaks of (`dev-clean`: dev); '' for none."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((split for word in words for split, names in SPLIT_NAMES.items() if word in names), "")
+
+
+def by_split(paths: Iterable[Path]) -> list[tuple[Path, str]]:
+    """Those of `paths` that are a split, and which, if train is among them; else all of them, of no split."""
+    paths = list(paths)
+    named = [(path, split_of(path.stem.removesuffix(".jsonl"))) for path in paths]
+    if "train" in {split for _, split in named}:
+        return [(path, split) for path, split in named if split]
+    return [(path, "") for path in paths]
+
+
+def find_audio(name: str, folder: Path) -> Path:
+    """The file that `name` means in a list in `folder`: there, in a usual folder beside, or seen from one above."""
+    path = Path(name)
+    if path.is_absolute():
+        return path
+    places = [folder, *(folder / each for each in AUDIO_FOLDERS), *folder.resolve().parents]
+    return next((place / path for place in places if (place / path).is_file()), folder / path)
+
+
+def audio_below(folder: Path) -> list[Path]:
+    """All audio files, by suffix, in `folder` and below, in order of their names; hidden ones are none."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO and path.name[0] != ".")
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file, without the mark that some editors put first."""
+    return read_text(path, "save it as UTF-8").removeprefix("\ufeff").splitlines()
+
+
+def refuse(problem: str) -> UserError:
+    """A UserError about the data, which ends in what may be given."""
+    return UserError(
+        f"{problem}. Allowed are: kaldi (a folder with text and wav.scp), pairs (NAME.wav beside NAME.txt, in any "
+        "folders), table (TSV or CSV with columns path and text), cuts (Lhotse's, as .jsonl.gz); force one with --layout."
+    )

@@ -1,0 +1,50 @@
+"""Transcripts of any language: one way to write the same characters, and on request no case or no punctuation."""
+
+from __future__ import annotations
+
+import unicodedata
+
+CASES = ("keep", "lower", "upper")
+_INVISIBLE = {ord(c): None for c in "\u00ad\u200b\ufeff"}  # soft hyphen, zero-width space, byte order mark
+_APOSTROPHES = "'’"
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "IDEOGRAPHIC")
+
+
+def normalise(text: str, case: str = "keep", punctuation: bool = True) -> str:
+    """`text` in Unicode's composed form (NFC), runs of white space as one space, nothing invisible.
+
+    Args:
+        text: in any script.
+        case: `keep`, `lower` or `upper`.
+        punctuation: False takes out Unicode's punctuation and symbols, but for an apostrophe within a word; where one
+            stood there is a space, but none beside scripts that are written without.
+
+    Raises ValueError for another `case`.
+    """
+    if case not in CASES:
+        raise ValueError(f"case is '{case}'; allowed: {', '.join(CASES)}")
+    text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
+    if not punctuation:
+        text = _without_punctuation(text)
+    if case != "keep":
+        text = unicodedata.normalize("NFC", text.lower() if case == "lower" else text.upper())
+    return " ".join(text.split())
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether a character belongs to a script that puts no spaces between words: Chinese, Japanese, Thai, ..."""
+    return unicodedata.name(character, "").startswith(_UNSPACED)
+
+
+def _without_punctuation(text: str) -> str:
+    kept: list[str] = []
+    for i, character in enumerate(text):
+        if unicodedata.category(character)[0] not in "PS":
+            kept.append(character)
+            continue
+        around = [text[j] for j in (i - 1, i + 1) if 0 <= j < len(text)]
+        if character in _APOSTROPHES and len(around) == 2 and all(c.isalnum() for c in around):
+            kept.append("'")
+        elif not any(is_unspaced(c) for c in around):
+            kept.append(" ")
+    return "".join(kept)
