@@ -65,7 +65,8 @@ def main() -> None:
         sys.exit(130)  # as a shell says of a program that Ctrl-C ended
     valid, millions = info["valid"], info["parameters"]["total"] / 1e6
     print(f"{args.exp}: {info['steps']} steps in {info['wall_s'] / 60:.1f} min, {millions:.2f}M parameters, "
-          f"dev {valid['transducer_per_token']:.3f} nats/token, greedy WER {valid['greedy_wer']:.2f}%"
+          f"dev {valid['transducer_per_token']:.3f} nats/token, "
+          + ", ".join(f"{name} {value:.2f}" for name, value in valid.items() if name.startswith("greedy_"))
           + (f", {valid['slow_share']:.1%} of the frames slow" if "slow_share" in valid else ""))  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Confidence of a score: resample the utterances of the test set with replacement.
 
-Sources: Bisani & Ney (2004), "Bootstrap estimates for confidence intervals in ASR performance evaluation"; Koehn (2004),
-"Statistical significance tests for machine translation evaluation". Utterances are drawn independently; where a few
-speakers hold the test set, the true uncertainty is larger.
+Sources: Bisani & Ney (2004), "Bootstrap estimates for confidence intervals in ASR performance evaluation"; Koehn
+(2004), "Statistical significance tests for machine translation evaluation". Utterances are drawn independently; where a
+few speakers hold the test set, the true uncertainty is larger.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Measure:
     """A score of a test set that follows from sums over its utterances: an error rate, BLEU, nats per token.
 
     Attributes:
-        parts: for each subset of the test set, counts (U, C) of its U utterances; the score is the mean of the subsets'.
+        parts: for each subset of the test set, counts (U, C) of its U utterances; the score is the mean of theirs.
         score: scores (R,) from sums of counts (R, C).
         higher_is_better: as of BLEU; not of an error rate.
         details: what is told beside the value, such as sacrebleu's signature.

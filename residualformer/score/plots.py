@@ -18,7 +18,7 @@ from residualformer.files import read_log, replacing  # noqa: E402
 
 PANELS = {
     "nats / token": ("transducer_per_token", "simple_per_token", "ctc_per_token"),
-    "dev, greedy": ("greedy_wer", "greedy_bleu", "greedy_chrf"),
+    "dev, greedy": ("greedy_wer", "greedy_cer", "greedy_bleu", "greedy_chrf"),
     "learning rate": ("lr",),
 }
 
@@ -45,7 +45,7 @@ MEASURES = {"wer": "WER %", "bleu": "BLEU"}
 
 
 def against_parameters(results: dict[str, Any], folder: Path, suffix: str = "") -> list[Path]:
-    """WER (`wer_vs_params<suffix>.png`), or BLEU, with its interval over the encoder's parameters, a panel for each set.
+    """WER (`wer_vs_params<suffix>.png`), or BLEU, with its interval over the encoder's parameters, a panel for a set.
 
     Gives the pictures; there is none when no row has both. The parameters of a Transformer are the layers', those of a
     recurrent encoder all, less what is pruned (see `cost.py`). A subset is drawn in its set's mean.

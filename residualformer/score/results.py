@@ -153,8 +153,8 @@ def compare(runs: Sequence[Scored], baseline: str | None = None) -> list[dict[st
     The baseline is the experiment `baseline` for Transformers and `rnnt` for recurrent encoders, the one of them that
     exists for both, or what is given, for all. Adds `baseline` (its name) and what `gap` tells: `relative` (in percent
     of its WER or BLEU; positive is worse), `p_value` and more, None where there is no such run or it has other
-    utterances. Rows with an `amnet` are told the `saving` of FLOPs against `rnnt`. Sets are in the order of `runs`, each
-    before its subsets; of each the baselines come first, recurrent encoders last, in the paper's order.
+    utterances. Rows with an `amnet` are told the `saving` of FLOPs against `rnnt`. Sets are in the order of `runs`,
+    each before its subsets; of each the baselines come first, recurrent encoders last, in the paper's order.
 
     Raises UserError when no experiment has the name that is given.
     """

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jiwer
 import torch
 from tqdm import tqdm
 
@@ -25,7 +24,7 @@ from residualformer.nn.dropout import pool_states, restore_pools
 from residualformer.nn.transducer import build_model
 from residualformer.schema import Config
 from residualformer.train import checkpoint
-from residualformer.train.metrics import SHARES, Clock, Losses, MetricsWriter, Tracker, progress_line
+from residualformer.train.metrics import SHARES, Clock, Losses, MetricsWriter, Tracker, greedy_scores, progress_line
 from residualformer.train.optimizer import Optimizer
 from residualformer.train.phases import phases_of
 from residualformer.train.record import provenance
@@ -204,7 +203,7 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
-        """Losses over the dev set, and what branches it goes through; greedy WER (%) over its first minutes."""
+        """Losses over the dev set, what branches it goes through; scores of greedy search over its first minutes."""
         self.model.eval()
         tracker, seconds = Tracker(), 0.0
         references, hypotheses = [], []
@@ -223,7 +222,7 @@ class Trainer:
         values = tracker.take()
         kept = {"loss_per_frame", *SHARES}
         keep = {n: v for n, v in values.items() if n.endswith("per_token") or n in kept}
-        return keep | {"greedy_wer": 100 * jiwer.wer(references, hypotheses)}
+        return keep | greedy_scores(references, hypotheses, self.config.tokens.target)
 
     def _report(self, part: str, values: dict[str, float], eta_s: float = 0.0) -> None:
         lr = self.optimizer.lr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from residualformer.files import read_log, write_text
+from residualformer.score.translation import bleu_and_chrf
+from residualformer.score.wer import count_errors
 
 # What the progress line tells of branches, see `phases.py`.
 SHARES = {
@@ -96,6 +99,14 @@ class Tracker:
 
 def _number(value: Tensor | float) -> float:
     return float(value.detach()) if isinstance(value, Tensor) else value
+
+
+def greedy_scores(references: Sequence[str], hypotheses: Sequence[str], target: str) -> dict[str, float]:
+    """Word and character error rate in percent, or BLEU and chrF when the `target` is a translation."""
+    if target == "translation":
+        return {f"greedy_{name}": measure.value for name, measure in bleu_and_chrf(references, hypotheses).items()}
+    units = {"greedy_wer": "word", "greedy_cer": "character"}
+    return {name: count_errors(references, hypotheses, unit).rate for name, unit in units.items()}
 
 
 class MetricsWriter:
