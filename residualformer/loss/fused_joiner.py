@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from residualformer.loss.common import check_arguments, finish_arcs, full_precision, loss_of_arcs, of_device
 from residualformer.loss.precision import products, wanted
-from residualformer.loss.recursion import checked_boundary
+from residualformer.loss.recursion import checked_boundary, compiled
+from residualformer.loss.tiles import Tiles
 
 TILE = {"cpu": 256, "cuda": 4096}  # nodes in a tile: few enough for a core's cache, a GPU wants more at once
 
@@ -121,13 +122,12 @@ class _JoinedArcs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, am, lm, weight, bias, t, s, classes, bf16: bool):
         ctx.save_for_backward(am, lm, weight, bias, t, s, classes)
-        ctx.bf16 = bf16
+        ctx.bf16, ctx.kind = bf16, _kind_of_tiles(am)
         arcs = am.new_empty(len(t), 2)
-        tiles = _Tiles(am, lm, weight, bias)
+        tiles = ctx.kind(am, lm, weight, bias)
         with products(am.device.type, bf16):
-            for rows in tiles.of(len(t)):
-                logits = tiles.logits(t[rows], s[rows])[1]
-                arcs[rows] = logits.log_softmax(1).gather(1, classes[rows])
+            for rows in tiles.of(len(t), of_device(TILE, am)):
+                tiles.write_arcs(t[rows], s[rows], classes[rows], arcs[rows])
         return arcs
 
     @staticmethod
@@ -139,43 +139,16 @@ class _JoinedArcs(torch.autograd.Function):
         kept = (size > rounding * size.max()).nonzero()[:, 0] if len(size) else t
         grad, t, s, classes = grad[kept], t[kept], s[kept], classes[kept]
         grads = [torch.zeros_like(each) for each in (am, lm, weight, bias)]
-        am_grad, lm_grad, weight_grad, bias_grad = grads
-        tiles = _Tiles(am, lm, weight, bias)
+        tiles = ctx.kind(am, lm, weight, bias)
         with torch.autocast(am.device.type, enabled=False), products(am.device.type, ctx.bf16):
-            for rows in tiles.of(len(t)):
-                joint, logits = tiles.logits(t[rows], s[rows])
-                logits = torch.softmax(logits, 1)
-                logits.mul_(-grad[rows].sum(1, keepdim=True)).scatter_add_(1, classes[rows], grad[rows])
-                weight_grad.addmm_(logits.t(), joint)
-                bias_grad += logits.sum(0)
-                joint_grad = logits @ weight
-                joint_grad.addcmul_(joint_grad, joint.square_(), value=-1)  # (1 - tanh^2) of it
-                am_grad.index_add_(0, t[rows], joint_grad)
-                lm_grad.index_add_(0, s[rows], joint_grad)
+            for rows in tiles.of(len(t), of_device(TILE, am)):
+                tiles.add_grads(t[rows], s[rows], classes[rows], grad[rows], *grads)
         return *grads, None, None, None, None
 
 
-class _Tiles:
-    """Logits of a few nodes at a time, in buffers that are used again."""
-
-    def __init__(self, am: Tensor, lm: Tensor, weight: Tensor, bias: Tensor) -> None:
-        self.am, self.lm, self.weight, self.bias = am, lm, weight, bias
-        self.size = of_device(TILE, am)
-        self.joint, self.other, self.logits_ = am.new_empty(0), am.new_empty(0), am.new_empty(0)
-
-    def of(self, M: int) -> list[slice]:
-        """M rows in tiles of nearly equal size."""
-        count = -(-M // self.size)
-        size = -(-M // count) if count else 0
-        self.joint, self.other = (self.am.new_empty(size, self.am.shape[1]) for _ in range(2))
-        self.logits_ = self.am.new_empty(size, len(self.weight))
-        return [slice(i * size, min((i + 1) * size, M)) for i in range(count)]
-
-    def logits(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """The joint vectors (m, D), after tanh, and the logits (m, C); both are overwritten by the next call."""
-        joint = torch.index_select(self.am, 0, t, out=self.joint[: len(t)])
-        joint.add_(torch.index_select(self.lm, 0, s, out=self.other[: len(t)])).tanh_()
-        return joint, torch.addmm(self.bias, joint, self.weight.t(), out=self.logits_[: len(t)])
+def _kind_of_tiles(am: Tensor) -> type[Tiles]:
+    module = compiled("tiles_numba", am) if am.dtype == torch.float32 else None
+    return module.CompiledTiles if module else Tiles
 
 
 def _check(

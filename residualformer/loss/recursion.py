@@ -16,6 +16,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ def mutual_information_recursion(
 
 @contextmanager
 def recursion_engine(name: str) -> Iterator[None]:
-    """Within it, every loss of this thread runs on engine `name`, one of ENGINES.
+    """Within it, every loss of this thread runs on engine `name`, one of ENGINES; on `plain` all of it is PyTorch.
 
     Raises ValueError if there is no such engine; a loss raises UserError if its package is missing or broken.
     """
@@ -108,8 +109,7 @@ def _run(px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool) -> Result:
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # it cannot import, or not compile for this machine, in one of many ways
-            _broken.add(name)
-            log.warning("the transducer loss goes on without %s, slower, for it failed: %s", name, error)
+            _give_up(name, error)
     return plain(px, py, boundary, with_grad)
 
 
@@ -119,6 +119,22 @@ def _fastest(px: Tensor) -> str:
     if px.device.type == "cuda" and px.dtype == torch.float32 and px.shape[1] <= MAX_LABELS and _is_usable("triton"):
         return "triton"
     return "plain"
+
+
+def compiled(module: str, like: Tensor) -> ModuleType | None:
+    """Kernels in numba, `residualformer.loss.<module>`, if for such tensors they are wanted and work; else None."""
+    if like.device.type != "cpu" or _engine.get() not in ("auto", "numba") or not _is_usable("numba"):
+        return None
+    try:
+        return importlib.import_module(f"residualformer.loss.{module}")
+    except Exception as error:  # as in `_run`
+        _give_up("numba", error)
+        return None
+
+
+def _give_up(engine: str, error: Exception) -> None:
+    _broken.add(engine)
+    log.warning("the transducer loss goes on without %s, slower, for it failed: %s", engine, error)
 
 
 def _is_usable(package: str) -> bool:

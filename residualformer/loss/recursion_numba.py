@@ -16,16 +16,13 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
 from torch import Tensor
+
+from residualformer.loss.compiled import bits, kernel, share
 
 NEVER = -1e300  # log 0; finite, for a difference of two must not be nan
 DEAD = -1e299  # below it lie log 0 and what arcs make of it
@@ -39,34 +36,7 @@ _LOG2E, _LN2, _LN2_REST = 1.4426950408889634, 0.6931471803691238, 1.908214929270
 _EXPONENT, _ONE = 52, 1023 << 52  # where a float64 holds its exponent; the bits of 1.0
 
 
-@intrinsic
-def _bits(typing, x):
-    def generate(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.IntType(64))
-
-    return types.int64(types.float64), generate
-
-
-@intrinsic
-def _from_bits(typing, n):
-    def generate(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.DoubleType())
-
-    return types.float64(types.int64), generate
-
-
-def _kernel(signature: str | None = None, **options) -> Callable:
-    def compiled(function: Callable) -> Callable:
-        settings = {"nogil": True, "boundscheck": False, "error_model": "numpy", "fastmath": {"contract"}} | options
-        try:
-            return njit(signature, cache=True, **settings)(function)
-        except RuntimeError:  # there is no folder to keep compiled code in
-            return njit(signature, **settings)(function)
-
-    return compiled
-
-
-@_kernel()
+@kernel()
 def _exp(x):
     """exp(x), FAR <= x <= 0, to a few 1e-16: a call of math.exp for each node would be the end of a vector loop.
 
@@ -79,15 +49,15 @@ def _exp(x):
     y = 1 / 5040 + r * (1 / 40320 + r * (1 / 362880 + r * y))
     y = 1 / 24 + r * (1 / 120 + r * (1 / 720 + r * y))
     y = 1.0 + r * (1.0 + r * (0.5 + r * (1 / 6 + r * y)))
-    return y * _from_bits((_bits(shifted) << _EXPONENT) + _ONE)
+    return y * bits((bits(shifted) << _EXPONENT) + _ONE)
 
 
-@_kernel()
+@kernel()
 def _arc(x):
     return NEVER if x < NEVER else x * 1.0  # float64; nan stays
 
 
-@_kernel()
+@kernel()
 def _forwards(x, y, phi, v, next_phi, next_v, share, a, b, left, right):
     """One step: from nodes a..b of a step to those of left..right in the next, with arcs x (S,) and y (S+1,)."""
     if a >= left:
@@ -110,7 +80,7 @@ def _forwards(x, y, phi, v, next_phi, next_v, share, a, b, left, right):
         share[s] = v_x / (v_x + v_y)
 
 
-@_kernel()
+@kernel()
 def _backwards(px_grad, py_grad, share, occupied, flow, a, b, left, right):
     """The step of `_forwards` taken back: `occupied` of its end turns into that of its start, and arcs get theirs."""
     flow[b] = 0.0
@@ -126,7 +96,7 @@ def _backwards(px_grad, py_grad, share, occupied, flow, a, b, left, right):
     occupied[b + 1] = 0.0
 
 
-@_kernel()
+@kernel()
 def _row(x, y, px_grad, py_grad, S, D, with_grad):
     """The log-sum over paths of D steps from node 0 to node S; x (D, S) and y (D, S+1) are the arcs of each step."""
     phi, v = np.full(S + 2, NEVER), np.ones(S + 2)
@@ -182,15 +152,7 @@ def _rows(x, y, px_grad, py_grad, boundary, slope, with_grad, total, first, ever
 def _rows_of(dtype: torch.dtype) -> Callable:
     f = {torch.float32: "f4", torch.float64: "f8"}[dtype]
     arcs = ", ".join([f"{f}[:, :, :]"] * 4)
-    return _kernel(f"void({arcs}, i8[:, :], i8, b1, {f}[:], i8, i8)")(_rows)
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "recursion")
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a child process has none of its parent's threads
+    return kernel(f"void({arcs}, i8[:, :], i8, b1, {f}[:], i8, i8)")(_rows)
 
 
 def _by_step(p: Tensor, slope: int) -> np.ndarray:
@@ -204,16 +166,11 @@ def _by_step(p: Tensor, slope: int) -> np.ndarray:
 def run(px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """As `recursion.plain`: total (B,), px_grad and py_grad. float32 or float64, on the CPU, of any strides.
 
-    Rows are shared out to at most `torch.get_num_threads()` threads; the result does not depend on how many. They are
-    Python's: of numba's own, OpenMP's abort in a forked process, and the others when two threads come at once.
+    Rows are shared out to at most `torch.get_num_threads()` threads; the result does not depend on how many.
     """
-    kernel, total, slope = _rows_of(px.dtype), px.new_empty(len(px)), px.shape[2] - py.shape[2]
+    total, slope = px.new_empty(len(px)), px.shape[2] - py.shape[2]
     grads = (torch.zeros_like(px), torch.zeros_like(py)) if with_grad else (px, py)
     arrays = [_by_step(p, slope) for p in (px, py, *grads)]
-    arguments = (*arrays, boundary.numpy(), slope, with_grad, total.numpy())
     threads = max(1, min(torch.get_num_threads(), len(px), py.numel() // NODES_PER_THREAD))
-    others = [_pool(threads - 1).submit(kernel, *arguments, i, threads) for i in range(1, threads)]
-    kernel(*arguments, 0, threads)
-    for other in others:
-        other.result()
+    share(threads, _rows_of(px.dtype), *arrays, boundary.numpy(), slope, with_grad, total.numpy())
     return (total, *grads) if with_grad else (total, None, None)
