@@ -15,7 +15,7 @@ from residualformer.data.validate import read_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import write_json, write_text
 from residualformer.score.amnet import shared_utterance
-from residualformer.score.plots import Track, against_parameters, decisions_and_backlog, training_curves
+from residualformer.score.plots import Track, against_parameters, decisions_and_backlog, dev_losses, training_curves
 from residualformer.score.results import (
     RECURRENT_BASELINE,
     TRANSFORMER_BASELINE,
@@ -75,11 +75,13 @@ def parse_args() -> argparse.Namespace:
 
 def draw(egs: Path, results: dict, runs: list[Scored], of_split: str) -> None:
     """Pictures beside the numbers."""
+    rows = results["rows"]
     against_parameters(results, egs, of_split)
-    for name in {row["experiment"] for row in results["rows"]}:
-        metrics = egs / "exp" / name / "metrics.jsonl"
-        if metrics.exists():
-            training_curves(metrics, metrics.with_name("training.png"))
+    files = {name: egs / "exp" / name / "metrics.jsonl" for name in dict.fromkeys(row["experiment"] for row in rows)}
+    metrics = {name: file for name, file in files.items() if file.exists()}
+    for file in metrics.values():
+        training_curves(file, file.with_name("training.png"))
+    dev_losses(metrics, egs / f"training{of_split}.png")
     first = next((run.row["split"] for run in runs if run.branched), None)  # of the sets
     # Decisions do not depend on the search.
     by_name = {run.row["experiment"]: run for run in runs if run.branched and run.row["split"] == first}

@@ -48,7 +48,8 @@ def against_parameters(results: dict[str, Any], folder: Path, suffix: str = "") 
     """WER (`wer_vs_params<suffix>.png`), or BLEU, with its interval over the encoder's parameters, a panel for a set.
 
     Gives the pictures; there is none when no row has both. The parameters of a Transformer are the layers', those of a
-    recurrent encoder all, less what is pruned (see `cost.py`). A subset is drawn in its set's mean.
+    recurrent encoder all, less what is pruned (see `cost.py`). A subset is drawn in its set's mean. A line joins the
+    models that none of at most their size surpasses.
     """
     pictures = []
     for measure, label in MEASURES.items():
@@ -74,6 +75,8 @@ def _draw_panels(panels: dict[str, list[dict[str, Any]]], measure: str, label: s
             axis.errorbar(millions, score["value"], yerr=distances, fmt=marker, capsize=4)
             place = (millions, score["value"])
             axis.annotate(row["experiment"], place, xytext=(6, 4), textcoords="offset points", fontsize=8)
+        front = pareto_front([(_encoder(row) / 1e6, row[measure]["value"]) for row in rows], measure == "bleu")
+        axis.step(*zip(*front, strict=True), where="post", color="0.7", linewidth=1, zorder=0)
         axis.set(
             xlabel="parameters of the encoder (Transformers: of its layers), millions",
             ylabel=f"{label}, 95% interval",
@@ -83,6 +86,35 @@ def _draw_panels(panels: dict[str, list[dict[str, Any]]], measure: str, label: s
     widest = max(_encoder(row) for rows in panels.values() for row in rows) / 1e6
     axes[0, 0].set_xlim(0, 1.15 * widest)  # room for the names
     _save(figure, picture)
+
+
+def pareto_front(points: Sequence[tuple[float, float]], higher_is_better: bool = False) -> list[tuple[float, float]]:
+    """Of (size, score) those that no other of at most their size surpasses, by size."""
+    sign = -1 if higher_is_better else 1
+    front: list[tuple[float, float]] = []
+    for size, score in sorted(points, key=lambda point: (point[0], sign * point[1])):
+        if not front or sign * score < sign * front[-1][1]:
+            front.append((size, score))
+    return front
+
+
+def dev_losses(metrics: dict[str, Path], picture: Path) -> bool:
+    """Transducer loss of the dev set over the updates of several trainings, by name; False when none was validated."""
+    figure, axis = plt.subplots(figsize=(9, 5), layout="constrained")
+    for number, (name, path) in enumerate(metrics.items()):
+        key = "valid/transducer_per_token"
+        points = [(record["step"], record[key]) for record in read_log(path) if key in record]
+        if points:
+            style = ("-", "--", ":")[number // 10 % 3]  # there are ten colours
+            axis.plot(*zip(*points, strict=True), style, label=name, linewidth=1, marker="o", markersize=2)
+    drawn = bool(axis.lines)
+    if drawn:
+        axis.set(xlabel="update", ylabel="dev, nats / token", yscale="log")
+        axis.grid(alpha=0.3, which="both")
+        axis.legend(fontsize="x-small", ncols=2)
+        _save(figure, picture)
+    plt.close(figure)
+    return drawn
 
 
 def _encoder(row: dict[str, Any]) -> int | None:

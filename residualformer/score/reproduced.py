@@ -11,7 +11,8 @@ from residualformer.score.papers import Cell, Claim, Table, paper_gaps, relative
 from residualformer.score.results import Scored, gap
 
 Runs = Mapping[tuple[str, str], Scored]  # by experiment and test set
-HOLDS, UNDECIDED, REVERSED, UNKNOWN = "holds", "within chance", "the other way round", "not measured"
+HOLDS, FAILS = "holds", "does not hold"  # of limits, which are compared as they are
+UNDECIDED, REVERSED, UNKNOWN = "within chance", "the other way round", "not measured"
 SIGNIFICANT = 0.05
 
 
@@ -47,6 +48,9 @@ def reproduce(table: Table, runs: Runs, sets: Sequence[str]) -> dict[str, Any]:
 def _cell(table: Table, cell: Cell, runs: Runs, sets: Sequence[str]) -> dict[str, Any]:
     printed = {key: value for key, value in asdict(cell).items() if key not in ("experiment", "label", "control")}
     paper = printed | {"value": cell.values, "gap": [round(x, 2) for x in paper_gaps(table, cell)]}
+    dense = _printed(table, table.baseline, "mflop")
+    saved = dense and cell.mflop is not None and cell.experiment != table.baseline
+    paper["saving"] = round(100 * (1 - cell.mflop / dense), 1) if saved else None
     filled = {"experiment": cell.experiment, "label": cell.label, "paper": paper}
     filled["ours"] = _ours(cell.experiment, table.baseline, table, runs, sets)
     if cell.control:
@@ -77,8 +81,17 @@ def _ours(name: str, baseline: str, table: Table, runs: Runs, sets: Sequence[str
     for split, run in found.items():
         scores = {"value": run.row[table.key], "loss": run.row.get("loss"), "utterances": run.row["utterances"]}
         scores |= {"gap": _gap(runs, name, baseline, split)} if name != baseline else {}
-        ours["sets"][split] = scores | ({"amnet": run.row["amnet"]} if run.row.get("amnet") else {})
+        ours["sets"][split] = scores | _costs(runs, name, baseline, split)
     return ours
+
+
+def _costs(runs: Runs, name: str, baseline: str, split: str) -> dict[str, Any]:
+    """The `amnet` of an experiment, with its `saving` of the baseline's FLOPs in percent; empty where there is none."""
+    amnet, dense = (runs[each, split].row.get("amnet") if (each, split) in runs else None for each in (name, baseline))
+    if not amnet:
+        return {}
+    saving = round(100 * (1 - amnet["mflop"] / dense["mflop"]), 1) if dense and name != baseline else None
+    return {"amnet": amnet | {"saving": saving}}
 
 
 def _gap(runs: Runs, name: str, other: str, split: str) -> dict[str, Any] | None:
@@ -132,7 +145,7 @@ def _judge(table: Table, claim: Claim, runs: Runs, split: str, better: str, wors
     first, second = pair["ours"]
     if claim.at_most is not None or claim.measure != "value":
         factor = 1.0 if claim.at_most is None else claim.at_most
-        return pair | {"verdict": HOLDS if first <= factor * second else REVERSED}
+        return pair | {"verdict": HOLDS if first <= factor * second else FAILS}
     found = _gap(runs, better, worse, split)
     if found is None:
         return pair | {"verdict": UNKNOWN}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from residualformer.score.reproduced import HOLDS, REVERSED, UNDECIDED, UNKNOWN
+from residualformer.score.reproduced import FAILS, HOLDS, REVERSED, UNDECIDED, UNKNOWN
 
 Values = dict[str, Any]
 _NONE = "-"
@@ -109,49 +109,49 @@ def _amnet_lines(paper: Values, ours: Values) -> Iterable[tuple[str, str]]:
     yield "slow / fast %", _percents(shares if len(shares) > 1 else [])
     yield "MFLOP/frame, paper", _number(paper["mflop"], "{:.1f}")
     yield "MFLOP/frame", _number(ours.get("mflop"), "{:.3f}")
+    yield "FLOPs saved %, paper", _number(paper["saving"], "{:.1f}")
+    yield "FLOPs saved %", _number(ours.get("saving"), "{:.1f}")
     yield "latency ms, paper", _number(paper["latency_ms"], "{:.4g}")
     yield "latency ms", _number(ours.get("latency_ms", {}).get("mean"), "{:.4g}")
 
 
 def _finding(claim: Values) -> str:
-    counts = {each: sum(pair["verdict"] == each for pair in claim["pairs"]) for each in (HOLDS, UNDECIDED, REVERSED)}
-    measured = sum(counts.values())
-    if not measured:
+    """Such as: **sharing beats ...**: appears in 3 of 4 comparisons. `shared` 10.20 against ...; ... By the loss ..."""
+    pairs = [pair for pair in claim["pairs"] if pair["verdict"] != UNKNOWN]
+    if not pairs:
         return f"**{claim['says']}**: not measured."
-    if counts[HOLDS] == measured:
-        head = "appears"
-    elif counts[HOLDS]:
-        head = f"appears in {counts[HOLDS]} of {measured} comparisons"
-    else:
-        head = "does not appear"
-    if measured < len(claim["pairs"]):
-        head += f" ({len(claim['pairs']) - measured} not measured)"
-    losses = [pair["loss_verdict"] for pair in claim["pairs"] if "loss_verdict" in pair]
-    by_loss = f" By the transducer loss it holds in {losses.count(HOLDS)} of {len(losses)}" if losses else ""
-    if reversed_ := losses.count(REVERSED):
-        by_loss += f", and the other way round in {reversed_}"
-    details = "; ".join(_pair(claim, pair) for pair in claim["pairs"] if pair["verdict"] != UNKNOWN)
-    return f"**{claim['says']}**: {head}. {details}.{by_loss}{'.' if by_loss else ''}"
+    missing = len(claim["pairs"]) - len(pairs)
+    head = _head([pair["verdict"] for pair in pairs]) + (f" ({missing} not measured)" if missing else "")
+    losses = [pair["loss_verdict"] for pair in pairs if "loss_verdict" in pair]
+    by_loss = f" By the transducer loss it {_head(losses)}." if losses else ""
+    return f"**{claim['says']}**: {head}. {'; '.join(_pair(claim, pair) for pair in pairs)}.{by_loss}"
+
+
+def _head(verdicts: list[str]) -> str:
+    counts = {each: verdicts.count(each) for each in (HOLDS, UNDECIDED, REVERSED, FAILS)}
+    if counts[HOLDS] == len(verdicts):
+        return "appears"
+    parts = [f"{each} in {count}" for each, count in counts.items() if count and each != HOLDS]
+    if counts[HOLDS]:
+        return f"appears in {counts[HOLDS]} of {len(verdicts)} comparisons, {', '.join(parts)}"
+    if counts[UNDECIDED] == len(verdicts):
+        return "does not appear, for every difference is within chance"
+    return f"does not appear ({', '.join(parts)})"
 
 
 def _pair(claim: Values, pair: Values) -> str:
-    """Such as: `shared` 10.20 against `shallow6` 12.00 (-15.0%, p 0.001: holds; paper -15.0%)."""
+    """Such as: `shared` 10.20 against `shallow6` 12.00 (15.0% better, p 0.001: holds; paper 13.81 against 16.25)."""
     form = "{:.2f}" if claim["measure"] == "value" else "{:.4g}"
     (first, second), (a, b) = pair["experiments"], (form.format(x) for x in pair["ours"])
-    text = f"`{first}` {a} against `{second}` {b} "
     notes = pair["verdict"]
     if "gap" in pair:
-        notes = f"{-pair['gap']['relative']:+.1f}% better, p {pair['gap']['p_value']:.3f}: {notes}"
-        notes = notes.replace("+", "").replace("-", "-") if pair["gap"]["relative"] <= 0 else _worse(pair, notes)
+        relative, p_value = pair["gap"]["relative"], pair["gap"]["p_value"]
+        notes = f"{abs(relative):.1f}% {'worse' if relative > 0 else 'better'}, p {p_value:.3f}: {notes}"
     elif claim["at_most"] is not None:
-        notes = f"allowed: {claim['at_most']:.3g} times as much: {notes}"
+        notes = f"at most {claim['at_most']:.3g} times as much: {notes}"
     if None not in pair["paper"]:
-        notes += "; paper " + " against ".join(form.format(x).rstrip("0").rstrip(".") for x in pair["paper"])
-    return f"{text}({notes})"
-
-
-def _worse(pair: Values, notes: str) -> str:
-    return f"{pair['gap']['relative']:.1f}% worse, p {pair['gap']['p_value']:.3f}: {pair['verdict']}"
+        notes += "; paper " + " against ".join(f"{x:g}" for x in pair["paper"])
+    return f"`{first}` {a} against `{second}` {b} ({notes})"
 
 
 def _closing(result: Values) -> list[str]:

@@ -28,7 +28,7 @@ def commit() -> str:
 
     Results that stage 8 has written over older ones (egs/*/RESULTS.md, ...) are not a difference of the code.
     """
-    results = [f":(top,exclude)egs/*/{name}" for name in ("RESULTS*.md", "results*.json", "*.png")]
+    results = [f":(top,exclude)egs/*/{name}" for name in ("RESULTS*.md", "results*.json", "tables/*", "*.png")]
     try:
         head = _git("rev-parse", "--short=10", "HEAD")
         return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *results) else "")
