@@ -137,7 +137,7 @@ def test_the_step_writes_a_checked_folder(root, run, tmp_path):
     models = {f"{part}{kind}.onnx" for part in ("encoder", "decoder", "joiner") for kind in ("", ".int8")}
     assert names == models | {"tokens.txt", "model.json", "check.json", "README.md"}
     card = (run / "export" / "README.md").read_text(encoding="utf-8")
-    assert "trained on: noise" in card and "| 12.50 | 10.00 to 15.00 |" in card
+    assert "trained on: noise" in card and "| WER | 12.50 | 10.00 to 15.00 |" in card
     assert 'encoder="encoder.int8.onnx"' in card
     check = json.loads((run / "export" / "check.json").read_text())
     assert check["utterances"] == 1 and check["tokens"] > 0 and check["differing"]["fp32"]["onnxruntime"] == 0

@@ -81,17 +81,18 @@ def _training(config: Config, info: dict[str, Any]) -> str:
 def _rates(scores: Sequence[dict[str, Any]]) -> str:
     rows = []
     for score in scores:
-        rate = score.get("wer")
+        metric = score.get("metric", "WER")
+        rate = score.get(metric.lower())
         if isinstance(rate, dict):
             data = score.get("decoding", {}).get("cuts", "")
             streaming = "streaming" if score.get("decoding", {}).get("streaming") else "full pass"
             rows.append(
-                f"| `{data}` | {score.get('search', '')}, {streaming} | {rate['value']:.2f} | {rate['low']:.2f} to "
-                f"{rate['high']:.2f} | {score.get('utterances', '')} |"
+                f"| `{data}` | {score.get('search', '')}, {streaming} | {metric} | {rate['value']:.2f} | "
+                f"{rate['low']:.2f} to {rate['high']:.2f} | {score.get('utterances', '')} |"
             )
     if not rows:
         return "Not measured: the run had not been decoded and scored."
-    head = "| set | search | WER (%) | 95% interval | utterances |\n|---|---|---|---|---|\n"
+    head = "| set | search | score | % | 95% interval | utterances |\n|---|---|---|---|---|---|\n"
     return "Of the trained model, in PyTorch:\n\n" + head + "\n".join(rows)
 
 
