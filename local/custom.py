@@ -1,8 +1,8 @@
 """Your own data: a folder of audio and text in one of four layouts becomes the cuts and the values of a recipe.
 
-The layouts are told apart by themselves: kaldi, pairs (NAME.wav beside NAME.txt), table (TSV or CSV), cuts (Lhotse's);
-see local/custom_layouts.py and docs/custom.md. Splits that the data lacks are held out of train by speaker. What cannot be used
-is dropped, counted by reason, and listed in dropped.tsv. Text keeps its characters, in Unicode's composed form.
+The layout is recognised: kaldi, pairs (NAME.wav beside NAME.txt), table (TSV or CSV) or cuts (Lhotse's); see
+local/custom_layouts.py and docs/custom.md. Splits that the data lacks are held out of train by speaker. What cannot be
+used is dropped, counted by reason, and listed in dropped.tsv. Text keeps its characters, in Unicode's composed form.
 Stage 1 also chooses a configuration for the amount of speech: chosen.yaml, from the table in local/custom_choices.py.
 """
 
@@ -81,7 +81,8 @@ def wanted(data: Data, args: argparse.Namespace) -> list[Entry]:
         text, translation = (
             normalise(words, args.case, args.punctuation == "keep") for words in (given.text, given.translation)
         )
-        audio = (content.get(given.audio, given.id), given.start, given.duration, str(getattr(entry.cut, "channel", "")))
+        channel = str(entry.cut.channel) if entry.cut else ""
+        audio = (content.get(given.audio, given.id), given.start, given.duration, channel)
         if not text:
             data.drop(given.id, EMPTY_TEXT, given.text)
         elif args.target == "translation" and not translation:
@@ -100,7 +101,7 @@ def wanted(data: Data, args: argparse.Namespace) -> list[Entry]:
 
 
 def audio_content(entries: Iterable[Entry]) -> dict[Path, str]:
-    """File -> a name that files of equal bytes share; only files of equal size are read. What is no file is left out."""
+    """File -> a name that files of equal bytes share (only those of equal size are read); what is no file has none."""
     by_size = defaultdict(list)
     for path in dict.fromkeys(entry.utterance.audio for entry in entries):
         if path is not None and path.is_file():

@@ -6,7 +6,9 @@ is the paper's model. `--set` beats all of it.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import yaml
@@ -26,19 +28,18 @@ class Size:
     predictor: tuple[int, int, int]  # embedding, hidden, layers
     joiner: int
     predictor_dropout: float
-    passes: int  # how often a training sees each utterance
     batch_s: int  # seconds of speech in a batch
 
 
 SIZES = (
-    #    hours layers dim heads conv  predictor     joiner drop passes batch
-    Size(1, 9, 144, 4, 32, (128, 192, 1), 192, 0.3, 60, 25),
-    Size(5, 12, 192, 4, 32, (128, 256, 1), 256, 0.2, 30, 30),
-    Size(30, 12, 256, 4, 64, (256, 320, 1), 320, 0.1, 25, 60),
-    Size(200, 18, 384, 6, 128, (256, 512, 1), 512, 0.1, 20, 120),
-    Size(float("inf"), 18, 512, 8, 256, (320, 1024, 2), 512, 0.1, 12, 200),
+    #    hours layers dim heads conv  predictor  joiner drop batch
+    Size(1, 9, 144, 4, 32, (128, 192, 1), 192, 0.3, 25),
+    Size(5, 12, 192, 4, 32, (128, 256, 1), 256, 0.2, 30),
+    Size(30, 12, 256, 4, 64, (256, 320, 1), 320, 0.1, 60),
+    Size(200, 18, 384, 6, 128, (256, 512, 1), 512, 0.1, 120),
+    Size(float("inf"), 18, 512, 8, 256, (320, 1024, 2), 512, 0.1, 200),
 )
-FEWEST_STEPS = 1500
+FEWEST_STEPS, MOST_PASSES = 1500, 60.0
 BPE = ((200, 2000), (30, 500))  # from so many hours on, so many pieces; below them characters (docs/training.md)
 EXACT_LOSS_UP_TO = 256  # tokens; with more the pruned loss saves most of the time
 
@@ -79,25 +80,30 @@ def choose(hours: float, texts: list[str], target: str, longest_s: float) -> dic
 
 def choose_tokens(hours: float, texts: list[str]) -> dict[str, Any]:
     """Pieces where there is much text in a script with spaces and few letters, else characters."""
-    characters = set("".join(texts))
+    characters = Counter(chain.from_iterable(texts))
     words = {word for text in texts for word in text.split()}
-    letters = sum(character.isalpha() for text in texts for character in text)
-    unspaced = sum(is_unspaced(character) for text in texts for character in text) > letters / 2
+    letters = sum(count for character, count in characters.items() if character.isalpha())
+    unspaced = 2 * sum(count for character, count in characters.items() if is_unspaced(character)) > letters
     for from_hours, pieces in BPE:
         # fewer words than that yield too few pieces
         if hours >= from_hours and not unspaced and 4 * len(characters) <= pieces and len(words) >= 4 * pieces:
             return {"kind": "bpe", "vocab_size": pieces}
-    return {"kind": "char", "vocab_size": len(characters | {" "}) + 2}
+    return {"kind": "char", "vocab_size": len({*characters, " "}) + 2}
+
+
+def passes(hours: float) -> float:
+    """How often a training sees each utterance: 45 times where there is an hour, half as often for 16 times as much."""
+    return min(45 * hours**-0.25, MOST_PASSES) if hours else MOST_PASSES
 
 
 def _schedule(hours: float, size: Size, longest_s: float) -> dict[str, Any]:
-    steps = max(FEWEST_STEPS, round(hours * 3600 * size.passes / size.batch_s, -2))
+    steps = max(FEWEST_STEPS, round(hours * 3600 * passes(hours) / size.batch_s, -2))
     tenth = round(steps / 10)
     return {
         "data": {
             "max_batch_s": float(size.batch_s),
             "max_utterance_s": round(longest_s / 0.9 + 0.1, 1),  # at the slowest speed
-            "specaugment": {"start_step": min(tenth, 2000)},
+            "specaugment": {"start_step": min(tenth, 4000)},
         },
         "train": {
             "max_steps": int(steps),

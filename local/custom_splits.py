@@ -51,21 +51,19 @@ def hold_out(groups: dict[str, float], wanted: Sequence[str]) -> dict[str, str] 
     """
     total = sum(groups.values())
     target, most = min(SHARE * total, MOST_S), LARGEST * total * (1 + 1e-9)
-    left = sorted(groups, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    order = sorted(groups, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     chosen: dict[str, str] = {}
+    seconds = dict.fromkeys(wanted, 0.0)
+    for name in order:
+        split = min(wanted, key=seconds.__getitem__)
+        if seconds[split] < target and seconds[split] + groups[name] <= min(2 * target, most):
+            chosen[name] = split
+            seconds[split] += groups[name]
     for split in wanted:
-        taken, seconds = [], 0.0
-        for name in left:
-            if seconds < target and seconds + groups[name] <= min(2 * target, most):
-                taken.append(name)
-                seconds += groups[name]
-        if not taken and left and groups[smallest := min(left, key=groups.__getitem__)] <= most:
-            taken = [smallest]
-        if not taken:
-            return None
-        chosen |= dict.fromkeys(taken, split)
-        left = [name for name in left if name not in chosen]
-    return chosen if left else None
+        left = [name for name in order if name not in chosen]
+        if not seconds[split] and left and groups[smallest := min(left, key=groups.__getitem__)] <= most:
+            chosen[smallest] = split
+    return chosen if set(chosen.values()) == set(wanted) and len(chosen) < len(groups) else None
 
 
 def shared_speakers(splits: dict[str, list[Cut]]) -> str:

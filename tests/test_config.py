@@ -56,6 +56,18 @@ def test_the_later_override_wins(write):
     assert load_config(write(""), ["joiner.dim=9", "joiner.dim=10"]).joiner.dim == 10
 
 
+def test_a_file_of_values_comes_over_the_experiment_and_under_what_follows(write):
+    values = write("joiner: {dim: 7}\nencoder: {num_layers: 4, sharing: 2}", "values.yaml")
+    experiment = write("encoder: {num_layers: 3}\njoiner: {dim: 5}")
+    config = load_config(experiment, [f"@{values}", "encoder.num_layers=8"])
+    assert (config.joiner.dim, config.encoder.num_layers, config.encoder.sharing) == (7, 8, 2)
+    write("joiner: {size: 7}", "values.yaml")
+    with pytest.raises(UserError, match="values.yaml: there is no key joiner.size"):
+        load_config(experiment, [f"@{values}"])
+    with pytest.raises(UserError, match="nothing.yaml is not a file"):
+        load_config(experiment, ["@nothing.yaml"])
+
+
 def test_a_list_replaces_a_list(write):
     write("data: {speeds: [0.8, 1.0, 1.2]}", "base.yaml")
     assert load_config(write("base: base.yaml\ndata: {speeds: [1]}")).data.speeds == [1.0]

@@ -80,10 +80,8 @@ class Recipe:
         return list(lhotse.load_manifest(self.egs / "data" / "manifests" / f"cuts_{split}.jsonl.gz"))
 
 
-@pytest.fixture(scope="module")
-def first(root, tmp_path_factory) -> tuple[Recipe, str]:
-    """A recipe after its first call, and what that printed. Not to be changed by a test."""
-    folder = tmp_path_factory.mktemp("recipe")
+def copy_of(root: Path, folder: Path) -> Path:
+    """`folder`, with the repository's files in it."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listing = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if listing.returncode:
@@ -92,7 +90,13 @@ def first(root, tmp_path_factory) -> tuple[Recipe, str]:
         if (root / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(root / name, folder / name)
-    recipe = Recipe(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(root, tmp_path_factory) -> tuple[Recipe, str]:
+    """A recipe after its first call, and what that printed. Not to be changed by a test."""
+    recipe = Recipe(copy_of(root, tmp_path_factory.mktemp("recipe")))
     return recipe, recipe.stages()
 
 
