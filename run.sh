@@ -78,7 +78,7 @@ if [ "$corpus" = mini ]; then
     manifests=()
 else
     obtain=(${corpus_dir:+--corpus-dir "$corpus_dir"})
-    manifests=(${corpus_dir:+--corpus-dir "$corpus_dir"})
+    manifests=(${corpus_dir:+--corpus-dir "$corpus_dir"} --jobs "$jobs")
     if [ "$synthetic" -gt 0 ]; then
         obtain+=(--synthetic "$synthetic" --seed "$seed" --jobs "$jobs")
         manifests+=(--with-synthetic)
@@ -91,7 +91,6 @@ else
 fi
 
 if [ "$corpus" = custom ]; then # somebody's data may change, a public corpus does not
-    manifests+=(--jobs "$jobs")
     if [ "$stage" -eq 0 ] && [ -n "$corpus_dir" ]; then
         content=$("$python" local/custom_content.py "$corpus_dir")
         obtain+=(--content "$content")

@@ -240,7 +240,8 @@ def manifests(args: argparse.Namespace) -> None:
         train += read_synthetic(Path(args.corpus))
     splits = {"train": (train, orphans), "dev": (dev, []), "test": (test, test_orphans)}
     for name, (utterances, left_out) in splits.items():
-        write_cuts(utterances, name, Path(args.out) / f"cuts_{name}.jsonl.gz", SAMPLING_RATE, left_out)
+        path = Path(args.out) / f"cuts_{name}.jsonl.gz"
+        write_cuts(utterances, name, path, SAMPLING_RATE, left_out, args.jobs)
 
 
 def main() -> None:
@@ -257,6 +258,7 @@ def main() -> None:
     command.add_argument("--corpus", required=True, help="the --out of obtain")
     command.add_argument("--corpus-dir", help="an existing copy, instead of the one that obtain recorded")
     command.add_argument("--out", required=True, help="folder for cuts_{train,dev,test}.jsonl.gz")
+    command.add_argument("--jobs", type=int, default=1, help="processes that read the audio (default 1)")
     command.add_argument("--with-synthetic", action="store_true", help="put the synthetic speech into train")
     command.set_defaults(run=manifests)
     args = parser.parse_args()

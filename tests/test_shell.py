@@ -300,7 +300,7 @@ SCRIPTS = sorted(
     str(path.relative_to(path.parents[1]))
     for folder in ("steps", "local", "utils")
     for path in (ROOT / folder).glob("*.py")
-    if "argparse" in path.read_text(encoding="utf-8")
+    if "run_main(main)" in path.read_text(encoding="utf-8")
 )
 
 

@@ -95,7 +95,7 @@ def test_processes_change_nothing(good, monkeypatch):
         asked.append(jobs)
         yield lambda function, items: (pickle.loads(pickle.dumps(function))(item) for item in items)
 
-    monkeypatch.setattr(validate, "CUTS_PER_TASK", 2)
+    monkeypatch.setattr(validate, "CUTS_PER_PROCESS", 2)
     utterances = [good(name) for name in "abc"] + [good("a"), good("bad", text=""), good("d")]
     alone = validate_cuts(utterances, "train", RATE)
     monkeypatch.setattr(validate, "worker_map", other_process)

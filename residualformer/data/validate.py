@@ -21,9 +21,8 @@ from residualformer.errors import UserError
 from residualformer.files import replacing
 from residualformer.parallel import worker_map
 
-CUTS_PER_TASK = 64
+CUTS_PER_PROCESS = 2000  # fewer are read sooner than a process starts
 MP3_ESTIMATE = 0.01  # by so much may the length that libsndfile makes out before it decodes an MP3 be wrong
-
 OVERSHOOT_S = 0.5  # by so much may the end of a part lie beyond its recording's, as in Kaldi
 
 
@@ -189,7 +188,7 @@ def validate_cuts(
     kept: dict[str, MonoCut] = {}
     skipped: list[str] = []
     cuts = list(cuts)
-    with worker_map(min(jobs, 1 + len(cuts) // CUTS_PER_TASK), items_at_once=CUTS_PER_TASK) as spread:
+    with worker_map(min(jobs, 1 + len(cuts) // CUTS_PER_PROCESS), items_at_once=64) as spread:
         checked = spread(partial(_checked, sampling_rate=sampling_rate), cuts)
         for item, cut in tqdm(zip(cuts, checked), total=len(cuts), desc=f"checking {name}", unit="utt", leave=False):
             if isinstance(cut, str):
