@@ -25,15 +25,15 @@ from residualformer.config import load_config
 from residualformer.nn.branches import BranchWeights
 from residualformer.nn.recurrent import RecurrentEncoder
 
-CONF = Path(__file__).parent.parent / "conf" / "paper"
+CONF = Path(__file__).parent.parent / "conf" / "librispeech_amnet"
 ROWS = {  # name: configuration, share of slow frames
-    "baseline": ("amnet_rnnt", 1.0),
-    "sparse baseline 15%": ("amnet_sparse", 1.0),
-    "sparse AmNet 57/43": ("amnet_sparse_avg", 0.57),
-    "sparse AmNet 48/52": ("amnet_sparse_avg", 0.48),  # L_amr and biased L_avg
-    "MF baseline 35%": ("amnet_mf", 1.0),
-    "MF AmNet 38/62": ("amnet_mf_avg", 0.38),
-    "MF AmNet 23/77": ("amnet_mf_avg", 0.23),  # L_amr and biased L_avg
+    "baseline": ("rnnt", 1.0),
+    "sparse baseline 15%": ("sparse", 1.0),
+    "sparse AmNet 57/43": ("sparse_avg", 0.57),
+    "sparse AmNet 48/52": ("sparse_avg", 0.48),  # L_amr and biased L_avg
+    "MF baseline 35%": ("mf", 1.0),
+    "MF AmNet 38/62": ("mf_avg", 0.38),
+    "MF AmNet 23/77": ("mf_avg", 0.23),  # L_amr and biased L_avg
 }
 VOCABULARY, FRAMES, WARM_UP = 4097, 33, 2
 

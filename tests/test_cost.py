@@ -129,7 +129,7 @@ def test_the_amnets_papers_baseline():
 )  # fmt: skip
 def test_the_rows_of_table_1(row, millions, flops):
     """Stack, projection and arbitrator by hand: (1 - c) of 38.535M, of 4.195M all, 0.295M; plus 0.026M biases."""
-    config = load_config(f"conf/paper/amnet_{row}.yaml")
+    config = load_config(f"conf/librispeech_amnet/{row}.yaml")
     cost = planned_flops(config)
     assert round(count_parameters(config)["encoder"] / 1e6, 3) == millions
     assert [round((cost["arbitrator"] + cost["output"] + each) / 1e6, 3) for each in cost["branches"]] == flops

@@ -1,0 +1,119 @@
+"""CoVoST 2, English to Chinese: Common Voice 4 with translations (Wang et al., 2021); MSLT as further test sets.
+
+The English is Common Voice's release of 2019-12-10 (`validated.tsv` and `clips/`, MP3), which Mozilla gives to whoever
+accepts its terms: it has to be there, as --corpus-dir. The translations, `covost_v2.en_zh-CN.tsv` (CC0), are fetched
+where they are not beside it. Splits are CoVoST's: train (with train_covost, as its authors take it), dev and test.
+Rows without a translation, or with REMOVE in its place, are left out.
+
+With --mslt-dir the test sets of MSLT v1.1 become the splits mslt@dev and mslt@test: the set `mslt`, whose score is the
+mean over the two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from local import mslt
+from local.corpora import check_there, command_line, fetch, remember, remembered, unpack
+from residualformer.data.validate import Utterance, write_cuts
+from residualformer.errors import UserError, run_main
+
+URL = "https://dl.fbaipublicfiles.com/covost"
+TRANSLATIONS = "covost_v2.en_zh-CN.tsv"
+RELEASE = "cv-corpus-4-2019-12-10"
+SPLITS = {"train": "train", "train_covost": "train", "dev": "dev", "test": "test"}  # other rows are not for use
+ADVICE = (
+    f"get the English of Common Voice Corpus 4 ({RELEASE}) from https://commonvoice.mozilla.org/en/datasets, unpack it "
+    "and give the folder that holds validated.tsv and clips/ as --corpus-dir"
+)
+
+
+def find(corpus_dir: str | None) -> Path:
+    """The folder of the English Common Voice: what was given, or `en` inside it. UserError if something is missing."""
+    if not corpus_dir:
+        raise UserError(f"Common Voice cannot be fetched by a program: {ADVICE}.")
+    given = Path(corpus_dir)
+    places = [given, given / "en", given / RELEASE / "en"]
+    folder = next((place for place in places if (place / "validated.tsv").is_file()), given)
+    check_there("Common Voice 4", folder, ["validated.tsv", "clips"], ADVICE)
+    return folder
+
+
+def find_translations(folder: Path, out: Path) -> Path:
+    """The table of translations: beside the corpus, else fetched into `out`."""
+    for path in (folder / TRANSLATIONS, folder.parent / TRANSLATIONS, out / TRANSLATIONS):
+        if path.is_file():
+            return path
+    return unpack(fetch(f"{URL}/{TRANSLATIONS}.tar.gz", out), TRANSLATIONS, out / TRANSLATIONS)
+
+
+def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The named columns of each row of a TSV file, quotes taken literally and `\\` before what is to be so."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\")
+            header = next(rows, [])
+            missing = [name for name in columns if name not in header]
+            if missing:
+                there = ", ".join(header) or "none"
+                raise UserError(f"{path} has no column '{missing[0]}' among its columns {there}: get it again.")
+            places = [header.index(name) for name in columns]
+            yield from (tuple(row[place] for place in places) for row in rows if len(row) > max(places))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run stage 0 again, with --overwrite.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a table of tab-separated text ({error}): get it again.") from error
+
+
+def read_splits(folder: Path, translations: Path) -> dict[str, tuple[list[Utterance], list[str]]]:
+    """For each split its utterances, and "id: reason" for each that has no English or no translation."""
+    spoken = {path: rest for path, *rest in read_table(folder / "validated.tsv", ("path", "sentence", "client_id"))}
+    splits: dict[str, tuple[list[Utterance], list[str]]] = {name: ([], []) for name in SPLITS.values()}
+    for path, translation, split in read_table(translations, ("path", "translation", "split")):
+        if split not in SPLITS:
+            continue
+        utterances, orphans = splits[SPLITS[split]]
+        name, translation = path.removesuffix(".mp3"), translation.strip()
+        if path not in spoken:
+            orphans.append(f"{name}: it is not in validated.tsv")
+        elif not translation or "REMOVE" in translation:
+            orphans.append(f"{name}: it has no translation ('{translation}')")
+        else:
+            sentence, speaker = spoken[path]
+            audio = folder / "clips" / f"{name}.mp3"
+            utterances.append(Utterance(name, audio, sentence.strip(), speaker, translation=translation))
+    return splits
+
+
+def obtain(args: argparse.Namespace) -> None:
+    folder, out = find(args.corpus_dir), Path(args.out)
+    if args.mslt_dir:
+        mslt.find(Path(args.mslt_dir))
+    translations = find_translations(folder, out)
+    remember(out, corpus_dir=folder, translations=translations)
+    print(f"CoVoST 2: {translations}, of {folder}")
+
+
+def manifests(args: argparse.Namespace) -> None:
+    folder, translations = (remembered(Path(args.corpus), key, "covost.py") for key in ("corpus_dir", "translations"))
+    splits = read_splits(find(args.corpus_dir) if args.corpus_dir else folder, translations)
+    if args.mslt_dir:
+        data = mslt.find(Path(args.mslt_dir))
+        splits |= {f"mslt@{name}": mslt.read_set(data / inside) for name, inside in mslt.SETS.items()}
+    for name, (utterances, orphans) in splits.items():
+        write_cuts(utterances, name, Path(args.out) / f"cuts_{name}.jsonl.gz", orphans=orphans, jobs=args.jobs)
+
+
+def main() -> None:
+    parser, commands = command_line(__doc__, obtain, manifests)
+    for command in commands:
+        command.add_argument("--mslt-dir", help="MSLT v1.1, whose sets are to be test sets (left out: none)")
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    run_main(main)

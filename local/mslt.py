@@ -1,0 +1,58 @@
+"""MSLT v1.1: English conversations over Skype, with Chinese translations (Federmann and Lewis, 2017); test sets only.
+
+The layout is that of the release of 2017-09-14: for each utterance of `MSLT_{Dev,Test}_EN_20170914` there are
+`NAME.T0.en.wav`, the transcripts `NAME.T1.en.snt` (verbatim) and `NAME.T2.en.snt` (fluent, in sentences), and the
+translations of T2, `NAME.T3.zh.snt` and `NAME.T3.ja.snt`; .snt files are UTF-16. An utterance's text is T2's. Who
+speaks is not told, so that each utterance counts as a speaker.
+"""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+from local.corpora import check_there
+from residualformer.data.validate import Utterance
+from residualformer.errors import UserError
+
+SETS = {"dev": "MSLT_Dev_EN_20170914", "test": "MSLT_Test_EN_20170914"}
+ADVICE = (
+    "MSLT_Corpus.zip of v1.1 is at https://www.microsoft.com/en-us/download/details.aspx?id=55951, under a licence "
+    "for research; unpack it and give its folder as mslt-dir"
+)
+
+
+def find(folder: Path) -> Path:
+    """The folder that holds the sets: `folder`, its Data or its MSLT_Corpus/Data. UserError if one is missing."""
+    places = [folder, folder / "Data", folder / "MSLT_Corpus" / "Data"]
+    data = next((place for place in places if any((place / name).is_dir() for name in SETS.values())), folder)
+    check_there("MSLT v1.1", data, SETS.values(), ADVICE)
+    return data
+
+
+def read_set(folder: Path) -> tuple[list[Utterance], list[str]]:
+    """The utterances of a set, and "id: reason" for each recording that has no transcript or no translation."""
+    utterances, orphans = [], []
+    for audio in sorted(folder.rglob("*.T0.en.wav")):
+        name = audio.name.removesuffix(".T0.en.wav")
+        try:
+            text = " ".join(read_snt(audio.with_name(f"{name}.T2.en.snt")))
+            translation = "".join(read_snt(audio.with_name(f"{name}.T3.zh.snt")))
+        except (FileNotFoundError, UnicodeError) as error:
+            orphans.append(f"{name}: its transcript or translation cannot be read ({error})")
+            continue
+        if translation:
+            utterances.append(Utterance(name, audio, text, speaker=name, translation=translation))
+        else:
+            orphans.append(f"{name}: its translation is empty")
+    if not utterances:
+        raise UserError(f"MSLT's '{folder}' holds no *.T0.en.wav with its T2.en.snt and T3.zh.snt: {ADVICE}.")
+    return utterances, orphans
+
+
+def read_snt(path: Path) -> list[str]:
+    """The lines of a text file, UTF-16 or UTF-8, that are not empty."""
+    content = path.read_bytes()
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if marked else "utf-8-sig")
+    return [line.strip() for line in text.splitlines() if line.strip()]

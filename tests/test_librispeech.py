@@ -1,0 +1,223 @@
+"""LibriSpeech on copies of its layout, compared with what Lhotse's recipe reads; its download, from a server here."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from lhotse import CutSet
+from lhotse.recipes.librispeech import LIBRISPEECH, prepare_librispeech
+
+from local import corpora, librispeech
+from residualformer.errors import UserError
+
+
+def write_part(folder: Path, part: str, speakers: list[int], chapters: int = 1) -> None:
+    """<part>/<speaker>/<chapter>/ with two FLACs and their transcripts, as unpacked from the archives."""
+    for speaker in speakers:
+        for chapter in range(speaker + 1, speaker + 1 + chapters):
+            inside = folder / part / str(speaker) / str(chapter)
+            inside.mkdir(parents=True)
+            lines = []
+            for number, text in enumerate(("MISTER QUILTER IS THE APOSTLE", "HE DIDN'T")):
+                name = f"{speaker}-{chapter}-{number:04d}"
+                samples = np.random.default_rng(number).integers(-999, 999, 1600 + 16 * number).astype(np.int16)
+                soundfile.write(inside / f"{name}.flac", samples, 16000)
+                lines.append(f"{name} {text}\n")
+            (inside / f"{speaker}-{chapter}.trans.txt").write_text("".join(lines))
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    folder = tmp_path / "disk" / "LibriSpeech"
+    for first, part in enumerate(LIBRISPEECH, start=1):
+        write_part(folder, part, speakers=[100 * first, 100 * first + 50], chapters=2)
+    for name in ("README.TXT", "SPEAKERS.TXT", "CHAPTERS.TXT", "BOOKS.TXT", "LICENSE.TXT"):
+        (folder / name).write_text("; as in the corpus\n")
+    return folder
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["librispeech.py", *map(str, arguments)])
+    librispeech.main()
+
+
+def read(folder: Path) -> dict[str, CutSet]:
+    return {path.name[5:-9]: CutSet.from_file(path) for path in folder.glob("cuts_*.jsonl.gz")}
+
+
+@pytest.mark.parametrize("subset", ["100", "460", "960"])
+def test_cuts_are_those_of_lhotses_recipe(corpus, tmp_path, monkeypatch, subset):
+    options = ["--corpus-dir", corpus.parent, "--subset", subset]
+    run(monkeypatch, "obtain", "--out", tmp_path / "raw", *options)
+    run(monkeypatch, "manifests", "--corpus", tmp_path / "raw", "--out", tmp_path / "m", "--subset", subset)
+    cuts, theirs = read(tmp_path / "m"), prepare_librispeech(corpus)
+    train = [part for part in LIBRISPEECH if part.startswith("train") and int(part[-3:]) <= int(subset)]
+    train = train if subset == "960" else train[: {"100": 1, "460": 2}[subset]]
+    wanted = {"train": train, "dev": ["dev-clean", "dev-other"]}
+    assert set(cuts) == {*wanted, "test-clean", "test-other"}
+    for name, split in cuts.items():
+        expected = {
+            segment.id: (segment.text, segment.speaker, segment.language, segment.duration)
+            for part in wanted.get(name, [name])
+            for segment in theirs[part]["supervisions"]
+        }
+        found = [(cut.id, cut.supervisions[0]) for cut in split]
+        assert {key: (s.text, s.speaker, s.language, s.duration) for key, s in found} == expected
+        assert len(found) == len(expected) == 8 * len(wanted.get(name, [name]))
+
+
+def test_what_cannot_be_used_is_named(corpus, tmp_path, monkeypatch, capsys):
+    chapter = corpus / "test-clean" / "300" / "301"
+    (chapter / "300-301-0000.flac").unlink()
+    (chapter / "300-301-0001.flac").rename(chapter / "300-301-0002.flac")
+    transcript = chapter.with_name("302") / "300-302.trans.txt"
+    transcript.write_text(transcript.read_text().replace(" HE DIDN'T", " "))
+    run(monkeypatch, "obtain", "--out", tmp_path / "raw", "--corpus-dir", corpus)
+    run(monkeypatch, "manifests", "--corpus", tmp_path / "raw", "--out", tmp_path / "m", "--subset", "100")
+    captured = capsys.readouterr()
+    assert "test-clean: 5 utterances" in captured.out and "4 skipped" in captured.out
+    for line in (
+        "300-301-0000: there is a transcript but no audio",
+        "300-301-0001: there is a transcript but no audio",
+        "300-301-0002: there is audio but no transcript",
+        "300-302-0001: its transcript is empty",
+    ):
+        assert f"skipped in test-clean: {line}" in captured.err
+
+
+@pytest.mark.parametrize(
+    "subset, missing", [("960", "train-other-500"), ("100", "train-clean-100"), ("100", "dev-other")]
+)
+def test_a_missing_part_is_named(corpus, tmp_path, monkeypatch, subset, missing):
+    (corpus / missing).rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"LibriSpeech in '.*' lacks '.*{missing}': .*openslr.org/12"):
+        run(monkeypatch, "obtain", "--out", tmp_path / "raw", "--corpus-dir", corpus, "--subset", subset)
+    assert not (tmp_path / "raw").exists()
+
+
+def test_other_layouts_and_a_missing_stage_are_named(corpus, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="lacks '.*nowhere'"):
+        run(monkeypatch, "obtain", "--out", tmp_path / "raw", "--corpus-dir", tmp_path / "nowhere")
+    with pytest.raises(UserError, match="corpus.json is missing: run stage 0 first"):
+        run(monkeypatch, "manifests", "--corpus", tmp_path / "raw", "--out", tmp_path / "m")
+    for transcript in (corpus / "dev-other").rglob("*.trans.txt"):
+        transcript.unlink()
+    run(monkeypatch, "obtain", "--out", tmp_path / "raw", "--corpus-dir", corpus)
+    with pytest.raises(UserError, match=r"dev-other' holds no \*/\*/\*.trans.txt"):
+        run(monkeypatch, "manifests", "--corpus", tmp_path / "raw", "--out", tmp_path / "m")
+
+
+class Archives(BaseHTTPRequestHandler):
+    """Serves files of a folder, from where a Range asks; `asked` records (file, first byte)."""
+
+    folder: Path
+    asked: list[tuple[str, int]]
+    knows_ranges = True
+    breaks_after: int | None = None  # bytes of a reply, then the connection ends
+
+    def do_GET(self):
+        name = self.path.rsplit("/", 1)[-1]
+        if not (self.folder / name).is_file():
+            return self.send_error(404)
+        content = (self.folder / name).read_bytes()
+        first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        self.asked.append((name, first))
+        first = first if self.knows_ranges else 0
+        if first >= len(content):
+            return self.send_error(416)
+        self.send_response(206 if first else 200)
+        self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        self.wfile.write(content[first:][: self.breaks_after])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(corpus, tmp_path, monkeypatch):
+    """OpenSLR as it were, here: an archive for each part, and their MD5 in place of the true ones."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    for part in LIBRISPEECH:
+        with tarfile.open(folder / f"{part}.tar.gz", "w:gz") as tar:
+            tar.add(corpus / "README.TXT", "LibriSpeech/README.TXT")
+            tar.add(corpus / part, f"LibriSpeech/{part}")
+        monkeypatch.setitem(librispeech.MD5, part, md5(folder / f"{part}.tar.gz"))
+    handler = type("Here", (Archives,), {"folder": folder, "asked": []})
+    http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    handler.url = f"http://127.0.0.1:{http.server_address[1]}/resources/12"
+    yield handler
+    http.shutdown()
+    http.server_close()
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def content(folder: Path) -> dict[Path, str]:
+    return {path.relative_to(folder): md5(path) for path in folder.rglob("*.*")}
+
+
+def test_parts_are_fetched_checked_and_unpacked_once(server, corpus, tmp_path, monkeypatch):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    whole = (server.folder / "dev-other.tar.gz").read_bytes()
+    (raw / "dev-other.tar.gz.part").write_bytes(whole[:100])  # what an interrupted download has left
+    (raw / "test-clean.tar.gz.part").write_bytes((server.folder / "test-clean.tar.gz").read_bytes())
+    (raw / "test-other.tar.gz").write_bytes((server.folder / "test-other.tar.gz").read_bytes())  # put there by hand
+    run(monkeypatch, "obtain", "--out", raw, "--subset", "100", "--url", server.url)
+    small = ["dev-clean", "dev-other", "test-clean", "test-other", "train-clean-100"]
+    assert [name for name, _ in server.asked] == [f"{part}.tar.gz" for part in small if part != "test-other"]
+    assert server.asked[1] == ("dev-other.tar.gz", 100)
+    assert sorted(path.name for path in raw.iterdir()) == ["LibriSpeech", "corpus.json"]
+    for part in small:
+        here, there = content(raw / "LibriSpeech" / part), content(corpus / part)
+        assert here == there and len(here) == 12
+    run(monkeypatch, "obtain", "--out", raw, "--subset", "100", "--url", server.url)
+    assert len(server.asked) == 4
+    run(monkeypatch, "manifests", "--corpus", raw, "--out", tmp_path / "m", "--subset", "100")
+    assert len(list(read(tmp_path / "m")["train"])) == 8
+
+
+def test_a_damaged_download_is_refused_and_removed(server, tmp_path, monkeypatch):
+    raw = tmp_path / "raw"
+    archive = server.folder / "dev-clean.tar.gz"
+    archive.write_bytes(archive.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="dev-clean.tar.gz had MD5 .*, not .*, and was removed: run it again"):
+        run(monkeypatch, "obtain", "--out", raw, "--url", server.url)
+    assert [path.name for path in raw.rglob("*")] == ["LibriSpeech"]
+    archive.write_bytes(archive.read_bytes()[:2000])
+    monkeypatch.setitem(librispeech.MD5, "dev-clean", md5(archive))
+    with pytest.raises(UserError, match="dev-clean.tar.gz is damaged .* and was removed: run it again"):
+        run(monkeypatch, "obtain", "--out", raw, "--url", server.url)
+    assert [path.name for path in raw.rglob("*")] == ["LibriSpeech"]
+
+
+@pytest.mark.parametrize("knows_ranges", [True, False])
+def test_a_broken_connection_is_not_the_end(server, tmp_path, knows_ranges):
+    url, whole = f"{server.url}/dev-clean.tar.gz", (server.folder / "dev-clean.tar.gz").read_bytes()
+    server.knows_ranges, server.breaks_after = knows_ranges, len(whole) // 3
+    if not knows_ranges:
+        with pytest.raises(UserError, match=f"the connection broke after .* of {len(whole)} bytes.: run it again"):
+            corpora.fetch(url, tmp_path / "raw")
+        server.breaks_after = None
+    assert corpora.fetch(url, tmp_path / "raw").read_bytes() == whole
+    assert [path.name for path in (tmp_path / "raw").iterdir()] == ["dev-clean.tar.gz"]
+
+
+def test_a_server_that_fails_ends_in_advice(server, tmp_path):
+    with pytest.raises(UserError, match="nothing.tar.gz could not be fetched .*404.*: run it again to go on, or put"):
+        corpora.fetch(f"{server.url}/nothing.tar.gz", tmp_path / "raw")
+    with pytest.raises(UserError, match="could not be fetched"):
+        corpora.fetch("http://127.0.0.1:9/a.tar.gz", tmp_path / "raw")
