@@ -15,6 +15,7 @@ from residualformer.nn.transducer import Transducer
 from residualformer.schema import LossConfig
 
 BLANK = START
+BF16_WEIGHTS = 250_000  # of an output layer, as 500 classes x 512; of fewer, products are no large part of the loss
 
 
 def batch_losses(
@@ -28,22 +29,37 @@ def batch_losses(
     """
     with precision(features, bf16):
         encoded, lengths = model.encoder(features, batch.feature_lens)
-    return transducer_losses(model, batch, encoded, lengths, config)
+    return transducer_losses(model, batch, encoded, lengths, config, bf16)
 
 
 def precision(features: Tensor, bf16: bool) -> torch.autocast:
     """bf16 autocast for the encoder, if wanted.
 
-    What follows the encoder stays fp32: log-probabilities of bf16 logits are off by hundredths of a nat, and on a CPU
-    these small products are no faster in bf16.
+    What follows the encoder stays fp32, but for what `loss_precision` says: log-probabilities of bf16 logits are off by
+    hundredths of a nat, and on a CPU small products are no faster in bf16.
     """
     return torch.autocast(features.device.type, torch.bfloat16, enabled=bf16)
 
 
+def loss_precision(
+    joiner: TanhJoiner | AdditiveJoiner, encoded: Tensor, backend: Backend, bf16: bool
+) -> torch.autocast:
+    """bf16 autocast for a loss, if wanted, where it pays: an output layer of BF16_WEIGHTS or more.
+
+    Only for this package's losses, which take products of bf16 numbers, but keep float32 sums, logits and gradients;
+    under the same autocast other back-ends would get bf16 logits.
+    """
+    output = joiner.vocabulary if isinstance(joiner, TanhJoiner) else joiner.project_encoder
+    large = output.weight.numel() >= BF16_WEIGHTS
+    return precision(encoded, bf16 and large and backend.name == "torch")
+
+
 def transducer_losses(
-    model: Transducer, batch: Batch, encoded: Tensor, lengths: Tensor, config: LossConfig
+    model: Transducer, batch: Batch, encoded: Tensor, lengths: Tensor, config: LossConfig, bf16: bool = False
 ) -> dict[str, Tensor]:
     """Losses summed over a batch, in nats, from encoder frames (N, T', D), of which `lengths` (N,) are real.
+
+    `bf16`: as in `loss_precision`.
 
     Returns:
         `loss`, to be minimised: transducer (+ simple_scale * simple) (+ ctc_scale * ctc), and these parts.
@@ -54,9 +70,9 @@ def transducer_losses(
     boundary[:, 2], boundary[:, 3] = batch.token_lens, lengths
     backend = get_backend(config.backend)
     if config.kind == "pruned":
-        losses = _pruned(model, encoded, predicted, batch.tokens, boundary, backend, config)
+        losses = _pruned(model, encoded, predicted, batch.tokens, boundary, backend, config, bf16)
     else:
-        exact = _exact(model.joiner, encoded, predicted, batch.tokens, boundary, backend)
+        exact = _exact(model.joiner, encoded, predicted, batch.tokens, boundary, backend, bf16)
         losses = {"transducer": exact, "loss": exact}
     if config.ctc_scale > 0:
         losses["ctc"] = _ctc(model, encoded, lengths, batch)
@@ -72,23 +88,25 @@ def _pruned(
     boundary: Tensor,
     backend: Backend,
     config: LossConfig,
+    bf16: bool,
 ) -> dict[str, Tensor]:
     """The simple joiner's loss finds the labels worth a look at each frame; the joiner is run on those alone."""
     of_encoder, of_predictor = model.training_only["simple_encoder"], model.training_only["simple_predictor"]
-    simple, (px_grad, py_grad) = backend.simple_joiner_loss(
-        *(encoded, predicted, of_encoder.weight, of_encoder.bias, of_predictor.weight, of_predictor.bias),
-        *(tokens, BLANK, boundary),
-        lm_only_scale=config.lm_scale,
-        am_only_scale=config.am_scale,
-        reduction="sum",
-        return_grad=True,
-    )
-    ranges = get_rnnt_prune_ranges(px_grad, py_grad, boundary, config.prune_range)
     joiner, output = model.joiner, model.joiner.vocabulary
     am, lm = joiner.project_encoder(encoded), joiner.project_predictor(predicted)
-    pruned = backend.pruned_joiner_loss(
-        am, lm, output.weight, output.bias, tokens, ranges, BLANK, boundary, reduction="sum"
-    )
+    with loss_precision(joiner, encoded, backend, bf16):
+        simple, (px_grad, py_grad) = backend.simple_joiner_loss(
+            *(encoded, predicted, of_encoder.weight, of_encoder.bias, of_predictor.weight, of_predictor.bias),
+            *(tokens, BLANK, boundary),
+            lm_only_scale=config.lm_scale,
+            am_only_scale=config.am_scale,
+            reduction="sum",
+            return_grad=True,
+        )
+        ranges = get_rnnt_prune_ranges(px_grad, py_grad, boundary, config.prune_range)
+        pruned = backend.pruned_joiner_loss(
+            am, lm, output.weight, output.bias, tokens, ranges, BLANK, boundary, reduction="sum"
+        )
     return {"loss": pruned + config.simple_scale * simple, "transducer": pruned, "simple": simple}
 
 
@@ -99,15 +117,18 @@ def _exact(
     tokens: Tensor,
     boundary: Tensor,
     backend: Backend,
+    bf16: bool = False,
 ) -> Tensor:
     of_encoder, of_predictor = joiner.project_encoder, joiner.project_predictor
     if isinstance(joiner, AdditiveJoiner):
         weights = of_encoder.weight, of_encoder.bias, of_predictor.weight, of_predictor.bias
-        return backend.simple_joiner_loss(encoded, predicted, *weights, tokens, BLANK, boundary, reduction="sum")
+        with loss_precision(joiner, encoded, backend, bf16):
+            return backend.simple_joiner_loss(encoded, predicted, *weights, tokens, BLANK, boundary, reduction="sum")
     am, lm, output = of_encoder(encoded), of_predictor(predicted), joiner.vocabulary
-    return backend.exact_joiner_loss(
-        am, lm, output.weight, output.bias, tokens, BLANK, boundary, reduction="sum"
-    )
+    with loss_precision(joiner, encoded, backend, bf16):
+        return backend.exact_joiner_loss(
+            am, lm, output.weight, output.bias, tokens, BLANK, boundary, reduction="sum"
+        )
 
 
 def _ctc(model: Transducer, encoded: Tensor, lengths: Tensor, batch: Batch) -> Tensor:

@@ -133,7 +133,7 @@ class Branches(Pruning):
         with precision(features, self.bf16):
             encoded = self.encoder.encode(features, batch.feature_lens, self.sampler())
         real = _real(encoded.frames, encoded.lengths)
-        sums = transducer_losses(self.model, batch, encoded.frames, encoded.lengths, self.config.loss)
+        sums = transducer_losses(self.model, batch, encoded.frames, encoded.lengths, self.config.loss, self.bf16)
         shares = self._shares(encoded, real)
         if self.encoder.training and self.step >= self.end and self.config.amnet.cost.kind != "none":
             total, count = shares["slow_share"]
