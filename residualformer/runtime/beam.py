@@ -55,27 +55,31 @@ class _Frame:
         self.alive: list[Prefix] = state.alive
         self.done: dict[int, Prefix] = {}
 
-    def stop_here(self, logp: Array) -> None:
-        """Add the paths of `alive` that write no more at this frame; logp (A,) of the blank."""
-        for prefix, blank in zip(self.alive, logp.tolist(), strict=True):
-            score, same = prefix.score + blank, self.done.get(prefix.key)
-            if same is None:
-                self.done[prefix.key] = Prefix(score, prefix.key, prefix.path, prefix.predicted)
+    def scores(self) -> Array:
+        """(A,) of `alive`."""
+        return np.array([prefix.score for prefix in self.alive])
+
+    def stop_here(self, scores: Array) -> None:
+        """Let `alive`, which are changed, write no more at this frame: with `scores` (A,) they are added to B."""
+        for prefix, score in zip(self.alive, scores.tolist(), strict=True):
+            same = self.done.setdefault(prefix.key, prefix)
+            if same is prefix:
+                prefix.score = score
                 continue
             if score > same.score:
                 same.path = prefix.path
             same.score = _log_add(same.score, score)
 
-    def write(self, logp: Array, width: int) -> list[tuple[Prefix, Prefix, int]]:
-        """The best W one-label continuations that may enter the beam; logp (A, V), the blank's column -inf.
+    def write(self, scores: Array, width: int) -> list[tuple[Prefix, Prefix, int]]:
+        """Let the best W one-label continuations that may enter the beam be `alive`; scores (A, V), the blank's -inf.
 
         Gives (prefix, new prefix, label) of those of which the predictor has not been asked yet.
         """
-        scores = (np.array([prefix.score for prefix in self.alive])[:, None] + logp).ravel()
+        num_labels, scores = scores.shape[1], scores.ravel()
         index = np.flatnonzero(scores > self._worst(width))
         if len(index) > width:
             index = index[np.argpartition(scores[index], -width)[-width:]]
-        parents, labels = np.divmod(index, logp.shape[1])
+        parents, labels = np.divmod(index, num_labels)
         alive, unknown = [], []
         for i, label, score in zip(parents.tolist(), labels.tolist(), scores[index].tolist(), strict=True):
             parent = self.alive[i]
@@ -149,9 +153,8 @@ class BeamSearch:
         if not frames:
             return []
         sizes = [len(frame.alive) for frame in frames]
-        encoded = np.stack([frame.encoded for frame in frames]).repeat(sizes, axis=0)
-        outputs = [prefix.predicted.output for frame in frames for prefix in frame.alive]
-        predicted = np.concatenate(outputs).reshape(len(outputs), -1)  # np.stack takes twice as long
+        encoded = _rows([frame.encoded for frame in frames]).repeat(sizes, axis=0)
+        predicted = _rows([prefix.predicted.output for frame in frames for prefix in frame.alive])
         logits = self.model.join(encoded, predicted)
         logits[:, self.blank] -= self.blank_penalty
         logp = log_softmax(logits)
@@ -159,11 +162,11 @@ class BeamSearch:
         logp[:, self.blank] = -np.inf
         unknown, start = [], 0
         for frame, size in zip(frames, sizes, strict=True):
-            rows = slice(start, start + size)
+            rows, scores = slice(start, start + size), frame.scores()
             start += size
-            frame.stop_here(blank[rows])
+            frame.stop_here(scores + blank[rows])
             if not last:
-                unknown += [(frame.state, *new) for new in frame.write(logp[rows], self.width)]
+                unknown += [(frame.state, *new) for new in frame.write(scores[:, None] + logp[rows], self.width)]
         if unknown:
             self._predict(unknown)
         return [] if last else [frame for frame in frames if frame.alive]
@@ -172,6 +175,11 @@ class BeamSearch:
         found = self.model.predict([label for *_, label in unknown], [p.predicted.state for _, p, *_ in unknown])
         for (state, _, prefix, _), new in zip(unknown, found, strict=True):
             prefix.predicted = state.known[prefix.key] = Predicted(*new)
+
+
+def _rows(vectors: list[Array]) -> Array:
+    """np.stack, in half the time."""
+    return np.concatenate(vectors).reshape(len(vectors), -1)
 
 
 def _trace(path: Path, score: float) -> Hypothesis:

@@ -39,7 +39,6 @@ class LeanModel(ExportedModel):
         self.tail_s = 0.0  # `encode` takes lengths for both types
         self._encoder = LeanEncoder(self._paths[0], encoder, self.window, self.shift, self.features.num_mel_bins)
         self._decoder, self._joiner = (MappedWeights(path) for path in self._paths[1:])
-        self._stateless = card["predictor"]["kind"] == "stateless"
 
     def encoder_state(self) -> State:
         return self._encoder.state()
@@ -49,10 +48,10 @@ class LeanModel(ExportedModel):
 
     def predictor_state(self) -> State:
         if self._stateless:
-            return (np.zeros(self._card["predictor"]["context_size"], np.int64),)
+            return (np.zeros(self._card["predictor"]["context_size"] - 1, np.int64),)
         return self._zeros("decoder")
 
-    def predict(self, labels: Sequence[int], states: Sequence[State]) -> list[tuple[Array, State]]:
+    def _predict(self, labels: Sequence[int], states: Sequence[State]) -> list[tuple[Array, State]]:
         ids = np.array(labels, np.int64) + self._blank_last  # in the numbering of training, where the blank is 0
         ids %= len(self.pieces)
         run = self._convolve if self._stateless else self._recur
@@ -80,10 +79,10 @@ class LeanModel(ExportedModel):
         return x, h, c
 
     def _convolve(self, ids: Array, states: Sequence[State]) -> tuple[Array, Array]:
-        """Stateless: ids (N,) -> output (N, P), and the last labels (N, context_size)."""
-        history = np.concatenate([stack(states)[0][:, 1:], ids[:, None]], axis=1)
+        """Stateless: ids (N,) -> output (N, P), and the last labels (N, context_size - 1)."""
+        history = np.concatenate([stack(states)[0], ids[:, None]], axis=1)
         x = self._decoder.rows("embedding", history.ravel()).reshape(len(ids), -1)
-        return np.maximum(self._decoder.linear(x, "conv"), 0), history
+        return np.maximum(self._decoder.linear(x, "conv"), 0), history[:, 1:]
 
 
 class LeanEncoder:
@@ -111,6 +110,7 @@ class LeanEncoder:
     def step(self, features: Array, lengths: Array, states: Sequence[State]) -> tuple[Array, list[State]]:
         """As `ExportedModel.encode`."""
         past, before1, before2, seen = stack(states)
+        past = past.copy()  # is changed
         x = (features - self.weights.small("mean")) / self.weights.small("std")
         x[np.arange(x.shape[1]) >= lengths[:, None]] = 0
         x, before1, before2 = self._subsample(x, before1, before2)

@@ -23,6 +23,7 @@ Array = NDArray[Any]
 State = tuple[Array, ...]
 
 TYPES = ("nemo", "ebranchformer")
+REMEMBERED = 1024  # answers of a stateless predictor: 2 MB at the paper's size
 
 
 class ExportedModel(ABC):
@@ -48,7 +49,8 @@ class ExportedModel(ABC):
         self.features, self.decode = FeatureConfig(**card["features"]), DecodeConfig(**card["decode"])
         self.window, self.shift, self.stride = card["window"], card["shift"], card["subsampling"]
         self.tail_s = card["tail_padding_ms"] / 1000
-        self._card = card
+        self._card, self._stateless = card, card["predictor"]["kind"] == "stateless"
+        self._answers: dict[tuple, tuple[Array, State]] = {}
         files = card["files"]["int8" if int8 else "fp32"]
         self._paths = [folder / files[part] for part in ("encoder", "decoder", "joiner")]
         for path in self._paths:
@@ -76,9 +78,25 @@ class ExportedModel(ABC):
     def predictor_state(self) -> State:
         """State of one hypothesis before its first label, the blank."""
 
-    @abstractmethod
     def predict(self, labels: Sequence[int], states: Sequence[State]) -> list[tuple[Array, State]]:
-        """Of N hypotheses the predictor's output (J,) after one more label, and the new state."""
+        """Of N hypotheses the predictor's output (J,) after one more label, and the new state.
+
+        A stateless predictor answers by the last labels alone, so its answers are kept, for all streams.
+        """
+        if not self._stateless:
+            return self._predict(labels, states)
+        keys = [(label, *(part.tobytes() for part in state)) for label, state in zip(labels, states, strict=True)]
+        answers = self._answers
+        if new := {key: n for n, key in enumerate(keys) if key not in answers}:
+            if len(answers) + len(new) > REMEMBERED:
+                answers = self._answers = {key: answers[key] for key in keys if key in answers}
+            found = self._predict([labels[n] for n in new.values()], [states[n] for n in new.values()])
+            answers.update(zip(new, found, strict=True))
+        return [answers[key] for key in keys]
+
+    @abstractmethod
+    def _predict(self, labels: Sequence[int], states: Sequence[State]) -> list[tuple[Array, State]]:
+        """As `predict`; a stateless predictor's state are the labels that its next answer takes in."""
 
     @abstractmethod
     def join(self, encoded: Array, predicted: Array) -> Array:
@@ -120,5 +138,7 @@ def load_exported(folder: Path | str, num_threads: int = 1, int8: bool = False, 
 
 
 def stack(states: Sequence[State], axis: int = 0) -> list[Array]:
-    """The states of N streams or hypotheses as arrays with an axis N."""
+    """The states of N streams or hypotheses as arrays with an axis N; a view of a single one."""
+    if len(states) == 1:
+        return [np.expand_dims(part, axis) for part in states[0]]
     return [np.stack(part, axis=axis) for part in zip(*states, strict=True)]
