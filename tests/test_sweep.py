@@ -1,0 +1,196 @@
+"""The queue of trainings, on trainings that only leave a trace: order, resuming, failing, interrupting, time left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from utils.sweep import Job, Queue, duration, gpus, plan, slots
+
+CONFS = {
+    "base": "train: {max_steps: 100}",
+    "baseline": "base: base.yaml",
+    "shared": "base: base.yaml\nencoder: {sharing: 3}",
+    "residual": "base: shared.yaml\nwarm_start: shared\nencoder: {residual: {rank: 4}}",
+    "control": "base: shared.yaml\nwarm_start: shared",
+}
+TABLE = """
+title: t
+source: s
+metric: WER
+baseline: baseline
+columns: [a, b]
+rows: [{name: r, cells: [{experiment: residual, control: control}, {experiment: elsewhere}]}]
+"""
+# A run.sh that notes what it is asked for, trains for a moment, and leaves what a training leaves.
+RUN = r"""
+set -e
+here=$(cd "$(dirname "$0")" && pwd)
+while [ $# -gt 0 ]; do case $1 in
+    --experiments) name=$2; shift ;; --stage) stage=$2; shift ;; *) options="$options $1" ;; esac; shift; done
+echo "$stage $name${options}" >>"$here/calls.txt"
+[ "$stage" -ge 4 ] || exit 0
+exp=$here/exp
+if [ -f "$exp/.$name.done" ]; then echo "== stage 4: train $name: skipped"; exit 0; fi
+mkdir -p "$exp/$name"
+cp "$here/config.yaml" "$exp/$name/"
+step=$(cat "$exp/$name/step" 2>/dev/null || echo 0)
+trap 'echo saved at $step; exit 130' INT
+while [ "$step" -lt 100 ]; do
+    step=$((step + 50))
+    if [ -f "$here/slow" ]; then touch "$exp/$name/started"; sleep 20 & wait $!; fi
+    echo "$step" >"$exp/$name/step"
+    echo "{\"step\": $step, \"train/wall_s\": $((step * 6))}" >>"$exp/$name/metrics.jsonl"
+done
+if [ "$name" = "$(cat "$here/fail" 2>/dev/null)" ]; then echo "error: the disk is full"; exit 2; fi
+echo "$CUDA_VISIBLE_DEVICES" >"$exp/$name/gpu"
+echo '{"finished": true}' >"$exp/.$name.done"
+"""
+
+
+class Sweep:
+    """A recipe with the fake run.sh, in a folder that has what the queue needs of the repository."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.folder, self.egs = folder, folder / "egs" / "fake"
+        (folder / "utils").symlink_to(root / "utils")
+        files = {f"conf/fake/{name}.yaml": text for name, text in CONFS.items()}
+        files |= {"conf/tables/table9.yaml": TABLE, "egs/fake/run.sh": RUN, "egs/fake/config.yaml": CONFS["base"]}
+        for path, text in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text)
+        self.environment = os.environ | {"PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": ""}
+
+    def command(self, *options: str) -> list[str]:
+        return [sys.executable, "utils/sweep.py", "--recipe", "fake", *options]
+
+    def run(self, *options: str, status: int = 0) -> str:
+        command = self.command(*options)
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def calls(self) -> list[str]:
+        """What run.sh was asked for since the last look."""
+        path = self.egs / "calls.txt"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.fixture
+def sweep(root, tmp_path):
+    return Sweep(root, tmp_path)
+
+
+def test_a_table_is_trained_in_order_and_then_skipped(sweep):
+    told = sweep.run("--table", "9", "--", "--corpus-dir=x")
+    assert "not in conf/fake, their cells stay empty: elsewhere" in told
+    options = " --corpus-dir=x --stop-stage 7"
+    experiments = ["baseline", "shared", "residual", "control"]
+    assert sweep.calls() == ["0 baseline" + options.replace("7", "3")] + [f"4 {name}{options}" for name in experiments]
+    assert "== summary: 4 trained" in told
+    again = sweep.run("--table", "9")
+    assert "== summary: 4 was done" in again and "no training is left" in again
+
+
+def test_a_dry_run_lists_trainings_and_their_time_and_does_nothing(sweep):
+    told = sweep.run("--table", "9", "--dry-run")
+    assert "residual  100 updates, of unknown length, after shared" in told and sweep.calls() == []
+    sweep.run("--experiments", "baseline")  # 6 s an update
+    told = sweep.run("--table", "9", "--dry-run", "--set", "train.max_steps=200")
+    assert "baseline  trained already" in told and "shared    200 updates, 20 min" in told
+    assert "3 left, about 1 h 0 min" in told
+
+
+def test_finished_trainings_of_other_recipes_set_the_pace_of_a_fresh_one(sweep):
+    row = {"experiment": "shared", "training": {"steps": 100, "wall_s": 300.0}}
+    for path, text in {
+        "conf/other/shared.yaml": "encoder: {sharing: 3}",
+        "egs/other/results.json": json.dumps({"rows": [row]}),
+    }.items():
+        (sweep.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (sweep.folder / path).write_text(text)
+    assert "shared  100 updates, 5 min" in sweep.run("--experiments", "shared", "--dry-run")
+
+
+def test_a_failure_stops_only_what_needs_it(sweep):
+    (sweep.egs / "fail").write_text("shared")
+    told = sweep.run("--table", "9", status=1)
+    assert "shared    failed" in told and "error: the disk is full" in told
+    assert "residual  not run, 0 s: it needs shared" in told and "== summary: 1 trained, 1 failed, 2 not run" in told
+    (sweep.egs / "fail").unlink()
+    assert "== summary: 3 trained, 1 was done" in sweep.run("--table", "9")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_lets_trainings_save_and_the_next_call_goes_on(sweep, number):
+    (sweep.egs / "slow").touch()
+    with subprocess.Popen(
+        sweep.command("--experiments", "baseline", "shared", "--jobs", "2"), cwd=sweep.folder, env=sweep.environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        logs = [sweep.egs / "exp" / "log" / f"{name}.log" for name in ("baseline", "shared")]
+        until = time.monotonic() + 60
+        while not all((sweep.egs / "exp" / log.stem / "started").exists() for log in logs):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.send_signal(number)
+        told, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "== summary: 2 waiting" in told
+    assert [log.read_text().splitlines()[-1] for log in logs] == ["saved at 50"] * 2
+    (sweep.egs / "slow").unlink()
+    assert "== summary: 2 trained" in sweep.run("--experiments", "baseline", "shared")
+
+
+def test_at_the_same_time_each_has_a_gpu_of_its_own(sweep):
+    sweep.environment["CUDA_VISIBLE_DEVICES"] = "3,5"
+    sweep.run("--experiments", "baseline", "shared")
+    taken = [(sweep.egs / "exp" / name / "gpu").read_text().strip() for name in ("baseline", "shared")]
+    assert sorted(taken) == ["3", "5"]
+
+
+def test_what_is_wrong_is_told_in_a_sentence(sweep):
+    assert "there is no recipe 'fake2'" in sweep.run("--recipe", "fake2", status=2)
+    assert "there is no table '1'" in sweep.run("--table", "1", status=2)
+    assert "has none of the experiments: none was given" in sweep.run(status=2)
+    wrong = sweep.run("--experiments", "shared", "--set", "train.max_step=3", status=2)
+    assert "there is no key train.max_step" in wrong
+    assert sweep.calls() == []
+
+
+def test_slots(monkeypatch):
+    assert slots(0, []) == [({}, None)]
+    assert slots(3, ["0", "1"]) == [({"CUDA_VISIBLE_DEVICES": gpu}, None) for gpu in ("0", "1", "0")]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 4, 5, 6}, raising=False)
+    assert slots(2, []) == [({"OMP_NUM_THREADS": "2"}, {0, 1}), ({"OMP_NUM_THREADS": "2"}, {4, 5})]
+    assert [cores for _, cores in slots(7, [])] == [{0}, {1}, {4}, {5}, {6}, {0}, {1}]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert gpus() == ["2", "3"]
+
+
+def test_the_time_left_is_shared_by_what_runs_at_the_same_time(sweep, monkeypatch):
+    monkeypatch.chdir(sweep.folder)
+    monkeypatch.setenv("PYTHONPATH", sweep.environment["PYTHONPATH"])
+    jobs = plan(Path("conf/fake"), ["residual", "control"], [])
+    needed = {job.name: job.needs for job in jobs}
+    assert list(needed.items()) == [("shared", []), ("residual", ["shared"]), ("control", ["shared"])]
+    for folder, steps in (("shared", 100), ("residual", 50)):  # the first is done, of the second half
+        (sweep.egs / "exp" / folder).mkdir(parents=True)
+        (sweep.egs / "exp" / folder / "config.yaml").write_text(CONFS["base"])
+        record = {"step": steps, "train/wall_s": 6.0 * steps}
+        (sweep.egs / "exp" / folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    (sweep.egs / "exp" / ".shared.done").write_text('{"finished": true}')
+    queue = Queue(jobs, [], sweep.egs / "exp", slots(2, ["0", "1"]))
+    assert queue.seconds_left() == pytest.approx({"shared": 0, "residual": 300, "control": 600})
+    assert queue.time_left() == "2 left, 10 min"  # the longest, which is more than half of 15
+    queue.slots = queue.slots[:1]
+    assert queue.time_left() == "2 left, 15 min"
+    assert isinstance(jobs[0], Job) and duration(None) == "of unknown length" and duration(5400) == "about 1 h 30 min"
