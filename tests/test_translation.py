@@ -4,6 +4,7 @@ import json
 import random
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jiwer
@@ -109,6 +110,15 @@ def test_a_set_of_subsets_scores_their_mean_not_what_they_make_together(tmp_path
     together = bleu(*(sum(texts, []) for texts in zip(*parts.values())))
     assert abs(row["bleu"]["value"] - together) > 1
     assert [rows["baseline", split]["bleu"]["value"] for split in parts] == pytest.approx(each, abs=0.005)
+
+
+def test_what_is_not_known_of_a_subset_is_not_told_of_the_set(tmp_path):
+    for split in ("m@dev", "m@test"):
+        write_run(tmp_path, "baseline", split, 10, 0.1)
+    runs = [score_run(folder) for folder in find_runs(tmp_path / "exp", ["m"])]
+    first, second = runs[0], replace(runs[1], measures={"bleu": runs[1].measures["bleu"]})
+    mean = with_means([first, second])[-1]
+    assert list(mean.measures) == ["bleu"] and "chrf" in first.row and "chrf" not in mean.row
 
 
 def test_the_mean_is_resampled_within_each_subset():

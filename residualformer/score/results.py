@@ -139,7 +139,7 @@ def _mean(name: str, parts: list[Scored]) -> Scored:
     measures = {key: mean_over_subsets([run.measures[key] for run in parts]) for key in keys}
     counts = [key for key in ("utterances", "missing", "words") if key in parts[0].row]
     sums = {key: sum(run.row[key] for run in parts) for key in counts}
-    kept = {key: value for key, value in parts[0].row.items() if key not in ("amnet", "decoding")}
+    kept = {key: value for key, value in parts[0].row.items() if key not in ("amnet", "decoding", *parts[0].measures)}
     splits = [run.row["split"] for run in parts]
     row = kept | sums | {"run": name, "split": test_set(splits[0]), "subsets": splits, "decoding": {}}
     row |= {key: measure.row(_DIGITS.get(key, 2)) for key, measure in measures.items()}
