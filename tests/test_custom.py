@@ -277,5 +277,5 @@ def test_the_configuration_is_that_of_the_experiment_with_the_chosen_values(tmp_
     run(pairs(tmp_path / "data", utterances()))
     chosen = f"@{run.folder / 'manifests/chosen.yaml'}"
     config = load_config(root / "conf/custom/residual.yaml", [chosen, "encoder.dim=96"])
-    assert (config.encoder.num_layers, config.encoder.dim, config.encoder.ffn_dim) == (9, 96, 576)
+    assert (config.encoder.num_layers, config.encoder.dim, config.encoder.ffn_dim) == (12, 96, 768)
     assert (config.encoder.sharing, config.encoder.residual.rank) == (3, 16)
