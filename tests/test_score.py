@@ -155,7 +155,8 @@ def results(**changes) -> dict:
     wer = {"value": 9.5, "low": 8.0, "high": 11.25, "insertions": 1, "deletions": 2, "substitutions": 30}
     row = {
         "experiment": "a|b", "run": "decode_test_beam16", "split": "test", "search": "beam16", "metric": "WER",
-        "utterances": 10, "missing": 0, "words": 347, "wer": wer, "cer": wer | {"value": 3.0}, "relative": -4.25, "p_value": 0.031,
+        "utterances": 10, "missing": 0, "words": 347, "wer": wer, "cer": wer | {"value": 3.0},
+        "relative": -4.25, "p_value": 0.031,
         "description": "A model.", "parameters": PARAMETERS, "decoding": {"rtf": 0.0213, "settings": {"beam": 16}},
         "training": {"seed": 1, "command": "train it", "wall_s": 90.0},
     } | changes  # fmt: skip

@@ -1,4 +1,4 @@
-"""The recipe of speech translation at toy size: speech is synthesised, a model is trained, two sets decoded and scored."""
+"""The recipe of speech translation at toy size: speech is made, a model is trained, two sets are decoded and scored."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_both_sets_are_scored_by_bleu(egs):
     rows = {row["split"]: row for row in json.loads((egs / "results.json").read_text(encoding="utf-8"))["rows"]}
     assert list(rows) == ["test", "dev"]
     for split, row in rows.items():
-        lines = (egs / "exp" / "shared" / f"decode_{split}_beam4" / "hyp.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
+        file = egs / "exp" / "shared" / f"decode_{split}_beam4" / "hyp.jsonl"
+        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         assert {record["id"]: record["ref"] for record in records} == cuts(egs, split)
         hypotheses, references = ([record[key] for record in records] for key in ("hyp", "ref"))
         bleu = sacrebleu.corpus_bleu(hypotheses, [references], tokenize="zh")
