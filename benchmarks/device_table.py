@@ -3,8 +3,8 @@
     . ./path.sh && python benchmarks/device_table.py [--config conf/paper_asr.yaml] [--models K=1 K=3 K=3,R=2 K=3,R=16]
         [--seconds 10] [--json FILE]
 
-Models have random weights (size and speed do not depend on them) and the shape of `--config`, with layers shared by K and
-residuals of rank R with a diagonal. Each is exported in fp32 and int8, factored and, where it has residuals, merged;
+Models have random weights (size and speed do not depend on them) and the shape of `--config`, with layers shared by K
+and residuals of rank R with a diagonal. Each is exported in fp32 and int8, factored and, if it has residuals, merged;
 each row is a process of its own that imports no torch and streams noise in pieces of 100 ms, greedily. `lean` is the
 memory-lean runner. Memory is the whole process, Python and libraries included; times are processor time. Rows take
 turns `--rounds` times, and the median counts.
@@ -31,6 +31,7 @@ from residualformer.errors import UserError, run_main
 from residualformer.files import write_json
 
 RATE, PIECE = 16000, 1600
+COLUMNS = {"encoder_mb": 1, "files_mb": 1, "load_s": 2, "peak_mb": 0, "rtf": 3}  # and how many decimals
 MODELS = ["K=1", "K=3", "K=3,R=2", "K=3,R=16"]
 
 
@@ -40,7 +41,6 @@ def export(name: str, args: argparse.Namespace, out: Path) -> None:
 
     from residualformer.config import load_config
     from residualformer.data.tokenizer import Tokenizer
-    from residualformer.export.contracts import CONTRACTS
     from residualformer.export.folder import choose_contract, encoder_graph, write_folder
     from residualformer.nn.transducer import build_model
     from residualformer.schema import ResidualConfig
@@ -63,7 +63,7 @@ def export(name: str, args: argparse.Namespace, out: Path) -> None:
         bundle.model.joiner.vocabulary.bias[0] += 3  # writes now and then
     for weights in ("factored", "merged") if rank else ("factored",):
         (out / weights).mkdir(parents=True)
-        contract = CONTRACTS[choose_contract(config).name](bundle.model, encoder_graph(bundle.model, weights == "merged"))
+        contract = choose_contract(config)(bundle.model, encoder_graph(bundle.model, weights == "merged"))
         write_folder(out / weights, name, bundle, contract, weights, int8=True)
 
 
@@ -110,8 +110,8 @@ def table(args: argparse.Namespace, root: Path) -> list[dict[str, Any]]:
                     rows.append(row | {"runner": "lean" if lean else "onnxruntime", "folder": folder})
     for row in rows:
         ending = ".int8.onnx" if row["type"] == "int8" else ".onnx"
-        sizes = {part: (row["folder"] / f"{part}{ending}").stat().st_size / 1e6 for part in ("encoder", "decoder", "joiner")}
-        row |= {"encoder_mb": sizes["encoder"], "files_mb": sum(sizes.values())}
+        sizes = [(row["folder"] / f"{part}{ending}").stat().st_size / 1e6 for part in ("encoder", "decoder", "joiner")]
+        row |= {"encoder_mb": sizes[0], "files_mb": sum(sizes)}
     found = [
         [measured(row["folder"], row["type"] == "int8", row["runner"] == "lean", args.seconds) for row in rows]
         for _ in range(args.rounds)
@@ -132,11 +132,10 @@ def main() -> None:
     else:
         with tempfile.TemporaryDirectory() as root:
             rows = table(args, Path(root))
-        keys = [("encoder_mb", "encoder MB"), ("files_mb", "all MB"), ("load_s", "load s"), ("peak_mb", "peak MB"), ("rtf", "RTF")]
-        print("| model | weights | precision | runner | " + " | ".join(title for _, title in keys) + " |")
-        print("|---|---|---|---|" + "---:|" * len(keys))
+        print("| model | weights | precision | runner | encoder MB | all MB | load s | peak MB | RTF |")
+        print("|---|---|---|---|---:|---:|---:|---:|---:|")
         for row in rows:
-            cells = [f"{row[key]:.{3 if key == 'rtf' else 2 if key == 'load_s' else 1}f}" for key, _ in keys]
+            cells = [f"{row[key]:.{digits}f}" for key, digits in COLUMNS.items()]
             print(f"| {row['model']} | {row['weights']} | {row['type']} | {row['runner']} | {' | '.join(cells)} |")
         print(f"\nPython with its libraries, before a model is loaded: {rows[0]['python_mb']:.0f} MB")
         if args.json:

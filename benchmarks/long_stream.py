@@ -4,8 +4,8 @@
         [--search greedy|beam] [--int8] [--lean] [--check-every 10] [--json FILE] AUDIO...
 
 The audio files are said one after the other, again and again, with a pause after each, in pieces of 100 ms, with
-endpoints. Every `--check-every`th segment that an endpoint closes is cut out of the audio and recognised alone; the text
-must be the same. Memory is that of the whole process; warm is the state after a twelfth of the audio.
+endpoints. Every `--check-every`th segment that an endpoint closes is cut out of the audio and recognised alone; the
+text must be the same. Memory is that of the whole process; warm is the state after a twelfth of the audio.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> list[Found]:
     speech, stream, total = Speech(args.audio, model.features.sample_rate_hz, args.pause), recogniser.create_stream(), 0
     reports: list[Found] = []
     segments, checked, differing, seconds, started = 0, 0, 0, 0.0, time.process_time()
-    print(f"{'audio s':>8} {'memory MB':>10} {'since warm':>10} {'segments':>9} {'checked':>8} {'differ':>7} {'RTF':>7}")
+    print("audio s  memory MB  since warm  segments  checked  differ     RTF")
     for piece in speech.pieces():
         stream.accept_waveform(piece)
         recogniser.decode([stream])
@@ -96,7 +96,8 @@ def run(args: argparse.Namespace) -> list[Found]:
             now, rtf = resident_mb(), (time.process_time() - started - seconds) / audio_s
             warm = reports[0].resident_mb if reports else now
             reports.append(Found(audio_s, now, now - warm, segments, checked, differing, rtf))
-            print(f"{audio_s:8.0f} {now:10.1f} {now - warm:10.1f} {segments:9} {checked:8} {differing:7} {rtf:7.4f}", flush=True)
+            numbers = f"{now:9.1f}  {now - warm:10.1f}  {segments:8}  {checked:7}  {differing:6}  {rtf:6.4f}"
+            print(f"{audio_s:7.0f}  {numbers}", flush=True)
         if len(reports) == REPORTS:
             return reports
     raise AssertionError("speech has no end")

@@ -4,9 +4,10 @@
         [--utterances 20] [--beam 16] [--type nemo ebranchformer] [--json FILE]
 
 The model is exported with a stateless predictor. Where it has an LSTM, that is written out as a table of what it says
-after two labels, on average over the transcripts of the cuts; so the vocabulary must be small. `ebranchformer` computes other features, whose mean and variance
-are then taken from the audio: the words get worse, the work stays that of a trained model. sherpa-onnx takes part if
-it is installed: on type `nemo` it runs hypotheses one by one, on `ebranchformer` in a batch, one label a frame at most.
+after two labels, on average over the transcripts of the cuts; so the vocabulary must be small. `ebranchformer` computes
+other features, whose mean and variance are then taken from the audio: the words get worse, the work stays that of a
+trained model. sherpa-onnx takes part if it is installed: on type `nemo` it runs hypotheses one by one, on
+`ebranchformer` in a batch, with one label a frame at most.
 
 Programs take turns, utterance by utterance, in pieces of 100 ms; times are processor time of the process. `search` is a
 program's time without that of features and encoder, which our own program without a search takes.
@@ -192,8 +193,8 @@ def main() -> None:
         for row in measure(kind, bundle, audio, references, args.beam):
             rest = ["-" if row.search_rtf is None else f"{row.search_rtf:.4f}", f"{row.ratio:.2f}"]
             rest += ["-", "-"] if row.same is None else [f"{row.words_wrong:.1f}", f"{100 * row.same:.0f}%"]
-            cells = zip(rest, (7, 7, 6, 9), strict=True)
-            print(f"{row.type:14} {row.program:26} {row.rtf:7.4f} " + " ".join(f"{c:>{w}}" for c, w in cells), flush=True)
+            cells = " ".join(f"{cell:>{width}}" for cell, width in zip(rest, (7, 7, 6, 9), strict=True))
+            print(f"{row.type:14} {row.program:26} {row.rtf:7.4f} {cells}", flush=True)
             rows.append(row._asdict())
     if args.json:
         write_json(args.json, {"rows": rows, "utterances": len(audio), "beam": args.beam})

@@ -28,7 +28,7 @@ def resample(mono: np.ndarray, rate: int, sample_rate_hz: int) -> np.ndarray:
 
 
 def audio_blocks(path: Path | str, block_s: float | None = None) -> Iterator[tuple[np.ndarray, int]]:
-    """Blocks of at most `block_s` seconds (None: all at once) of one file: samples (S, channels) float32, and their rate.
+    """Blocks of at most `block_s` seconds (None: all at once) of a file: samples (S, channels) float32, and their rate.
 
     Raises UserError when the file is missing, unreadable, cut off before the length its header states, without
     samples, or holds values that are not finite; what is wrong beyond the header shows when it is reached.

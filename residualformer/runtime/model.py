@@ -122,8 +122,8 @@ def load_exported(folder: Path | str, num_threads: int = 1, int8: bool = False, 
     card = read_json(folder / SETTINGS_FILE, "give a folder that steps/export.py wrote")
     if card.get("format") != FORMAT or card.get("type") not in TYPES:
         raise UserError(
-            f"{folder}/{SETTINGS_FILE} is of format {card.get('format')} and type '{card.get('type')}'; this version reads "
-            f"format {FORMAT} of the types {', '.join(TYPES)}: export the model again."
+            f"{folder}/{SETTINGS_FILE} is of format {card.get('format')} and type '{card.get('type')}'; this version "
+            f"reads format {FORMAT} of the types {', '.join(TYPES)}: export the model again."
         )
     try:
         if lean:
