@@ -61,6 +61,50 @@ def test_the_networks_are_those_of_onnxruntime(folders, kind):
     np.testing.assert_allclose(lean.join(x, y), onnxruntime.join(x, y), atol=1e-5)
 
 
+@pytest.mark.parametrize("lean", [False, True])
+def test_a_state_that_was_given_is_not_changed(folders, lean):
+    """A single stream's arrays are not copied into a batch."""
+    model = load_exported(folders[KINDS[0]], lean=lean)
+    features = (np.random.default_rng(0).standard_normal((1, model.window, 80)) * 3 - 8).astype(np.float32)
+    _, [state] = model.encode(features, np.array([model.window]), [model.encoder_state()])
+    frames, [later] = model.encode(features, np.array([model.window]), [state])
+    again, [same] = model.encode(features, np.array([model.window]), [state])
+    np.testing.assert_array_equal(frames, again)
+    assert all(np.array_equal(*parts) for parts in zip(later, same, strict=True))
+    _, memory = model.predict([model.blank], [model.predictor_state()])[0]
+    ours, theirs = (model.predict([1], [memory])[0][0] for _ in range(2))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize("kind", KINDS[1:], ids="-".join)
+def test_a_stateless_predictor_answers_once_for_each_history(folders, kind, lean, monkeypatch):
+    model = load_exported(folders[kind], lean=lean)
+    asked, answer = [], model._predict
+
+    def counted(labels, states):
+        asked.extend((label, *(part.tobytes() for part in state)) for label, state in zip(labels, states, strict=True))
+        return answer(labels, states)
+
+    monkeypatch.setattr(model, "_predict", counted)
+    states, rng = [model.predictor_state()] * 3, np.random.default_rng(0)
+    for step in range(30):
+        labels = [model.blank] * 3 if step == 0 else rng.integers(0, len(model.pieces) - 1, 3).tolist()
+        expected = answer(labels, states)
+        found = model.predict(labels, states)
+        for (out, state), (other, new) in zip(found, expected, strict=True):
+            np.testing.assert_allclose(out, other, atol=1e-6)  # of a batch of another size
+            assert all(np.array_equal(*parts) for parts in zip(state, new, strict=True))
+        states = [state for _, state in found]
+    assert len(asked) == len(set(asked)) < 90
+    model._answers.clear()
+    monkeypatch.setattr("residualformer.runtime.model.REMEMBERED", 5)
+    for label in range(len(model.pieces) - 1):
+        model.predict([label], [states[0]])
+        assert len(model._answers) <= 5
+        states = [model.predict([label], [states[0]])[0][1]]
+
+
 @pytest.mark.parametrize("kind", KINDS, ids="-".join)
 def test_int8_files_differ_by_their_rounding(folders, kind):
     """Weights of 8 bits are off by up to half of 1/127 of a column's largest, here ten times in a row; 1% rms each."""

@@ -74,7 +74,7 @@ ONNX_MODELS = {"nemo": NemoModel, "ebranchformer": EbranchformerModel}
 class _Session:
     """One network; its memory is that of the weights and of the largest activations.
 
-    `keeps_memory`: of activations as well, which takes a sixth less time; for a network whose batch is of few sizes.
+    `keeps_memory`: of activations as well, which saves time; for a network whose batch is of few sizes.
     """
 
     def __init__(self, path: Path, num_threads: int, keeps_memory: bool = False):
