@@ -14,7 +14,7 @@ from decode_models import save_random_run
 from residualformer.errors import UserError
 from residualformer.files import write_json, write_text
 from residualformer.score.bootstrap import paired_p_value, rate
-from residualformer.score.plots import against_parameters, training_curves
+from residualformer.score.plots import against_parameters, dev_losses, pareto_front, training_curves
 from residualformer.score.results import compare, find_runs, score_run
 from residualformer.score.table import aligned, cells, render_markdown
 from residualformer.score.wer import count_errors
@@ -236,6 +236,23 @@ def test_what_the_step_refuses(tmp_path, monkeypatch, capsys, arguments, words):
         score_step(monkeypatch, *arguments)
     assert ended.value.code == 2 and words in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_pareto_front_is_what_nothing_smaller_surpasses():
+    draw = random.Random(7)
+    points = [(draw.randint(1, 20), draw.randint(1, 20)) for _ in range(60)]
+    for sign, higher_is_better in ((1, False), (-1, True)):
+        front = pareto_front(points, higher_is_better)
+        beaten = {p for p in points if any(q != p and q[0] <= p[0] and sign * q[1] <= sign * p[1] for q in points)}
+        assert front == sorted(set(points) - beaten)
+
+
+def test_dev_losses_of_all_trainings_are_one_picture(tmp_path):
+    write_text(tmp_path / "a.jsonl", '{"step": 5, "valid/transducer_per_token": 2.0}\n')
+    write_text(tmp_path / "b.jsonl", '{"step": 5, "train/transducer_per_token": 2.0}\n')
+    files = {name: tmp_path / f"{name}.jsonl" for name in "ab"}
+    assert dev_losses(files, tmp_path / "x.png") and (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    assert not dev_losses({"b": files["b"]}, tmp_path / "y.png") and not (tmp_path / "y.png").exists()
 
 
 def test_pictures_of_nothing(tmp_path):
