@@ -192,7 +192,7 @@ class TrainConfig:
 
     max_steps: int = 350_000
     seed: int = 1
-    precision: str = "bf16"  # bf16 (autocast in the encoder) or fp32
+    precision: str = "bf16"  # bf16 (autocast in the encoder, products in a large vocabulary's loss) or fp32
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     average_last: int = 10  # checkpoints in the final average
     save_every_steps: int = 1000
