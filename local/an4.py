@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from local import espeak
 from local.an4_lexicon import LETTERS, translate
+from local.corpora import check_there, remember, remembered
 from local.synthesis import (
     VARIANTS,
     Conditions,
@@ -38,7 +39,7 @@ from local.synthesis import (
 )
 from residualformer.data.validate import Utterance, write_cuts
 from residualformer.errors import UserError, run_main
-from residualformer.files import read_json, read_text, write_json
+from residualformer.files import read_text
 from residualformer.parallel import worker_map
 
 REPOSITORY = "https://github.com/cmusphinx/an4"
@@ -58,12 +59,11 @@ TRANSCRIPT_LINE = re.compile(r"(?:<s> )?(?P<text>.*?)(?: </s>)? *\((?P<id>[^()]+
 
 def check_layout(folder: Path) -> None:
     """Raise a UserError that names the first thing missing from a copy of AN4."""
-    for wanted in ("", *TRANSCRIPTS.values(), *AUDIO_FOLDERS.values()):
-        if not (folder / wanted).exists():
-            raise UserError(
-                f"AN4 in '{folder}' lacks '{folder / wanted}': the layout must be that of {REPOSITORY}; "
-                "give the folder that holds etc/ and wav/ as --corpus-dir, or leave the option out to fetch the corpus."
-            )
+    advice = (
+        f"the layout must be that of {REPOSITORY}; give the folder that holds etc/ and wav/ as --corpus-dir, or leave "
+        "the option out to fetch the corpus"
+    )
+    check_there("AN4", folder, [*TRANSCRIPTS.values(), *AUDIO_FOLDERS.values()], advice)
 
 
 def clone(out: Path) -> Path:
@@ -196,20 +196,13 @@ def obtain(args: argparse.Namespace) -> None:
     if args.synthetic:
         train, _ = split_training(read_split(folder, "train")[0])
         synthesize([utterance.text for utterance in train if utterance.text], args)
-    write_json(Path(args.out) / "corpus.json", {"corpus_dir": str(folder.resolve())})
+    remember(Path(args.out), corpus_dir=folder)
     print(f"AN4 in {folder}")
 
 
 def corpus_folder(args: argparse.Namespace) -> Path:
     """Where the recordings are: --corpus-dir, else what stage 0 recorded."""
-    if args.corpus_dir:
-        return Path(args.corpus_dir)
-    record = Path(args.corpus) / "corpus.json"
-    advice = f"run stage 0 first (an4.py obtain --out {args.corpus}), with --overwrite if it ran before"
-    folder = read_json(record, advice).get("corpus_dir")
-    if not isinstance(folder, str):
-        raise UserError(f"{record} does not say where the corpus is: {advice}.")
-    return Path(folder)
+    return Path(args.corpus_dir) if args.corpus_dir else remembered(Path(args.corpus), "corpus_dir", "an4.py")
 
 
 def read_synthetic(folder: Path) -> list[Utterance]:

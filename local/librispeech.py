@@ -4,7 +4,7 @@ Train is train-clean-100 (--subset 100), with train-clean-360 as well (460), or 
 dev-clean and dev-other together; the test sets are splits of their own, test-clean and test-other. Texts are the
 corpus's: capital letters and apostrophes.
 
-Left to itself, `obtain` fetches the parts from OpenSLR (6 GB for 100 h, 60 GB for 960 h), goes on where it was
+Left to itself, `obtain` fetches the parts from OpenSLR (8 GB for 100 h, 60 GB for 960 h), goes on where it was
 interrupted, checks their MD5 and removes each archive once it is unpacked.
 """
 
