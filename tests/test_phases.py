@@ -262,22 +262,24 @@ def test_the_weight_leads_to_the_wanted_share_and_is_held():
     for lag, gain in ((100, 0.15), (50, 0.1), (200, 0.3)):
         controller, share, noise = WeightController(0.25, 0.0), 0.6, torch.Generator().manual_seed(1)
         pace = learning_rate_factor(OptimizerConfig(schedule="hold", warmup_steps=0, hold_fraction=0.6), 1500)
-        highest = 0.6
+        highest, lowest = 0.6, 0.6
         for step in range(1200):
             wanted = min(max(0.6 - gain * math.log(controller.weight), 0.0), 1.0)
             share += (wanted - share) * pace(step) / lag
             highest = max(highest, share)
-            controller.observe(share + 0.03 * float(torch.randn((), generator=noise)), pace(step))
+            controller.observe(share + 0.03 * float(torch.randn((), generator=noise)), pace(step), step / 1200)
+            lowest = min(lowest, share)
         assert share == pytest.approx(0.25, abs=0.03), (lag, gain)
         settled = 0.6 - gain * math.log(controller.held)
         assert settled == pytest.approx(0.25, abs=0.05) and highest < 0.61
+        assert lowest > 0.2  # it does not swing below, from where an arbitrator hardly finds back
 
 
 def test_the_share_that_is_matched_is_that_of_the_dev_set():
     controller = WeightController(0.3, 0.0)
     controller.calibrate(0.9)  # nothing seen yet: ignored
     assert controller.offset == 0
-    controller.observe(0.35, 0.0)
+    controller.observe(0.35, 0.0, 1.0)
     controller.calibrate(0.3)
     assert controller.weight == pytest.approx(1.0)  # 0.35 in training is the wanted 0.3 on dev
     other = WeightController(0.3, 9.0)

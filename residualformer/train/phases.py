@@ -192,7 +192,8 @@ class Branches(Pruning):
             return self.config.amnet.cost.weight
         if self.step >= self.held_from:
             return self.controller.held
-        self.controller.observe(share, self.pace(self.step))
+        done = (self.step - self.end) / max(self.held_from - self.end, 1)
+        self.controller.observe(share, self.pace(self.step), done)
         return self.controller.weight
 
 
