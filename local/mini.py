@@ -3,8 +3,8 @@
 Sentences are about 3 s long; train, dev and test share neither a sentence nor a speaker nor a voice file. Everything
 follows from the seed, test and dev even when the size of train changes. How hard it is to hear is decided just below.
 
-`test_long`, on request, has other sentences and more speakers of the voice files of test: hours of speech, so that small
-differences between models show.
+`test_long`, on request, has other sentences and more speakers of the voice files of test: hours of speech, so that
+small differences between models show.
 """
 
 from __future__ import annotations
