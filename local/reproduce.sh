@@ -10,7 +10,7 @@
 
 table=             # 1 to 6: those of ResidualTransformer (2 and 4 for translation); amnets: table 1 of AmNets
 corpus=mini        # a recipe: egs/<recipe>/run.sh and conf/<recipe>/
-test_set=test      # test sets; the orderings are judged on the first
+test_set=          # test sets; the orderings are judged on the first (left out: those of egs/<recipe>/run.sh)
 set=()             # another value in the configuration, as in --set decode.kind=greedy; may be repeated
 jobs=0             # trainings at the same time (0: one for each GPU, without any one)
 train=true         # false: write the tables from what is there
@@ -24,7 +24,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ -f "egs/$corpus/run.sh" ] || _die "there is no recipe '$corpus': egs/$corpus/run.sh is missing"
 . ./path.sh
 
-options=(--test-set "$test_set" "$@")
+options=(${test_set:+--test-set "$test_set"} "$@")
 sets=()
 for each in "${set[@]}"; do sets+=(--set "$each"); done
 tables=()
@@ -40,6 +40,7 @@ if $train || $dry_run; then
     bash "egs/$corpus/run.sh" --stage 8 --stop-stage 8 "${options[@]}" "${sets[@]}" || failed=$?
 fi
 for each in $table; do
-    "$RESIDUALFORMER_PYTHON" steps/table.py "egs/$corpus" --table "$each" --split "$test_set" "${sets[@]}" || failed=$?
+    "$RESIDUALFORMER_PYTHON" steps/table.py "egs/$corpus" --table "$each" ${test_set:+--split "$test_set"} "${sets[@]}" ||
+        failed=$?
 done
 exit "$failed"

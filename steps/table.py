@@ -14,7 +14,7 @@ from pathlib import Path
 from residualformer.config import load_config
 from residualformer.decode.search import search_name
 from residualformer.errors import UserError, run_main
-from residualformer.files import write_json, write_text
+from residualformer.files import read_json, write_json, write_text
 from residualformer.score.papers import find_table
 from residualformer.score.reproduced import reproduce
 from residualformer.score.reproduced_text import findings, render
@@ -25,14 +25,14 @@ from residualformer.train.record import commit
 def main() -> None:
     args = parse_arguments()
     table = find_table(args.tables, args.table)
-    sets = args.split.split()
+    sets = args.split.split() if args.split is not None else scored_sets(args.egs_dir)
     folders = [folder for folder in find_runs(args.egs_dir / "exp", sets) if folder.parent.name in table.experiments]
     search = searched(args)
     runs = with_means([score_run(folder) for folder in folders if folder.name.endswith(f"_{search}")])
     if not runs:
         names = ", ".join(table.experiments)
         raise UserError(
-            f"{args.egs_dir} holds none of {names} decoded on {args.split} with {search}; run stages 4 to 7 first"
+            f"{args.egs_dir} holds none of {names} decoded on {' '.join(sets)} with {search}; run stages 4 to 7 first"
         )
     by_name = {(run.row["experiment"], run.row["split"]): run for run in runs}
     result = reproduce(table, by_name, sets) | {
@@ -49,6 +49,12 @@ def main() -> None:
     print(f"table: {table.source}, {measured} of {len(table.experiments)} experiments -> {out / table.name}.md")
 
 
+def scored_sets(egs: Path) -> list[str]:
+    """The test sets that stage 8 has scored, `test` if it has not run."""
+    results = egs / "results.json"
+    return read_json(results, "run stage 8 again")["split"].split(", ") if results.is_file() else ["test"]
+
+
 def searched(args: argparse.Namespace) -> str:
     """The search that the recipe asks for, as folders of decoding runs are named after it."""
     conf = args.conf or Path("conf", args.egs_dir.resolve().name)
@@ -60,11 +66,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("egs_dir", type=Path, metavar="EGS_DIR", help="the recipe's folder, which holds exp/")
     parser.add_argument("--table", required=True, help="1 to 6, amnets, or another file of --tables")
     parser.add_argument("--tables", type=Path, default=Path("conf/tables"), help="definitions (default: %(default)s)")
-    parser.add_argument("--split", default="test", help="test sets, the first judges (default: %(default)s)")
+    parser.add_argument("--split", metavar="'SET ...'", help="test sets, the first judges (default: as last scored)")
     parser.add_argument("--conf", type=Path, help="configurations of the recipe (default: conf/ and its name)")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="as in stage 7: which search")
     args = parser.parse_args()
-    if not args.split.split():
+    if args.split is not None and not args.split.split():
         parser.error("--split is empty: give the name of a test set")
     return args
 

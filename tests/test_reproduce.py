@@ -1,4 +1,4 @@
-"""A table of the paper from one command, at toy size and for real: synthesis, trainings, decoding, scores, the table."""
+"""A table of the paper from one command, for real at toy size: synthesis, trainings, decoding, scores, the table."""
 
 from __future__ import annotations
 

@@ -192,6 +192,14 @@ def test_the_step_writes_the_table_and_what_is_in_it(egs, monkeypatch, capsys):
     assert "6 of 16 experiments" in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_the_sets_are_those_that_were_scored_last(egs, monkeypatch, capsys):
+    write_json(egs / "results.json", {"split": "test, dev"})
+    with pytest.raises(SystemExit):
+        table_step(monkeypatch, egs, "--table", "3", "--conf", egs / "conf")
+    (egs / "results.json").unlink()
+    assert "no experiment that was decoded on 'dev'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

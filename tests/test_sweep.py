@@ -194,3 +194,4 @@ def test_the_time_left_is_shared_by_what_runs_at_the_same_time(sweep, monkeypatc
     queue.slots = queue.slots[:1]
     assert queue.time_left() == "2 left, 15 min"
     assert isinstance(jobs[0], Job) and duration(None) == "of unknown length" and duration(5400) == "about 1 h 30 min"
+    assert (duration(80), duration(100), duration(3 * 86400)) == ("80 s", "2 min", "about 3 days")

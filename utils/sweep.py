@@ -211,6 +211,8 @@ def duration(seconds: float | None) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
+    if minutes >= 48 * 60:
+        return f"about {minutes / 60 / 24:.0f} days"
     return f"about {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
