@@ -40,7 +40,7 @@ if $train || $dry_run; then
     bash "egs/$corpus/run.sh" --stage 8 --stop-stage 8 "${options[@]}" "${sets[@]}" || failed=$?
 fi
 for each in $table; do
-    "$RESIDUALFORMER_PYTHON" steps/table.py "egs/$corpus" --table "$each" ${test_set:+--split "$test_set"} "${sets[@]}" ||
-        failed=$?
+    "$RESIDUALFORMER_PYTHON" steps/table.py "egs/$corpus" --table "$each" \
+        ${test_set:+--split "$test_set"} "${sets[@]}" || failed=$?
 done
 exit "$failed"
