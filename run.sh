@@ -169,7 +169,9 @@ splits_of() { # test set: its only split, or its subsets
     $found || _die "--test-set $1: $data/fbank holds no cuts_$1.jsonl.gz and no cuts_$1@*.jsonl.gz"
 }
 
-if wanted 7; then splits=$(for each in $test_set; do splits_of "$each" || exit; done); fi # before hours of training
+all_splits() { for each in $test_set; do splits_of "$each" || exit; done; }
+
+if wanted 7 && [ -f "$data/.fbank.done" ]; then splits=$(all_splits); fi # refuses a wrong name before hours of training
 
 if wanted 3; then
     run_stage 3 "tokens" --out "$data/lang" --makes tokenizer.json \
@@ -198,6 +200,7 @@ decode() { # split, experiment
 }
 
 if wanted 7; then
+    splits=$(all_splits)
     for split in $splits; do
         for name in $experiments; do decode "$split" "$name"; done
     done
