@@ -11,6 +11,8 @@ import soxr
 
 from residualformer.errors import UserError
 
+MP3_ESTIMATE = 0.01  # by so much may the length that libsndfile makes out before it decodes an MP3 be wrong
+
 
 def read_audio(path: Path | str, sample_rate_hz: int) -> np.ndarray:
     """Samples (S,) float32 in [-1, 1] of one file: channels averaged, resampled to `sample_rate_hz` by soxr.
@@ -43,6 +45,7 @@ def audio_blocks(path: Path | str, block_s: float | None = None) -> Iterator[tup
             stated = max(file.frames, stated_wav_frames(path) if file.format == "WAV" else 0)
             if file.frames < stated:  # libsndfile silently shortens a WAV that is cut off
                 raise UserError(_truncated(path, file.frames, stated))
+            stated = round(stated * (1 - MP3_ESTIMATE if file.format == "MP3" else 1))
             yield from checked(_blocks(file, block_s), str(path), stated)
     except soundfile.LibsndfileError as error:
         raise UserError(f"{path} cannot be read as audio ({error.error_string}): convert it to WAV or FLAC.") from error

@@ -16,13 +16,12 @@ import soundfile
 from lhotse import CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
 from tqdm import tqdm
 
-from residualformer.data.audio import stated_wav_frames
+from residualformer.data.audio import MP3_ESTIMATE, stated_wav_frames
 from residualformer.errors import UserError
 from residualformer.files import replacing
 from residualformer.parallel import worker_map
 
 CUTS_PER_PROCESS = 2000  # fewer are read sooner than a process starts
-MP3_ESTIMATE = 0.01  # by so much may the length that libsndfile makes out before it decodes an MP3 be wrong
 OVERSHOOT_S = 0.5  # by so much may the end of a part lie beyond its recording's, as in Kaldi
 
 

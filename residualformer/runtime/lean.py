@@ -62,7 +62,9 @@ class LeanModel(ExportedModel):
 
     def join(self, encoded: Array, predicted: Array) -> Array:
         if "vocabulary.weight" in self._joiner:
-            return self._joiner.linear(np.tanh(encoded + predicted), "vocabulary")
+            logits = self._joiner.linear(np.tanh(encoded + predicted), "vocabulary")
+            self._joiner.release()
+            return logits
         return np.roll(encoded + predicted, -1, axis=1) if self._blank_last else encoded + predicted
 
     def _recur(self, ids: Array, states: Sequence[State]) -> tuple[Array, Array, Array]:
