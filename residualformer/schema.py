@@ -156,6 +156,16 @@ class SpecAugmentConfig:
 
 
 @dataclass(frozen=True)
+class VariationConfig:
+    """Other voices, levels and backgrounds, made of the features at random; see `data/variation.py`."""
+
+    warp: float = 0.0  # vocal tracts up to this part longer or shorter
+    gain_db: float = 0.0  # louder or quieter by up to this much
+    noise_probability: float = 0.0  # chance of stationary noise behind an utterance
+    noise_snr_db: list[float] = field(default_factory=lambda: [5.0, 30.0])
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Training batches."""
 
@@ -167,6 +177,7 @@ class DataConfig:
     num_buckets: int = 10
     concat_probability: float = 0.0  # chance that two utterances are joined into one
     pad_start_ms: int = 0  # up to this much silence put before an utterance, at random
+    variation: VariationConfig = field(default_factory=VariationConfig)
     specaugment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
 
 

@@ -125,6 +125,7 @@ def test_wrong_types(write, text, words):
         ("data: {speeds: []}", "data.speeds is []; allowed: one factor above 0 or several"),
         ("data: {min_utterance_s: 40}", "it must be less than data.max_utterance_s = 30.0"),
         ("train: {optimizer: {betas: [0.9]}}", "allowed: two numbers from 0 to below 1"),
+        ("data: {variation: {noise_snr_db: [30, 5]}}", "data.variation.noise_snr_db is [30.0, 5.0]; allowed: [lowest,"),
         ("features: {num_mel_bins: 10}", "data.specaugment.max_freq_bins is 20; allowed: at most"),
         ("warm_start: exp/shared", "allowed: the name of an experiment, not a path"),
     ],

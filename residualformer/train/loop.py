@@ -17,12 +17,13 @@ from residualformer.cost import parameter_table
 from residualformer.data.augment import spec_augment
 from residualformer.data.batches import Batch, EvalBatches, TrainBatches
 from residualformer.data.tokenizer import Tokenizer
+from residualformer.data.variation import Variation
 from residualformer.decode.greedy import greedy_search
 from residualformer.errors import UserError
 from residualformer.loss.common import NotFiniteError
 from residualformer.nn.dropout import pool_states, restore_pools
 from residualformer.nn.transducer import build_model
-from residualformer.schema import Config
+from residualformer.schema import Config, VariationConfig
 from residualformer.train import checkpoint
 from residualformer.train.metrics import SHARES, Clock, Losses, MetricsWriter, Tracker, greedy_scores, progress_line
 from residualformer.train.optimizer import Optimizer
@@ -77,6 +78,8 @@ class Trainer:
         target = config.tokens.target
         self.batches = TrainBatches(cuts["train"], config.data, tokenizer, target, config.train.seed)
         self.dev = EvalBatches(cuts["dev"], config.data.max_batch_s, tokenizer, target)
+        variation = config.data.variation
+        self.variation = Variation(variation, config.features) if variation != VariationConfig() else None
         self.step = self.epoch = self.batch_in_epoch = 0
         self.clock = Clock()
         self._stop = False
@@ -176,11 +179,7 @@ class Trainer:
     def _update(self, batch: Batch) -> tuple[Losses, float]:
         """One update; its losses and the gradient's norm (not finite: nothing was updated)."""
         self.model.train()
-        features = batch.features
-        if self.step >= self.config.data.specaugment.start_step:
-            generator = torch.Generator().manual_seed(self.config.train.seed * 1_000_003 + self.step)
-            mean = self.model.encoder.mean
-            features = spec_augment(features, batch.feature_lens, self.config.data.specaugment, mean, generator)
+        features = self._augmented(batch)
         learners = self.phases.begin(self.step)
         try:
             losses = self.phases.losses(batch, features)
@@ -191,6 +190,18 @@ class Trainer:
         # Per feature frame, so that neither gradient nor clipping depends on how much a batch holds.
         (losses.sums["loss"] / batch.feature_lens.sum()).backward(inputs=learners)
         return losses, self.optimizer.step()
+
+    def _augmented(self, batch: Batch) -> torch.Tensor:
+        """The features (N, T, F) to train on: chance depends on the update alone, whatever came before."""
+        seed, features = self.config.train.seed * 1_000_003 + self.step, batch.features
+        if self.variation:
+            generator = torch.Generator().manual_seed(seed)
+            features = self.variation(features, batch.feature_lens, generator)
+        specaugment = self.config.data.specaugment
+        if self.step >= specaugment.start_step:
+            generator = torch.Generator().manual_seed(seed)
+            features = spec_augment(features, batch.feature_lens, specaugment, self.model.encoder.mean, generator)
+        return features
 
     def _warn(self, error: NotFiniteError, batch: Batch) -> None:
         log.warning("after step %d: %s; %s", self.step, error, ", ".join(batch.ids[row] for row in error.rows[:8]))
