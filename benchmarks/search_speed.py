@@ -7,7 +7,7 @@ The model is exported with a stateless predictor. Where it has an LSTM, that is 
 after two labels, on average over the transcripts of the cuts; so the vocabulary must be small. `ebranchformer` computes
 other features, whose mean and variance are then taken from the audio: the words get worse, the work stays that of a
 trained model. sherpa-onnx takes part if it is installed: on type `nemo` it runs hypotheses one by one, on
-`ebranchformer` in a batch, with one label a frame at most.
+`ebranchformer` in a batch; there a frame writes one label at most, and no blank after it, which is less work.
 
 Programs take turns, utterance by utterance, in pieces of 100 ms; times are processor time of the process. `search` is a
 program's time without that of features and encoder, which our own program without a search takes.
@@ -131,11 +131,12 @@ def stream(recogniser: Recogniser, samples: np.ndarray) -> str:
 def programs(folder: Path, settings: dict, beam: int) -> dict[str, Callable[[np.ndarray], str]]:
     """By name, what turns samples (S,) into text."""
     model = load_exported(folder)
+    decode = replace(model.decode, kind="beam", beam=beam, blank_penalty=0.0)
     searches = {f"{OURS}, beam {beam}": None, ENCODER: NoSearch(model, model.blank)}
     searches["textbook"] = PlainBeamSearch(model, model.blank, beam)
     found = {}
     for name, search in searches.items():
-        recogniser = Recogniser(model, replace(model.decode, kind="beam", beam=beam, blank_penalty=0.0))
+        recogniser = Recogniser(model, decode)
         recogniser._search = search or recogniser._search
         found[name] = lambda samples, recogniser=recogniser: stream(recogniser, samples)
     if is_installed("sherpa_onnx"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 from operator import attrgetter
 from typing import Any
 
@@ -102,7 +103,7 @@ class _Frame:
         excess = len(state.known) - keep
         if excess > 0:
             alive = {prefix.key for prefix in state.alive}
-            for key in [key for key in state.known if key not in alive][:excess]:
+            for key in list(islice((key for key in state.known if key not in alive), excess)):
                 del state.known[key]
 
     def _worst(self, width: int) -> float:

@@ -65,5 +65,5 @@ class Search(Protocol):
 
 def log_softmax(logits: Array) -> Array:
     """Log-probabilities (M, V) of logits (M, V), in their precision."""
-    logits = logits - logits.max(axis=1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    logits = logits - np.maximum.reduce(logits, axis=1, keepdims=True)
+    return logits - np.log(np.add.reduce(np.exp(logits), axis=1, keepdims=True))
