@@ -100,7 +100,7 @@ class _Session:
 
 
 def _give_back() -> None:
-    """Let the C library return to the system what loading a network has freed: 100 MB of the paper's; glibc alone can."""
+    """Return to the system what loading has freed, 100 MB of the paper's; of C libraries glibc alone can."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):
