@@ -287,6 +287,22 @@ def test_the_share_that_is_matched_is_that_of_the_dev_set():
     assert other == controller
 
 
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_the_final_model_has_the_wanted_share_on_the_dev_set(trainer, share):
+    run = trainer(branches("factorised"), share)
+    info = run.run()
+    slow = frames = 0
+    with torch.no_grad():
+        for batch in run.dev:
+            encoded = run.model.encoder.encode(batch.features, batch.feature_lens, OneHot())
+            for decisions, length in zip(encoded.decisions, encoded.lengths, strict=True):
+                slow, frames = slow + int(decisions[:length, 0].sum()), frames + int(length)
+    assert slow == round(share * frames)  # counted, not approximated: the threshold lies between two frames
+    saved = checkpoint.load_model(run.folder).model.encoder.arbitrator.out.bias
+    assert torch.equal(saved, run.model.encoder.arbitrator.out.bias)
+    assert info["valid"]["slow_share"] == pytest.approx(share, abs=0.05)  # in the training's precision
+
+
 def test_the_weight_is_held_at_the_end(trainer):
     phases = trainer(branches("factorised"), 0.1).phases
     assert isinstance(phases, Branches) and phases.held_from == 6 - 0.2 * 4

@@ -274,8 +274,9 @@ class Trainer:
         expected = min(self.config.train.average_last, math.ceil(self.step / self.config.train.save_every_steps))
         if len(paths) < expected:
             log.warning("only %d of the last %d checkpoints are there to be averaged", len(paths), expected)
-        weights = checkpoint.average(paths)
-        checkpoint.load_weights(self.model, weights, "the average")
+        checkpoint.load_weights(self.model, checkpoint.average(paths), "the average")
+        self.phases.settle(self.dev)
+        weights = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
         valid = self._validate()
         log.info("average of %d checkpoints | valid | %s", len(paths), _listed(valid))
         info = provenance() | {"data": self.batches.describe(), "seed": self.config.train.seed}

@@ -10,6 +10,7 @@ Letters: N utterances, T' encoder frames, B branches, slow first.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -51,6 +52,9 @@ class Phases:
 
     def validated(self, values: dict[str, float]) -> None:
         """Take in what was measured on the dev set in the course of the training."""
+
+    def settle(self, dev: Iterable[Batch]) -> None:
+        """Last touches to the model whose weights are final."""
 
     def state_dict(self) -> dict[str, Any]:
         """What must be known to go on as if never interrupted, beside model, optimiser and random numbers."""
@@ -147,6 +151,26 @@ class Branches(Pruning):
     def validated(self, values: dict[str, float]) -> None:
         if self.controller:
             self.controller.calibrate(values["slow_share"])
+
+    @torch.no_grad()
+    def settle(self, dev: Iterable[Batch]) -> None:
+        """Move the threshold between slow and the rest so that the share of slow frames on `dev` is the one sought.
+
+        Averaged weights decide otherwise than those that were averaged, and near the end a weight hardly moves a share.
+        An arbitrator that looks at states or decisions is left alone: its odds change with what was decided before.
+        """
+        arbitrator = self.config.amnet.arbitrator
+        if not self.controller or arbitrator.use_state or arbitrator.use_decision:
+            return
+        self.encoder.eval()
+        device, odds = self.encoder.mean.device, []
+        for batch in (each.to(device) for each in dev):
+            logits = self.encoder.arbitrate(batch.features, batch.feature_lens)
+            real = _real(logits, self.encoder.output_lengths(batch.feature_lens))
+            odds.append((logits[..., 0] - logits[..., 1:].amax(2))[real])
+        ranked = torch.cat(odds).sort(descending=True).values
+        slow = min(max(round(self.controller.target * len(ranked)), 1), len(ranked) - 1)
+        self.encoder.arbitrator.out.bias[0] -= ranked[slow - 1 : slow + 1].mean()
 
     def state_dict(self) -> dict[str, Any]:
         return {"controller": self.controller.state_dict()} if self.controller else {}
