@@ -38,7 +38,7 @@ class Variation:
         self.centres = hz(low + self.step * torch.arange(1, count + 1))  # (F,), Hz
 
     def __call__(self, features: Tensor, lengths: Tensor, generator: torch.Generator) -> Tensor:
-        """A new tensor (N, T, F) in which frames beyond `lengths` (N,) are as before.
+        """A new tensor (N, T, F) in which frames beyond `lengths` (N,) are as they were.
 
         `generator`: of the CPU; the same state gives the same changes on every device.
         """
@@ -77,7 +77,7 @@ class Variation:
 
 
 def mixed(features: Tensor, noise: Tensor, lengths: Tensor, snr_db: Tensor) -> Tensor:
-    """Log energies (N, T, F) of speech and `noise`, whose mean energies are `snr_db` (N,) apart over the real frames."""
+    """Log energies (N, T, F) of speech and `noise`, whose mean over the real frames is `snr_db` (N,) below speech's."""
     real = _real(features, lengths)[:, :, None].expand_as(features)
     speech_level, noise_level = (
         x.masked_fill(~real, -torch.inf).flatten(1).logsumexp(1)[:, None, None] for x in (features, noise)
