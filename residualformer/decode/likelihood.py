@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from residualformer.loss import exact_joiner_loss, simple_joiner_loss
-from residualformer.nn.joiner import AdditiveJoiner
-from residualformer.nn.predictor import START as BLANK
+from residualformer.loss import get_backend
 from residualformer.nn.transducer import Transducer
+from residualformer.train.objective import boundary_of, exact_loss
 
 LARGEST = 2**24  # nodes (frames times label positions) taken together; alone, ten minutes of speech have as many
 
@@ -41,14 +40,6 @@ def reference_nats(
 def _nats(model: Transducer, encoded: Tensor, lengths: Tensor, references: Sequence[Sequence[int]]) -> list[float]:
     tokens = pad_sequence([torch.tensor(labels, dtype=torch.int64) for labels in references], batch_first=True)
     tokens = tokens.to(encoded.device)
-    boundary = torch.zeros(len(references), 4, dtype=torch.int64, device=encoded.device)
-    boundary[:, 2] = torch.tensor([len(labels) for labels in references])
-    boundary[:, 3] = lengths
-    predicted, joiner = model.predictor(tokens), model.joiner
-    of_encoder, of_predictor = joiner.project_encoder, joiner.project_predictor
-    labels = {"symbols": tokens, "termination_symbol": BLANK, "boundary": boundary, "reduction": "none"}
-    if isinstance(joiner, AdditiveJoiner):
-        weights = of_encoder.weight, of_encoder.bias, of_predictor.weight, of_predictor.bias
-        return simple_joiner_loss(encoded, predicted, *weights, **labels).tolist()
-    am, lm, output = of_encoder(encoded), of_predictor(predicted), joiner.vocabulary
-    return exact_joiner_loss(am, lm, output.weight, output.bias, **labels).tolist()
+    boundary = boundary_of(torch.tensor([len(labels) for labels in references]), lengths.to(encoded.device))
+    labels = tokens, boundary, get_backend("torch")
+    return exact_loss(model.joiner, encoded, model.predictor(tokens), *labels, reduction="none").tolist()

@@ -66,18 +66,24 @@ def transducer_losses(
     """
     encoded = encoded.float()
     predicted = model.predictor(batch.tokens)
-    boundary = torch.zeros(len(lengths), 4, dtype=torch.int64, device=lengths.device)
-    boundary[:, 2], boundary[:, 3] = batch.token_lens, lengths
+    boundary = boundary_of(batch.token_lens, lengths)
     backend = get_backend(config.backend)
     if config.kind == "pruned":
         losses = _pruned(model, encoded, predicted, batch.tokens, boundary, backend, config, bf16)
     else:
-        exact = _exact(model.joiner, encoded, predicted, batch.tokens, boundary, backend, bf16)
+        exact = exact_loss(model.joiner, encoded, predicted, batch.tokens, boundary, backend, bf16)
         losses = {"transducer": exact, "loss": exact}
     if config.ctc_scale > 0:
         losses["ctc"] = _ctc(model, encoded, lengths, batch)
         losses["loss"] = losses["loss"] + config.ctc_scale * losses["ctc"]
     return losses
+
+
+def boundary_of(token_lens: Tensor, lengths: Tensor) -> Tensor:
+    """k2's `boundary` (N, 4) of utterances of so many labels, (N,), and encoder frames, (N,)."""
+    boundary = torch.zeros(len(lengths), 4, dtype=torch.int64, device=lengths.device)
+    boundary[:, 2], boundary[:, 3] = token_lens, lengths
+    return boundary
 
 
 def _pruned(
@@ -110,7 +116,7 @@ def _pruned(
     return {"loss": pruned + config.simple_scale * simple, "transducer": pruned, "simple": simple}
 
 
-def _exact(
+def exact_loss(
     joiner: TanhJoiner | AdditiveJoiner,
     encoded: Tensor,
     predicted: Tensor,
@@ -118,16 +124,25 @@ def _exact(
     boundary: Tensor,
     backend: Backend,
     bf16: bool = False,
+    reduction: str = "sum",
 ) -> Tensor:
+    """The loss over all alignments, in nats, of whichever joiner: of the batch, or (N,) with `reduction` none.
+
+    Args:
+        encoded: (N, T', D) encoder frames; predicted: (N, S+1, P) predictor outputs for `tokens` (N, S).
+        boundary: (N, 4), see `boundary_of`; bf16: as in `loss_precision`.
+    """
     of_encoder, of_predictor = joiner.project_encoder, joiner.project_predictor
     if isinstance(joiner, AdditiveJoiner):
         weights = of_encoder.weight, of_encoder.bias, of_predictor.weight, of_predictor.bias
         with loss_precision(joiner, encoded, backend, bf16):
-            return backend.simple_joiner_loss(encoded, predicted, *weights, tokens, BLANK, boundary, reduction="sum")
+            return backend.simple_joiner_loss(
+                encoded, predicted, *weights, tokens, BLANK, boundary, reduction=reduction
+            )
     am, lm, output = of_encoder(encoded), of_predictor(predicted), joiner.vocabulary
     with loss_precision(joiner, encoded, backend, bf16):
         return backend.exact_joiner_loss(
-            am, lm, output.weight, output.bias, tokens, BLANK, boundary, reduction="sum"
+            am, lm, output.weight, output.bias, tokens, BLANK, boundary, reduction=reduction
         )
 
 
