@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from residualformer.score.reproduced import FAILS, HOLDS, REVERSED, UNDECIDED, UNKNOWN
+from residualformer.score.table import NOTHING, markdown_line, show_interval, show_number
 
 Values = dict[str, Any]
-_NONE = "-"
 
 
 def render(result: Values) -> str:
@@ -39,15 +39,15 @@ def findings(result: Values) -> list[str]:
 
 def _grid(result: Values) -> list[str]:
     """As printed: a block of lines for each row, a column for each column."""
-    lines = [_line(["", *result["columns"]]), _line(["---"] * (len(result["columns"]) + 1))]
+    lines = [markdown_line(["", *result["columns"]]), markdown_line(["---"] * (len(result["columns"]) + 1))]
     for row in result["rows"]:
         shown = [dict(_cell_lines(result, cell)) if cell else {} for cell in row["cells"]]
         labels = [cell["label"] if cell else "" for cell in row["cells"]]
-        lines.append(_line([f"**{row['name']}**", *labels]))
+        lines.append(markdown_line([f"**{row['name']}**", *labels]))
         for name in dict.fromkeys(name for cell in shown for name in cell):
             values = [cell.get(name, "") for cell in shown]
-            if set(values) - {"", _NONE}:
-                lines.append(_line([name, *values]))
+            if set(values) - {"", NOTHING}:
+                lines.append(markdown_line([name, *values]))
     return lines
 
 
@@ -55,9 +55,9 @@ def _lines_layout(result: Values) -> list[str]:
     """A line for each model, a column for each measure."""
     shown = {row["name"]: dict(_cell_lines(result, row["cells"][0])) for row in result["rows"]}
     names = list(dict.fromkeys(name for cell in shown.values() for name in cell))
-    names = [name for name in names if {cell.get(name, _NONE) for cell in shown.values()} != {_NONE}]
-    rows = [[model, *(cell.get(name, _NONE) for name in names)] for model, cell in shown.items()]
-    return [_line(["", *names]), _line(["---"] * (len(names) + 1)), *map(_line, rows)]
+    names = [name for name in names if {cell.get(name, NOTHING) for cell in shown.values()} != {NOTHING}]
+    rows = [[model, *(cell.get(name, NOTHING) for name in names)] for model, cell in shown.items()]
+    return [markdown_line(["", *names]), markdown_line(["---"] * (len(names) + 1)), *map(markdown_line, rows)]
 
 
 def _cell_lines(result: Values, cell: Values) -> Iterable[tuple[str, str]]:
@@ -69,18 +69,18 @@ def _cell_lines(result: Values, cell: Values) -> Iterable[tuple[str, str]]:
         for split in sets:
             where = f", {split}" if len(sets) > 1 else ""
             scores = of.get("sets", {}).get(split, {})
-            yield text.format(where), show(scores[key]) if scores.get(key) else _NONE
+            yield text.format(where), show(scores[key]) if scores.get(key) else NOTHING
 
     yield "experiment", f"`{cell['experiment']}`"
-    yield "parameters M, paper", _number(paper["parameters"], "{:.1f}")
-    yield "parameters M", _number(ours.get("parameters"), "{:.3f}", 1e6)
-    yield "of them residual M, paper", _number(paper["residual"], "{:.1f}")
+    yield "parameters M, paper", show_number(paper["parameters"], "{:.1f}")
+    yield "parameters M", show_number(ours.get("parameters"), "{:.3f}", 1e6)
+    yield "of them residual M, paper", show_number(paper["residual"], "{:.1f}")
     if paper["residual"] is not None:
-        yield "of them residual M", _number(ours.get("residual"), "{:.3f}", 1e6)
+        yield "of them residual M", show_number(ours.get("residual"), "{:.3f}", 1e6)
     names = f" ({' / '.join(result['paper_sets'])})" if result["paper_sets"] else ""
-    yield f"{metric}, paper{names}", " / ".join(f"{x:.2f}".rstrip("0").rstrip(".") for x in paper["value"]) or _NONE
-    yield from each(f"{metric}{{}} [95%]", "value", _interval, ours)
-    yield "gap %, paper", " / ".join(f"{x:+.1f}" for x in paper["gap"]) or _NONE
+    yield f"{metric}, paper{names}", " / ".join(f"{x:.2f}".rstrip("0").rstrip(".") for x in paper["value"]) or NOTHING
+    yield from each(f"{metric}{{}} [95%]", "value", show_interval, ours)
+    yield "gap %, paper", " / ".join(f"{x:+.1f}" for x in paper["gap"]) or NOTHING
     yield from each("gap %{} [95%] (p)", "gap", _gap, ours)
     yield from each("nats/token{} [95%]", "loss", _interval3, ours)
     yield from each("gap in nats/token %{} (p)", "gap", _loss_gap, ours)
@@ -88,7 +88,7 @@ def _cell_lines(result: Values, cell: Values) -> Iterable[tuple[str, str]]:
     yield "training", _training(ours)
     if control := cell.get("control"):
         yield "its control", f"`{control['experiment']}`"
-        yield from each(f"control: {metric}{{}} [95%]", "value", _interval, control["ours"] or {})
+        yield from each(f"control: {metric}{{}} [95%]", "value", show_interval, control["ours"] or {})
         yield from each("control: nats/token{} [95%]", "loss", _interval3, control["ours"] or {})
         against = {"sets": {split: {"gap": found} for split, found in control.get("against", {}).items()}}
         yield from each("against control %{} [95%] (p)", "gap", _gap, against)
@@ -107,12 +107,12 @@ def _amnet_lines(paper: Values, ours: Values) -> Iterable[tuple[str, str]]:
     yield "compression %", _percents(ratio)
     yield "slow / fast %, paper", _percents(printed)
     yield "slow / fast %", _percents(shares if len(shares) > 1 else [])
-    yield "MFLOP/frame, paper", _number(paper["mflop"], "{:.1f}")
-    yield "MFLOP/frame", _number(ours.get("mflop"), "{:.3f}")
-    yield "FLOPs saved %, paper", _number(paper["saving"], "{:.1f}")
-    yield "FLOPs saved %", _number(ours.get("saving"), "{:.1f}")
-    yield "latency ms, paper", _number(paper["latency_ms"], "{:.4g}")
-    yield "latency ms", _number(ours.get("latency_ms", {}).get("mean"), "{:.4g}")
+    yield "MFLOP/frame, paper", show_number(paper["mflop"], "{:.1f}")
+    yield "MFLOP/frame", show_number(ours.get("mflop"), "{:.3f}")
+    yield "FLOPs saved %, paper", show_number(paper["saving"], "{:.1f}")
+    yield "FLOPs saved %", show_number(ours.get("saving"), "{:.1f}")
+    yield "latency ms, paper", show_number(paper["latency_ms"], "{:.4g}")
+    yield "latency ms", show_number(ours.get("latency_ms", {}).get("mean"), "{:.4g}")
 
 
 def _finding(claim: Values) -> str:
@@ -195,14 +195,8 @@ def _notes(result: Values) -> list[str]:
     return notes + ([f"Search: {', '.join(searches)}."] if searches else [])
 
 
-def _interval(value: Values, digits: int = 2) -> str:
-    if value["value"] is None:
-        return _NONE
-    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(value["value"], value["low"], value["high"], d=digits)
-
-
 def _interval3(value: Values) -> str:
-    return _interval(value, 3)
+    return show_interval(value, 3)
 
 
 def _gap(gap: Values) -> str:
@@ -212,23 +206,15 @@ def _gap(gap: Values) -> str:
 
 def _loss_gap(gap: Values) -> str:
     if gap.get("loss_relative") is None:
-        return _NONE
+        return NOTHING
     return f"{gap['loss_relative']:+.1f} ({gap['loss_p_value']:.3f})"
 
 
 def _training(ours: Values) -> str:
     if not ours.get("steps"):
-        return _NONE
+        return NOTHING
     return f"{ours['steps']} updates" + (f", {ours['minutes']:.1f} min" if ours.get("minutes") is not None else "")
 
 
-def _number(value: float | None, form: str, unit: float = 1.0) -> str:
-    return _NONE if value is None else form.format(value / unit)
-
-
 def _percents(values: list[float]) -> str:
-    return " / ".join(f"{value:.0f}" for value in values) or _NONE
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return " / ".join(f"{value:.0f}" for value in values) or NOTHING

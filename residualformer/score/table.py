@@ -11,16 +11,16 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "set": lambda row: row["split"],
     "experiment": lambda row: row["experiment"],
     "search": lambda row: row["run"].removeprefix(f"decode_{row['split']}_"),
-    "WER % [95%]": lambda row: _interval(row.get("wer")),
+    "WER % [95%]": lambda row: show_interval(row.get("wer")),
     "ins/del/sub": lambda row: _counts(row.get("wer")),
-    "CER % [95%]": lambda row: _interval(row.get("cer")),
-    "BLEU [95%]": lambda row: _interval(row.get("bleu")),
-    "chrF [95%]": lambda row: _interval(row.get("chrf")),
+    "CER % [95%]": lambda row: show_interval(row.get("cer")),
+    "BLEU [95%]": lambda row: show_interval(row.get("bleu")),
+    "chrF [95%]": lambda row: show_interval(row.get("chrf")),
     "vs baseline": lambda row: _relative(row),
-    "p": lambda row: _number(row.get("p_value"), "{:.3f}"),
-    "nats/token [95%]": lambda row: _interval(row.get("loss"), 3),
+    "p": lambda row: show_number(row.get("p_value"), "{:.3f}"),
+    "nats/token [95%]": lambda row: show_interval(row.get("loss"), 3),
     "nats vs baseline": lambda row: _relative(row, "loss_"),
-    "p (nats)": lambda row: _number(row.get("loss_p_value"), "{:.3f}"),
+    "p (nats)": lambda row: show_number(row.get("loss_p_value"), "{:.3f}"),
     "Transformer M": lambda row: _millions(row, "transformer"),
     "residual M": lambda row: _millions(row, "residual"),
     "encoder M": lambda row: _millions(row, "encoder"),
@@ -29,19 +29,19 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "branches %": lambda row: _percentages(row, "shares", 2),
     "MFLOP/frame": lambda row: _flops(row.get("amnet")),
     "latency ms": lambda row: _latency(row.get("amnet")),
-    "updates": lambda row: _number(row["training"].get("steps"), "{}"),
-    "training min": lambda row: _number(row["training"].get("wall_s"), "{:.1f}", 60),
-    "RTF": lambda row: _number(row.get("decoding", {}).get("rtf"), "{:.3f}"),
+    "updates": lambda row: show_number(row["training"].get("steps"), "{}"),
+    "training min": lambda row: show_number(row["training"].get("wall_s"), "{:.1f}", 60),
+    "RTF": lambda row: show_number(row.get("decoding", {}).get("rtf"), "{:.3f}"),
     "missing": lambda row: str(row["missing"]),
 }
-_NONE = "-"
+NOTHING = "-"
 
 
 def cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table; a column in which no row has a value, or a single set's name, is left out."""
     rows = results["rows"]
     table = {name: [show(row) for row in rows] for name, show in COLUMNS.items()}
-    kept = {name: column for name, column in table.items() if not set(column) <= {_NONE}}
+    kept = {name: column for name, column in table.items() if not set(column) <= {NOTHING}}
     for name, told_elsewhere in (("missing", set(kept["missing"]) == {"0"}), ("set", len(set(kept["set"])) == 1)):
         if told_elsewhere:
             del kept[name]
@@ -65,9 +65,9 @@ def render_markdown(results: dict[str, Any]) -> str:
         "",
         _scope(results),
         "",
-        _line(header),
-        _line(["---"] * len(header)),
-        *map(_line, rows),
+        markdown_line(header),
+        markdown_line(["---"] * len(header)),
+        *map(markdown_line, rows),
         "",
     ]
     lines += [note + "\n" for note in _notes(results)]
@@ -163,9 +163,9 @@ def _experiment(name: str, rows: list[Row]) -> list[str]:
     return [*lines, ""]
 
 
-def _interval(value: Row | None, digits: int = 2) -> str:
+def show_interval(value: Row | None, digits: int = 2) -> str:
     if not value or value["value"] is None:
-        return _NONE
+        return NOTHING
     number, low, high = (f"{value[key]:.{digits}f}" for key in ("value", "low", "high"))
     return f"{number} [{low}, {high}]"
 
@@ -174,39 +174,39 @@ def _relative(row: Row, prefix: str = "") -> str:
     """Gap to the baseline with its interval, where that is known."""
     relative, low, high = (row.get(f"{prefix}relative{end}") for end in ("", "_low", "_high"))
     interval = "" if low is None else f" [{low:+.1f}, {high:+.1f}]"
-    return _NONE if relative is None else f"{relative:+.1f}%{interval}"
+    return NOTHING if relative is None else f"{relative:+.1f}%{interval}"
 
 
 def _counts(value: Row | None) -> str:
     kinds = ("insertions", "deletions", "substitutions")
-    return "/".join(str(value[kind]) for kind in kinds) if value and kinds[0] in value else _NONE
+    return "/".join(str(value[kind]) for kind in kinds) if value and kinds[0] in value else NOTHING
 
 
-def _number(value: float | None, form: str, unit: float | None = None) -> str:
-    return _NONE if value is None else form.format(value if unit is None else value / unit)
+def show_number(value: float | None, form: str, unit: float | None = None) -> str:
+    return NOTHING if value is None else form.format(value if unit is None else value / unit)
 
 
 def _millions(row: Row, key: str) -> str:
     value = row["parameters"].get(key)
-    return _NONE if value is None else f"{value / 1e6:.3f}"
+    return NOTHING if value is None else f"{value / 1e6:.3f}"
 
 
 def _percentages(row: Row, key: str, fewest: int) -> str:
     """Shares as percentages, slow branch first; nothing where there are fewer than `fewest`."""
     values = (row.get("amnet") or {}).get(key, [])
-    return " / ".join(f"{100 * value:.0f}" for value in values) if len(values) >= fewest else _NONE
+    return " / ".join(f"{100 * value:.0f}" for value in values) if len(values) >= fewest else NOTHING
 
 
 def _flops(amnet: Row | None) -> str:
     if not amnet:
-        return _NONE
+        return NOTHING
     saving = f" ({-amnet['saving']:+.1f}%)" if amnet.get("saving") else ""
     return f"{amnet['mflop']:.3f}{saving}"
 
 
 def _latency(amnet: Row | None) -> str:
     if not amnet:
-        return _NONE
+        return NOTHING
     mean, *percentiles = (amnet["latency_ms"][key] for key in ("mean", "median", "p90", "p99"))
     return f"{_ms(mean)} ({', '.join(map(_ms, percentiles))})"
 
@@ -216,5 +216,5 @@ def _ms(value: float) -> str:
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
-def _line(row: list[str]) -> str:
+def markdown_line(row: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
