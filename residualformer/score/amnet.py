@@ -91,6 +91,11 @@ def summary(
     }
 
 
+def percent_saved(mflop: float, dense: float) -> float:
+    """What `mflop` is less than `dense`, in percent of that."""
+    return 100 * (1 - mflop / dense)
+
+
 def with_savings(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
     """Rows whose `amnet` also tells the `saving`, in percent of the FLOPs per frame of experiment `baseline`.
 
@@ -99,7 +104,7 @@ def with_savings(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, An
     dense = next((row["amnet"]["mflop"] for row in rows if row["experiment"] == baseline and row.get("amnet")), None)
 
     def saving(amnet: dict[str, Any]) -> dict[str, float | None]:
-        return {"saving": None if dense is None else round(100 * (1 - amnet["mflop"] / dense), 2)}
+        return {"saving": None if dense is None else round(percent_saved(amnet["mflop"], dense), 2)}
 
     return [row | {"amnet": row["amnet"] | saving(row["amnet"])} if row.get("amnet") else row for row in rows]
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 RESAMPLES, SEED, LEVEL = 2000, 0, 0.95
+Number = TypeVar("Number", float, np.ndarray)
 
 
 def resampled_sums(counts: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
@@ -70,13 +71,17 @@ class Measure:
         names = ("relative", "relative_low", "relative_high")
         if not (np.isfinite(self.value) and baseline.value > 0):
             return dict.fromkeys([*names, "p_value"])
-        sign = -100 if self.higher_is_better else 100
         with np.errstate(divide="ignore", invalid="ignore"):
-            samples = sign * (self.samples / baseline.samples - 1)
+            samples = relative_gap(self.samples, baseline.samples, self.higher_is_better)
         low, high = _central(samples, LEVEL)
-        values = sign * (self.value / baseline.value - 1), low, high
+        values = relative_gap(self.value, baseline.value, self.higher_is_better), low, high
         worse = {name: round(x, 2) if np.isfinite(x) else None for name, x in zip(names, values, strict=True)}
         return worse | {"p_value": round(paired_p_value(self, baseline), 4)}
+
+
+def relative_gap(value: Number, baseline: Number, higher_is_better: bool) -> Number:
+    """How much worse than the baseline, in percent of it, as the papers print it."""
+    return (-100 if higher_is_better else 100) * (value / baseline - 1)
 
 
 def _central(samples: np.ndarray, level: float) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from residualformer.errors import UserError, closest
+from residualformer.score.bootstrap import relative_gap
 from residualformer.yaml_loader import load_yaml
 
 METRICS = {"WER": "wer", "BLEU": "bleu"}  # key of a metric in a row of results
@@ -142,11 +143,6 @@ def _problems(table: Table) -> Iterator[str]:
             yield f"measure is '{claim.measure}'; it must be one of {', '.join(MEASURES)}"
         if not all(len(pair) == 2 for pair in claim.pairs):
             yield f"'{claim.says}' must compare pairs of experiments"
-
-
-def relative_gap(value: float, baseline: float, higher_is_better: bool) -> float:
-    """How much worse than the baseline, in percent of it, as the papers print it."""
-    return 100 * (baseline - value if higher_is_better else value - baseline) / baseline
 
 
 def paper_gaps(table: Table, cell: Cell) -> list[float]:

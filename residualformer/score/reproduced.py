@@ -7,7 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from residualformer.errors import UserError
-from residualformer.score.papers import Cell, Claim, Table, paper_gaps, relative_gap
+from residualformer.score.amnet import percent_saved
+from residualformer.score.bootstrap import relative_gap
+from residualformer.score.papers import Cell, Claim, Table, paper_gaps
 from residualformer.score.results import Scored, gap
 
 Runs = Mapping[tuple[str, str], Scored]  # by experiment and test set
@@ -50,7 +52,7 @@ def _cell(table: Table, cell: Cell, runs: Runs, sets: Sequence[str]) -> dict[str
     paper = printed | {"value": cell.values, "gap": [round(x, 2) for x in paper_gaps(table, cell)]}
     dense = _printed(table, table.baseline, "mflop")
     saved = dense and cell.mflop is not None and cell.experiment != table.baseline
-    paper["saving"] = round(100 * (1 - cell.mflop / dense), 1) if saved else None
+    paper["saving"] = round(percent_saved(cell.mflop, dense), 1) if saved else None
     filled = {"experiment": cell.experiment, "label": cell.label, "paper": paper}
     filled["ours"] = _ours(cell.experiment, table.baseline, table, runs, sets)
     if cell.control:
@@ -90,7 +92,7 @@ def _costs(runs: Runs, name: str, baseline: str, split: str) -> dict[str, Any]:
     amnet, dense = (runs[each, split].row.get("amnet") if (each, split) in runs else None for each in (name, baseline))
     if not amnet:
         return {}
-    saving = round(100 * (1 - amnet["mflop"] / dense["mflop"]), 1) if dense and name != baseline else None
+    saving = round(percent_saved(amnet["mflop"], dense["mflop"]), 1) if dense and name != baseline else None
     return {"amnet": amnet | {"saving": saving}}
 
 
