@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from residualformer.nn.mask import real_frames
 from residualformer.schema import SpecAugmentConfig
 
 
@@ -29,7 +30,7 @@ def spec_augment(
     most_bins = torch.full((num_utterances,), float(min(config.max_freq_bins, num_bins)))
     in_time = _bands(num_frames, lengths, lengths * config.max_time_fraction, config.num_time_masks, generator)
     in_frequency = _bands(num_bins, bins, most_bins, config.num_freq_masks, generator)
-    speech = torch.arange(num_frames)[None] < lengths[:, None]  # (N, T)
+    speech = real_frames(num_frames, lengths)
     masked = (in_time[:, :, None] | in_frequency[:, None, :]) & speech[:, :, None]  # (N, T, F)
     return torch.where(masked.to(features.device), mean.to(features), features)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from residualformer.data.fbank import fbank_options
+from residualformer.nn.mask import real_frames
 from residualformer.schema import FeatureConfig, VariationConfig
 
 NEPER_PER_DB = math.log(10) / 10  # energies are natural logarithms
@@ -56,7 +57,7 @@ class Variation:
             varied = torch.where(chosen, with_noise, varied)
         if config.gain_db:
             varied = varied + (config.gain_db * NEPER_PER_DB * (2 * gain - 1))[:, None, None].to(features)
-        return torch.where(_real(features, lengths)[:, :, None], varied, features)
+        return torch.where(real_frames(features.size(1), lengths.to(features.device))[:, :, None], varied, features)
 
     def warped(self, features: Tensor, factors: Tensor) -> Tensor:
         """(N, T, F) as if spoken by vocal tracts `factors` (N,) times as long: all frequencies fall by that factor."""
@@ -78,16 +79,12 @@ class Variation:
 
 def mixed(features: Tensor, noise: Tensor, lengths: Tensor, snr_db: Tensor) -> Tensor:
     """Log energies (N, T, F) of speech and `noise`, whose mean over the real frames is `snr_db` (N,) below speech's."""
-    real = _real(features, lengths)[:, :, None].expand_as(features)
+    real = real_frames(features.size(1), lengths.to(features.device))[:, :, None].expand_as(features)
     speech_level, noise_level = (
         x.masked_fill(~real, -torch.inf).flatten(1).logsumexp(1)[:, None, None] for x in (features, noise)
     )
     distance = NEPER_PER_DB * snr_db.to(features)[:, None, None]
     return torch.logaddexp(features, noise + (speech_level - noise_level - distance))
-
-
-def _real(features: Tensor, lengths: Tensor) -> Tensor:
-    return torch.arange(features.size(1), device=features.device) < lengths.to(features.device)[:, None]
 
 
 def _htk_mel(hz: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from residualformer.nn.attention import KeysValues, additive, rotary_table
 from residualformer.nn.layer import TransformerLayer
 from residualformer.nn.linear import Stacks
-from residualformer.nn.mask import chunk_mask, frames
+from residualformer.nn.mask import chunk_mask, frames, real_frames
 from residualformer.nn.sharing import layer_groups, layer_linears, shared_set
 from residualformer.nn.subsampling import SUBSAMPLING, ConvSubsampling, num_encoder_frames
 from residualformer.schema import EncoderConfig
@@ -129,8 +129,7 @@ class TransformerEncoder(nn.Module):
     def _normalise(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Global mean and variance; zeros (the mean) after each end and up to a multiple of 4 frames."""
         x = (features - self.mean) / self.std
-        real = torch.arange(x.size(1), device=x.device) < lengths.unsqueeze(1)
-        x = x.masked_fill(~real.unsqueeze(2), 0.0)
+        x = x.masked_fill(~real_frames(x.size(1), lengths).unsqueeze(2), 0.0)
         return F.pad(x, (0, 0, 0, -x.size(1) % SUBSAMPLING))
 
     def _finish(self, x: Tensor) -> Tensor:
@@ -139,7 +138,7 @@ class TransformerEncoder(nn.Module):
 
     def _masks(self, size: int, lengths: Tensor, device: torch.device) -> list[Tensor]:
         """(N, 1, T', T') masks of the first layer and of the others. A frame may always see itself: no row is empty."""
-        real = (torch.arange(size, device=device) < lengths.unsqueeze(1))[:, None, None]
+        real = real_frames(size, lengths)[:, None, None]
         itself = torch.eye(size, dtype=torch.bool, device=device)
         ahead = dict.fromkeys([self.look_ahead, 0])
         masks = [chunk_mask(size, self.chunk, self.look_back, n, device) & real | itself for n in ahead]

@@ -1,4 +1,4 @@
-"""Chunk-wise attention masks (ResidualTransformer, section 4.2), and milliseconds in encoder frames."""
+"""Masks of real frames, chunk-wise attention masks (ResidualTransformer, section 4.2); milliseconds in frames."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 FRAME_MS = 40
+
+
+def real_frames(size: int, lengths: Tensor) -> Tensor:
+    """(N, size) bool: the frames that are within `lengths` (N,), on their device."""
+    return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
 
 
 def frames(milliseconds: int) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, OneHot, Sampler
 from residualformer.nn.branches import PlainWeight, make_weight
 from residualformer.nn.dropout import Dropout
+from residualformer.nn.mask import real_frames
 from residualformer.nn.scan import GATES, NUM_STATES, State, fused, gru_cell, lstm_cell, scan
 from residualformer.schema import AmNetConfig, EncoderConfig
 
@@ -202,8 +203,7 @@ class RecurrentEncoder(nn.Module):
     def _stack(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Global mean and variance, zeros (the mean) after each end, stacked: (N, T, F) -> (N, T', stride * F)."""
         x = (features - self.mean) / self.std
-        real = torch.arange(x.size(1), device=x.device) < lengths.unsqueeze(1)
-        x = x.masked_fill(~real.unsqueeze(2), 0.0)
+        x = x.masked_fill(~real_frames(x.size(1), lengths).unsqueeze(2), 0.0)
         x = F.pad(x, (0, 0, 0, -x.size(1) % self.stride))
         return x.reshape(len(x), -1, self.stride * x.size(2))
 

@@ -24,6 +24,7 @@ from residualformer.data.features import FRAME_SHIFT_S
 from residualformer.loss.amortized import amortized_latency, average_cost
 from residualformer.nn.arbitrator import GumbelSoftmax, OneHot, Sampler, UniformBranch
 from residualformer.nn.branches import BranchWeights
+from residualformer.nn.mask import real_frames
 from residualformer.nn.recurrent import Encoded
 from residualformer.nn.transducer import Transducer
 from residualformer.schema import Config
@@ -136,7 +137,7 @@ class Branches(Pruning):
             return self._pretraining(batch, features)
         with precision(features, self.bf16):
             encoded = self.encoder.encode(features, batch.feature_lens, self.sampler())
-        real = _real(encoded.frames, encoded.lengths)
+        real = real_frames(encoded.frames.size(1), encoded.lengths)
         sums = transducer_losses(self.model, batch, encoded.frames, encoded.lengths, self.config.loss, self.bf16)
         shares = self._shares(encoded, real)
         if self.encoder.training and self.step >= self.end and self.config.amnet.cost.kind != "none":
@@ -166,7 +167,7 @@ class Branches(Pruning):
         device, odds = self.encoder.mean.device, []
         for batch in (each.to(device) for each in dev):
             logits = self.encoder.arbitrate(batch.features, batch.feature_lens)
-            real = _real(logits, self.encoder.output_lengths(batch.feature_lens))
+            real = real_frames(logits.size(1), self.encoder.output_lengths(batch.feature_lens))
             odds.append((logits[..., 0] - logits[..., 1:].amax(2))[real])
         ranked = torch.cat(odds).sort(descending=True).values
         slow = min(max(round(self.controller.target * len(ranked)), 1), len(ranked) - 1)
@@ -185,7 +186,7 @@ class Branches(Pruning):
         slow = self.teacher.entropy(features, batch.feature_lens) > arbitrator.entropy_threshold
         with precision(features, self.bf16):
             logits = self.encoder.arbitrate(features, batch.feature_lens).float()
-        real = _real(logits, self.encoder.output_lengths(batch.feature_lens))
+        real = real_frames(logits.size(1), self.encoder.output_lengths(batch.feature_lens))
         delay = arbitrator.delay  # with one, the logits decide on a later frame
         logits = logits[:, : real.size(1) - delay]
         slow, real = slow[:, delay:], real[:, delay:]
@@ -229,11 +230,6 @@ def _taken_whole(decisions: Tensor) -> Tensor:
     """
     hard = F.one_hot(decisions.detach().argmax(2), decisions.size(2))
     return decisions + (hard - decisions).detach()
-
-
-def _real(frames: Tensor, lengths: Tensor) -> Tensor:
-    """(N, T') bool: the frames (N, T', ...) that are within `lengths` (N,)."""
-    return torch.arange(frames.size(1), device=frames.device) < lengths.unsqueeze(1)
 
 
 def phases_of(
