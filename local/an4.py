@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from local import espeak
 from local.an4_lexicon import LETTERS, translate
-from local.corpora import check_there, remember, remembered
+from local.corpora import check_there, command_line, remember, remembered
 from local.synthesis import (
     VARIANTS,
     Conditions,
@@ -238,22 +238,11 @@ def manifests(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("obtain", help="stage 0: find or fetch the corpus")
-    command.add_argument("--out", required=True, help="folder for what is fetched or made, and for the record of it")
-    command.add_argument("--corpus-dir", help="an existing copy, used in place; left out: fetched with git")
-    command.add_argument("--synthetic", type=int, default=0, help="utterances to synthesise as well (default 0)")
-    command.add_argument("--seed", type=int, default=1, help="of the synthetic speech (default 1)")
-    command.add_argument("--jobs", type=int, default=2, help="processes that synthesise (default 2)")
-    command.set_defaults(run=obtain)
-    command = commands.add_parser("manifests", help="stage 1: validated Lhotse cuts")
-    command.add_argument("--corpus", required=True, help="the --out of obtain")
-    command.add_argument("--corpus-dir", help="an existing copy, instead of the one that obtain recorded")
-    command.add_argument("--out", required=True, help="folder for cuts_{train,dev,test}.jsonl.gz")
-    command.add_argument("--jobs", type=int, default=1, help="processes that read the audio (default 1)")
-    command.add_argument("--with-synthetic", action="store_true", help="put the synthetic speech into train")
-    command.set_defaults(run=manifests)
+    parser, (first, second) = command_line(__doc__, obtain, manifests)
+    first.add_argument("--synthetic", type=int, default=0, help="utterances to synthesise as well (default 0)")
+    first.add_argument("--seed", type=int, default=1, help="of the synthetic speech (default 1)")
+    first.add_argument("--jobs", type=int, default=2, help="processes that synthesise (default 2)")
+    second.add_argument("--with-synthetic", action="store_true", help="put the synthetic speech into train")
     args = parser.parse_args()
     args.run(args)
 
