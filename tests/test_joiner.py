@@ -7,7 +7,7 @@ import torch
 
 from residualformer.loss import get_backend, rnnt_loss
 from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner
-from residualformer.train.objective import _exact
+from residualformer.train.objective import exact_loss
 
 N, T, S, D, P, V = 3, 7, 4, 5, 6, 9
 
@@ -37,7 +37,7 @@ def test_the_loss_of_a_joiner_is_that_of_its_logits(joiner):
     boundary = torch.tensor([[0, 0, S, T], [0, 0, 2, T - 3], [0, 0, 0, T]])
     logits = joiner(encoded.unsqueeze(2), predicted.unsqueeze(1))
     expected = rnnt_loss(logits, tokens, 0, boundary, reduction="sum")
-    value = _exact(joiner, encoded, predicted, tokens, boundary, get_backend("torch"))
+    value = exact_loss(joiner, encoded, predicted, tokens, boundary, get_backend("torch"))
     torch.testing.assert_close(value, expected, atol=1e-10, rtol=1e-10)
     leaves = [encoded, predicted, *joiner.parameters()]
     ours, theirs = torch.autograd.grad(value, leaves), torch.autograd.grad(expected, leaves)
