@@ -126,6 +126,7 @@ RULES: dict[str, Rule] = {
     "train.valid_every_steps": POSITIVE,
     "train.log_every_steps": POSITIVE,
     "decode.kind": _one_of("greedy", "beam"),
+    "decode.greedy_sets": ANY,
     "decode.beam": Rule(lambda value: 1 <= value <= 1000, "1 to 1000"),
     "decode.max_symbols": POSITIVE,
     "decode.nbest": POSITIVE,

@@ -216,6 +216,7 @@ class DecodeConfig:
     """Search. `kind` is `greedy` or `beam`."""
 
     kind: str = "beam"
+    greedy_sets: list[str] = field(default_factory=list)  # test sets too long for `kind`, which are searched greedily
     beam: int = 16
     max_symbols: int = 5  # labels a single encoder frame may emit
     nbest: int = 4

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from residualformer.decode.corpus import decode_cuts, read_cuts_with_features
-from residualformer.decode.search import decode_settings, search_name
+from residualformer.decode.search import decode_settings, search_name, settings_for
 from residualformer.errors import run_main
 from residualformer.files import write_json, write_text
 from residualformer.schema import DecodeConfig
@@ -23,7 +23,7 @@ from residualformer.train.record import provenance
 def main() -> None:
     args = parse_args()
     bundle = load_model(args.model)
-    settings = decode_settings(bundle.config, args.set)
+    settings = settings_for(decode_settings(bundle.config, args.set), split_of(args.cuts))
     cuts = read_cuts_with_features(args.cuts, bundle.config.features)[: args.limit]
     run = args.model if args.model.is_dir() else args.model.parent
     out = args.out or run / folder_name(args, settings)
@@ -67,12 +67,15 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def split_of(cuts: Path) -> str:
+    return cuts.name.split(".")[0].removeprefix("cuts_")
+
+
 def folder_name(args: argparse.Namespace, settings: DecodeConfig) -> str:
     """decode_<split>_<search>; a run chunk by chunk, or over a part of the split, has a folder of its own."""
-    split = args.cuts.name.split(".")[0].removeprefix("cuts_")
     streaming = "_streaming" if args.streaming else ""
     part = f"_first{args.limit}" if args.limit else ""
-    return f"decode_{split}_{search_name(settings)}{streaming}{part}"
+    return f"decode_{split_of(args.cuts)}_{search_name(settings)}{streaming}{part}"
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 
 from residualformer.config import load_config
-from residualformer.decode.search import search_name
+from residualformer.decode.search import search_name, settings_for
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_json, write_json, write_text
-from residualformer.score.papers import find_table
+from residualformer.schema import DecodeConfig
+from residualformer.score.papers import Table, find_table
 from residualformer.score.reproduced import reproduce
 from residualformer.score.reproduced_text import findings, render
 from residualformer.score.results import find_runs, score_run, with_means
@@ -26,14 +27,12 @@ def main() -> None:
     args = parse_arguments()
     table = find_table(args.tables, args.table)
     sets = args.split.split() if args.split is not None else scored_sets(args.egs_dir)
-    folders = [folder for folder in find_runs(args.egs_dir / "exp", sets) if folder.parent.name in table.experiments]
-    search = searched(args)
-    runs = with_means([score_run(folder) for folder in folders if folder.name.endswith(f"_{search}")])
+    decode = decode_config(args)
+    searches = {name: search_name(settings_for(decode, name)) for name in sets}
+    runs = with_means([score_run(folder) for name in sets for folder in decoded(args, table, name, searches[name])])
     if not runs:
-        names = ", ".join(table.experiments)
-        raise UserError(
-            f"{args.egs_dir} holds none of {names} decoded on {' '.join(sets)} with {search}; run stages 4 to 7 first"
-        )
+        names, wanted = ", ".join(table.experiments), ", ".join(f"{name} ({how})" for name, how in searches.items())
+        raise UserError(f"{args.egs_dir} holds none of {names} decoded on {wanted}; run stages 4 to 7 first")
     by_name = {(run.row["experiment"], run.row["split"]): run for run in runs}
     result = reproduce(table, by_name, sets) | {
         "recipe": args.egs_dir.resolve().name,
@@ -55,10 +54,16 @@ def scored_sets(egs: Path) -> list[str]:
     return read_json(results, "run stage 8 again")["split"].split(", ") if results.is_file() else ["test"]
 
 
-def searched(args: argparse.Namespace) -> str:
-    """The search that the recipe asks for, as folders of decoding runs are named after it."""
+def decode_config(args: argparse.Namespace) -> DecodeConfig:
+    """The recipe's section `decode`."""
     conf = args.conf or Path("conf", args.egs_dir.resolve().name)
-    return search_name(load_config(conf / "base.yaml", args.set).decode)
+    return load_config(conf / "base.yaml", args.set).decode
+
+
+def decoded(args: argparse.Namespace, table: Table, test_set: str, search: str) -> list[Path]:
+    """Folders of the table's experiments on one test set, searched as the recipe asks, which is in their names."""
+    found = find_runs(args.egs_dir / "exp", [test_set])
+    return [each for each in found if each.parent.name in table.experiments and each.name.endswith(f"_{search}")]
 
 
 def parse_arguments() -> argparse.Namespace:

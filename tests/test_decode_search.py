@@ -15,7 +15,15 @@ from decode_models import save_random_run
 from lhotse import CutSet, Features, MonoCut, NumpyFilesWriter, SupervisionSegment
 
 from residualformer.decode.corpus import batches, decode_cuts, decode_features, read_cuts_with_features
-from residualformer.decode.search import decode_settings, encode, encode_chunks, search, search_name, times_s
+from residualformer.decode.search import (
+    decode_settings,
+    encode,
+    encode_chunks,
+    search,
+    search_name,
+    settings_for,
+    times_s,
+)
 from residualformer.errors import UserError
 from residualformer.files import write_json
 from residualformer.schema import Config, DecodeConfig
@@ -82,6 +90,12 @@ def test_settings_come_from_the_model_and_take_overrides():
     changed = decode_settings(config, ["decode.kind=greedy", "decode.blank_penalty=0.5"])
     assert changed == DecodeConfig(kind="greedy", beam=7, blank_penalty=0.5)
     assert (search_name(config.decode), search_name(changed)) == ("beam7", "greedy")
+
+
+def test_long_test_sets_are_searched_greedily_and_their_subsets_too():
+    settings = DecodeConfig(greedy_sets=["test_long"])
+    kinds = {name: settings_for(settings, name).kind for name in ("test", "test_long", "test_long@a", "test_longer")}
+    assert kinds == {"test": "beam", "test_long": "greedy", "test_long@a": "greedy", "test_longer": "beam"}
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def errors_and_nats(name: str) -> tuple[np.ndarray, np.ndarray]:
     return errors, (nats * WORDS * (0.5 + generator.random(UTTERANCES) + 0.5 * own.random(UTTERANCES))).round(4)
 
 
-def write_run(egs: Path, name: str, search: str = "beam16", target: str = "text") -> None:
+def write_run(egs: Path, name: str, search: str = "beam16", target: str = "text", split: str = "test") -> None:
     """A decoding run with these numbers of wrong words and these losses, and a model.pt that tells of its training."""
     errors, nats = errors_and_nats(name)
     lines = []
@@ -47,7 +47,7 @@ def write_run(egs: Path, name: str, search: str = "beam16", target: str = "text"
         said = ["b"] * wrong + ["a"] * (WORDS - wrong)
         record = {"id": f"u{number:03}", "ref": " ".join(["a"] * WORDS), "hyp": " ".join(said)}
         lines.append(json.dumps(record | {"ref_tokens": WORDS, "ref_nats": loss}))
-    run = egs / "exp" / name / f"decode_test_{search}"
+    run = egs / "exp" / name / f"decode_{split}_{search}"
     write_text(run / "hyp.jsonl", "\n".join(lines) + "\n")
     write_json(run / "decode.json", {"target": target, "search": search, "utterances": UTTERANCES, "skipped": []})
     config = config_to_dict(Config(description=name, warm_start="shared" if name in ("residual", "control") else None))
@@ -188,8 +188,20 @@ def test_the_step_writes_the_table_and_what_is_in_it(egs, monkeypatch, capsys):
     table_step(monkeypatch, egs, "--table", "3", "--conf", egs / "conf")
     written = json.loads((egs / "tables" / "table3.json").read_text(encoding="utf-8"))
     assert (egs / "tables" / "table3.md").read_text(encoding="utf-8") == render(written)
-    assert cell(written, "residual")["ours"]["search"] == "beam16" and written["recipe"] == "made_up"
+    assert cell(written, "residual")["ours"]["sets"]["test"]["search"] == "beam16" and written["recipe"] == "made_up"
     assert "6 of 16 experiments" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_each_set_has_the_search_that_the_recipe_asks_for(egs, tmp_path, monkeypatch):
+    for split, search in (("test", "beam16"), ("test", "greedy"), ("test_long", "beam16"), ("test_long", "greedy")):
+        write_run(tmp_path, "baseline", search, split=split)
+    (tmp_path / "conf").mkdir()
+    write_text(tmp_path / "conf" / "base.yaml", "decode:\n  greedy_sets: [test_long]\n")
+    table_step(monkeypatch, tmp_path, "--table", "3", "--conf", tmp_path / "conf", "--split", "test_long test")
+    written = json.loads((tmp_path / "tables" / "table3.json").read_text(encoding="utf-8"))
+    scores = cell(written, "baseline")["ours"]["sets"]
+    assert {name: each["search"] for name, each in scores.items()} == {"test_long": "greedy", "test": "beam16"}
+    assert "Search: greedy on test_long, beam16 on test." in (tmp_path / "tables" / "table3.md").read_text()
 
 
 def test_the_sets_are_those_that_were_scored_last(egs, monkeypatch, capsys):
@@ -204,7 +216,7 @@ def test_the_sets_are_those_that_were_scored_last(egs, monkeypatch, capsys):
     ("arguments", "words"),
     [
         (["--table", "4"], "table4 is about BLEU, but baseline was scored by WER"),
-        (["--table", "3", "--set", "decode.kind=greedy"], "decoded on test with greedy; run stages 4 to 7 first"),
+        (["--table", "3", "--set", "decode.kind=greedy"], "decoded on test (greedy); run stages 4 to 7 first"),
         (["--table", "3", "--split", "dev"], "decoded so far: test"),
         (["--table", "8"], "there is no table '8'"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -96,6 +97,11 @@ def decode_settings(config: Config, overrides: Sequence[str]) -> DecodeConfig:
         except yaml.YAMLError:
             raise UserError(f"--set {override}: the value {text!r} is not valid YAML; put quotes around it.") from None
     return config_from_dict(content, source="--set").decode
+
+
+def settings_for(settings: DecodeConfig, split: str) -> DecodeConfig:
+    """The settings for a split, which is a test set or `<set>@<subset>`: greedy for those of `greedy_sets`."""
+    return replace(settings, kind="greedy") if split.partition("@")[0] in settings.greedy_sets else settings
 
 
 def search_name(settings: DecodeConfig) -> str:

@@ -77,11 +77,11 @@ def _ours(name: str, baseline: str, table: Table, runs: Runs, sets: Sequence[str
         "steps": training.get("steps"),
         "minutes": round(training["wall_s"] / 60, 1) if "wall_s" in training else None,
         "starts_from": row["warm_start"],
-        "search": row["run"].removeprefix(f"decode_{row['split']}_"),
         "sets": {},
     }
     for split, run in found.items():
         scores = {"value": run.row[table.key], "loss": run.row.get("loss"), "utterances": run.row["utterances"]}
+        scores["search"] = run.row["run"].removeprefix(f"decode_{split}_")
         scores |= {"gap": _gap(runs, name, baseline, split)} if name != baseline else {}
         ours["sets"][split] = scores | _costs(runs, name, baseline, split)
     return ours

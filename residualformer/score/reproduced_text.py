@@ -191,8 +191,12 @@ def _notes(result: Values) -> list[str]:
     if len(result["sets"]) > 1:
         notes.append(f"The orderings are judged on {result['sets'][0]}.")
     measured = [cell["ours"] for row in result["rows"] for cell in row["cells"] if cell and cell["ours"]]
-    searches = sorted({ours["search"] for ours in measured})
-    return notes + ([f"Search: {', '.join(searches)}."] if searches else [])
+    searches = {scores["search"]: [] for ours in measured for scores in ours["sets"].values()}
+    for name in result["sets"]:
+        for search in {ours["sets"][name]["search"] for ours in measured if name in ours["sets"]}:
+            searches[search].append(name)
+    each = ", ".join(f"{search} on {' and '.join(names)}" for search, names in searches.items())
+    return notes + ([f"Search: {each}."] if each else [])
 
 
 def _interval3(value: Values) -> str:
