@@ -63,11 +63,10 @@ data=$dir/data
 exp=$dir/exp
 
 sets=() # all of them, for what reads a whole configuration
-decode_sets=()
 train_sets=() # without decode.*, so that another search does not train again
 for each in "${set[@]}"; do
     sets+=(--set "$each")
-    if [[ $each == decode.* ]]; then decode_sets+=(--set "$each"); else train_sets+=(--set "$each"); fi
+    if [[ $each != decode.* ]]; then train_sets+=(--set "$each"); fi
 done
 
 if [ "$corpus" = mini ]; then
@@ -196,7 +195,7 @@ decode() { # split, experiment
     run_stage 7 "decode $1 with $2" --out "$exp/$2" --marker "$exp/$2/.decode_$1.done" \
         --makes "decode_$1_greedy*/hyp.jsonl" "decode_$1_beam*/hyp.jsonl" --after "$exp/.$2.done" \
         --config "$conf/$2.yaml" --sections decode "${sets[@]}" -- \
-        "$python" steps/decode.py "$exp/$2" --cuts "$data/fbank/cuts_$1.jsonl.gz" "${decode_sets[@]}"
+        "$python" steps/decode.py "$exp/$2" --cuts "$data/fbank/cuts_$1.jsonl.gz" --config "$conf/$2.yaml" "${sets[@]}"
 }
 
 if wanted 7; then

@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from residualformer.config import load_config
 from residualformer.decode.corpus import decode_cuts, read_cuts_with_features
 from residualformer.decode.search import decode_settings, search_name, settings_for
 from residualformer.errors import run_main
@@ -23,7 +24,8 @@ from residualformer.train.record import provenance
 def main() -> None:
     args = parse_args()
     bundle = load_model(args.model)
-    settings = settings_for(decode_settings(bundle.config, args.set), split_of(args.cuts))
+    asked = load_config(args.config, args.set).decode if args.config else decode_settings(bundle.config, args.set)
+    settings = settings_for(asked, split_of(args.cuts))
     cuts = read_cuts_with_features(args.cuts, bundle.config.features)[: args.limit]
     run = args.model if args.model.is_dir() else args.model.parent
     out = args.out or run / folder_name(args, settings)
@@ -58,6 +60,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("model", type=Path, metavar="RUN_OR_MODEL", help="a run folder, or its model.pt")
     parser.add_argument("--cuts", type=Path, required=True, help="cuts with features, cuts_<split>.jsonl.gz (stage 2)")
     parser.add_argument("--out", type=Path, help="output folder (default: RUN/decode_<split>_<search>)")
+    parser.add_argument("--config", type=Path, help="experiment whose section decode is used (default: the model's own)")
     parser.add_argument("--set", action="append", default=[], metavar="decode.KEY=VALUE", help="override a setting")
     parser.add_argument("--streaming", action="store_true", help="encode chunk by chunk, not by the masked full pass")
     parser.add_argument("--limit", type=int, help="decode only the first so many utterances")

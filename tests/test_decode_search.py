@@ -188,6 +188,17 @@ def test_the_step_writes_hypotheses_and_how_they_were_made(setup, monkeypatch, c
     assert streamed["ref_nats"] == pytest.approx(beam["ref_nats"], abs=0.01)  # float32, another order of summation
 
 
+def test_the_step_searches_as_a_configuration_asks_that_changed_after_the_training(setup, monkeypatch, tmp_path):
+    run, cuts = setup
+    config = tmp_path / "changed.yaml"
+    config.write_text("decode:\n  beam: 2\n  greedy_sets: [test]\n")
+    decode_step(monkeypatch, run, "--cuts", cuts, "--config", config, "--out", tmp_path / "greedy")
+    options = ["--config", config, "--set", "decode.greedy_sets=[]", "--set", "encoder.dim=144"]
+    decode_step(monkeypatch, run, "--cuts", cuts, *options, "--out", tmp_path / "beam")
+    searches = [json.loads((tmp_path / name / "decode.json").read_text())["search"] for name in ("greedy", "beam")]
+    assert searches == ["greedy", "beam2"]
+
+
 def test_what_the_step_refuses(setup, monkeypatch, tmp_path, capsys):
     run, cuts = setup
     bare = tmp_path / "cuts_bare.jsonl"

@@ -29,6 +29,7 @@ def decoded(recipe: Recipe, *options: str) -> list[str]:
     lines = [line.split() for line in (recipe.folder / "calls.txt").read_text().splitlines()]
     assert all(line[0] in ("decode.py", "score.sh") for line in lines)
     named = [line[line.index("--cuts") + 1] for line in lines if line[0] == "decode.py"]
+    assert all("conf/fake/baseline.yaml" in line for line in lines if line[0] == "decode.py")  # as it is now
     splits = [name.rpartition("cuts_")[2].removesuffix(".jsonl.gz") for name in named]
     return splits + [" ".join(line) for line in lines if line[0] == "score.sh"]
 
