@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("model", type=Path, metavar="RUN_OR_MODEL", help="a run folder, or its model.pt")
     parser.add_argument("--cuts", type=Path, required=True, help="cuts with features, cuts_<split>.jsonl.gz (stage 2)")
     parser.add_argument("--out", type=Path, help="output folder (default: RUN/decode_<split>_<search>)")
-    parser.add_argument("--config", type=Path, help="experiment whose section decode is used (default: the model's own)")
+    parser.add_argument("--config", type=Path, help="experiment whose section decode to take (default: the model's)")
     parser.add_argument("--set", action="append", default=[], metavar="decode.KEY=VALUE", help="override a setting")
     parser.add_argument("--streaming", action="store_true", help="encode chunk by chunk, not by the masked full pass")
     parser.add_argument("--limit", type=int, help="decode only the first so many utterances")

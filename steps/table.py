@@ -1,4 +1,4 @@
-"""Write one of the papers' tables with our numbers in it: egs/RECIPE/tables/<table>.md and .json.
+"""Write one of the papers' tables with our numbers in it: egs/RECIPE/tables/<table>.md, .json and .png.
 
 It reads the decoding runs of the experiments that the table names (stage 7) and scores them; what was not decoded stays
 empty. The tables are in conf/tables/. To train what is missing as well: local/reproduce.sh.
@@ -17,6 +17,7 @@ from residualformer.errors import UserError, run_main
 from residualformer.files import read_json, write_json, write_text
 from residualformer.schema import DecodeConfig
 from residualformer.score.papers import Table, find_table
+from residualformer.score.plots import table_lines
 from residualformer.score.reproduced import reproduce
 from residualformer.score.reproduced_text import findings, render
 from residualformer.score.results import find_runs, score_run, with_means
@@ -43,6 +44,7 @@ def main() -> None:
     out = args.egs_dir / "tables"
     write_json(out / f"{table.name}.json", result)
     write_text(out / f"{table.name}.md", render(result))
+    table_lines(result, out / f"{table.name}.png")
     print(*result["findings"], sep="\n")
     measured = len({run.row["experiment"] for run in runs})
     print(f"table: {table.source}, {measured} of {len(table.experiments)} experiments -> {out / table.name}.md")

@@ -14,6 +14,7 @@ from residualformer.config import config_to_dict
 from residualformer.errors import UserError
 from residualformer.files import write_json, write_text
 from residualformer.schema import Config
+from residualformer.score import plots
 from residualformer.score.papers import Claim, find_table, read_table
 from residualformer.score.reproduced import FAILS, HOLDS, REVERSED, UNDECIDED, UNKNOWN, reproduce, verdict
 from residualformer.score.reproduced_text import findings, render
@@ -190,6 +191,22 @@ def test_the_step_writes_the_table_and_what_is_in_it(egs, monkeypatch, capsys):
     assert (egs / "tables" / "table3.md").read_text(encoding="utf-8") == render(written)
     assert cell(written, "residual")["ours"]["sets"]["test"]["search"] == "beam16" and written["recipe"] == "made_up"
     assert "6 of 16 experiments" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_picture_draws_a_line_for_each_row_and_its_controls(egs, monkeypatch, tmp_path):
+    table_step(monkeypatch, egs, "--table", "3", "--conf", egs / "conf")
+    assert (egs / "tables" / "table3.png").stat().st_size > 10_000
+    written = json.loads((egs / "tables" / "table3.json").read_text(encoding="utf-8"))
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, picture: figures.append(figure))
+    assert plots.table_lines(written, tmp_path / "x.png")
+    containers = figures[0].axes[0].containers
+    drawn = {each.get_label(): each.lines[0].get_xydata().tolist() for each in containers}
+    ours = cell(written, "residual")["ours"]
+    assert drawn["+ residual weights"][0] == [ours["parameters"] / 1e6, ours["sets"]["test"]["value"]["value"]]
+    control = cell(written, "residual")["control"]["ours"]["sets"]["test"]["value"]["value"]
+    assert drawn["+ residual weights: controls"][0][1] == control
+    assert not plots.table_lines(written | {"rows": []}, tmp_path / "x.png")
 
 
 def test_each_set_has_the_search_that_the_recipe_asks_for(egs, tmp_path, monkeypatch):

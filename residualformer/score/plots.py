@@ -98,6 +98,51 @@ def pareto_front(points: Sequence[tuple[float, float]], higher_is_better: bool =
     return front
 
 
+def table_lines(result: dict[str, Any], picture: Path) -> bool:
+    """A table's scores with their intervals, a line for each row (dashed: its controls), a panel for each test set.
+
+    Over the parameters, or for AmNets over the FLOPs per frame. False when nothing was measured.
+
+    Args:
+        result: what `steps/table.py` writes as JSON.
+    """
+    measured = [cell["ours"] for row in result["rows"] for cell in row["cells"] if cell and cell["ours"]]
+    sets = [name for name in result["sets"] if any(name in ours["sets"] for ours in measured)]
+    if not sets:
+        return False
+    flops = all("amnet" in scores for ours in measured for scores in ours["sets"].values())
+    figure, axes = plt.subplots(1, len(sets), figsize=(7 * len(sets), 4.5), layout="constrained", squeeze=False)
+    for axis, split in zip(axes[0], sets, strict=True):
+        for number, row in enumerate(result["rows"]):
+            cells = [(column, cell) for column, cell in zip(result["columns"], row["cells"], strict=False) if cell]
+            own = [("" if flops else cell["label"] or column, cell["ours"]) for column, cell in cells]
+            controls = [("", cell["control"]["ours"]) for _, cell in cells if cell.get("control")]
+            _line(axis, own, split, flops, fmt="o-", color=f"C{number}", label=row["name"])
+            _line(axis, controls, split, flops, fmt="x--", color=f"C{number}", label=f"{row['name']}: controls")
+        axis.set(
+            xlabel="FLOPs per frame, millions" if flops else "parameters of the Transformer layers, millions",
+            ylabel=f"{result['metric']}, 95% interval",
+            title=f"{result['recipe']}, {result['table']}, {split}",
+        )
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    _save(figure, picture)
+    return True
+
+
+def _line(axis: Axes, points: list[tuple[str, dict[str, Any] | None]], split: str, flops: bool, **style: str) -> None:
+    """One line through the named experiments, as `reproduce` gives them; those that were not measured are left out."""
+    found = [(name, ours, ours["sets"][split]) for name, ours in points if ours and split in ours["sets"]]
+    if not found:
+        return
+    sizes = [scores["amnet"]["mflop"] if flops else ours["parameters"] / 1e6 for _, ours, scores in found]
+    bounds = np.array([[scores["value"][key] for key in ("value", "low", "high")] for _, _, scores in found]).T
+    distances = np.abs(bounds[1:] - bounds[0])
+    axis.errorbar(sizes, bounds[0], yerr=distances, capsize=3, linewidth=1, **style)
+    for (name, _, _), place in zip(found, zip(sizes, bounds[0], strict=True), strict=True):
+        axis.annotate(name, place, xytext=(5, 4), textcoords="offset points", fontsize=8)
+
+
 def dev_losses(metrics: dict[str, Path], picture: Path) -> bool:
     """Transducer loss of the dev set over the updates of several trainings, by name; False when none was validated."""
     figure, axis = plt.subplots(figsize=(9, 5), layout="constrained")

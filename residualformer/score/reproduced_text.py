@@ -23,6 +23,7 @@ def render(result: Values) -> str:
         f"Measured on recipe {result['recipe']}, {', '.join(result['sets'])}, by `{result['command']}` at commit "
         f"{result['commit']}.",
         "\n".join(body),
+        f"![the scores of each row, with intervals]({result['table']}.png)",
         *_empty(result),
         "## The paper's orderings",
         "\n".join(f"- {sentence}" for sentence in findings(result)),
