@@ -124,6 +124,21 @@ def test_the_gap_is_to_the_same_search_on_the_same_utterances(tmp_path):
         assert rows[other]["relative"] is None and rows[other]["p_value"] is None
 
 
+def test_no_gap_between_other_references_or_other_settings_of_a_search(tmp_path):
+    """The folder's name tells neither; `case=lower` or `decode.blank_penalty=1` for one experiment alone is enough."""
+    texts = [text or "ten" for text in sentences(30, 1)]
+    settings = {"kind": "beam", "beam": 16, "max_symbols": 5, "blank_penalty": 0.0, "nbest": 4, "max_batch_s": 200.0}
+    for name, changed in {
+        "baseline": {}, "same": {"nbest": 1, "max_batch_s": 9.0}, "penalty": {"blank_penalty": 1.0},
+        "symbols": {"max_symbols": 2}, "mended": {},
+    }.items():  # fmt: skip
+        run = write_run(tmp_path, name, ["one", *texts[1:]], settings=settings | changed)
+    assert run.parent.name == "mended"
+    write_text(run / "hyp.jsonl", (run / "hyp.jsonl").read_text().replace('"ref": "ten', '"ref": "eleven', 1))
+    rows = compare([score_run(folder) for folder in find_runs(tmp_path / "exp", ["test"])])
+    assert [row["experiment"] for row in rows if row["relative"] is not None] == ["same"]
+
+
 def test_an_unknown_baseline_or_split_or_a_broken_file_is_named(tmp_path):
     run = write_run(tmp_path, "shared", ["one"])
     with pytest.raises(UserError, match="Did you mean 'shared'"):

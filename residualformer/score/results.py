@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from residualformer.cost import flops_per_frame
 from residualformer.data.features import FRAME_SHIFT_S
 from residualformer.errors import UserError, closest
 from residualformer.files import read_json, read_json_lines
-from residualformer.schema import Config
+from residualformer.schema import Config, DecodeConfig
 from residualformer.score.amnet import Device, read_decisions, summary, table_order, with_savings
 from residualformer.score.bootstrap import Measure, mean_over_subsets, rate
 from residualformer.score.translation import bleu_and_chrf
@@ -33,7 +33,7 @@ class Scored:
     """One decoding run, scored. `row` is what is written; the rest is for order and for the comparison of runs.
 
     Attributes:
-        ids: the utterances, (U,).
+        tested: of each utterance (U,) its id, its reference, and the settings of the search that decide the result.
         measures: by their keys in the row, the one first by which runs are compared.
         config: None where there is no model.pt.
         decisions: of recurrent encoders, the branch of each frame (T,) by utterance.
@@ -41,7 +41,7 @@ class Scored:
     """
 
     row: dict[str, Any]
-    ids: list[str]
+    tested: list[tuple]
     measures: dict[str, Measure]
     config: Config | None = None
     decisions: dict[str, np.ndarray] = field(default_factory=dict)
@@ -116,7 +116,9 @@ def score_run(folder: Path) -> Scored:
     config = config_from_dict(saved["config"], str(file)) if saved else None
     row |= _training(config, saved.get("info", {}))
     row["decoding"] = {key: value for key, value in decoding.items() if key != "skipped"}
-    scored = Scored(row, [record["id"] for record in records], measures, config)
+    settings = asdict(DecodeConfig()) | decoding.get("settings", {})  # which older files may not tell
+    search = tuple(settings[key] for key in ("max_symbols", "blank_penalty"))  # kind and beam are in the folder's name
+    scored = Scored(row, [(record["id"], record["ref"], search) for record in records], measures, config)
     return _with_cost(scored, checkpoint.bundle(saved, file), folder, records) if scored.recurrent else scored
 
 
@@ -143,8 +145,8 @@ def _mean(name: str, parts: list[Scored]) -> Scored:
     splits = [run.row["split"] for run in parts]
     row = kept | sums | {"run": name, "split": test_set(splits[0]), "subsets": splits, "decoding": {}}
     row |= {key: measure.row(_DIGITS.get(key, 2)) for key, measure in measures.items()}
-    ids = [f"{split}/{utterance}" for split, run in zip(splits, parts, strict=True) for utterance in run.ids]
-    return Scored(row, ids, measures, parts[0].config)
+    tested = [(split, *each) for split, run in zip(splits, parts, strict=True) for each in run.tested]
+    return Scored(row, tested, measures, parts[0].config)
 
 
 def compare(runs: Sequence[Scored], baseline: str | None = None) -> list[dict[str, Any]]:
@@ -152,9 +154,9 @@ def compare(runs: Sequence[Scored], baseline: str | None = None) -> list[dict[st
 
     The baseline is the experiment `baseline` for Transformers and `rnnt` for recurrent encoders, the one of them that
     exists for both, or what is given, for all. Adds `baseline` (its name) and what `gap` tells: `relative` (in percent
-    of its WER or BLEU; positive is worse), `p_value` and more, None where there is no such run or it has other
-    utterances. Rows with an `amnet` are told the `saving` of FLOPs against `rnnt`. Sets are in the order of `runs`,
-    each before its subsets; of each the baselines come first, recurrent encoders last, in the paper's order.
+    of its WER or BLEU; positive is worse), `p_value` and more, None where there is no such run or it was not `tested`
+    alike. Rows with an `amnet` are told the `saving` of FLOPs against `rnnt`. Sets are in the order of `runs`, each
+    before its subsets; of each the baselines come first, recurrent encoders last, in the paper's order.
 
     Raises UserError when no experiment has the name that is given.
     """
@@ -207,12 +209,12 @@ def _with_cost(
 
 
 def gap(run: Scored, baseline: Scored | None) -> dict[str, float | None]:
-    """How much worse `run` is than `baseline` on the same utterances, see `Measure.gap`; what is not known is None.
+    """How much worse `run` is than `baseline`, see `Measure.gap`; None where they were not `tested` alike.
 
     By the measure by which runs are compared, and, with `loss_` before the names, by the transducer loss.
     """
     name = next(iter(run.measures))
-    same = baseline is not None and baseline is not run and baseline.ids == run.ids and name in baseline.measures
+    same = baseline is not None and baseline is not run and baseline.tested == run.tested and name in baseline.measures
     found = run.measures[name].gap(baseline.measures[name]) if same else dict.fromkeys(["relative", "p_value"])
     losses = (run.measures.get("loss"), baseline.measures.get("loss")) if same else (None, None)
     if None in losses or any((a[:, 1] != b[:, 1]).any() for a, b in zip(*(x.parts for x in losses), strict=True)):

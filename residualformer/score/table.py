@@ -95,7 +95,8 @@ def _notes(results: dict[str, Any]) -> list[str]:
         of = " or ".join(name + kind for name, kind in zip(names, kinds, strict=True))
         notes.append(
             f"vs baseline: relative difference to the {' or '.join(_measures(rows))} of {of} with the same search "
-            "(positive is worse), with its 95% interval; p: two-sided; both from the paired bootstrap."
+            "(positive is worse), with its 95% interval; p: two-sided; both from the paired bootstrap. Where the "
+            "settings of the search, the utterances or the references differ, there is none."
         )
     if any("loss" in row for row in rows):
         notes.append(
