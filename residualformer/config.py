@@ -1,6 +1,6 @@
 """Reading a configuration: defaults < base < file < `--set a.b=c`, in order; everything wrong with it is told at once.
 
-`--set @FILE` sets all that the YAML file FILE holds.
+`--set @FILE` takes the YAML file FILE in between: over the remotest base, under all that the other files say.
 
 A YAML file holds only what differs from the file its `base:` names (a path beside the file itself); what no file
 names keeps the default of `schema.py`.
@@ -33,10 +33,13 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     Raises UserError with every unknown key, wrong type and value out of range, each with the file that holds it.
     """
     reader = _Reader()
-    for file, content in config_chain(path):
+    chain = config_chain(path)
+    between = [part for override in overrides if override.startswith("@") for part in config_chain(override[1:])]
+    for file, content in [chain[0], *between, *chain[1:]]:
         reader.add(content, source=str(file))
     for override in overrides:
-        reader.add_override(override)
+        if not override.startswith("@"):
+            reader.add_override(override)
     return reader.config()
 
 
@@ -113,11 +116,7 @@ class _Reader:
                 self._take(key, value, fields[name], source)
 
     def add_override(self, override: str) -> None:
-        """Take one `a.b=c`, c being YAML, or the values of a file, `@file.yaml`."""
-        if override.startswith("@"):
-            for file, content in config_chain(override[1:]):
-                self.add(content, source=str(file))
-            return
+        """Take one `a.b=c`, c being YAML."""
         key, equals, text = override.partition("=")
         source = f"{_OVERRIDE} {override}"
         if not equals or not key.strip():

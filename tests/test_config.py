@@ -56,11 +56,16 @@ def test_the_later_override_wins(write):
     assert load_config(write(""), ["joiner.dim=9", "joiner.dim=10"]).joiner.dim == 10
 
 
-def test_a_file_of_values_comes_over_the_experiment_and_under_what_follows(write):
-    values = write("joiner: {dim: 7}\nencoder: {num_layers: 4, sharing: 2}", "values.yaml")
-    experiment = write("encoder: {num_layers: 3}\njoiner: {dim: 5}")
-    config = load_config(experiment, [f"@{values}", "encoder.num_layers=8"])
-    assert (config.joiner.dim, config.encoder.num_layers, config.encoder.sharing) == (7, 8, 2)
+def test_a_file_of_values_comes_over_the_base_and_under_what_the_experiment_says(write):
+    values = write("joiner: {dim: 7}\nencoder: {num_layers: 4, sharing: 2, num_heads: 2}", "values.yaml")
+    base = write("encoder: {num_layers: 3, dim: 64}\njoiner: {dim: 5}", "base.yaml")
+    assert load_config(base, [f"@{values}"]).joiner.dim == 7
+    experiment = write("base: base.yaml\nencoder: {num_layers: 6, sharing: 3}")
+    for overrides in ([f"@{values}", "encoder.num_heads=4"], ["encoder.num_heads=4", f"@{values}"]):
+        config = load_config(experiment, overrides)
+        encoder = config.encoder
+        assert (encoder.num_layers, encoder.sharing, encoder.dim) == (6, 3, 64)
+        assert (config.joiner.dim, encoder.num_heads) == (7, 4)
     write("joiner: {size: 7}", "values.yaml")
     with pytest.raises(UserError, match="values.yaml: there is no key joiner.size"):
         load_config(experiment, [f"@{values}"])
