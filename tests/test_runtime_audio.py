@@ -91,7 +91,8 @@ def test_a_wav_of_unknown_length_and_chunks_around_the_samples():
     stated = struct.pack("<I", len(data) - start - 8)
     whole = joined(through_pipe(bytes(data)))[0]
     note = b"LIST" + struct.pack("<I", 3) + b"abc\0"  # chunks are padded to an even size
-    for size, tail in ((b"\xff\xff\xff\xff", b""), (b"\0\0\0\0", b""), (stated, note * 5)):
+    unknown = [struct.pack("<I", size) for size in (0xFFFFFFFF, 0, 0x80000000, 0x7FFFF000, 0x7FFFEFFC)]
+    for size, tail in (*((size, b"") for size in unknown), (stated, note * 5)):
         changed = data[:start] + note + b"data" + size + data[start + 8 :] + tail
         np.testing.assert_array_equal(joined(through_pipe(bytes(changed)))[0], whole)
 

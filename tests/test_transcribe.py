@@ -83,9 +83,10 @@ def test_a_wav_from_a_pipe_states_no_length(tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(RATE), RATE)
     data = bytearray((tmp_path / "a.wav").read_bytes())
     start = data.index(b"data") + 4
-    data[start : start + 4] = b"\xff\xff\xff\xff"
-    (tmp_path / "a.wav").write_bytes(data)
-    assert len(read_audio(tmp_path / "a.wav", RATE)) == RATE
+    for stated in (0xFFFFFFFF, 0x80000000, 0x7FFFF000):  # ffmpeg, arecord, sox
+        data[start : start + 4] = stated.to_bytes(4, "little")
+        (tmp_path / "a.wav").write_bytes(data)
+        assert len(read_audio(tmp_path / "a.wav", RATE)) == RATE
 
 
 @pytest.mark.parametrize("rate", [48000, 44100])

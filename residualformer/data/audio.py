@@ -80,6 +80,14 @@ def _truncated(name: Path | str, count: int, stated: int) -> str:
     return f"{name} is truncated ({count} of {stated} samples): record or copy it again."
 
 
+def stated_wav_bytes(size: int) -> int:
+    """What the size of a WAV's data chunk tells: bytes of samples; 0 where the writer did not know, as into a pipe.
+
+    Then ffmpeg states 4 GB, sox and espeak-ng 0x7FFFF000 less what is no whole frame, arecord 2 GB, others nothing.
+    """
+    return 0 if size >= 0xFFFFFFFF - 8 or 0x7FFFF000 - 64 <= size <= 0x80000000 else size
+
+
 def stated_wav_frames(path: Path) -> int:
     """Samples per channel that the header of a RIFF file announces; 0 where it does not say.
 
@@ -95,8 +103,7 @@ def stated_wav_frames(path: Path) -> int:
             if header[:4] == b"fmt ":
                 block = int.from_bytes(file.read(size)[12:14], "little")
             elif header[:4] == b"data":
-                unknown = size >= 0xFFFFFFFF - 8 or size == 0  # written to a pipe: the length was not known
-                return 0 if unknown or not block else size // block
+                return stated_wav_bytes(size) // block if block else 0
             else:
                 file.seek(size, 1)
             if size % 2:

@@ -11,7 +11,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from residualformer.data.audio import audio_blocks, checked
+from residualformer.data.audio import audio_blocks, checked, stated_wav_bytes
 from residualformer.errors import UserError
 from residualformer.optional import optional
 
@@ -142,8 +142,7 @@ def _wav_header(file: BinaryIO) -> tuple[_Pcm, int]:
     while len(header := file.read(8)) == 8:
         size = int.from_bytes(header[4:], "little")
         if header[:4] == b"data" and coding is not None:
-            unknown = size >= 0xFFFFFFFF - 8 or size == 0  # written to a pipe: the length was not known
-            return coding, 0 if unknown else size // coding.frame_bytes
+            return coding, stated_wav_bytes(size) // coding.frame_bytes
         content = file.read(size + size % 2)
         if header[:4] == b"fmt ":
             coding = _wav_coding(content)
