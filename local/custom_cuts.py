@@ -45,6 +45,9 @@ def _read_cut(cut: Cut, split: str, folder: Path, data: Data) -> None:
     if not isinstance(cut, MonoCut | MultiCut) or not cut.has_recording:
         data.drop(cut.id, NO_AUDIO, f"a {type(cut).__name__} without a recording of its own")
         return
+    if any(source.type == "command" for source in cut.recording.sources):
+        data.drop(cut.id, NO_AUDIO, "a command makes it, which is not run here: write its output to a file")
+        return
     if not cut.supervisions:
         data.drop(cut.id, EMPTY_TEXT, "the cut has no supervision")
     cut = fastcopy(cut, features=None, custom=None, recording=_with_sources(cut.recording, folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from lhotse.cut import Cut
 from local.custom_content import AUDIO
 from residualformer.data.validate import Utterance
 from residualformer.errors import UserError
-from residualformer.files import read_text
+from residualformer.files import read_text, split_lines
 
 AUDIO_FOLDERS = ("clips", "wavs", "wav", "audio")  # beside a table, as Common Voice and LJSpeech have them
 SPLIT_NAMES = {
@@ -80,14 +81,20 @@ def find_audio(name: str, folder: Path) -> Path:
     return next((place / path for place in places if (place / path).is_file()), folder / path)
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files in `folder` and below, behind links too, in order of their names; hidden ones are none."""
+    walk = os.walk(folder, followlinks=True)  # Path.rglob passes over linked folders
+    return sorted(Path(place, name) for place, _, names in walk for name in names if name[0] != ".")
+
+
 def audio_below(folder: Path) -> list[Path]:
-    """All audio files, by suffix, in `folder` and below, in order of their names; hidden ones are none."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO and path.name[0] != ".")
+    """Those of `files_below` that are audio, by suffix."""
+    return [path for path in files_below(folder) if path.suffix.lower() in AUDIO]
 
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 text file, without the mark that some editors put first."""
-    return read_text(path, "save it as UTF-8").removeprefix("\ufeff").splitlines()
+    return split_lines(read_text(path, "save it as UTF-8").removeprefix("\ufeff"))
 
 
 def refuse(problem: str) -> UserError:

@@ -21,6 +21,7 @@ from local.custom_entries import (
     Entry,
     audio_below,
     by_split,
+    files_below,
     find_audio,
     read_lines,
     refuse,
@@ -163,9 +164,9 @@ def read_pairs(folders: list[Path]) -> Data:
             )
             data.entries.append(Entry(utterance, split))
         names.add(name)
-    for path in sorted(folder.rglob("*.txt")):
+    for path in files_below(folder):
         name = path.relative_to(folder).with_suffix("").as_posix().removesuffix(TRANSLATION)
-        if name not in names and path.name[0] != ".":
+        if path.suffix == ".txt" and name not in names:
             data.drop(name, NO_AUDIO, f"{path} has no audio beside it")
     return data
 
@@ -222,6 +223,9 @@ def _read_table(path: Path, split: str, data: Data) -> None:
             data.drop(f"{path.name}, row {number}", NO_AUDIO, "its path is empty")
             continue
         name = cell.get("id") or _name(cell["path"], path.parent)
+        if any(row.get(None) or ()):  # the text would end at its first delimiter
+            data.drop(name, BAD_ROW, f"{path}, row {number}: it has more cells than there are columns")
+            continue
         try:
             start, duration = _times(cell)
         except ValueError:

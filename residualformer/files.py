@@ -59,14 +59,14 @@ def read_json(path: Path | str, advice: str) -> dict[str, Any]:
 
 def read_json_lines(path: Path | str, advice: str) -> list[Any]:
     """The value in each line of a JSONL file; UserError as `read_json`'s, with the line's number."""
-    lines = read_text(path, advice).splitlines()
+    lines = split_lines(read_text(path, advice))
     return [_parsed(line, f"{path}, line {number}", advice) for number, line in enumerate(lines, start=1)]
 
 
 def read_log(path: Path | str) -> list[dict[str, Any]]:
     """The mappings in a JSONL file that is appended to; what a crash left unfinished is passed over."""
     records = []
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             record = json.loads(line)
         except ValueError:
@@ -83,6 +83,11 @@ def read_text(path: Path | str, advice: str) -> str:
         raise UserError(f"{path} is missing: {advice}.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text ({error}): {advice}.") from error
+
+
+def split_lines(text: str) -> list[str]:
+    """Its lines; unlike `str.splitlines` no more, where a text holds Unicode's line separators (U+2028, U+0085)."""
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _parsed(text: str, place: str, advice: str) -> Any:

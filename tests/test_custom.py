@@ -231,6 +231,38 @@ def test_tables_as_others_write_them(tmp_path):
         read_data(tmp_path, "table")
 
 
+def test_a_text_does_not_end_within_its_line(tmp_path, run):
+    """Unicode has more line ends than text files; a delimiter within an unquoted text is a fault to be told."""
+    folder = kaldi(tmp_path / "kaldi", utterances(text=("oui\u2028ou\x85non",)))
+    run(folder)
+    assert {cut.supervisions[0].text for cut in run.all()} == {"oui ou non"} and not run.dropped
+    (tmp_path / "a.csv").write_text('path,text\na.wav,oui, ou non\nb.wav,"oui, ou non"\nc.wav,oui,\n')
+    data = read_data(tmp_path / "a.csv", "table")
+    assert [entry.utterance.text for entry in data.entries] == ["oui, ou non", "oui"]
+    ((name, reason, detail),) = [(each.id, each.reason, each.detail) for each in data.dropped]
+    assert (name, reason) == ("a", "row that cannot be read")
+    assert detail.endswith("row 2: it has more cells than there are columns")
+
+
+def test_folders_behind_links_are_read(tmp_path, run):
+    folder = pairs(tmp_path / "data", utterances())
+    (folder / "s0").rename(tmp_path / "elsewhere")
+    (folder / "s0").symlink_to(tmp_path / "elsewhere")
+    run(folder)
+    assert len(run.all()) == 12 and {cut.supervisions[0].speaker for cut in run.all()} == {f"s{i}" for i in range(6)}
+
+
+def test_commands_of_cuts_are_not_run(tmp_path, run):
+    folder = LAYOUTS["cuts"](tmp_path / "data", utterances())
+    cuts = list(CutSet.from_file(folder / "cuts.jsonl.gz"))
+    cuts[0].recording.sources[0].type = "command"
+    cuts[0].recording.sources[0].source = f"touch {tmp_path}/run; cat {folder}/audio/s0-u0.wav"
+    CutSet.from_cuts(cuts).to_file(folder / "cuts.jsonl.gz")
+    run(folder)
+    assert run.dropped["s0-u0"][0] == "missing audio" and "command" in run.dropped["s0-u0"][1]
+    assert len(run.all()) == 11 and not (tmp_path / "run").exists()
+
+
 def test_cuts_with_several_supervisions_become_utterances(tmp_path, run):
     path = write_audio(tmp_path / "data/long.wav", "long", seconds=24.0)
     texts = [FRENCH[i % 4] for i in range(12)]

@@ -38,6 +38,10 @@ def test_lines_are_all_read_or_the_bad_one_is_named(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"a": 1}\n[2]\n')
     assert read_json_lines(path, "-") == [{"a": 1}, [2]]
+    path.write_text('"a\u2028b\x85c"\n{}\n', encoding="utf-8")  # as json.dumps leaves them, without ensure_ascii
+    assert read_json_lines(path, "-") == ["a\u2028b\x85c", {}]
+    path.write_text("")
+    assert read_json_lines(path, "-") == []
     path.write_text('{"a": 1}\n{"a": 2')
     with pytest.raises(UserError, match="line 2 is not JSON.*: do that.$"):
         read_json_lines(path, "do that")
