@@ -13,6 +13,8 @@ from residualformer.data.text import is_unspaced, normalise
         ("  déjà\tvu \n", "déjà vu"),
         ("de\u0301ja\u0300", "déjà"),  # composed
         ("\ufeffco\u00adop", "coop"),
+        ("\u200fשלום\u200e ❤\ufe0f", "שלום ❤"),  # marks of direction, and of an emoji's colour
+        ("👨\u200d👩", "👨\u200d👩"),
         ("你好，世界。", "你好，世界。"),
         ("می‌خواهم", "می‌خواهم"),  # the joiner is spelling in Persian
         ("Ａ①", "Ａ①"),  # compatibility characters are characters
@@ -33,6 +35,7 @@ def test_nothing_but_form_and_spaces_changes_by_default(given, expected):
         ("สวัสดี (ครับ)", "สวัสดี ครับ"),
         ("हिन्दी।", "हिन्दी"),  # vowel signs are no punctuation
         ("?!", ""),
+        ("oui ❤\ufe0f 👨\u200d👩\u200d👧", "oui"),
     ],
 )
 def test_punctuation_goes_on_request(given, expected):

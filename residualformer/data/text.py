@@ -5,7 +5,9 @@ from __future__ import annotations
 import unicodedata
 
 CASES = ("keep", "lower", "upper")
-_INVISIBLE = {ord(c): None for c in "\u00ad\u200b\ufeff"}  # soft hyphen, zero-width space, byte order mark
+# soft hyphen, zero-width space, word joiner, byte order mark; directions of writing; whether an emoji has colours
+_INVISIBLE = dict.fromkeys([0xAD, 0x200B, 0x2060, 0xFEFF, 0x200E, 0x200F, *range(0x202A, 0x202F)])
+_INVISIBLE |= dict.fromkeys([*range(0x2066, 0x206A), 0xFE0E, 0xFE0F])
 _APOSTROPHES = "'’"
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "IDEOGRAPHIC")
 
@@ -17,7 +19,8 @@ def normalise(text: str, case: str = "keep", punctuation: bool = True) -> str:
         text: in any script.
         case: `keep`, `lower` or `upper`.
         punctuation: False takes out Unicode's punctuation and symbols, but for an apostrophe within a word; where one
-            stood there is a space, but none beside scripts that are written without.
+            stood there is a space, but none beside scripts that are written without. Words without a letter or number
+            go too: what joined the parts of an emoji.
 
     Raises ValueError for another `case`.
     """
@@ -47,4 +50,5 @@ def _without_punctuation(text: str) -> str:
             kept.append("'")
         elif not any(is_unspaced(c) for c in around):
             kept.append(" ")
-    return "".join(kept)
+    words = "".join(kept).split()
+    return " ".join(word for word in words if any(unicodedata.category(character)[0] in "LN" for character in word))
