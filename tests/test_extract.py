@@ -89,16 +89,18 @@ def test_speed_changes_pitch_and_length(tmp_path):
 
 
 def test_bad_audio_is_skipped_and_named(tmp_path):
-    names = ["good", "gone", "empty", "truncated", "tiny", "a/slash"]
+    long = "话" * 70  # 210 bytes, as a file system takes them; 630 with %-escapes
+    names = ["good", "gone", "empty", "truncated", "tiny", "a/slash", f"{long}1", f"{long}2"]
     cuts = {name: make_cut(tmp_path, name, 0.001 if name == "tiny" else 1.0, "GO") for name in names}
     (tmp_path / "gone.wav").unlink()
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "truncated.wav").write_bytes((tmp_path / "truncated.wav").read_bytes()[:5000])
     done, skipped, _ = extract(list(cuts.values()), tmp_path)
-    assert [c.id for c in done] == ["good", "a/slash"]
+    assert [c.id for c in done] == ["good", "a/slash", f"{long}1", f"{long}2"]
     assert [line.split(":")[0] for line in skipped] == ["gone", "empty", "truncated", "tiny"]
     assert all("\n" not in line for line in skipped)
     assert done[1].load_features().shape == (100, 80)
+    assert done[2].features.storage_key != done[3].features.storage_key
 
 
 def test_any_rate_and_channels_give_the_features_of_the_file_as_it_is_transcribed(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +20,7 @@ from residualformer.errors import UserError
 from residualformer.schema import FeatureConfig
 
 CUTS_PER_TASK = 32
+LONGEST_NAME = 200  # bytes of a file's name; file systems take 255, with what is put before and behind it
 
 
 @dataclass
@@ -102,7 +104,7 @@ def _extract_some(cuts: list[MonoCut], config: FeatureConfig, arrays: Path, dtyp
             reason = " ".join(str(error).split())[:200]
             result.skipped.append(f"{cut.id}: {type(error).__name__}: {reason}")
             continue
-        key = writer.write(quote(cut.id, safe=""), array.astype(dtype))
+        key = writer.write(_file_name(cut.id), array.astype(dtype))
         manifest = Features(
             type=KnfFbank.name,
             num_frames=len(array),
@@ -120,6 +122,12 @@ def _extract_some(cuts: list[MonoCut], config: FeatureConfig, arrays: Path, dtyp
         sums = Sums.of(array)
         result.add(Extracted([fastcopy(cut, features=manifest)], sums))
     return result
+
+
+def _file_name(name: str) -> str:
+    """For an utterance's id, which may be a path or hold any character, the name of a file; of a long one a digest."""
+    quoted = quote(name, safe="")
+    return quoted if len(quoted) <= LONGEST_NAME else quoted[:100] + hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def _features(cut: MonoCut, extractor: KnfFbank) -> np.ndarray:
