@@ -51,7 +51,7 @@ while [ "$step" -lt 100 ]; do
 done
 if [ "$name" = "$(cat "$here/fail" 2>/dev/null)" ]; then echo "error: the disk is full"; exit 2; fi
 echo "$CUDA_VISIBLE_DEVICES" >"$exp/$name/gpu"
-echo '{"finished": true}' >"$exp/.$name.done"
+echo '{"finished": true, "identity": {"command": "c", "train.max_steps": 100}}' >"$exp/.$name.done"
 """
 
 
@@ -105,9 +105,30 @@ def test_a_dry_run_lists_trainings_and_their_time_and_does_nothing(sweep):
     told = sweep.run("--table", "9", "--dry-run")
     assert "residual  100 updates, of unknown length, after shared" in told and sweep.calls() == []
     sweep.run("--experiments", "baseline")  # 6 s an update
-    told = sweep.run("--table", "9", "--dry-run", "--set", "train.max_steps=200")
-    assert "baseline  trained already" in told and "shared    200 updates, 20 min" in told
-    assert "3 left, about 1 h 0 min" in told
+    told = sweep.run("--table", "9", "--dry-run")
+    assert "baseline  trained already" in told and "shared    100 updates, 10 min" in told
+    assert "3 left, 30 min" in told
+
+
+@pytest.mark.parametrize(("steps", "minutes"), [(50, "5 min"), (200, "20 min")])
+def test_what_was_trained_with_other_options_is_listed_again(sweep, steps, minutes):
+    """As run.sh does it; fewer updates than the old training made are not done either."""
+    sweep.run("--experiments", "shared", "control")
+    assert "no training is left" in sweep.run("--experiments", "control", "--dry-run")
+    told = sweep.run("--experiments", "control", "--dry-run", "--set", f"train.max_steps={steps}")
+    assert f"shared   {steps} updates, {minutes}" in told and f"control  {steps} updates, {minutes}, after shared" in told
+    marker = sweep.egs / "exp" / ".shared.done"
+    marker.write_text(marker.read_text().replace("100", "70"))
+    told = sweep.run("--experiments", "control", "--dry-run")
+    assert "shared   100 updates, 10 min" in told and "control  100 updates, 10 min, after shared" in told
+
+
+def test_values_chosen_for_the_corpus_are_known(sweep):
+    chosen = sweep.egs / "data" / "manifests" / "chosen.yaml"
+    chosen.parent.mkdir(parents=True)
+    chosen.write_text("train: {max_steps: 70}")
+    (sweep.folder / "conf/fake/base.yaml").write_text("train: {max_steps: 30}")
+    assert "shared  70 updates" in sweep.run("--experiments", "shared", "--dry-run")
 
 
 def test_finished_trainings_of_other_recipes_set_the_pace_of_a_fresh_one(sweep):
@@ -187,7 +208,8 @@ def test_the_time_left_is_shared_by_what_runs_at_the_same_time(sweep, monkeypatc
         (sweep.egs / "exp" / folder / "config.yaml").write_text(CONFS["base"])
         record = {"step": steps, "train/wall_s": 6.0 * steps}
         (sweep.egs / "exp" / folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
-    (sweep.egs / "exp" / ".shared.done").write_text('{"finished": true}')
+        done = json.dumps({"finished": folder == "shared", "identity": {"train.max_steps": 100}})
+        (sweep.egs / "exp" / f".{folder}.done").write_text(done)
     queue = Queue(jobs, [], sweep.egs / "exp", slots(2, ["0", "1"]))
     assert queue.seconds_left() == pytest.approx({"shared": 0, "residual": 300, "control": 600})
     assert queue.time_left() == "2 left, 10 min"  # the longest, which is more than half of 15

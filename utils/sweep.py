@@ -16,8 +16,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from residualformer.config import load_config
+from residualformer.config import config_to_dict, flatten, load_config
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_json
 from residualformer.schema import Config
@@ -154,22 +155,28 @@ class Queue:
         own = pace_of(self.exp / job.name)
         return f"{job.name} {own.steps if own else 0}/{job.config.train.max_steps}"
 
+    def marker(self, job: Job) -> dict[str, Any]:
+        """What run.sh noted of the training as it, and what it needs, are configured now; empty if it did not begin."""
+        path = self.exp / f".{job.name}.done"
+        content = read_json(path, "run it again") if path.is_file() else {}
+        configured = dict(flatten(config_to_dict(job.config)))
+        same = all(configured.get(key, value) == value for key, value in content.get("identity", {}).items())
+        return content if same and all(self.finished(each) for each in self.jobs if each.name in job.needs) else {}
+
     def finished(self, job: Job) -> bool:
-        """Whether run.sh has trained it, with whatever options."""
-        marker = self.exp / f".{job.name}.done"
-        return marker.is_file() and read_json(marker, "run it again").get("finished") is True
+        return self.marker(job).get("finished") is True
 
     def seconds_left(self) -> dict[str, float | None]:
         """Of each job's training; None where nothing is known to guess by."""
         paces = {job.name: pace_of(self.exp / job.name) for job in self.jobs}
         left: dict[str, float | None] = {}
         for job in self.jobs:
-            here = [pace for name, pace in paces.items() if pace and name != job.name]
+            here = [pace for pace in paces.values() if pace]
             done = job.over or (job.state == "waiting" and self.finished(job))
             if done:
                 left[job.name] = 0.0
             else:
-                here_left = seconds_left(job.config, paces[job.name], here)
+                here_left = seconds_left(job.config, paces[job.name] if self.marker(job) else None, here)
                 left[job.name] = seconds_left(job.config, None, self.known) if here_left is None else here_left
         return left
 
@@ -233,7 +240,8 @@ def main() -> None:
         raise UserError(f"{conf} has none of the experiments: {', '.join(asked) or 'none was given'}.")
     sets = [word for each in args.set for word in ("--set", each)]
     command = ["bash", str(script), *args.options, *sets]
-    jobs = plan(conf, names, args.set)
+    chosen = egs / "data/manifests/chosen.yaml"  # by stage 1, for the corpus
+    jobs = plan(conf, names, [f"@{chosen}", *args.set] if chosen.is_file() else args.set)
     queue = Queue(jobs, command, egs / "exp", slots(args.jobs, gpus()), known_results())
     print(queue.plan(), flush=True)
     if args.dry_run:
