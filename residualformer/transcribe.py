@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from residualformer.errors import UserError
-from residualformer.exported import is_exported
+from residualformer.exported import SETTINGS_FILE, is_exported
 
 STDIN, MICROPHONE = Path("-"), Path("microphone")
 
@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> None:
         try:
             for result in results(source):
                 _print(source, result, args.json)
+        except BrokenPipeError:  # nobody reads any more, which is no fault of the file
+            raise
         except (UserError, OSError) as error:
             failed += 1
             print(f"error: {error}", file=sys.stderr)
@@ -87,6 +89,12 @@ def _print(source: Path, result: dict[str, Any], as_json: bool) -> None:
 
 def _trained(args: argparse.Namespace) -> Results:
     """Files through a run folder or model.pt, in PyTorch."""
+    folder = args.model if args.model.is_dir() else args.model.parent
+    if any(folder.glob("*.onnx")):
+        raise UserError(
+            f"--model {args.model} is no exported folder: give the whole folder that steps/export.py wrote, with its "
+            f"{SETTINGS_FILE}."
+        )
     given = ["-"] if STDIN in args.files else []
     given += [f"--{name}" for name in ("mic", "partial", "int8", "lean", "endpoint") if getattr(args, name)]
     if given:
@@ -110,7 +118,7 @@ def _trained(args: argparse.Namespace) -> Results:
 def _exported(args: argparse.Namespace, sources: list[Path]) -> Results:
     """Files, standard input or the microphone through an exported folder, on onnxruntime."""
     from residualformer.runtime import ENDPOINT_RULES, Recogniser, load_exported
-    from residualformer.runtime.audio import file_blocks, microphone_blocks, standard_input_blocks
+    from residualformer.runtime.audio import file_blocks, microphone_blocks, standard_input_blocks, until_interrupt
     from residualformer.runtime.transcribe import transcribe
 
     if args.threads < 1 or args.rate is not None and args.rate < 1:
@@ -130,9 +138,9 @@ def _exported(args: argparse.Namespace, sources: list[Path]) -> Results:
 
     def results(source: Path) -> Iterator[dict[str, Any]]:
         if source is MICROPHONE:
-            blocks = microphone_blocks(rate)
+            blocks = until_interrupt(microphone_blocks(rate))
         else:
-            blocks = standard_input_blocks(rate) if source == STDIN else file_blocks(source)
+            blocks = until_interrupt(standard_input_blocks(rate)) if source == STDIN else file_blocks(source)
         name = "standard input" if source == STDIN else str(source)
         return transcribe(recognisers[has_endpoints(source)], blocks, name, args.partial)
 

@@ -114,6 +114,39 @@ def test_nothing_usable_and_contradictions_are_errors(folder, tmp_path, capsys):
             transcribe("--model", tmp_path, folder / "a.wav", option)
 
 
+def test_part_of_an_exported_folder_is_not_taken_for_a_training(folder, tmp_path):
+    part = tmp_path / "part"
+    part.mkdir()
+    (part / "encoder.onnx").write_bytes((folder / "encoder.onnx").read_bytes())
+    for model in (part, folder / "model.json", folder / "encoder.onnx"):
+        with pytest.raises(UserError, match="is no exported folder: give the whole folder .* with its model.json"):
+            transcribe("--model", model, folder / "a.wav")
+
+
+def test_when_nobody_reads_the_output_no_more_files_are_transcribed(folder, monkeypatch, capsys):
+    class Closed:
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+        def flush(self): ...
+
+    monkeypatch.setattr("sys.stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        transcribe("--model", folder, folder / "a.wav", folder / "b.flac")
+    assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_does_not_end_a_file_early(folder, capsys, monkeypatch):
+    def interrupted(path):
+        yield SPEECH[:16000], RATE
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("residualformer.runtime.audio.file_blocks", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        transcribe("--model", folder, folder / "a.wav", folder / "b.flac")
+    assert printed(capsys) == []
+
+
 def test_ctrl_c_ends_live_audio_and_what_was_said_is_told(folder, capsys, monkeypatch):
     def until_interrupted(rate):
         for start in range(0, len(SPEECH), 1600):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -110,6 +110,14 @@ def microphone_blocks(rate_hz: int, block_s: float = BLOCK_S) -> Iterator[Block]
                 yield Block(to_mono(samples), rate_hz)
     except sounddevice.PortAudioError as error:
         raise UserError(f"the microphone cannot be opened ({error}): connect one, or give audio as a file.") from error
+
+
+def until_interrupt(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Live `blocks`: Ctrl-C while one is waited for is their end, so that what was said is still decoded."""
+    try:
+        yield from blocks
+    except KeyboardInterrupt:
+        return
 
 
 def _pcm_blocks(

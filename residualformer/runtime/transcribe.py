@@ -20,7 +20,7 @@ def transcribe(
     `Result`) and duration (s). With rules: as many as there are segments, each with start and end as well.
 
     Args:
-        blocks: the audio; Ctrl-C while it is waited for is its end.
+        blocks: the audio.
         name: what the audio is called in messages.
         partial: also yield, whenever the text of the open segment changes, `partial` (the text) and `end` (s).
 
@@ -28,7 +28,7 @@ def transcribe(
         UserError: the audio is bad, or too short for a single frame.
     """
     stream, shown = recogniser.create_stream(), ""
-    for block in _until_interrupt(blocks):
+    for block in blocks:
         stream.accept_waveform(*block)
         recogniser.decode([stream])
         for segment in stream.pop_segments():
@@ -47,11 +47,3 @@ def transcribe(
         return
     found = (segments or [recogniser.partial(stream)])[0].to_dict()
     yield {**{k: v for k, v in found.items() if k not in ("start", "end")}, "duration": round(stream.received_s, 3)}
-
-
-def _until_interrupt(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Ctrl-C ends live audio: what was said is still decoded."""
-    try:
-        yield from blocks
-    except KeyboardInterrupt:
-        return
