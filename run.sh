@@ -215,7 +215,7 @@ fi
 if wanted 9; then
     for name in $experiments; do
         run_stage 9 "export $name" --out "$exp/$name/export" --makes "*.onnx" tokens.txt model.json \
-            --after "$exp/.$name.done" -- \
-            "$python" steps/export.py "$exp/$name" --int8
+            --after "$exp/.$name.done" --config "$conf/$name.yaml" --sections decode "${sets[@]}" -- \
+            "$python" steps/export.py "$exp/$name" --int8 --config "$conf/$name.yaml" "${sets[@]}"
     done
 fi

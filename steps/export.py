@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from residualformer.config import load_config
+from residualformer.decode.search import decode_settings
 from residualformer.errors import UserError, run_main
 from residualformer.export.audio import dev_cuts, noise, utterances_of_cuts, utterances_of_files
 from residualformer.export.card import CARD_FILE, agreement, megabytes, model_card, scores_of
@@ -22,6 +24,8 @@ from residualformer.train.record import provenance
 def main() -> None:
     args = parse_args()
     bundle = load_model(args.run)
+    decode = load_config(args.config, args.set).decode if args.config else decode_settings(bundle.config, args.set)
+    bundle = replace(bundle, config=replace(bundle.config, decode=decode))
     run = args.run if args.run.is_dir() else args.run.resolve().parent
     out = args.out or run / "export"
     kind = choose_contract(bundle.config, args.type)
@@ -66,6 +70,8 @@ def parse_args() -> argparse.Namespace:
         default=WEIGHTS[0],
         help="factored (default): shared and own parts apart, the smallest file; merged: one matrix for each layer",
     )
+    parser.add_argument("--config", type=Path, help="experiment whose section decode is used (default: the model's own)")
+    parser.add_argument("--set", action="append", default=[], metavar="decode.KEY=VALUE", help="override a setting")
     parser.add_argument("--int8", action="store_true", help="also write files with weights of 8 bits")
     audio = parser.add_mutually_exclusive_group()
     audio.add_argument("--check-cuts", type=Path, metavar="CUTS", help="cuts to check on (default: the run's dev set)")

@@ -117,9 +117,12 @@ def test_stage_options_select(recipe):
 def test_stage_9_exports_on_demand_what_was_trained(finished):
     finished.run("--stop-stage", "9", "--experiments", "baseline shared")
     assert finished.calls == ["score.sh", "baseline", "shared"]
-    assert "export.py egs/fake/exp/baseline --int8" in (finished.folder / "calls.txt").read_text()
+    call = "export.py egs/fake/exp/baseline --int8 --config conf/fake/baseline.yaml"
+    assert call in (finished.folder / "calls.txt").read_text()
     done = finished.run("--stage", "9", "--stop-stage", "9", "--experiments", "shared residual")
     assert finished.calls == ["residual"] and done.stdout.count("skipped, done before") == 1
+    finished.run("--stage", "9", "--stop-stage", "9", "--experiments", "shared", "--set", "decode.beam=2")
+    assert finished.calls == ["shared"]  # what is shipped searches as stage 7 does
 
 
 def test_what_is_done_is_skipped_and_said(finished):
