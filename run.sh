@@ -36,7 +36,7 @@ python=              # Python to use as it is, with no check and no set-up
 
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/utils/parse_options.sh"
-called_from=$PWD
+called_from=${RESIDUALFORMER_CALLED_FROM:-$PWD} # where relative paths of the options begin
 cd "$(dirname "${BASH_SOURCE[0]}")"
 [ $# -eq 0 ] || _die "there is no use for the argument '$1'; --help lists the options"
 recipe=${recipe:-$corpus}
@@ -56,7 +56,10 @@ if [ -n "$python" ]; then export RESIDUALFORMER_PYTHON=$python; fi
 python=$RESIDUALFORMER_PYTHON
 
 if [ "$jobs" -eq 0 ]; then jobs=$(bash utils/cores.sh); fi
-case $corpus_dir in '' | /*) ;; *) corpus_dir=$called_from/$corpus_dir ;; esac
+if [ -n "$corpus_dir" ]; then # the same for DIR and DIR/, or all would run again
+    corpus_dir=$("$python" -c 'import os, sys; print(os.path.abspath(os.path.join(*sys.argv[1:])))' \
+        "$called_from" "$corpus_dir")
+fi
 base=$conf/base.yaml
 dir=egs/$recipe
 data=$dir/data
@@ -96,7 +99,7 @@ if [ "$corpus" = custom ]; then # somebody's data may change, a public corpus do
     fi
 fi
 
-chosen=$data/manifests/chosen.yaml # values that stage 1 may choose for the corpus; what --set gives comes after them
+chosen=$data/manifests/chosen.yaml # values that stage 1 may choose for the corpus; they come over base.yaml alone
 make_plan() { # refuses a wrong configuration before any work
     if [ -f "$chosen" ] && [ "${sets[1]-}" != "@$chosen" ]; then
         sets=(--set "@$chosen" "${sets[@]}")
@@ -108,6 +111,20 @@ make_plan() { # refuses a wrong configuration before any work
 make_plan
 
 wanted() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; }
+
+check_needs() { # refuses a training that needs another, which is neither there nor asked for
+    local name number needs each lacking
+    while read -r name number needs; do
+        lacking=
+        for each in $needs; do
+            [ -f "$exp/.$each.done" ] || grep -q "^$each " <<<"$plan" || lacking+="$each "
+        done
+        if wanted "$number" && [ -n "$lacking" ]; then
+            _die "$name needs ${lacking% }, which is not trained: --experiments \"$lacking$experiments\""
+        fi
+    done <<<"$plan"
+}
+check_needs
 
 run_stage() { # number, title, then options of utils/stage.py, `--` and the command
     local number=$1 title=$2
@@ -193,8 +210,8 @@ fi
 
 decode() { # split, experiment
     run_stage 7 "decode $1 with $2" --out "$exp/$2" --marker "$exp/$2/.decode_$1.done" \
-        --makes "decode_$1_greedy*/hyp.jsonl" "decode_$1_beam*/hyp.jsonl" --after "$exp/.$2.done" \
-        --config "$conf/$2.yaml" --sections decode "${sets[@]}" -- \
+        --makes "decode_$1_greedy*/hyp.jsonl" "decode_$1_beam*/hyp.jsonl" \
+        --after "$exp/.$2.done" "$data/.fbank.done" --config "$conf/$2.yaml" --sections decode "${sets[@]}" -- \
         "$python" steps/decode.py "$exp/$2" --cuts "$data/fbank/cuts_$1.jsonl.gz" --config "$conf/$2.yaml" "${sets[@]}"
 }
 

@@ -19,6 +19,7 @@ dry_run=false      # only list what would be trained
 
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../utils/parse_options.sh"
+export RESIDUALFORMER_CALLED_FROM=$PWD # for relative paths among the options of run.sh
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ -n "$table" ] || _die "--table is missing: give 1 to 6, amnets, or several in quotes"
 [ -f "egs/$corpus/run.sh" ] || _die "there is no recipe '$corpus': egs/$corpus/run.sh is missing"

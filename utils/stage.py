@@ -135,8 +135,9 @@ def _read(marker: Path) -> dict[str, Any] | None:
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What is not as it was; a key of the configuration that did not exist then had the default that it has now."""
-    defaults = dict(flatten(config_to_dict(Config())))
+    """What is not as it was. What an older marker does not tell was as it is now: inputs, which follow from the
+    configuration; and a key of the configuration that did not exist then had the default that it has now."""
+    defaults = dict(flatten(config_to_dict(Config()))) | {key: new[key] for key in new if key.startswith("input ")}
     changes = []
     for name in {**old, **new}:
         if old.get(name, defaults.get(name)) != new.get(name):

@@ -1,0 +1,62 @@
+"""The stage script: what counts as changed, as the same, and as missing; see test_shell.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+from test_shell import RUNS, finished, finished_folder, recipe  # noqa: F401 (fixtures)
+
+
+def test_other_features_are_decoded_without_training_again_where_only_that_is_asked(finished):  # noqa: F811
+    """As after a mended transcript of the test set."""
+    finished.run("--stop-stage", "2", "--corpus-option", "case=lower")
+    done = finished.run("--stage", "7")
+    assert finished.calls == RUNS + ["score.sh"]
+    assert "runs again: input egs/fake/data/fbank was made with other options" in done.stdout
+
+
+def test_an_input_that_older_markers_do_not_tell_is_no_change(finished):  # noqa: F811
+    for name in RUNS:
+        marker = finished.folder / f"egs/fake/exp/{name}/.decode_test.done"
+        content = json.loads(marker.read_text())
+        del content["identity"]["input egs/fake/data/fbank"]
+        marker.write_text(json.dumps(content))
+    finished.run()
+    assert finished.calls == ["score.sh"]
+
+
+def test_a_corpus_is_the_same_however_its_folder_is_written(recipe):  # noqa: F811
+    place = recipe.folder / "my data"
+    (place / "fake").mkdir(parents=True)
+    recipe.run("--stop-stage", "1", "--corpus-dir", str(place / "fake"))
+    assert (recipe.folder / "calls.txt").read_text().count(f"--corpus-dir {place}/fake\n") == 1
+    relative = str(place)[1:] + "/fake"  # `run` calls from /
+    for again in (f"{place}/fake/", f"{place}//fake", f"{place}/../my data/./fake", relative):
+        recipe.run("--stop-stage", "1", "--corpus-dir", again)
+        assert recipe.calls == []
+
+
+def test_reproduce_takes_a_relative_path_from_where_it_was_called(root, recipe):  # noqa: F811
+    shutil.copy(root / "local/reproduce.sh", recipe.folder / "local")
+    recipe.write("steps/table.py", "")
+    recipe.write("egs/fake/run.sh", 'exec "${0%/*}/../../run.sh" --corpus fake "$@"\n')
+    table = "{title: t, source: s, metric: WER, baseline: baseline, rows: [{name: r, cells: [{experiment: shared}]}]}"
+    recipe.write("conf/tables/table9.yaml", table)
+    (recipe.folder / "my data").mkdir()
+    command = ["bash", "../local/reproduce.sh", "--table", "9", "--corpus", "fake", "--", "--corpus-dir", "a corpus"]
+    environment = os.environ | {"RESIDUALFORMER_PYTHON": sys.executable}
+    subprocess.run(command, cwd=recipe.folder / "my data", env=environment, check=True, capture_output=True)
+    assert f"--corpus-dir {recipe.folder}/my data/a corpus\n" in (recipe.folder / "calls.txt").read_text()
+
+
+def test_an_experiment_that_needs_another_says_which_before_any_work(recipe):  # noqa: F811
+    done = recipe.run("--experiments", "residual", status=2)
+    assert 'residual needs shared, which is not trained: --experiments "shared residual"' in done.stderr
+    assert recipe.calls == []
+    recipe.run("--stop-stage", "4", "--experiments", "shared")
+    recipe.run("--stop-stage", "5", "--experiments", "residual")
+    assert recipe.calls == ["residual"]
