@@ -88,3 +88,13 @@ def test_the_arbitrator_has_a_learning_rate_of_its_own():
     assert {rate for p, rate in rates.items() if p in own} == {1e-2}
     assert {rate for p, rate in rates.items() if p not in own} == {1e-3}
     assert len(rates) == len(list(model.parameters())) and optimizer.lr == 1e-3
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "transformer"])
+def test_without_gradients_only_the_schedule_goes_on(kind):
+    """As after a batch of which no loss can be had."""
+    model = build_model(Config(encoder=EncoderConfig(kind=kind, num_layers=1, dim=8, num_heads=2)), 9)
+    optimizer = Optimizer(model, TrainConfig(optimizer=OptimizerConfig(kind="muon", weight_decay=0.1)))
+    before, lr = [p.clone() for p in model.parameters()], optimizer.lr
+    optimizer.step()
+    assert all(map(torch.equal, before, model.parameters())) and optimizer.lr > lr

@@ -56,12 +56,12 @@ class Optimizer:
         """Clip the gradients, update, go on with the schedule, forget the gradients.
 
         Returns:
-            The gradient's norm before clipping; when it is not finite nothing is updated.
+            The gradient's norm before clipping; when it is not finite, or there is none, nothing is updated.
         """
         learning = [parameter for parameter in self.parameters if parameter.grad is not None]
         total = nn.utils.get_total_norm([parameter.grad for parameter in learning], foreach=True)
         norm = float(total)
-        if math.isfinite(norm):
+        if learning and math.isfinite(norm):
             if norm > self.clip_norm:
                 nn.utils.clip_grads_with_norm_(learning, self.clip_norm, total, foreach=True)
             for whole, rows in self.stacks:
