@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from residualformer.nn import scan as scan_module
 from residualformer.nn.scan import GATES, NUM_STATES, fused, gru_cell, lstm_cell, scan
 
 KINDS = ("lstm", "gru")
@@ -118,6 +119,23 @@ def test_one_hot_decisions_run_the_chosen_branch_alone(kind):
             current = lstm_cell(z + recurrent, current[1]) if kind == "lstm" else [gru_cell(z, recurrent, current[0])]
             torch.testing.assert_close(h[t, n], current[0][0], rtol=0, atol=1e-12)  # float64, sums in another order
             assert torch.equal(own[b, t, n], h[t, n])  # a branch that was not chosen leaves no trace
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("frames", [1, 5])
+def test_where_torchs_layers_have_an_autocast_of_their_own_they_run_in_fp32(kind, frames, monkeypatch):
+    """cuDNN's would be fp16, and refuse the bf16 products of factors beside an fp32 bias."""
+    monkeypatch.setattr(scan_module, "_own_autocast", torch.is_autocast_enabled)  # as of a GPU
+    gates, weight, _, *state = (t.detach() for t in inputs(kind, 1, frames, dtype=torch.float32))
+    x, bias = gates[0].view(frames, 3, -1).bfloat16(), torch.zeros(gates.size(2))
+    w_input, w_recurrent = torch.eye(len(bias)).bfloat16(), weight[0].bfloat16()
+    wide = (x.float(), tuple(state), w_input.float(), w_recurrent.float(), bias)
+    with torch.no_grad():
+        expected = fused(kind, *wide)
+        with torch.autocast("cpu", torch.bfloat16):
+            y, new = fused(kind, x, tuple(state), w_input, w_recurrent, bias)
+    for got, wanted in zip((y, *new), (expected[0], *expected[1]), strict=True):
+        assert got.dtype == torch.float32 and torch.equal(got, wanted)
 
 
 @pytest.mark.parametrize("kind, tolerance", [("lstm", 0.01), ("gru", 0.03)])

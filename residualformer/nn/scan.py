@@ -19,6 +19,7 @@ def fused(kind: str, x: Tensor, state: State, w_input: Tensor, w_recurrent: Tens
     """One branch through torch's own recurrent layer; a lone frame through its cell.
 
     On a CPU the layer re-orders its weights at each call, which for one frame takes 20 times as long as the frame does.
+    Under autocast it computes in its type on a CPU, and in float32 (cuDNN: TF32) on a GPU.
 
     Args:
         x: (T, N, v).
@@ -27,6 +28,11 @@ def fused(kind: str, x: Tensor, state: State, w_input: Tensor, w_recurrent: Tens
     Returns:
         h (T, N, H) and the new state.
     """
+    device = x.device.type
+    if _own_autocast(device):
+        with torch.autocast(device, enabled=False):
+            state = tuple(part.float() for part in state)
+            return fused(kind, x.float(), state, *(part.float() for part in (w_input, w_recurrent, bias)))
     if len(x) == 1 and not torch.is_grad_enabled():
         new = _one_frame(kind, x[0], state, w_input, w_recurrent, bias)
         return new[0].unsqueeze(0), new
@@ -38,6 +44,14 @@ def fused(kind: str, x: Tensor, state: State, w_input: Tensor, w_recurrent: Tens
     else:
         y, *last = torch.gru(x, first[0], weights, *options)
     return y, tuple(part.squeeze(0) for part in last)
+
+
+def _own_autocast(device: str) -> bool:
+    """Whether autocast is on and is not what it says for torch's recurrent layers.
+
+    cuDNN's are fp16 under it, whatever its type, so that small gradients vanish, and refuse weights of two types.
+    """
+    return device != "cpu" and torch.is_autocast_enabled(device)
 
 
 def _one_frame(kind: str, x: Tensor, state: State, *weights: Tensor) -> State:
