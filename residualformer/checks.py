@@ -199,6 +199,12 @@ def _transformer(config: Config) -> Iterator[Problem]:
             ("encoder.dim", "encoder.num_heads"),
             f"is {encoder.dim}, which encoder.num_heads = {encoder.num_heads} does not divide",
         )
+    elif encoder.num_heads > 0 and encoder.dim // encoder.num_heads % 2:
+        yield Problem(
+            ("encoder.dim", "encoder.num_heads"),
+            f"is {encoder.dim}, which gives each of encoder.num_heads = {encoder.num_heads} an odd size of "
+            f"{encoder.dim // encoder.num_heads}; rotary positions turn pairs, so make it even",
+        )
     yield from _sharing(encoder.sharing, encoder.num_layers)
     smallest = min(encoder.dim, encoder.ffn_dim)
     if encoder.residual.rank > smallest:

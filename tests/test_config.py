@@ -117,6 +117,7 @@ def test_wrong_types(write, text, words):
     ("text", "words"),
     [
         ("encoder: {dim: 100, num_heads: 8}", "encoder.dim is 100, which encoder.num_heads = 8 does not divide"),
+        ("encoder: {dim: 180, num_heads: 4}", "encoder.dim is 180, which gives each of encoder.num_heads = 4 an odd"),
         ("encoder: {num_heads: 0}", "encoder.num_heads is 0; allowed: more than 0"),
         ("encoder: {dropout: 1}", "encoder.dropout is 1.0; allowed: 0 or more and less than 1"),
         ("encoder: {num_layers: 4, sharing: 5}", "encoder.sharing is 5; allowed: K from 1 to encoder.num_layers = 4"),
@@ -195,7 +196,7 @@ def test_branches_that_can_be(write):
 
 
 def test_the_last_valid_values_are_allowed(write):
-    text = "encoder: {dim: 32, ffn_dim: 48, num_heads: 32, num_layers: 3, sharing: 3, residual: {rank: 32}}"
+    text = "encoder: {dim: 32, ffn_dim: 48, num_heads: 16, num_layers: 3, sharing: 3, residual: {rank: 32}}"
     assert load_config(write(text)).encoder.residual.rank == 32
     assert load_config(write("encoder: {num_layers: 3, sharing: [0, 1, 0]}")).encoder.sharing == [0, 1, 0]
 
