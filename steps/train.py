@@ -17,15 +17,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from residualformer.config import config_to_dict, dump_config, load_config
+from residualformer.config import config_from_dict, config_to_dict, dump_config, load_config
 from residualformer.data.features import read_cmvn, read_feature_config
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError, run_main
 from residualformer.files import set_aside, write_text
-from residualformer.schema import Config, TokenConfig
+from residualformer.schema import Config, EncoderConfig, TokenConfig
 from residualformer.train import checkpoint
 from residualformer.train.loop import Interrupted, Trainer
 from residualformer.train.teacher import Teacher
+from residualformer.train.warm_start import refuse_other_use
 
 log = logging.getLogger("residualformer")
 
@@ -35,7 +36,7 @@ def main() -> None:
     config = load_config(args.config, args.set)
     source = warm_start_source(config, args)
     tokenizer = read_tokens(args.data / "lang" / "tokenizer.json", config.tokens)
-    weights = warm_start_weights(source, tokenizer) if source else {}
+    weights = warm_start_weights(source, tokenizer, config.encoder) if source else {}
     features = read_feature_config(args.data / "fbank")
     if features != config.features:
         raise UserError(f"{args.data}/fbank holds {features}, but {config.features} is configured; run stage 2 again")
@@ -117,11 +118,12 @@ def needed_model(run: Path, why: str) -> Path:
     return run / checkpoint.MODEL_FILE
 
 
-def warm_start_weights(source: Path, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The weights of the model file `source`, which must write the tokens of `tokenizer`."""
-    value = checkpoint.load(source, "weights", "tokenizer")
+def warm_start_weights(source: Path, tokenizer: Tokenizer, encoder: EncoderConfig) -> dict[str, Any]:
+    """The weights of the model file `source`, with the tokens of `tokenizer` and for the layers of `encoder`."""
+    value = checkpoint.load(source, "weights", "tokenizer", "config")
     if checkpoint.model_tokenizer(value, source).fingerprint != tokenizer.fingerprint:
         raise UserError(f"{source} writes other tokens than those of stage 3; train it again first")
+    refuse_other_use(encoder, config_from_dict(value["config"], str(source)).encoder, str(source))
     return value["weights"]
 
 
@@ -157,7 +159,7 @@ def prepare_folder(folder: Path, identity: dict[str, Any]) -> bool:
     else:
         folder.mkdir(parents=True, exist_ok=True)
         return True
-    if held != identity:
+    if not checkpoint.same_run(held, identity):
         print(f"{folder}: configuration, tokens or warm start changed; the old run is kept in {set_aside(folder)}")
         folder.mkdir()
         return True

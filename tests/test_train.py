@@ -16,13 +16,14 @@ from test_batches import F, TEXTS, TOKENIZER, make_cut
 from residualformer.config import config_to_dict
 from residualformer.data.batches import EvalBatches
 from residualformer.data.tokenizer import Tokenizer
+from residualformer.decode.hypotheses import Hypothesis
 from residualformer.errors import UserError
 from residualformer.nn.transducer import build_model
 from residualformer.schema import (
     Config, DataConfig, EncoderConfig, FeatureConfig, JoinerConfig, LossConfig, OptimizerConfig, PredictorConfig,
     ResidualConfig, SpecAugmentConfig, TokenConfig, TrainConfig,
 )  # fmt: skip
-from residualformer.train import checkpoint
+from residualformer.train import checkpoint, loop
 from residualformer.train.loop import Interrupted, Trainer
 from residualformer.train.objective import batch_losses
 from residualformer.train.optimizer import Optimizer, learning_rate_factor
@@ -179,6 +180,29 @@ def test_a_loss_that_is_not_finite_is_skipped_and_named_in_training_and_validati
     assert batch.ids[1] in caplog.text and values["loss_per_frame"] > 0
 
 
+def test_the_sketch_of_dev_is_not_of_its_shortest_utterances_alone(cuts, tmp_path, monkeypatch):
+    trainer = make_trainer(cuts, tmp_path, changed("data", max_batch_s=3.0))
+    lengths = [int(length) for batch in trainer.dev for length in batch.feature_lens]
+    decoded: list[int] = []
+
+    def search(model, encoded, frames):
+        decoded.extend(frames.tolist())
+        return [Hypothesis([], [], 0.0)] * len(frames)
+
+    monkeypatch.setattr(loop, "greedy_search", search)
+    trainer._validate()
+    assert len(decoded) == len(lengths)  # there is less than SKETCH_SECONDS of it
+    decoded.clear()
+    monkeypatch.setattr(loop, "SKETCH_SECONDS", sum(lengths) / 100 / 3)
+    trainer._validate()
+    mean, whole = (sum(x) / len(x) for x in (decoded, [-(-length // 4) for length in lengths]))
+    assert len(decoded) < len(lengths) / 2 and abs(mean - whole) < 0.15 * whole
+    decoded.clear()
+    monkeypatch.setattr(loop, "SKETCH_SECONDS", 0.01)
+    trainer._validate()
+    assert decoded  # however long the batches are
+
+
 def test_another_configuration_does_not_resume(cuts, tmp_path):
     make_trainer(cuts, tmp_path).run()
     with pytest.raises(UserError, match="another configuration"):
@@ -272,10 +296,36 @@ def test_tokens_are_those_of_the_configuration_and_of_the_model_to_start_from(tm
     weights = build_model(CONFIG, TOKENIZER.vocab_size).state_dict()
     model = tmp_path / "model.pt"
     checkpoint.save_model(model, weights, CONFIG, TOKENIZER, {})
-    assert train_step.warm_start_weights(model, TOKENIZER).keys() == weights.keys()
+    encoder = changed("encoder", residual=ResidualConfig(3, True)).encoder
+    assert train_step.warm_start_weights(model, TOKENIZER, encoder).keys() == weights.keys()
     other = Tokenizer([*TOKENIZER.pieces[:2], *reversed(TOKENIZER.pieces[2:])])  # as many, in another order
     with pytest.raises(UserError, match="model.pt writes other tokens"):
-        train_step.warm_start_weights(model, other)
+        train_step.warm_start_weights(model, other, encoder)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"sharing": [0, 0, 0, 1]}, "sharing is 2, but .0, 0, 0, 1. is"), ({"num_heads": 4}, "num_heads is 2, but 4 is")],
+)
+def test_weights_of_the_same_shapes_but_of_other_layers_are_no_start(tmp_path, change, told):
+    config = changed("encoder", num_layers=4)
+    model, other = tmp_path / "model.pt", changed("encoder", config, **change)
+    weights = build_model(config, TOKENIZER.vocab_size).state_dict()
+    checkpoint.save_model(model, weights, config, TOKENIZER, {})
+    warm_start(build_model(other, TOKENIZER.vocab_size), weights, "the shapes fit")
+    with pytest.raises(UserError, match=f"cannot start from {model}: its encoder.{told} configured"):
+        train_step.warm_start_weights(model, TOKENIZER, other.encoder)
+
+
+def test_a_run_goes_on_with_a_newer_version_that_has_more_settings(cuts, tmp_path):
+    tokens, config = "fingerprint", config_to_dict(CONFIG)
+    older = {**config, "data": {name: value for name, value in config["data"].items() if name != "pad_start_ms"}}
+    resume = tmp_path / "run" / "checkpoints" / "resume.pt"
+    checkpoint.save({"identity": {"config": older, "tokens": tokens}}, resume)
+    assert train_step.prepare_folder(tmp_path / "run", {"config": config, "tokens": tokens}) and resume.is_file()
+    held, wanted = {"config": older, "tokens": tokens}, {"config": config, "tokens": tokens}
+    for changes in ({"config": config_to_dict(changed("data", pad_start_ms=10))}, {"tokens": "others"}):
+        assert not checkpoint.same_run(held, wanted | changes)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

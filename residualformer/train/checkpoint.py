@@ -12,7 +12,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from torch import Tensor
 
-from residualformer.config import config_from_dict, config_to_dict
+from residualformer.config import config_from_dict, config_to_dict, flatten
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError
 from residualformer.files import replacing
@@ -116,6 +116,16 @@ def average(paths: Sequence[Path]) -> dict[str, Tensor]:
             tensor = tensor.double() if tensor.is_floating_point() else tensor
             total[name] = total[name] + tensor if name in total and tensor.is_floating_point() else tensor
     return {n: (t / len(paths)).float() if t.is_floating_point() else t for n, t in total.items()}
+
+
+def same_run(held: Any, wanted: dict[str, Any]) -> bool:
+    """Whether two identities are of one run; a key of the configuration that did not exist then had its default."""
+    defaults = dict(flatten(config_to_dict(Config())))
+
+    def filled(identity: dict[str, Any]) -> dict[str, Any]:
+        return {**identity, "config": defaults | dict(flatten(identity.get("config", {})))}
+
+    return filled(held or {}) == filled(wanted)
 
 
 def fingerprint(weights: dict[str, Tensor]) -> str:

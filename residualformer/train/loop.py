@@ -16,6 +16,7 @@ from tqdm import tqdm
 from residualformer.cost import parameter_table
 from residualformer.data.augment import spec_augment
 from residualformer.data.batches import Batch, EvalBatches, TrainBatches
+from residualformer.data.features import FRAME_SHIFT_S
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.data.variation import Variation
 from residualformer.decode.greedy import greedy_search
@@ -34,7 +35,7 @@ from residualformer.train.warm_start import WarmStartReport, warm_start
 
 log = logging.getLogger("residualformer")
 MAX_BAD_UPDATES = 20  # in a row
-SKETCH_SECONDS = 600.0  # of dev speech decoded at each validation
+SKETCH_SECONDS = 600.0  # of dev speech, about, decoded at each validation
 
 
 class Interrupted(Exception):
@@ -78,6 +79,7 @@ class Trainer:
         target = config.tokens.target
         self.batches = TrainBatches(cuts["train"], config.data, tokenizer, target, config.train.seed)
         self.dev = EvalBatches(cuts["dev"], config.data.max_batch_s, tokenizer, target)
+        self.dev_seconds = sum(utterance.duration for batch in self.dev.plan for utterance in batch)
         variation = config.data.variation
         self.variation = Variation(variation, config.features) if variation != VariationConfig() else None
         self.step = self.epoch = self.batch_in_epoch = 0
@@ -98,7 +100,7 @@ class Trainer:
         if not path.is_file():
             return False
         state = checkpoint.load(path, "identity", "weights", "optimizer", "step", "epoch", "phases", "clock", "random")
-        if state["identity"] != self.identity:
+        if not checkpoint.same_run(state["identity"], self.identity):
             raise UserError(f"{path} belongs to another configuration; move {self.folder} away to train anew")
         checkpoint.load_weights(self.model, state["weights"], str(path))
         self.optimizer.load_state_dict(state["optimizer"])
@@ -214,9 +216,10 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
-        """Losses over the dev set, what branches it goes through; scores of greedy search over its first minutes."""
+        """Losses over the dev set, what branches it goes through; scores of greedy search over some minutes of it."""
         self.model.eval()
-        tracker, seconds = Tracker(), 0.0
+        tracker, seen, decoded = Tracker(), 0.0, 0.0
+        share = min(1.0, SKETCH_SECONDS / self.dev_seconds)  # spread evenly: the set begins with its shortest
         references, hypotheses = [], []
         for batch in self.dev:
             batch = batch.to(self.device)
@@ -225,8 +228,10 @@ class Trainer:
                 tracker.add(losses, int(batch.feature_lens.sum()), int(batch.token_lens.sum()))
             except NotFiniteError as error:
                 self._warn(error, batch)
-            if seconds < SKETCH_SECONDS:
-                seconds += float(batch.feature_lens.sum()) / 100
+            seconds = float(batch.feature_lens.sum()) * FRAME_SHIFT_S
+            seen += seconds
+            if decoded + min(seconds, SKETCH_SECONDS) / 2 <= share * seen:
+                decoded += seconds
                 found = greedy_search(self.model, *self.model.encoder(batch.features, batch.feature_lens))
                 references += batch.texts
                 hypotheses += [self.tokenizer.decode(hypothesis.tokens) for hypothesis in found]

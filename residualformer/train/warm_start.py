@@ -13,10 +13,13 @@ from torch import Tensor
 
 from residualformer.compress.factorise import factorise, refactorise
 from residualformer.errors import UserError
+from residualformer.nn.sharing import layer_groups
 from residualformer.nn.transducer import Transducer
+from residualformer.schema import EncoderConfig
 
 RESIDUAL_PARTS = ("A", "B", "D")
 ARBITRATOR = "encoder.arbitrator."
+_ADVICE = "the two configurations may differ in encoder.residual only, or in amnet by more compression"
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,25 @@ def warm_start(model: Transducer, weights: dict[str, Tensor], source: str) -> Wa
     ]
     if wrong:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
-        advice = "the two configurations may differ in encoder.residual only, or in amnet by more compression"
-        raise UserError(f"cannot start from {source}: {'; '.join(wrong[:3])}{more}; {advice}")
+        raise UserError(f"cannot start from {source}: {'; '.join(wrong[:3])}{more}; {_ADVICE}")
     model.load_state_dict(given, strict=False)
     return WarmStartReport([name for name in own if name in given and name not in made], fresh, list(made))
+
+
+def refuse_other_use(config: EncoderConfig, held: EncoderConfig, source: str) -> None:
+    """UserError where the weights of encoder `held` may fit that of `config` by their shapes, but are for other layers.
+
+    As many groups of other layers, and as many numbers cut into other heads, have the same shapes.
+    """
+    if config.kind != "transformer" or held.kind != "transformer":
+        return
+    groups = [layer_groups(each.sharing, each.num_layers) for each in (config, held)]
+    for key, alike in (("sharing", groups[0] == groups[1]), ("num_heads", config.num_heads == held.num_heads)):
+        if not alike:
+            raise UserError(
+                f"cannot start from {source}: its encoder.{key} is {getattr(held, key)}, but {getattr(config, key)} "
+                f"is configured; {_ADVICE}"
+            )
 
 
 def _may_be_fresh(name: str, weights: dict[str, Tensor], made: dict[str, Tensor]) -> bool:
