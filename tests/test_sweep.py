@@ -191,7 +191,8 @@ def test_slots(monkeypatch):
     assert slots(0, []) == [({}, None)]
     assert slots(3, ["0", "1"]) == [({"CUDA_VISIBLE_DEVICES": gpu}, None) for gpu in ("0", "1", "0")]
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 4, 5, 6}, raising=False)
-    assert slots(2, []) == [({"OMP_NUM_THREADS": "2"}, {0, 1}), ({"OMP_NUM_THREADS": "2"}, {4, 5})]
+    two = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    assert slots(2, []) == [(two, {0, 1}), (two, {4, 5})]
     assert [cores for _, cores in slots(7, [])] == [{0}, {1}, {4}, {5}, {6}, {0}, {1}]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     assert gpus() == ["2", "3"]

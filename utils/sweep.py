@@ -303,7 +303,8 @@ def slots(jobs: int, devices: Sequence[str]) -> list[tuple[dict[str, str], set[i
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     each = max(1, (len(cores) or os.cpu_count() or 1) // jobs)
     shares = [{cores[(i * each + k) % len(cores)] for k in range(each)} if cores else None for i in range(jobs)]
-    return [({"OMP_NUM_THREADS": str(each)}, share) for share in shares]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(each))  # path.sh has set both, to all cores
+    return [(threads, share) for share in shares]
 
 
 def known_results() -> list[Pace]:
