@@ -116,7 +116,8 @@ def test_what_was_trained_with_other_options_is_listed_again(sweep, steps, minut
     sweep.run("--experiments", "shared", "control")
     assert "no training is left" in sweep.run("--experiments", "control", "--dry-run")
     told = sweep.run("--experiments", "control", "--dry-run", "--set", f"train.max_steps={steps}")
-    assert f"shared   {steps} updates, {minutes}" in told and f"control  {steps} updates, {minutes}, after shared" in told
+    assert f"shared   {steps} updates, {minutes}" in told
+    assert f"control  {steps} updates, {minutes}, after shared" in told
     marker = sweep.egs / "exp" / ".shared.done"
     marker.write_text(marker.read_text().replace("100", "70"))
     told = sweep.run("--experiments", "control", "--dry-run")
