@@ -60,3 +60,15 @@ def test_an_experiment_that_needs_another_says_which_before_any_work(recipe):  #
     recipe.run("--stop-stage", "4", "--experiments", "shared")
     recipe.run("--stop-stage", "5", "--experiments", "residual")
     assert recipe.calls == ["residual"]
+
+
+def test_a_training_that_is_refused_leaves_the_finished_one_where_it_was(finished):  # noqa: F811
+    """As where the features are of another kind than `--set` asks for; else the next call would train for hours."""
+    finished.write("fail.txt", "train.py")
+    done = finished.run("--set", "train.seed=2", status=2)
+    assert "egs/fake/exp/baseline is as it was" in done.stdout
+    (finished.folder / "fail.txt").unlink()
+    finished.run()
+    assert finished.calls == ["score.sh"] and not any((finished.folder / "egs/fake/exp/old").iterdir())
+    finished.run("--set", "train.seed=2", "--stop-stage", "4")
+    assert finished.calls == RUNS[:2]

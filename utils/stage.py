@@ -47,14 +47,19 @@ def main() -> None:
     if changes or lost:
         why = changes or [f"{args.out / name} is not as it was made" for name in lost]
         print("   runs again: " + "; ".join(why), flush=True)
-    if args.aside and args.out.exists() and (changes or args.overwrite):
-        print(f"   what was there is kept in {set_aside(args.out)}", flush=True)
+    kept = set_aside(args.out) if args.aside and args.out.exists() and (changes or args.overwrite) else None
+    if kept:
+        print(f"   what was there is kept in {kept}", flush=True)
     if args.log:
         print(f"   log: {args.log}", flush=True)
     write_json(marker, {"finished": False, "identity": wanted})
     start = time.monotonic()
     status = _run(args.command)
     if status:
+        if kept and found and not args.out.exists():  # refused or interrupted before it wrote anything
+            kept.rename(args.out)
+            write_json(marker, found)
+            print(f"   {args.out} is as it was", flush=True)
         sys.exit(status)
     write_json(marker, {"finished": True, "identity": wanted, "made": _made(args)})
     print(f"stage {args.number} done in {time.monotonic() - start:.0f} s: {args.out}", flush=True)
