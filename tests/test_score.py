@@ -85,6 +85,17 @@ def test_p_value_is_large_by_chance_small_for_a_real_gap_and_symmetric():
     assert 1 <= sum(paired_p_value(rate(row, np.ones(100)), zero) < 0.05 for row in z) <= 12
 
 
+def test_a_gap_to_a_baseline_that_hardly_errs_has_no_upper_end():
+    """Of resampled test sets exp(-2) = 14% hold neither of its two errors, so that the 97.5% quantile is infinite."""
+    errors = np.zeros((2, 100), dtype=int)
+    errors[0, :2], errors[1, :8] = 1, 1
+    baseline, run = (rate(row, np.full(100, 5)) for row in errors)
+    gap = run.gap(baseline)
+    assert gap["relative"] == 300 and gap["relative_low"] >= 0 and gap["relative_high"] is None
+    header, ((*row,),) = cells(results(**gap))
+    assert dict(zip(header, row, strict=True))["vs baseline"] == f"+300.0% [{gap['relative_low']:+.1f}, inf]"
+
+
 def write_run(egs: Path, name: str, hypotheses: list[str], skipped: int = 0, folder="decode_test_beam16", **decoding):
     """A decoding run of sentences(n, seed=1) with these hypotheses; the last `skipped` could not be read."""
     references = [text or "ten" for text in sentences(len(hypotheses) + skipped, 1)]

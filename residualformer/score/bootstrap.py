@@ -65,8 +65,9 @@ class Measure:
     def gap(self, baseline: Measure) -> dict[str, float | None]:
         """`relative`: how much worse than `baseline`, in percent of it; `p_value`: see `paired_p_value`.
 
-        `relative_low`, `relative_high`: its 95% interval, from samples of the same utterances for both. All are None
-        when the baseline's score is no number above 0.
+        `relative_low`, `relative_high`: its 95% interval, from samples of the same utterances for both; None for an
+        end that is infinite, as that of a baseline without errors in many samples. All are None when the baseline's
+        score is no number above 0.
         """
         names = ("relative", "relative_low", "relative_high")
         if not (np.isfinite(self.value) and baseline.value > 0):
@@ -85,11 +86,12 @@ def relative_gap(value: Number, baseline: Number, higher_is_better: bool) -> Num
 
 
 def _central(samples: np.ndarray, level: float) -> tuple[float, float]:
-    """The ends of the central `level` of the samples that are numbers."""
-    samples = samples[np.isfinite(samples)]
+    """The ends of the central `level` of the samples that are numbers, or infinite: an end may be that, or nan."""
+    samples = samples[~np.isnan(samples)]
     if not len(samples):
         return float("nan"), float("nan")
-    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    with np.errstate(invalid="ignore"):  # between two infinite samples
+        low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from residualformer.score.reproduced import FAILS, HOLDS, REVERSED, UNDECIDED, UNKNOWN
-from residualformer.score.table import NOTHING, markdown_line, show_interval, show_number
+from residualformer.score.table import NOTHING, markdown_line, show_ends, show_interval, show_number
 
 Values = dict[str, Any]
 
@@ -206,7 +206,7 @@ def _interval3(value: Values) -> str:
 
 def _gap(gap: Values) -> str:
     relative, low, high = (gap[key] for key in ("relative", "relative_low", "relative_high"))
-    return f"{relative:+.1f} [{low:+.1f}, {high:+.1f}] ({gap['p_value']:.3f})"
+    return f"{relative:+.1f} {show_ends(low, high)} ({gap['p_value']:.3f})"
 
 
 def _loss_gap(gap: Values) -> str:

@@ -174,8 +174,13 @@ def show_interval(value: Row | None, digits: int = 2) -> str:
 def _relative(row: Row, prefix: str = "") -> str:
     """Gap to the baseline with its interval, where that is known."""
     relative, low, high = (row.get(f"{prefix}relative{end}") for end in ("", "_low", "_high"))
-    interval = "" if low is None else f" [{low:+.1f}, {high:+.1f}]"
+    interval = "" if low is high is None else " " + show_ends(low, high)
     return NOTHING if relative is None else f"{relative:+.1f}%{interval}"
+
+
+def show_ends(low: float | None, high: float | None) -> str:
+    """The interval of a gap; an end that is None is infinite."""
+    return f"[{show_number(low, '{:+.1f}', nothing='-inf')}, {show_number(high, '{:+.1f}', nothing='inf')}]"
 
 
 def _counts(value: Row | None) -> str:
@@ -183,8 +188,8 @@ def _counts(value: Row | None) -> str:
     return "/".join(str(value[kind]) for kind in kinds) if value and kinds[0] in value else NOTHING
 
 
-def show_number(value: float | None, form: str, unit: float | None = None) -> str:
-    return NOTHING if value is None else form.format(value if unit is None else value / unit)
+def show_number(value: float | None, form: str, unit: float | None = None, nothing: str = NOTHING) -> str:
+    return nothing if value is None else form.format(value if unit is None else value / unit)
 
 
 def _millions(row: Row, key: str) -> str:
