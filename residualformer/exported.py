@@ -6,6 +6,7 @@ from pathlib import Path
 
 SETTINGS_FILE, TOKENS_FILE = "model.json", "tokens.txt"
 FORMAT = 1
+FINGERPRINT = "fingerprint"  # of the model's weights: in the settings and in each file's metadata
 
 
 def is_exported(folder: Path) -> bool:

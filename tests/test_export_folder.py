@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import onnx
 import onnxruntime
@@ -81,7 +82,7 @@ def test_metadata_of_nemo_are_complete_and_true(tmp_path, encoder):
         "pred_hidden": 7,
     }
     found = metadata(tmp_path, "encoder")
-    assert found.pop("normalize_type") == ""
+    assert found.pop("normalize_type") == "" and found.pop("fingerprint") == settings["fingerprint"]
     assert {key: int(value) for key, value in found.items()} == expected
     assert all(value > 0 for value in expected.values())
 
@@ -89,14 +90,15 @@ def test_metadata_of_nemo_are_complete_and_true(tmp_path, encoder):
 def test_metadata_of_ebranchformer_say_the_shapes_of_its_states(tmp_path):
     settings, bundle = written(tmp_path, kind="ebranchformer", int8=False)
     found = metadata(tmp_path, "encoder")
-    assert found.pop("model_type") == "ebranchformer"
+    assert found.pop("model_type") == "ebranchformer" and found.pop("fingerprint") == settings["fingerprint"]
     m = {key: int(value) for key, value in found.items()}
     key, value, front, unused, processed = (state["shape"] for state in settings["states"]["encoder"])
     assert key == value == ["N", m["num_heads"], m["left_context_len"], m["head_dim"]] and m["num_hidden_layers"] == 1
     assert front == ["N", m["intermediate_size"] // 2, m["csgu_kernel_size"] - 1]
     assert unused == ["N", 2 * m["hidden_size"], m["merge_conv_kernel"] - 1] and processed == ["N"]
     assert (m["T"], m["decode_chunk_len"]) == (bundle.model.encoder.window, bundle.model.encoder.shift)
-    assert metadata(tmp_path, "decoder") == {"vocab_size": str(bundle.tokenizer.vocab_size), "context_size": "3"}
+    decoder = {"vocab_size": str(bundle.tokenizer.vocab_size), "context_size": "3"}
+    assert metadata(tmp_path, "decoder") == decoder | {"fingerprint": settings["fingerprint"]}
 
 
 def test_tokens_are_numbered_as_the_type_wants(tmp_path):
@@ -163,6 +165,15 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
 
 def test_a_folder_of_something_else_stays(tmp_path):
     (tmp_path / "thesis").touch()
-    with pytest.raises(UserError, match="is no exported model"), replacing_folder(tmp_path):
-        raise AssertionError("it should not come so far")
+    for out in (tmp_path, tmp_path / "thesis"):
+        with pytest.raises(UserError, match="is no exported model"), replacing_folder(out):
+            raise AssertionError("it should not come so far")
     assert (tmp_path / "thesis").exists()
+
+
+def test_the_folder_may_be_the_present_one(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with replacing_folder(Path(".")) as folder:
+        (folder / "model.json").touch()
+    assert (tmp_path / "here/model.json").is_file()

@@ -1,5 +1,6 @@
 """The memory-lean runner against onnxruntime on the same files, and what of the files it holds."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 from test_runtime_exported import by_runtime, exported, random_bundle, utterances
 
@@ -187,6 +189,21 @@ def test_what_was_used_is_given_back(tmp_path):
     assert resident_mb(tmp_path / "w.onnx") > 7.5
     weights.release()
     assert resident_mb(tmp_path / "w.onnx") < 0.1
+
+
+@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize("part", ["encoder.int8.onnx", "decoder.int8.onnx", "joiner.int8.onnx", "model.json"])
+def test_a_folder_copied_in_part_over_another_is_refused(tmp_path, folders, part, lean):
+    """Its files load and fit, and would write nonsense."""
+    bundle = random_bundle("transformer", "lstm", "sherpa")
+    with torch.no_grad():
+        bundle.model.joiner.vocabulary.bias += 1
+    new = exported(bundle, "nemo", tmp_path / "new", int8=True)
+    mixed = Path(shutil.copytree(folders[KINDS[0]], tmp_path / "mixed"))
+    load_exported(mixed, int8=True, lean=lean)
+    shutil.copy(new / part, mixed)
+    with pytest.raises(UserError, match="are of different models: copy the whole folder again"):
+        load_exported(mixed, int8=True, lean=lean)
 
 
 def test_what_it_cannot_run_is_told(tmp_path, folders):

@@ -16,12 +16,12 @@ from residualformer.export.contracts import CONTRACTS, Contract, Models, State
 from residualformer.export.encoder_graphs import EncoderGraph
 from residualformer.export.recurrent import RecurrentGraph
 from residualformer.export.transformer import TransformerGraph
-from residualformer.exported import FORMAT, SETTINGS_FILE, TOKENS_FILE, is_exported
+from residualformer.exported import FINGERPRINT, FORMAT, SETTINGS_FILE, TOKENS_FILE, is_exported
 from residualformer.files import write_json, write_text
 from residualformer.nn.encoder import TransformerEncoder
 from residualformer.nn.transducer import Transducer
 from residualformer.schema import Config
-from residualformer.train.checkpoint import Bundle
+from residualformer.train.checkpoint import Bundle, fingerprint
 
 WEIGHTS = ("factored", "merged")
 EMISSION_MS = 300  # of silence in which a model may still write its last labels
@@ -73,10 +73,11 @@ def write_folder(
     files = {"fp32": contract.models(int8=False)}
     if int8:
         files["int8"] = contract.models(int8=True)
-    names = {kind: _write_models(folder, models, kind) for kind, models in files.items()}
+    mark = fingerprint(bundle.model.state_dict())
+    names = {kind: _write_models(folder, models, kind, mark) for kind, models in files.items()}
     pieces = token_list(bundle.tokenizer, contract)
     write_text(folder / TOKENS_FILE, "".join(f"{piece} {i}\n" for i, piece in enumerate(pieces)))
-    settings = _settings(name, bundle, contract, weights, names)
+    settings = _settings(name, bundle, contract, weights, names) | {FINGERPRINT: mark}
     write_json(folder / SETTINGS_FILE, settings)
     return settings
 
@@ -108,9 +109,10 @@ def tail_padding_ms(window: int) -> int:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder`, which takes its place on success and is removed on failure.
 
-    Raises UserError if `folder` is there and holds something else than an exported model.
+    Raises UserError if `folder` is there and is something else than an exported model or an empty folder.
     """
-    if folder.exists() and any(folder.iterdir()) and not is_exported(folder):
+    folder = folder.resolve()  # '.' has no name to put another beside
+    if folder.exists() and not is_exported(folder) and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} is there and is no exported model: give another folder with --out, or remove it.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     new, old = (folder.with_name(f".{os.getpid()}.{kind}.{folder.name}") for kind in ("new", "old"))
@@ -127,10 +129,11 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _write_models(folder: Path, models: Models, kind: str) -> dict[str, str]:
+def _write_models(folder: Path, models: Models, kind: str, mark: str) -> dict[str, str]:
     names = {}
     for part, model in models._asdict().items():
         names[part] = f"{part}.onnx" if kind == "fp32" else f"{part}.{kind}.onnx"
+        model.metadata_props.add(key=FINGERPRINT, value=mark)
         (folder / names[part]).write_bytes(model.SerializeToString())
     return names
 

@@ -39,6 +39,7 @@ class LeanModel(ExportedModel):
         self.tail_s = 0.0  # `encode` takes lengths for both types
         self._encoder = LeanEncoder(self._paths[0], encoder, self.window, self.shift, self.features.num_mel_bins)
         self._decoder, self._joiner = (MappedWeights(path) for path in self._paths[1:])
+        self._check_metadata(*(each.metadata for each in (self._encoder.weights, self._decoder, self._joiner)))
 
     def encoder_state(self) -> State:
         return self._encoder.state()

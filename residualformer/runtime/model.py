@@ -6,7 +6,7 @@ N streams or hypotheses, F mel bins, J the joint space, V tokens.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from residualformer.errors import UserError
-from residualformer.exported import FORMAT, SETTINGS_FILE, TOKENS_FILE
+from residualformer.exported import FINGERPRINT, FORMAT, SETTINGS_FILE, TOKENS_FILE
 from residualformer.files import read_json
 from residualformer.runtime.tokens import read_tokens
 from residualformer.schema import DecodeConfig, FeatureConfig
@@ -101,6 +101,12 @@ class ExportedModel(ABC):
     @abstractmethod
     def join(self, encoded: Array, predicted: Array) -> Array:
         """Frames (N, J) and outputs of `predict` (N, J) -> logits (N, V)."""
+
+    def _check_metadata(self, *found: Mapping[str, str]) -> None:
+        """UserError where the metadata of encoder, decoder or joiner tell of another model than the settings."""
+        for path, metadata in zip(self._paths, found, strict=True):
+            if metadata.get(FINGERPRINT) != self._card.get(FINGERPRINT):
+                raise UserError(f"{path} and {SETTINGS_FILE} are of different models: copy the whole folder again.")
 
     def _zeros(self, part: str) -> State:
         states = self._card["states"][part]

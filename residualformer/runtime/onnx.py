@@ -24,6 +24,7 @@ class OnnxModel(ExportedModel):
         super().__init__(folder, card, int8)
         self._encoder = _Session(self._paths[0], num_threads, keeps_memory=True)
         self._decoder, self._joiner = (_Session(path, num_threads) for path in self._paths[1:])
+        self._check_metadata(self._encoder.metadata, self._decoder.metadata, self._joiner.metadata)
 
 
 class NemoModel(OnnxModel):
@@ -93,6 +94,7 @@ class _Session:
             raise UserError(f"{path} cannot be loaded ({reason}): export the model again.") from error
         _give_back()
         self._run = session.run
+        self.metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
         self._inputs = [node.name for node in session.get_inputs()]
 
     def __call__(self, *arrays: Array) -> list[Array]:

@@ -22,7 +22,8 @@ Array = NDArray[Any]
 BLOCK_BYTES = 1 << 18  # of a matrix that are float32 at a time; they stay in cache
 _TYPES = {1: np.dtype("<f4"), 3: np.dtype("i1"), 7: np.dtype("<i8")}  # onnx.TensorProto.DataType
 # Fields of the messages in onnx.proto
-_MODEL_GRAPH, _GRAPH_INITIALIZER = 7, 5
+_MODEL_GRAPH, _MODEL_METADATA, _GRAPH_INITIALIZER = 7, 14, 5
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
 
 
@@ -38,7 +39,8 @@ class MappedWeights:
     def __init__(self, path: Path):
         try:
             with open(path, "rb") as file:
-                self._places = dict(_initializers(_Bytes(file)))
+                data = _Bytes(file)
+                self._places, self.metadata = dict(_initializers(data)), dict(_metadata(data))
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (ValueError, IndexError, KeyError) as error:
             raise UserError(f"{path} cannot be loaded (it is no ONNX model): export the model again.") from error
@@ -139,6 +141,14 @@ def _initializers(data: _Bytes) -> Iterator[tuple[str, _Place]]:
             if _TENSOR_RAW in parts and parts[_TENSOR_TYPE][0] in _TYPES:
                 name = data.text(*parts[_TENSOR_NAME][0])
                 yield name, _Place(_TYPES[parts[_TENSOR_TYPE][0]], _dims(data, parts), parts[_TENSOR_RAW][0][0])
+
+
+def _metadata(data: _Bytes) -> Iterator[tuple[str, str]]:
+    """Keys and values of a serialised ModelProto's metadata."""
+    for field, entry in _fields(data, 0, len(data)):
+        if field == _MODEL_METADATA:
+            parts = dict(_fields(data, *entry))
+            yield data.text(*parts[_ENTRY_KEY]), data.text(*parts.get(_ENTRY_VALUE, (0, 0)))
 
 
 def _dims(data: _Bytes, parts: dict[int, list]) -> tuple[int, ...]:
