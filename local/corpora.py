@@ -76,8 +76,8 @@ def fetch(url: str, folder: Path, md5: str | None = None) -> Path:
             _download(url, partial)
             partial.replace(path)
             break
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            if not tries_left or isinstance(error, urllib.error.HTTPError):
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ValueError) as error:
+            if not tries_left or isinstance(error, urllib.error.HTTPError | ValueError):  # ValueError: it is no address
                 raise UserError(f"{url} could not be fetched ({error}): {advice}.") from error
     if md5 is not None:
         with open(path, "rb") as file:

@@ -219,5 +219,6 @@ def test_a_broken_connection_is_not_the_end(server, tmp_path, knows_ranges):
 def test_a_server_that_fails_ends_in_advice(server, tmp_path):
     with pytest.raises(UserError, match="nothing.tar.gz could not be fetched .*404.*: run it again to go on, or put"):
         corpora.fetch(f"{server.url}/nothing.tar.gz", tmp_path / "raw")
-    with pytest.raises(UserError, match="could not be fetched"):
-        corpora.fetch("http://127.0.0.1:9/a.tar.gz", tmp_path / "raw")
+    for address in ("http://127.0.0.1:9", "a-word"):
+        with pytest.raises(UserError, match="could not be fetched"):
+            corpora.fetch(f"{address}/a.tar.gz", tmp_path / "raw")
