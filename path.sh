@@ -2,7 +2,7 @@
 # The active `python` is used when it has them all; else .venv beside this file, which is made on the first call.
 # RESIDUALFORMER_PYTHON=/path/to/python skips all that and takes the interpreter as it is.
 
-residualformer_root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+residualformer_root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 case ":${PYTHONPATH:-}:" in
     *":$residualformer_root:"*) ;;
     *) export PYTHONPATH="$residualformer_root${PYTHONPATH:+:$PYTHONPATH}" ;;

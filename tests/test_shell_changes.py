@@ -72,3 +72,12 @@ def test_a_training_that_is_refused_leaves_the_finished_one_where_it_was(finishe
     assert finished.calls == ["score.sh"] and not any((finished.folder / "egs/fake/exp/old").iterdir())
     finished.run("--set", "train.seed=2", "--stop-stage", "4")
     assert finished.calls == RUNS[:2]
+
+
+def test_cdpath_of_the_user_leads_nowhere_else(root, recipe):  # noqa: F811
+    shutil.copy(root / "local/score.sh", recipe.folder / "local")
+    recipe.write("steps/score.py", "")
+    (recipe.folder / "else/local").mkdir(parents=True)
+    environment = os.environ | {"RESIDUALFORMER_PYTHON": sys.executable, "CDPATH": "else"}
+    done = subprocess.run(["bash", "local/score.sh"], cwd=recipe.folder, env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")

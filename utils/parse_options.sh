@@ -13,6 +13,7 @@
 # `-` in an option stands for `_` in the variable; `--help` prints the comments. What is left in "$@" are the arguments.
 # An unknown option, a missing or ill-typed value end the script with status 2.
 
+unset CDPATH # or `cd` might go elsewhere, and says so on stdout
 _script=$0
 _known=$(sed -n '/^# End of configuration/q; s/^\([a-z][a-z_0-9]*\)=.*/\1/p' "$_script")
 
