@@ -72,13 +72,20 @@ for each in "${set[@]}"; do
     if [[ $each != decode.* ]]; then train_sets+=(--set "$each"); fi
 done
 
+useless() { # options that mean nothing for this corpus
+    for each in "$@"; do
+        [[ $_given != *" $each "* ]] || _die "--${each//_/-} is of no use for corpus $corpus; see --help"
+    done
+}
+if [ "$corpus" != an4 ]; then useless synthetic; fi
 if [ "$corpus" = mini ]; then
-    [ -z "$corpus_dir" ] || _die "--corpus-dir is of no use: corpus mini is synthesised"
+    useless corpus_dir corpus_option
     obtain=(--seed "$seed" --train-hours "$train_hours" --dev-minutes "$dev_minutes" --test-minutes "$test_minutes"
         --jobs "$jobs")
     if [[ $long_test_hours == *[1-9]* ]]; then obtain+=(--long-test-hours "$long_test_hours"); fi
     manifests=()
 else
+    useless train_hours dev_minutes test_minutes long_test_hours
     obtain=(${corpus_dir:+--corpus-dir "$corpus_dir"})
     manifests=(${corpus_dir:+--corpus-dir "$corpus_dir"} --jobs "$jobs")
     if [ "$synthetic" -gt 0 ]; then

@@ -280,6 +280,8 @@ def test_a_place_that_refuses_writes_is_named(recipe):
         (["--corpus", "fakes"], "there is no corpus 'fakes'"),
         (["--recipe", "fakes"], "there is no recipe 'fakes'"),
         (["--corpus-option", "part"], "--corpus-option part must be NAME=VALUE"),
+        (["--train-hours", "1"], "--train-hours is of no use for corpus fake"),
+        (["--synthetic=9"], "--synthetic is of no use for corpus fake"),
         (["--stop-stage", "10"], "--stop-stage 10: the last stage is 9"),
         (["--stage", "5", "--stop-stage", "4"], "--stage 5 comes after --stop-stage 4"),
         (["--experiments", "baseline shard"], "there is no experiment 'shard'"),

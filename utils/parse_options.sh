@@ -55,6 +55,7 @@ _check_type() { # option $1 has default $2; is $3 of the same type?
     esac
 }
 
+_given= # the options on the command line, each as ` variable `
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help)
@@ -87,6 +88,7 @@ while [ $# -gt 0 ]; do
         shift
     fi
     shift
+    _given+=" $_variable "
     if [ "$_is_list" = 1 ]; then
         eval "$_variable+=(\"\$_value\")"
     else

@@ -15,7 +15,7 @@
 #   --max-seconds S        longer utterances are dropped (30)
 
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(CDPATH= cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 name=custom
 given=()
 while [ $# -gt 0 ]; do
