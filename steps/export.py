@@ -70,7 +70,7 @@ def parse_args() -> argparse.Namespace:
         default=WEIGHTS[0],
         help="factored (default): shared and own parts apart, the smallest file; merged: one matrix for each layer",
     )
-    parser.add_argument("--config", type=Path, help="experiment whose section decode is used (default: the model's own)")
+    parser.add_argument("--config", type=Path, help="experiment whose section decode to take (default: the model's)")
     parser.add_argument("--set", action="append", default=[], metavar="decode.KEY=VALUE", help="override a setting")
     parser.add_argument("--int8", action="store_true", help="also write files with weights of 8 bits")
     audio = parser.add_mutually_exclusive_group()
