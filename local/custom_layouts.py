@@ -109,7 +109,14 @@ def _kaldi_folder(folder: Path, split: str) -> Data:
 def _recordings(folder: Path, texts: list[tuple[str, str]]) -> dict[str, Path]:
     """Name -> file of wav.scp; without one the first word of a line of text is a path, or a file's name."""
     if not (folder / "wav.scp").is_file():
-        files = {path.stem: path for path in audio_below(folder)}
+        files: dict[str, Path] = {}
+        named = {name for name, _ in texts}
+        for path in audio_below(folder):
+            if files.setdefault(path.stem, path) != path and path.stem in named:
+                raise UserError(
+                    f"{folder / 'text'}: '{path.stem}' may be {files[path.stem]} or {path}: write paths "
+                    "in place of names there, or list the paths in wav.scp."
+                )
         return {name: files.get(name, find_audio(name, folder)) for name, _ in texts} | {
             name: path for name, path in files.items() if name not in {Path(text).stem for text, _ in texts}
         }

@@ -200,6 +200,17 @@ def test_audio_may_be_named_without_wav_scp(tmp_path, run):
     assert len(run.all()) == 12 and run.dropped == {}
 
 
+def test_two_files_of_the_name_in_text_are_told(tmp_path, run):
+    folder = kaldi(tmp_path / "data", utterances())
+    (folder / "wav.scp").unlink()
+    (folder / "text").write_text("a hello\n")
+    for part in ("one", "two"):
+        (folder / part).mkdir()
+        (folder / part / "a.wav").write_bytes(b"")
+    with pytest.raises(UserError, match="'a' may be .*one/a.wav or .*two/a.wav: write paths"):
+        run(folder)
+
+
 def test_layouts_can_be_forced_and_wrong_ones_are_named(tmp_path, run):
     folder = pairs(table(tmp_path / "data", utterances()), utterances(speakers=10))
     assert "layout table (it could also be read as pairs: --layout), 12 utterances" in run(folder)
