@@ -115,6 +115,7 @@ RULES: dict[str, Rule] = {
     "train.optimizer.lr": POSITIVE,
     "train.optimizer.muon_lr": POSITIVE,
     "train.optimizer.arbitrator_factor": POSITIVE,
+    "train.optimizer.residual_factor": POSITIVE,
     "train.optimizer.weight_decay": NOT_NEGATIVE,
     "train.optimizer.betas": BETAS,
     "train.optimizer.schedule": _one_of("linear", "cosine", "hold"),

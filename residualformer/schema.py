@@ -189,6 +189,7 @@ class OptimizerConfig:
     lr: float = 1e-3
     muon_lr: float = 3e-3
     arbitrator_factor: float = 1.0  # of lr, for an arbitrator, which is new in an encoder that is trained already
+    residual_factor: float = 1.0  # of lr, for A, B and D, which are new where the shared weights are trained already
     weight_decay: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
     schedule: str = "linear"  # after warm-up, down to 0 at the last step: linear, cosine or hold

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from residualformer.nn.transducer import build_model
-from residualformer.schema import AmNetConfig, Config, EncoderConfig, OptimizerConfig, TrainConfig
+from residualformer.schema import AmNetConfig, Config, EncoderConfig, OptimizerConfig, ResidualConfig, TrainConfig
 from residualformer.train.optimizer import Optimizer, learning_rate_factor
 
 
@@ -88,6 +88,21 @@ def test_the_arbitrator_has_a_learning_rate_of_its_own():
     assert {rate for p, rate in rates.items() if p in own} == {1e-2}
     assert {rate for p, rate in rates.items() if p not in own} == {1e-3}
     assert len(rates) == len(list(model.parameters())) and optimizer.lr == 1e-3
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_residuals_have_a_learning_rate_of_their_own(kind):
+    residual = ResidualConfig(rank=2, diagonal=True)
+    encoder = EncoderConfig(num_layers=2, dim=8, num_heads=2, ffn_dim=16, sharing=2, residual=residual)
+    model = build_model(Config(encoder=encoder), 9)
+    config = OptimizerConfig(kind, lr=1e-3, residual_factor=5, warmup_steps=0)
+    optimizer = Optimizer(model, TrainConfig(optimizer=config))
+    rates = {id(p): group["lr"] for group in optimizer.parts[0].param_groups for p in group["params"]}
+    own = [p for name, p in model.encoder.layers.named_parameters() if name.rpartition(".")[2] in ("A", "B", "D")]
+    assert len(own) == 2 * 6 * 3 and {rates.pop(id(p)) for p in own} == {5e-3}
+    assert set(rates.values()) == {1e-3}
+    matrices = len(model.encoder.matrices()) if kind == "muon" else 0
+    assert len(rates) + len(own) + matrices == len(list(model.parameters()))
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "transformer"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from residualformer.nn.transducer import Transducer
 from residualformer.schema import OptimizerConfig, TrainConfig
 
 ARBITRATOR = "encoder.arbitrator."  # how its parameters' names begin
+RESIDUAL = re.compile(r"encoder\.layers\.\d+\..*\.[ABD]")
 HOLD_END = 0.01  # of the learning rate, where `hold` ends
 
 
@@ -32,11 +34,12 @@ class Optimizer:
         chosen = {id(p) for p in matrices}
         others = {name: p for name, p in model.named_parameters() if id(p) not in chosen}
         kind = torch.optim.Adam if optimizer.kind == "adam" else torch.optim.AdamW
-        slower = {name: p for name, p in others.items() if not name.startswith(ARBITRATOR)}
-        faster = {name: p for name, p in others.items() if name.startswith(ARBITRATOR)}
-        groups = _decay_groups(slower, optimizer.weight_decay)
-        rate = optimizer.lr * optimizer.arbitrator_factor
-        groups += [group | {"lr": rate} for group in _decay_groups(faster, optimizer.weight_decay) if group["params"]]
+        factors = {"": 1.0, "arbitrator": optimizer.arbitrator_factor, "residual": optimizer.residual_factor}
+        groups = []
+        for part, factor in factors.items():
+            own = {name: p for name, p in others.items() if _part(name) == part}
+            own_groups = _decay_groups(own, optimizer.weight_decay)
+            groups += [group | {"lr": optimizer.lr * factor} for group in own_groups if group["params"] or not part]
         self.parts: list[torch.optim.Optimizer] = [
             kind(groups, lr=optimizer.lr, betas=tuple(optimizer.betas), eps=1e-9, fused=True)
         ]
@@ -113,6 +116,13 @@ def learning_rate_factor(config: OptimizerConfig, max_steps: int):
         return left if config.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
 
     return factor
+
+
+def _part(name: str) -> str:
+    """Whose learning rate the parameter of this name has: that of all, an arbitrator's or a residual's."""
+    if name.startswith(ARBITRATOR):
+        return "arbitrator"
+    return "residual" if RESIDUAL.fullmatch(name) else ""
 
 
 def _decay_groups(parameters: dict[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
