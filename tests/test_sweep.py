@@ -124,6 +124,16 @@ def test_what_was_trained_with_other_options_is_listed_again(sweep, steps, minut
     assert "shared   100 updates, 10 min" in told and "control  100 updates, 10 min, after shared" in told
 
 
+def test_a_key_that_the_note_of_a_training_lacks_had_its_default(sweep):
+    sweep.run("--experiments", "shared")
+    marker = sweep.egs / "exp" / ".shared.done"
+    noted = json.loads(marker.read_text())
+    noted["identity"].pop("train.optimizer.lr", None)
+    marker.write_text(json.dumps(noted))
+    assert "no training is left" in sweep.run("--experiments", "shared", "--dry-run")
+    assert "100 updates" in sweep.run("--experiments", "shared", "--dry-run", "--set", "train.optimizer.lr=0.5")
+
+
 def test_values_chosen_for_the_corpus_are_known(sweep):
     chosen = sweep.egs / "data" / "manifests" / "chosen.yaml"
     chosen.parent.mkdir(parents=True)

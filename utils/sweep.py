@@ -159,8 +159,11 @@ class Queue:
         """What run.sh noted of the training as it, and what it needs, are configured now; empty if it did not begin."""
         path = self.exp / f".{job.name}.done"
         content = read_json(path, "run it again") if path.is_file() else {}
-        configured = dict(flatten(config_to_dict(job.config)))
-        same = all(configured.get(key, value) == value for key, value in content.get("identity", {}).items())
+        noted, defaults = content.get("identity", {}), dict(flatten(config_to_dict(Config())))
+        sections = {key.partition(".")[0] for key in noted}  # on which a training depends
+        configured = flatten(config_to_dict(job.config))
+        own = [(key, value) for key, value in configured if key.partition(".")[0] in sections]
+        same = all(noted.get(key, defaults[key]) == value for key, value in own)  # a key that was not there yet: default
         return content if same and all(self.finished(each) for each in self.jobs if each.name in job.needs) else {}
 
     def finished(self, job: Job) -> bool:
