@@ -12,7 +12,8 @@ from residualformer.train.pace import FIXED, Pace, pace_of, seconds_left, second
 
 
 def config(layers: int = 4, kind: str = "transformer", rank: int = 0, **train) -> Config:
-    encoder = EncoderConfig(kind=kind, num_layers=layers, dim=8, ffn_dim=32, residual=ResidualConfig(rank=rank))
+    residual = ResidualConfig(rank=rank)
+    encoder = EncoderConfig(kind=kind, num_layers=layers, dim=8, num_heads=2, ffn_dim=32, residual=residual)
     return Config(encoder=encoder, train=TrainConfig(**train))
 
 

@@ -163,7 +163,7 @@ class Queue:
         sections = {key.partition(".")[0] for key in noted}  # on which a training depends
         configured = flatten(config_to_dict(job.config))
         own = [(key, value) for key, value in configured if key.partition(".")[0] in sections]
-        same = all(noted.get(key, defaults[key]) == value for key, value in own)  # a key that was not there yet: default
+        same = all(noted.get(key, defaults[key]) == value for key, value in own)  # a new key had its default
         return content if same and all(self.finished(each) for each in self.jobs if each.name in job.needs) else {}
 
     def finished(self, job: Job) -> bool:
