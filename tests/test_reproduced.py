@@ -190,7 +190,7 @@ def test_the_step_writes_the_table_and_what_is_in_it(egs, monkeypatch, capsys):
     written = json.loads((egs / "tables" / "table3.json").read_text(encoding="utf-8"))
     assert (egs / "tables" / "table3.md").read_text(encoding="utf-8") == render(written)
     assert cell(written, "residual")["ours"]["sets"]["test"]["search"] == "beam16" and written["recipe"] == "made_up"
-    assert "6 of 16 experiments" in capsys.readouterr().out.splitlines()[-1]
+    assert "6 of 17 experiments" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_the_picture_draws_a_line_for_each_row_and_its_controls(egs, monkeypatch, tmp_path):
