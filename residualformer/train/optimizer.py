@@ -34,12 +34,11 @@ class Optimizer:
         chosen = {id(p) for p in matrices}
         others = {name: p for name, p in model.named_parameters() if id(p) not in chosen}
         kind = torch.optim.Adam if optimizer.kind == "adam" else torch.optim.AdamW
-        factors = {"": 1.0, "arbitrator": optimizer.arbitrator_factor, "residual": optimizer.residual_factor}
         groups = []
-        for part, factor in factors.items():
-            own = {name: p for name, p in others.items() if _part(name) == part}
+        for factor in dict.fromkeys([1.0, *(_factor(name, optimizer) for name in others)]):
+            own = {name: p for name, p in others.items() if _factor(name, optimizer) == factor}
             own_groups = _decay_groups(own, optimizer.weight_decay)
-            groups += [group | {"lr": optimizer.lr * factor} for group in own_groups if group["params"] or not part]
+            groups += [each | {"lr": optimizer.lr * factor} for each in own_groups if each["params"] or factor == 1]
         self.parts: list[torch.optim.Optimizer] = [
             kind(groups, lr=optimizer.lr, betas=tuple(optimizer.betas), eps=1e-9, fused=True)
         ]
@@ -118,11 +117,11 @@ def learning_rate_factor(config: OptimizerConfig, max_steps: int):
     return factor
 
 
-def _part(name: str) -> str:
-    """Whose learning rate the parameter of this name has: that of all, an arbitrator's or a residual's."""
+def _factor(name: str, optimizer: OptimizerConfig) -> float:
+    """Of the learning rate, for the parameter of this name."""
     if name.startswith(ARBITRATOR):
-        return "arbitrator"
-    return "residual" if RESIDUAL.fullmatch(name) else ""
+        return optimizer.arbitrator_factor
+    return optimizer.residual_factor if RESIDUAL.fullmatch(name) else 1.0
 
 
 def _decay_groups(parameters: dict[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
