@@ -11,7 +11,6 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from residualformer.config import load_config
 from residualformer.decode.corpus import decode_cuts, read_cuts_with_features
 from residualformer.decode.search import decode_settings, search_name, settings_for
 from residualformer.errors import run_main
@@ -24,8 +23,7 @@ from residualformer.train.record import provenance
 def main() -> None:
     args = parse_args()
     bundle = load_model(args.model)
-    asked = load_config(args.config, args.set).decode if args.config else decode_settings(bundle.config, args.set)
-    settings = settings_for(asked, split_of(args.cuts))
+    settings = settings_for(decode_settings(bundle.config, args.set, args.config), split_of(args.cuts))
     cuts = read_cuts_with_features(args.cuts, bundle.config.features)[: args.limit]
     run = args.model if args.model.is_dir() else args.model.parent
     out = args.out or run / folder_name(args, settings)

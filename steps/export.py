@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from residualformer.config import load_config
 from residualformer.decode.search import decode_settings
 from residualformer.errors import UserError, run_main
 from residualformer.export.audio import dev_cuts, noise, utterances_of_cuts, utterances_of_files
@@ -24,7 +23,7 @@ from residualformer.train.record import provenance
 def main() -> None:
     args = parse_args()
     bundle = load_model(args.run)
-    decode = load_config(args.config, args.set).decode if args.config else decode_settings(bundle.config, args.set)
+    decode = decode_settings(bundle.config, args.set, args.config)
     bundle = replace(bundle, config=replace(bundle.config, decode=decode))
     run = args.run if args.run.is_dir() else args.run.resolve().parent
     out = args.out or run / "export"

@@ -16,11 +16,11 @@ from residualformer.decode.search import search_name, settings_for
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_json, write_json, write_text
 from residualformer.schema import DecodeConfig
-from residualformer.score.papers import Table, find_table
+from residualformer.score.papers import find_table
 from residualformer.score.plots import table_lines
 from residualformer.score.reproduced import reproduce
 from residualformer.score.reproduced_text import findings, render
-from residualformer.score.results import find_runs, score_run, with_means
+from residualformer.score.results import find_runs, score_run, split_of, with_means
 from residualformer.train.record import commit
 
 
@@ -29,10 +29,11 @@ def main() -> None:
     table = find_table(args.tables, args.table)
     sets = args.split.split() if args.split is not None else scored_sets(args.egs_dir)
     decode = decode_config(args)
-    searches = {name: search_name(settings_for(decode, name)) for name in sets}
-    runs = with_means([score_run(folder) for name in sets for folder in decoded(args, table, name, searches[name])])
+    folders = [folder for folder in find_runs(args.egs_dir / "exp", sets) if folder.parent.name in table.experiments]
+    runs = with_means([score_run(folder) for folder in folders if folder.name.endswith(f"_{search(decode, folder)}")])
     if not runs:
-        names, wanted = ", ".join(table.experiments), ", ".join(f"{name} ({how})" for name, how in searches.items())
+        names = ", ".join(table.experiments)
+        wanted = ", ".join(f"{name} ({search_name(settings_for(decode, name))})" for name in sets)
         raise UserError(f"{args.egs_dir} holds none of {names} decoded on {wanted}; run stages 4 to 7 first")
     by_name = {(run.row["experiment"], run.row["split"]): run for run in runs}
     result = reproduce(table, by_name, sets) | {
@@ -62,10 +63,9 @@ def decode_config(args: argparse.Namespace) -> DecodeConfig:
     return load_config(conf / "base.yaml", args.set).decode
 
 
-def decoded(args: argparse.Namespace, table: Table, test_set: str, search: str) -> list[Path]:
-    """Folders of the table's experiments on one test set, searched as the recipe asks, which is in their names."""
-    found = find_runs(args.egs_dir / "exp", [test_set])
-    return [each for each in found if each.parent.name in table.experiments and each.name.endswith(f"_{search}")]
+def search(decode: DecodeConfig, folder: Path) -> str:
+    """The search that the recipe asks for on the folder's split, as folders are named after it."""
+    return search_name(settings_for(decode, split_of(folder)))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -221,6 +221,17 @@ def test_each_set_has_the_search_that_the_recipe_asks_for(egs, tmp_path, monkeyp
     assert "Search: greedy on test_long, beam16 on test." in (tmp_path / "tables" / "table3.md").read_text()
 
 
+def test_a_subset_that_is_asked_for_beside_its_set_counts_once_in_the_mean(tmp_path, monkeypatch):
+    for split in ("mslt@a", "mslt@b"):
+        write_run(tmp_path, "baseline", split=split)
+    (tmp_path / "conf").mkdir()
+    write_text(tmp_path / "conf" / "base.yaml", "")
+    table_step(monkeypatch, tmp_path, "--table", "3", "--conf", tmp_path / "conf", "--split", "mslt mslt@a")
+    written = json.loads((tmp_path / "tables" / "table3.json").read_text(encoding="utf-8"))
+    scores = cell(written, "baseline")["ours"]["sets"]
+    assert {name: each["utterances"] for name, each in scores.items()} == {"mslt": 2 * UTTERANCES, "mslt@a": UTTERANCES}
+
+
 def test_the_sets_are_those_that_were_scored_last(egs, monkeypatch, capsys):
     write_json(egs / "results.json", {"split": "test, dev"})
     with pytest.raises(SystemExit):

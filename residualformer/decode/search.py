@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import yaml
 from torch import Tensor
 
-from residualformer.config import config_from_dict, config_to_dict
+from residualformer.config import config_from_dict, config_to_dict, load_config
 from residualformer.data.features import FRAME_SHIFT_S
 from residualformer.decode.beam import beam_search
 from residualformer.decode.greedy import greedy_search
@@ -79,11 +80,13 @@ def encode_chunks(model, features: Tensor, lengths: Tensor) -> Iterator[EncodedF
         yield EncodedFrames(encoded, encoder.output_lengths(real.clamp(max=encoder.shift)), branches)
 
 
-def decode_settings(config: Config, overrides: Sequence[str]) -> DecodeConfig:
-    """The model's search settings with `overrides` such as 'decode.beam=8' over them.
+def decode_settings(config: Config, overrides: Sequence[str], experiment: Path | None = None) -> DecodeConfig:
+    """The model's search settings, or those of a YAML file `experiment`, with `overrides` such as 'decode.beam=8'.
 
-    Raises UserError for a key outside the section `decode`, an unknown key or a value out of range.
+    Raises UserError for an unknown key, a value out of range, and without `experiment` for a key outside of `decode`.
     """
+    if experiment is not None:
+        return load_config(experiment, overrides).decode
     content = config_to_dict(config)
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -99,9 +102,14 @@ def decode_settings(config: Config, overrides: Sequence[str]) -> DecodeConfig:
     return config_from_dict(content, source="--set").decode
 
 
+def test_set(split: str) -> str:
+    """The test set of a split: a subset is named `<set>@<subset>`."""
+    return split.partition("@")[0]
+
+
 def settings_for(settings: DecodeConfig, split: str) -> DecodeConfig:
-    """The settings for a split, which is a test set or `<set>@<subset>`: greedy for those of `greedy_sets`."""
-    return replace(settings, kind="greedy") if split.partition("@")[0] in settings.greedy_sets else settings
+    """The settings for a split: greedy for those of the test sets in `greedy_sets`."""
+    return replace(settings, kind="greedy") if test_set(split) in settings.greedy_sets else settings
 
 
 def search_name(settings: DecodeConfig) -> str:

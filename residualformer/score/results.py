@@ -13,6 +13,7 @@ import numpy as np
 from residualformer.config import config_from_dict
 from residualformer.cost import flops_per_frame
 from residualformer.data.features import FRAME_SHIFT_S
+from residualformer.decode.search import test_set
 from residualformer.errors import UserError, closest
 from residualformer.files import read_json, read_json_lines
 from residualformer.schema import Config, DecodeConfig
@@ -63,21 +64,17 @@ def find_runs(exp: Path, sets: Sequence[str]) -> list[Path]:
     A set `name` is the split `name`, or the subsets `name@...`. UserError when there is no folder of one of the sets.
     """
     found = sorted(path.parent for path in exp.glob("*/decode_*/hyp.jsonl") if _FOLDER.fullmatch(path.parent.name))
-    wanted = [[folder for folder in found if name in (_split(folder), test_set(_split(folder)))] for name in sets]
+    wanted = [[folder for folder in found if name in (split_of(folder), test_set(split_of(folder)))] for name in sets]
     for name, folders in zip(sets, wanted, strict=True):
         if not folders:
-            splits = ", ".join(sorted({_split(folder) for folder in found}))
+            splits = ", ".join(sorted({split_of(folder) for folder in found}))
             advice = f"decoded so far: {splits}" if splits else "run stage 7 first"
             raise UserError(f"{exp} holds no experiment that was decoded on '{name}' ({advice}).")
     return list(dict.fromkeys(folder for folders in wanted for folder in folders))
 
 
-def test_set(split: str) -> str:
-    """The test set of a split: a subset is named `<set>@<subset>`."""
-    return split.partition("@")[0]
-
-
-def _split(folder: Path) -> str:
+def split_of(folder: Path) -> str:
+    """The split that a folder `decode_<split>_<search>` is of."""
     return _FOLDER.fullmatch(folder.name)["split"]
 
 
@@ -97,7 +94,7 @@ def score_run(folder: Path) -> Scored:
     row = {
         "experiment": folder.parent.name,
         "run": folder.name,
-        "split": _split(folder),
+        "split": split_of(folder),
         "search": decoding.get("search", ""),
         "metric": "BLEU" if decoding.get("target") == "translation" else "WER",
         "utterances": len(records),
