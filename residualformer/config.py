@@ -140,7 +140,7 @@ class _Reader:
 
     def config(self) -> Config:
         config = _build(Config, self.values)
-        for problem in check(config, dict(flatten(config_to_dict(config)))):
+        for problem in check(config, flat(config)):
             sources = dict.fromkeys(self.sources[key] for key in problem.keys if key in self.sources)
             self.problems.append(f"{' with '.join(sources) or 'defaults'}: {problem.keys[0]} {problem.what}.")
         if self.problems:
@@ -152,6 +152,11 @@ class _Reader:
 def section_fields(section: type) -> dict[str, Any]:
     """{key: its type} of one section's dataclass."""
     return typing.get_type_hints(section)
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """{dotted key: value} of all its values."""
+    return dict(flatten(config_to_dict(config)))
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -176,7 +181,7 @@ def _build(section: type, values: Mapping[str, Any], prefix: str = "") -> Any:
 def _unknown(key: str, section: type, prefix: str) -> str:
     name = key.removeprefix(prefix)
     here = list(section_fields(section))
-    elsewhere = {full.rpartition(".")[2]: full for full in reversed(dict(flatten(config_to_dict(Config()))))}
+    elsewhere = {full.rpartition(".")[2]: full for full in reversed(flat(Config()))}
     found = elsewhere.get(str(name))
     advice = f" Did you mean '{found}'?" if found else closest(name, here)
     return f"there is no key {key}.{advice or ' Allowed here: ' + ', '.join(here) + '.'}"

@@ -12,7 +12,7 @@ from residualformer.config import (
     config_from_dict,
     config_to_dict,
     dump_config,
-    flatten,
+    flat,
     load_config,
 )
 from residualformer.errors import UserError
@@ -259,4 +259,4 @@ def test_round_trips(write, tmp_path):
 
 
 def test_every_key_has_a_rule():
-    assert set(RULES) == set(dict(flatten(config_to_dict(Config()))))
+    assert set(RULES) == set(flat(Config()))

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from residualformer.config import config_to_dict, flatten, load_config
+from residualformer.config import flat, load_config
 from residualformer.cost import count_parameters, planned_flops
 from utils.plan import in_order, needs, stage
 
@@ -47,7 +47,7 @@ RESIDUAL = {"encoder.residual.rank", "encoder.residual.diagonal"}
 
 
 def differences(path, other) -> set[str]:
-    own, others = (dict(flatten(config_to_dict(load_config(each)))) for each in (path, other))
+    own, others = (flat(load_config(each)) for each in (path, other))
     return {key for key in own if own[key] != others[key]}
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import residualformer
-from residualformer.config import config_to_dict, flatten, load_config
+from residualformer.config import flat, load_config
 from residualformer.errors import UserError, run_main
 from residualformer.files import set_aside, write_json
 from residualformer.schema import Config
@@ -90,7 +90,7 @@ def _identity(args: argparse.Namespace) -> dict[str, Any]:
             raise UserError(
                 f"stage {args.number} needs {_result(marker)}, which is not finished; run the stages before it."
             )
-    config = dict(flatten(config_to_dict(load_config(args.config, args.set)))) if args.config else {}
+    config = flat(load_config(args.config, args.set)) if args.config else {}
     sections = [name + "." for name in args.sections] or [""]
     return {
         "version": residualformer.__version__,
@@ -142,7 +142,7 @@ def _read(marker: Path) -> dict[str, Any] | None:
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What is not as it was. What an older marker does not tell was as it is now: inputs, which follow from the
     configuration; and a key of the configuration that did not exist then had the default that it has now."""
-    defaults = dict(flatten(config_to_dict(Config()))) | {key: new[key] for key in new if key.startswith("input ")}
+    defaults = flat(Config()) | {key: new[key] for key in new if key.startswith("input ")}
     changes = []
     for name in {**old, **new}:
         if old.get(name, defaults.get(name)) != new.get(name):

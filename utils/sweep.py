@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from residualformer.config import config_to_dict, flatten, load_config
+from residualformer.config import flat, load_config
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_json
 from residualformer.schema import Config
@@ -159,10 +159,9 @@ class Queue:
         """What run.sh noted of the training as it, and what it needs, are configured now; empty if it did not begin."""
         path = self.exp / f".{job.name}.done"
         content = read_json(path, "run it again") if path.is_file() else {}
-        noted, defaults = content.get("identity", {}), dict(flatten(config_to_dict(Config())))
+        noted, defaults = content.get("identity", {}), flat(Config())
         sections = {key.partition(".")[0] for key in noted}  # on which a training depends
-        configured = flatten(config_to_dict(job.config))
-        own = [(key, value) for key, value in configured if key.partition(".")[0] in sections]
+        own = [(key, value) for key, value in flat(job.config).items() if key.partition(".")[0] in sections]
         same = all(noted.get(key, defaults[key]) == value for key, value in own)  # a new key had its default
         return content if same and all(self.finished(each) for each in self.jobs if each.name in job.needs) else {}
 
@@ -175,11 +174,11 @@ class Queue:
         left: dict[str, float | None] = {}
         for job in self.jobs:
             here = [pace for pace in paces.values() if pace]
-            done = job.over or (job.state == "waiting" and self.finished(job))
-            if done:
+            marker = {} if job.over else self.marker(job)
+            if job.over or (job.state == "waiting" and marker.get("finished") is True):
                 left[job.name] = 0.0
             else:
-                here_left = seconds_left(job.config, paces[job.name] if self.marker(job) else None, here)
+                here_left = seconds_left(job.config, paces[job.name] if marker else None, here)
                 left[job.name] = seconds_left(job.config, None, self.known) if here_left is None else here_left
         return left
 

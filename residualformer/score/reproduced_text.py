@@ -192,10 +192,10 @@ def _notes(result: Values) -> list[str]:
     if len(result["sets"]) > 1:
         notes.append(f"The orderings are judged on {result['sets'][0]}.")
     measured = [cell["ours"] for row in result["rows"] for cell in row["cells"] if cell and cell["ours"]]
-    searches = {scores["search"]: [] for ours in measured for scores in ours["sets"].values()}
+    searches: dict[str, list[str]] = {}
     for name in result["sets"]:
-        for search in {ours["sets"][name]["search"] for ours in measured if name in ours["sets"]}:
-            searches[search].append(name)
+        for search in sorted({ours["sets"][name]["search"] for ours in measured if name in ours["sets"]}):
+            searches.setdefault(search, []).append(name)
     each = ", ".join(f"{search} on {' and '.join(names)}" for search, names in searches.items())
     return notes + ([f"Search: {each}."] if each else [])
 

@@ -12,7 +12,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from torch import Tensor
 
-from residualformer.config import config_from_dict, config_to_dict, flatten
+from residualformer.config import config_from_dict, config_to_dict, flat, flatten
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError
 from residualformer.files import replacing
@@ -120,7 +120,7 @@ def average(paths: Sequence[Path]) -> dict[str, Tensor]:
 
 def same_run(held: Any, wanted: dict[str, Any]) -> bool:
     """Whether two identities are of one run; a key of the configuration that did not exist then had its default."""
-    defaults = dict(flatten(config_to_dict(Config())))
+    defaults = flat(Config())
 
     def filled(identity: dict[str, Any]) -> dict[str, Any]:
         return {**identity, "config": defaults | dict(flatten(identity.get("config", {})))}

@@ -34,9 +34,11 @@ class Optimizer:
         chosen = {id(p) for p in matrices}
         others = {name: p for name, p in model.named_parameters() if id(p) not in chosen}
         kind = torch.optim.Adam if optimizer.kind == "adam" else torch.optim.AdamW
+        by_factor: dict[float, dict[str, nn.Parameter]] = {1.0: {}}
+        for name, p in others.items():
+            by_factor.setdefault(_factor(name, optimizer), {})[name] = p
         groups = []
-        for factor in dict.fromkeys([1.0, *(_factor(name, optimizer) for name in others)]):
-            own = {name: p for name, p in others.items() if _factor(name, optimizer) == factor}
+        for factor, own in by_factor.items():
             own_groups = _decay_groups(own, optimizer.weight_decay)
             groups += [each | {"lr": optimizer.lr * factor} for each in own_groups if each["params"] or factor == 1]
         self.parts: list[torch.optim.Optimizer] = [
