@@ -83,8 +83,11 @@ def find_audio(name: str, folder: Path) -> Path:
 
 def files_below(folder: Path) -> list[Path]:
     """All files in `folder` and below, behind links too, in order of their names; hidden ones are none."""
-    walk = os.walk(folder, followlinks=True)  # Path.rglob passes over linked folders
-    return sorted(Path(place, name) for place, _, names in walk for name in names if name[0] != ".")
+    files = []
+    for place, folders, names in os.walk(folder, followlinks=True):  # Path.rglob passes over linked folders
+        folders[:] = [name for name in folders if name[0] != "."]
+        files += [Path(place, name) for name in names if name[0] != "."]
+    return sorted(files)
 
 
 def audio_below(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from local.custom_cuts import find_cuts, read_cut_sets
@@ -212,19 +212,36 @@ def _rows(path: Path) -> csv.DictReader:
         return csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     head = lines[0] if lines else ""
     text = [f"{line}\n" for line in lines]  # a quoted field may hold the end of a line
-    return csv.DictReader(text, delimiter=max(",;|\t", key=head.count))
+    return csv.DictReader(text, delimiter=max(",;|\t", key=head.count), strict=True)
+
+
+def _checked(rows: csv.DictReader, path: Path) -> Iterator[dict[str, str]]:
+    """The rows; UserError where a quotation mark that has no second one would swallow all that follows."""
+    try:
+        first = rows.line_num + 1 if rows.fieldnames else 1
+        for row in rows:
+            yield row
+            first = rows.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {first}: a cell that begins with a quotation mark must end with one, and any between "
+            f'must be doubled ("") ({error}); correct it, or save the table as TSV, which has no quotation.'
+        ) from error
 
 
 def _header(path: Path) -> dict[str, str]:
     """Our name -> the table's of each column that is understood."""
-    given = {name.strip().lower(): name for name in _rows(path).fieldnames or []}
+    try:
+        given = {name.strip().lower(): name for name in _rows(path).fieldnames or []}
+    except csv.Error:
+        return {}  # no table
     found = {ours: next((given[name] for name in names if name in given), None) for ours, names in COLUMNS.items()}
     return {ours: name for ours, name in found.items() if name is not None}
 
 
 def _read_table(path: Path, split: str, data: Data) -> None:
     header = _header(path)
-    for number, row in enumerate(_rows(path), start=2):
+    for number, row in enumerate(_checked(_rows(path), path), start=2):
         cell = {ours: (row[name] or "").strip() for ours, name in header.items()}
         if not cell["path"]:
             data.drop(f"{path.name}, row {number}", NO_AUDIO, "its path is empty")

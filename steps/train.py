@@ -24,6 +24,7 @@ from residualformer.errors import UserError, run_main
 from residualformer.files import set_aside, write_text
 from residualformer.schema import Config, EncoderConfig, TokenConfig
 from residualformer.train import checkpoint
+from residualformer.train.lock import alone_in
 from residualformer.train.loop import Interrupted, Trainer
 from residualformer.train.teacher import Teacher
 from residualformer.train.warm_start import refuse_other_use
@@ -33,7 +34,12 @@ log = logging.getLogger("residualformer")
 
 def main() -> None:
     args = parse_arguments()
-    config = load_config(args.config, args.set)
+    with alone_in(args.exp):
+        train(args, load_config(args.config, args.set))
+
+
+def train(args: argparse.Namespace, config: Config) -> None:
+    """Train the experiment, unless it is trained, and tell what came of it."""
     source = warm_start_source(config, args)
     tokenizer = read_tokens(args.data / "lang" / "tokenizer.json", config.tokens)
     weights = warm_start_weights(source, tokenizer, config.encoder) if source else {}
@@ -59,6 +65,10 @@ def main() -> None:
         write_text(args.exp / "warm_start.txt", "\n".join(report.lines()) + "\n")
         log.info("warm start from %s: %d keys mapped, %d converted, %d fresh, all listed in %s", source,
                  len(report.mapped), len(report.converted), len(report.fresh), args.exp / "warm_start.txt")  # fmt: skip
+    optimizer, max_steps = config.train.optimizer, config.train.max_steps
+    if optimizer.warmup_steps >= max_steps:
+        log.warning("the learning rate never peaks: train.optimizer.warmup_steps = %d, but train.max_steps = %d",
+                    optimizer.warmup_steps, max_steps)  # fmt: skip
     try:
         info = trainer.run()
     except Interrupted:

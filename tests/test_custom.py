@@ -255,6 +255,26 @@ def test_a_text_does_not_end_within_its_line(tmp_path, run):
     assert detail.endswith("row 2: it has more cells than there are columns")
 
 
+@pytest.mark.parametrize("row", ['b.wav,"is it\nc.wav,"no"\n', 'b.wav,yes\nc.wav,"is it\n', 'b.wav,"oh" no\n'])
+def test_a_quotation_mark_does_not_swallow_rows(row, tmp_path):
+    (tmp_path / "a.csv").write_text(f'path,text\na.wav,"two\nlines, one ""cell"""\n{row}')
+    line = 5 if "yes" in row else 4
+    with pytest.raises(UserError, match=rf"a\.csv, line {line}: a cell that begins with a quotation mark must end"):
+        read_data(tmp_path / "a.csv", "table")
+    (tmp_path / "b.csv").write_text('"note,\n' + 'not a table')  # beside it: passed over
+    (tmp_path / "a.csv").write_text('path,text\na.wav,"two\nlines, one ""cell"""\n')
+    assert [entry.utterance.text for entry in read_data(tmp_path, "table").entries] == ['two\nlines, one "cell"']
+
+
+def test_hidden_files_and_folders_are_none(tmp_path, run):
+    """Such as those that a Mac leaves in archives and on foreign disks, and .git."""
+    folder = pairs(tmp_path / "data", utterances())
+    pairs(tmp_path / "data", utterances(speakers=1, each=1), split=".Trashes")
+    write_audio(folder / "s0" / "._s0-u0.wav", "junk")
+    run(folder)
+    assert len(run.all()) == 12 and not run.dropped
+
+
 def test_folders_behind_links_are_read(tmp_path, run):
     folder = pairs(tmp_path / "data", utterances())
     (folder / "s0").rename(tmp_path / "elsewhere")

@@ -9,6 +9,7 @@ import pytest
 
 from residualformer.errors import UserError
 from residualformer.files import read_json, read_json_lines, read_log, replacing, write_json
+from residualformer.train.lock import alone_in
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError("3 requested, 1 written")])
@@ -54,3 +55,12 @@ def test_a_log_cut_off_by_a_crash_is_read_up_to_there(tmp_path):
     for length in range(len(whole) + 1):
         path.write_text(whole[:length])
         assert read_log(path) == records[: (length + 1) // (len(whole) // 3)]  # the last needs no end of line
+
+
+def test_a_run_folder_belongs_to_one_training(tmp_path):
+    with alone_in(tmp_path / "exp" / "run"), alone_in(tmp_path / "exp" / "other"):
+        with pytest.raises(UserError, match="exp/run is in use by another training; wait until it ends, or stop it"):
+            with alone_in(tmp_path / "exp" / "run"):
+                raise AssertionError
+    with alone_in(tmp_path / "exp" / "run"):
+        pass

@@ -46,11 +46,16 @@ def test_reproduce_takes_a_relative_path_from_where_it_was_called(root, recipe):
     recipe.write("egs/fake/run.sh", 'exec "${0%/*}/../../run.sh" --corpus fake "$@"\n')
     table = "{title: t, source: s, metric: WER, baseline: baseline, rows: [{name: r, cells: [{experiment: shared}]}]}"
     recipe.write("conf/tables/table9.yaml", table)
-    (recipe.folder / "my data").mkdir()
-    command = ["bash", "../local/reproduce.sh", "--table", "9", "--corpus", "fake", "--", "--corpus-dir", "a corpus"]
+    recipe.write("my data/mine.yaml", "train: {seed: 7}")
+    command = ["bash", "../local/reproduce.sh", "--table", "9", "--corpus", "fake", "--set", "@mine.yaml"]
+    command += ["--", "--corpus-dir", "a corpus"]
     environment = os.environ | {"RESIDUALFORMER_PYTHON": sys.executable}
     subprocess.run(command, cwd=recipe.folder / "my data", env=environment, check=True, capture_output=True)
     assert f"--corpus-dir {recipe.folder}/my data/a corpus\n" in (recipe.folder / "calls.txt").read_text()
+    assert json.loads((recipe.folder / "egs/fake/exp/.shared.done").read_text())["identity"]["train.seed"] == 7
+    refused = ["bash", "local/reproduce.sh", "--table", "9", "--corpus", "fake", "--", "--name=x"]
+    done = subprocess.run(refused, cwd=recipe.folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "--name=x: give it before the --" in done.stderr
 
 
 def test_an_experiment_that_needs_another_says_which_before_any_work(recipe):  # noqa: F811

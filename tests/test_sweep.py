@@ -229,3 +229,14 @@ def test_the_time_left_is_shared_by_what_runs_at_the_same_time(sweep, monkeypatc
     assert queue.time_left() == "2 left, 15 min"
     assert isinstance(jobs[0], Job) and duration(None) == "of unknown length" and duration(5400) == "about 1 h 30 min"
     assert (duration(80), duration(100), duration(3 * 86400)) == ("80 s", "2 min", "about 3 days")
+
+
+def test_your_own_data_have_results_apart_from_their_recipe(sweep):
+    done = sweep.folder / "egs/mine/exp/.baseline.done"
+    done.parent.mkdir(parents=True)
+    done.write_text('{"finished": true, "identity": {"command": "c", "train.max_steps": 100}}')
+    told = sweep.run("--experiments", "baseline", "--name", "mine", "--dry-run")
+    assert "baseline  trained already" in told
+    told = sweep.run("--experiments", "baseline", "--name", "mine", "--", "--corpus-dir=x")
+    assert [line.split()[:4] for line in sweep.calls()] == [[stage, "baseline", "--name", "mine"] for stage in "04"]
+    assert (sweep.folder / "egs/mine/exp/log/baseline.log").is_file()

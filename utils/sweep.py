@@ -227,8 +227,7 @@ def duration(seconds: float | None) -> str:
 
 def main() -> None:
     args = parse_arguments()
-    conf, egs = Path("conf", args.recipe), Path("egs", args.recipe)
-    script = egs / "run.sh"
+    conf, egs, script = Path("conf", args.recipe), Path("egs", args.name), Path("egs", args.recipe, "run.sh")
     if not script.is_file():
         raise UserError(f"there is no recipe '{args.recipe}': {script} is missing.")
     asked = list(args.experiments)
@@ -258,6 +257,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", required=True, help="whose egs/RECIPE/run.sh and conf/RECIPE/ are used")
+    parser.add_argument("--name", help="your own data: results are in egs/NAME (default: egs/RECIPE)")
     parser.add_argument("--table", action="append", default=[], help="all experiments of conf/tables/TABLE.yaml")
     parser.add_argument("--jobs", type=int, default=0, help="how many at once (default: one for each GPU, else one)")
     parser.add_argument("--dry-run", action="store_true", help="only list what would be trained, and how long it takes")
@@ -267,6 +267,9 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.jobs < 0:
         parser.error(f"--jobs {args.jobs}: give 1 or more, or 0 for one on each GPU")
+    if args.name is not None:
+        args.options = ["--name", args.name, *args.options]
+    args.name = args.name or args.recipe
     return args
 
 
