@@ -161,6 +161,18 @@ def test_the_words_say_what_the_numbers_do(table3, runs):
     assert widths == {7}  # a table of six columns
 
 
+def test_a_baseline_in_no_cell_is_told_below_the_table(runs, table3):
+    result = reproduce(find_table(TABLES, "5"), runs, ["test"])
+    text = render(result | {"recipe": "made_up", "command": "c", "commit": "c"})
+    errors = errors_and_nats("baseline")[0].sum()
+    told = next(line for line in text.splitlines() if line.startswith("The baseline, in none of these cells: "))
+    assert f"WER, paper 13.28; WER [95%] {100 * errors / (UTTERANCES * WORDS):.2f} [" in told and "`baseline`" in told
+    assert table3["baseline_apart"] is None
+    nothing = reproduce(find_table(TABLES, "5"), {}, ["test"])
+    text = render(nothing | {"recipe": "x", "command": "c", "commit": "c"})
+    assert "`baseline`" in next(line for line in text.splitlines() if line.startswith("Not measured: "))
+
+
 def test_amnets_have_a_line_for_each_model(egs, tmp_path):
     amnet = {"mflop": 1.0, "shares": [0.4, 0.6], "compression": [0.35, 0.6], "latency_ms": {"mean": 12.5}}
     runs = {}
@@ -207,6 +219,18 @@ def test_the_picture_draws_a_line_for_each_row_and_its_controls(egs, monkeypatch
     control = cell(written, "residual")["control"]["ours"]["sets"]["test"]["value"]["value"]
     assert drawn["+ residual weights: controls"][0][1] == control
     assert not plots.table_lines(written | {"rows": []}, tmp_path / "x.png")
+
+
+def test_a_model_that_is_gone_has_no_place_in_the_picture(tmp_path, monkeypatch):
+    for name in ("baseline", "shared"):
+        write_run(tmp_path, name)
+    (tmp_path / "exp" / "shared" / "model.pt").unlink()  # its decoding was kept
+    (tmp_path / "conf").mkdir()
+    write_text(tmp_path / "conf" / "base.yaml", "")
+    table_step(monkeypatch, tmp_path, "--table", "3", "--conf", tmp_path / "conf")
+    written = json.loads((tmp_path / "tables" / "table3.json").read_text(encoding="utf-8"))
+    assert cell(written, "shared")["ours"]["sets"]["test"]["value"]["value"] > 0
+    assert (tmp_path / "tables" / "table3.png").stat().st_size > 0
 
 
 def test_each_set_has_the_search_that_the_recipe_asks_for(egs, tmp_path, monkeypatch):

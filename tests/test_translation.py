@@ -20,6 +20,9 @@ from residualformer.data.tokenizer import train_tokenizer
 from residualformer.decode.hypotheses import Hypothesis
 from residualformer.files import write_json, write_text
 from residualformer.score.bootstrap import mean_over_subsets, paired_p_value, resampled_sums
+from residualformer.score.papers import find_table
+from residualformer.score.reproduced import reproduce
+from residualformer.score.reproduced_text import render
 from residualformer.score.results import compare, find_runs, score_run, with_means
 from residualformer.score.table import render_markdown
 from residualformer.score.translation import bleu_and_chrf
@@ -119,6 +122,33 @@ def test_what_is_not_known_of_a_subset_is_not_told_of_the_set(tmp_path):
     first, second = runs[0], replace(runs[1], measures={"bleu": runs[1].measures["bleu"]})
     mean = with_means([first, second])[-1]
     assert list(mean.measures) == ["bleu"] and "chrf" in first.row and "chrf" not in mean.row
+
+
+def test_a_run_that_lacks_a_subset_has_no_mean(tmp_path):
+    for split in ("m@a", "m@b", "m@c"):
+        write_run(tmp_path, "baseline", split, 10, 0.1)
+        if split != "m@c":
+            write_run(tmp_path, "shared", split, 10, 0.1)
+    rows = scored(tmp_path, "m")
+    assert ("baseline", "m") in rows and ("shared", "m@b") in rows and ("shared", "m") not in rows
+    assert ("shared", "m") in scored(tmp_path, "m@a", "m@b")  # of those that are asked for it has all
+
+
+def test_a_papers_table_of_bleu(tmp_path):
+    """More is better: the gap of the worse is positive, and what is better holds."""
+    for name, errors in (("baseline", 0.1), ("shared", 0.2), ("shallow6", 0.3)):
+        write_run(tmp_path, name, "covost", 80, errors)
+    runs = {(run.row["experiment"], "covost"): run for run in map(score_run, find_runs(tmp_path / "exp", ["covost"]))}
+    values = {name: run.row["bleu"]["value"] for (name, _), run in runs.items()}
+    result = reproduce(find_table(STEP.parents[1] / "conf" / "tables", "2"), runs, ["covost"])
+    text = render(result | {"recipe": "st", "command": "c", "commit": "c"})
+    cells = {cell["experiment"]: cell["ours"] for row in result["rows"] for cell in row["cells"] if cell}
+    gap = cells["shared"]["sets"]["covost"]["gap"]["relative"]
+    assert 0 < gap == pytest.approx(100 * (values["baseline"] - values["shared"]) / values["baseline"], abs=0.05)
+    expected = f"`shared` {values['shared']:.2f} against `shallow6` {values['shallow6']:.2f} ("
+    assert f"sharing beats the shallow model of equal size**: appears (3 not measured). {expected}" in text
+    assert "% better, p 0.001: holds; paper 26.7 against 22.3)" in text
+    assert "judged on covost; the paper's values beside them are of CoVoST." in text and "tok:zh" in text
 
 
 def test_the_mean_is_resampled_within_each_subset():

@@ -131,8 +131,9 @@ def table_lines(result: dict[str, Any], picture: Path) -> bool:
 
 
 def _line(axis: Axes, points: list[tuple[str, dict[str, Any] | None]], split: str, flops: bool, **style: str) -> None:
-    """One line through the named experiments, as `reproduce` gives them; those that were not measured are left out."""
-    found = [(name, ours, ours["sets"][split]) for name, ours in points if ours and split in ours["sets"]]
+    """One line through the named experiments, as `reproduce` gives them, where they were measured and have a size."""
+    sized = [(name, ours) for name, ours in points if ours and (flops or ours["parameters"] is not None)]
+    found = [(name, ours, ours["sets"][split]) for name, ours in sized if split in ours["sets"]]
     if not found:
         return
     sizes = [scores["amnet"]["mflop"] if flops else ours["parameters"] / 1e6 for _, ours, scores in found]

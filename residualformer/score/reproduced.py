@@ -29,6 +29,8 @@ def reproduce(table: Table, runs: Runs, sets: Sequence[str]) -> dict[str, Any]:
                 f"{table.name} is about {table.metric}, but {run.row['experiment']} was scored by {run.row['metric']}; "
                 "take a table or a recipe of the same task"
             )
+    shown = {cell.experiment for cell in table.cells()}
+    apart = Cell(table.baseline, value=table.baseline_values or None)
     return {
         "table": table.name,
         "title": table.title,
@@ -36,6 +38,7 @@ def reproduce(table: Table, runs: Runs, sets: Sequence[str]) -> dict[str, Any]:
         "metric": table.metric,
         "layout": table.layout,
         "baseline": table.baseline,
+        "baseline_apart": None if table.baseline in shown else _cell(table, apart, runs, sets),
         "paper_sets": table.sets,
         "sets": list(sets),
         "columns": table.columns,

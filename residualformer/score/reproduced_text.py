@@ -23,6 +23,7 @@ def render(result: Values) -> str:
         f"Measured on recipe {result['recipe']}, {', '.join(result['sets'])}, by `{result['command']}` at commit "
         f"{result['commit']}.",
         "\n".join(body),
+        *_apart(result),
         f"![the scores of each row, with intervals]({result['table']}.png)",
         *_empty(result),
         "## The paper's orderings",
@@ -169,8 +170,17 @@ def _closing(result: Values) -> list[str]:
     return [head + "; ".join(parts) + "."] if parts else []
 
 
+def _apart(result: Values) -> list[str]:
+    """The baseline, where it stands in no cell: without it nobody could tell what the gaps are relative to."""
+    if (cell := result["baseline_apart"]) is None:
+        return []
+    known = [f"{what} {value}" for what, value in _cell_lines(result, cell) if value != NOTHING]
+    return [f"The baseline, in none of these cells: {'; '.join(known)}."]
+
+
 def _empty(result: Values) -> list[str]:
     cells = [cell for row in result["rows"] for cell in row["cells"] if cell]
+    cells += [result["baseline_apart"]] if result["baseline_apart"] else []
     missing = [cell["experiment"] for cell in cells if cell["ours"] is None]
     missing += [cell["control"]["experiment"] for cell in cells if cell.get("control") and not cell["control"]["ours"]]
     names = ", ".join(f"`{name}`" for name in dict.fromkeys(missing))
@@ -183,15 +193,18 @@ def _notes(result: Values) -> list[str]:
         f"Lines that say paper are the paper's, on its own data; all others are ours. gap: relative to "
         f"`{result['baseline']}` ({worse}), with its 95% interval and two-sided p from the paired bootstrap over "
         "utterances. They tell the chance in the test set, not that of another seed.",
-        "nats/token: transducer loss of the reference transcripts, all alignments summed.",
+        "nats/token: transducer loss of the references, all alignments summed.",
         "An ordering holds, or is the other way round, with p below 0.05; within chance lies what has a larger p.",
         "training: of this experiment alone; what it starts from was trained before.",
     ]
     if any(cell and cell.get("control") for row in result["rows"] for cell in row["cells"]):
         notes.append("control: the same model without residual weights, trained on for as many updates as with them.")
-    if len(result["sets"]) > 1:
-        notes.append(f"The orderings are judged on {result['sets'][0]}.")
+    if len(result["sets"]) > 1 or result["paper_sets"]:
+        printed = f"; the paper's values beside them are of {result['paper_sets'][0]}" if result["paper_sets"] else ""
+        notes.append(f"The orderings are judged on {result['sets'][0]}{printed}.")
     measured = [cell["ours"] for row in result["rows"] for cell in row["cells"] if cell and cell["ours"]]
+    values = [scores["value"] for ours in measured for scores in ours["sets"].values()]
+    notes += sorted({f"{result['metric']}: `{value['signature']}`." for value in values if "signature" in value})
     searches: dict[str, list[str]] = {}
     for name in result["sets"]:
         for search in sorted({ours["sets"][name]["search"] for ours in measured if name in ours["sets"]}):

@@ -122,15 +122,22 @@ def score_run(folder: Path) -> Scored:
 def with_means(runs: Sequence[Scored]) -> list[Scored]:
     """`runs`, and for each experiment and search one more for each test set with several subsets here: their mean.
 
+    A run that lacks one of the subsets here has none: a mean over fewer would pass for the score of the set.
+
     Its row tells the `subsets`; its `split` is the test set, and `run` the folder that a split of that name would have.
     """
     groups: dict[tuple[str, str], list[Scored]] = {}
+    subsets: dict[str, set[str]] = {}
     for run in runs:
         split, name = run.row["split"], run.row["run"]
         if test_set(split) != split:
             key = run.row["experiment"], name.replace(f"_{split}_", f"_{test_set(split)}_", 1)
             groups.setdefault(key, []).append(run)
-    return [*runs, *(_mean(name, parts) for (_, name), parts in groups.items() if len(parts) > 1)]
+            subsets.setdefault(test_set(split), set()).add(split)
+    whole = {
+        key: parts for key, parts in groups.items() if len(parts) == len(subsets[test_set(parts[0].row["split"])]) > 1
+    }
+    return [*runs, *(_mean(name, parts) for (_, name), parts in whole.items())]
 
 
 def _mean(name: str, parts: list[Scored]) -> Scored:
