@@ -1,4 +1,4 @@
-"""Where an utterance ends: the rules of Kaldi's online decoding, which sherpa-onnx has too.
+"""Where an utterance ends: rules of the form of Kaldi's online decoding, with the numbers of sherpa-onnx.
 
 Povey et al., Kaldi, `online2/online-endpoint.h`: an endpoint is where any rule holds.
 """
