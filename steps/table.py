@@ -28,12 +28,12 @@ def main() -> None:
     args = parse_arguments()
     table = find_table(args.tables, args.table)
     sets = args.split.split() if args.split is not None else scored_sets(args.egs_dir)
-    decode = decode_config(args)
+    decode = {name: decode_config(args, name) for name in ("base", *table.experiments)}
     folders = [folder for folder in find_runs(args.egs_dir / "exp", sets) if folder.parent.name in table.experiments]
     runs = with_means([score_run(folder) for folder in folders if folder.name.endswith(f"_{search(decode, folder)}")])
     if not runs:
         names = ", ".join(table.experiments)
-        wanted = ", ".join(f"{name} ({search_name(settings_for(decode, name))})" for name in sets)
+        wanted = ", ".join(f"{name} ({search_name(settings_for(decode['base'], name))})" for name in sets)
         raise UserError(f"{args.egs_dir} holds none of {names} decoded on {wanted}; run stages 4 to 7 first")
     by_name = {(run.row["experiment"], run.row["split"]): run for run in runs}
     result = reproduce(table, by_name, sets) | {
@@ -57,15 +57,16 @@ def scored_sets(egs: Path) -> list[str]:
     return read_json(results, "run stage 8 again")["split"].split(", ") if results.is_file() else ["test"]
 
 
-def decode_config(args: argparse.Namespace) -> DecodeConfig:
-    """The recipe's section `decode`."""
+def decode_config(args: argparse.Namespace, experiment: str) -> DecodeConfig:
+    """The section `decode` of an experiment, or where the recipe lacks it the recipe's."""
     conf = args.conf or Path("conf", args.egs_dir.resolve().name)
-    return load_config(conf / "base.yaml", args.set).decode
+    own = conf / f"{experiment}.yaml"
+    return load_config(own if own.is_file() else conf / "base.yaml", args.set).decode
 
 
-def search(decode: DecodeConfig, folder: Path) -> str:
-    """The search that the recipe asks for on the folder's split, as folders are named after it."""
-    return search_name(settings_for(decode, split_of(folder)))
+def search(decode: dict[str, DecodeConfig], folder: Path) -> str:
+    """The search that its experiment asks for on the folder's split, as folders are named after it."""
+    return search_name(settings_for(decode[folder.parent.name], split_of(folder)))
 
 
 def parse_arguments() -> argparse.Namespace:

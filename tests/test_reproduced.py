@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -127,6 +128,20 @@ def test_how_much_of_the_gap_is_closed(table3):
     assert closed["paper"] == pytest.approx(100 * (13.81 - 13.52) / (13.81 - 13.28), abs=0.05)
 
 
+def test_the_fair_lead_is_that_of_models_trained_for_as_long(runs):
+    """Here the baseline does not gain by more training, so that its control's errors are all that changes."""
+    totals = {name: errors_and_nats(name)[0].sum() for name in SYSTEMS}
+    result = reproduce(find_table(TABLES, "3"), runs | {("control1", "test"): runs["baseline", "test"]}, ["test"])
+    closed = cell(result, "residual")["control"]["closed"]
+    share = 100 * (totals["control"] - totals["residual"]) / (totals["control"] - totals["baseline"])
+    assert closed["ours"] == pytest.approx(share, abs=0.1) and closed["control"] is None
+    printed = 100 * (13.81 - 13.52) / (13.81 - 13.28)
+    said = f"Of the lead of `control1` over its control, all trained for as long, makes up .*: `residual` {share:.0f}%"
+    assert re.search(said + rf" \(paper {printed:.0f}%\)\.", findings(result)[-1])
+    without = reproduce(find_table(TABLES, "3"), runs | {("control1", "test"): runs["shallow6", "test"]}, ["test"])
+    assert "`residual` there is none (paper 55%)" in findings(without)[-1]
+
+
 def test_the_orderings_are_judged(runs):
     judged = {claim["says"]: claim for claim in reproduce(find_table(TABLES, "1"), runs, ["test"])["claims"]}
     beats = judged["sharing beats the shallow model of equal size"]
@@ -243,6 +258,17 @@ def test_each_set_has_the_search_that_the_recipe_asks_for(egs, tmp_path, monkeyp
     scores = cell(written, "baseline")["ours"]["sets"]
     assert {name: each["search"] for name, each in scores.items()} == {"test_long": "greedy", "test": "beam16"}
     assert "Search: greedy on test_long, beam16 on test." in (tmp_path / "tables" / "table3.md").read_text()
+
+
+def test_an_experiment_may_have_a_search_of_its_own(tmp_path, monkeypatch):
+    for name, search in (("baseline", "beam16"), ("baseline", "beam4"), ("shared", "beam16"), ("shared", "beam4")):
+        write_run(tmp_path, name, search)
+    for name, text in (("base", ""), ("baseline", "base: base.yaml"), ("shared", "decode: {beam: 4}")):
+        write_text(tmp_path / "conf" / f"{name}.yaml", text)
+    table_step(monkeypatch, tmp_path, "--table", "3", "--conf", tmp_path / "conf", "--split", "test")
+    written = json.loads((tmp_path / "tables" / "table3.json").read_text(encoding="utf-8"))
+    found = [cell(written, name)["ours"]["sets"]["test"]["search"] for name in ("baseline", "shared")]
+    assert found == ["beam16", "beam4"]
 
 
 def test_a_subset_that_is_asked_for_beside_its_set_counts_once_in_the_mean(tmp_path, monkeypatch):

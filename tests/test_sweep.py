@@ -240,3 +240,8 @@ def test_your_own_data_have_results_apart_from_their_recipe(sweep):
     told = sweep.run("--experiments", "baseline", "--name", "mine", "--", "--corpus-dir=x")
     assert [line.split()[:4] for line in sweep.calls()] == [[stage, "baseline", "--name", "mine"] for stage in "04"]
     assert (sweep.folder / "egs/mine/exp/log/baseline.log").is_file()
+
+
+def test_a_table_of_another_task_is_refused_before_any_training(sweep):
+    told = sweep.run("--table", "9", "--dry-run", "--set", "tokens.target=translation", status=2)
+    assert "table9 is about WER, but recipe 'fake' translates; take a table or a recipe of the same task" in told

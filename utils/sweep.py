@@ -22,7 +22,7 @@ from residualformer.config import flat, load_config
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_json
 from residualformer.schema import Config
-from residualformer.score.papers import find_table
+from residualformer.score.papers import Table, find_table
 from residualformer.train.pace import Pace, pace_of, seconds_left
 
 POLL_S, TELL_S, MERCY_S = 0.2, 900.0, 120.0  # look at the jobs, tell how far they are, wait for them to save
@@ -230,9 +230,8 @@ def main() -> None:
     conf, egs, script = Path("conf", args.recipe), Path("egs", args.name), Path("egs", args.recipe, "run.sh")
     if not script.is_file():
         raise UserError(f"there is no recipe '{args.recipe}': {script} is missing.")
-    asked = list(args.experiments)
-    for table in args.table:
-        asked += find_table(Path("conf/tables"), table).experiments
+    tables = [find_table(Path("conf/tables"), name) for name in args.table]
+    asked = [*args.experiments, *(name for table in tables for name in table.experiments)]
     lacking = [name for name in dict.fromkeys(asked) if not (conf / f"{name}.yaml").is_file()]
     if lacking:
         print(f"not in {conf}, their cells stay empty: {', '.join(lacking)}")
@@ -243,6 +242,8 @@ def main() -> None:
     command = ["bash", str(script), *args.options, *sets]
     chosen = egs / "data/manifests/chosen.yaml"  # by stage 1, for the corpus
     jobs = plan(conf, names, [f"@{chosen}", *args.set] if chosen.is_file() else args.set)
+    for table in tables:
+        refuse_other_task(table, args.recipe, jobs)
     queue = Queue(jobs, command, egs / "exp", slots(args.jobs, gpus()), known_results())
     print(queue.plan(), flush=True)
     if args.dry_run:
@@ -252,6 +253,17 @@ def main() -> None:
         sys.exit(status)
     if not queue.run():
         sys.exit(1)
+
+
+def refuse_other_task(table: Table, recipe: str, jobs: Sequence[Job]) -> None:
+    """UserError where the recipe translates and the table is about recognition, or the other way round."""
+    translates = jobs[0].config.tokens.target == "translation"
+    if translates != (table.metric == "BLEU"):
+        does = "translates" if translates else "recognises"
+        raise UserError(
+            f"{table.name} is about {table.metric}, but recipe '{recipe}' {does}; take a table or a recipe of the same "
+            "task."
+        )
 
 
 def parse_arguments() -> argparse.Namespace:

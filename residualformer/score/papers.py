@@ -71,7 +71,8 @@ class Row:
 class Table:
     """One table. `layout`: `grid` as printed, or `lines`, a line for each model and a column for each measure.
 
-    `sets`: names of the paper's test sets, if it has several; `baseline_values`: where the baseline is in no cell.
+    `sets`: names of the paper's test sets, if it has several; `baseline_values`: where the baseline is in no cell;
+    `trained_on`: the baseline, trained on for as long as what starts from another experiment.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Table:
     columns: list[str] = field(default_factory=lambda: [""])
     sets: list[str] = field(default_factory=list)
     baseline_values: list[float] = field(default_factory=list)
+    trained_on: str | None = None
     layout: str = "grid"
     claims: list[Claim] = field(default_factory=list)
 
@@ -95,7 +97,7 @@ class Table:
         """All that the table shows or compares with, each once, in its order."""
         shown = [name for cell in self.cells() for name in (cell.experiment, cell.control) if name]
         compared = [name for claim in self.claims for pair in claim.pairs for name in pair]
-        return list(dict.fromkeys([self.baseline, *shown, *compared]))
+        return list(dict.fromkeys([self.baseline, *filter(None, [self.trained_on]), *shown, *compared]))
 
     @property
     def key(self) -> str:

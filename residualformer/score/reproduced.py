@@ -107,14 +107,18 @@ def _gap(runs: Runs, name: str, other: str, split: str) -> dict[str, Any] | None
     return None if found["relative"] is None else found
 
 
-def _closed(table: Table, cell: Cell, runs: Runs, split: str) -> dict[str, float | None] | None:
-    """Percent of the baseline's lead over the experiment that this cell starts from, which the cell makes up.
+def _closed(table: Table, cell: Cell, runs: Runs, split: str) -> dict[str, Any] | None:
+    """Percent of a lead that the cell makes up: of `leader` over `start`, where there is one (else `ours` is None).
 
-    `paper`, `ours`, and that of its `control`; None where there is no lead to make up.
+    That of the baseline trained on for as long, over the cell's control. Where that was not measured, it is that of the
+    baseline over the experiment that the cell starts from, and `control` what more training alone makes up of it.
+    `paper` is always of the latter, as the paper has no other.
     """
     source = runs[cell.experiment, split].row["warm_start"] if (cell.experiment, split) in runs else ""
     if not source:
         return None
+    fair = table.trained_on is not None and (table.trained_on, split) in runs
+    leader, start = (table.trained_on, cell.control) if fair else (table.baseline, source)
 
     def share(values: Sequence[float | None]) -> float | None:
         baseline, start, end = values
@@ -127,11 +131,12 @@ def _closed(table: Table, cell: Cell, runs: Runs, split: str) -> dict[str, float
 
     printed = {each.experiment: each.values[0] for each in table.cells() if each.values}
     printed = {table.baseline: next(iter(table.baseline_values), None)} | printed
-    start = [table.baseline, source]
     return {
-        "paper": share([printed.get(name) for name in (*start, cell.experiment)]),
-        "ours": share([ours(name) for name in (*start, cell.experiment)]),
-        "control": share([ours(name) for name in (*start, cell.control)]),
+        "leader": leader,
+        "start": start,
+        "paper": share([printed.get(name) for name in (table.baseline, source, cell.experiment)]),
+        "ours": share([ours(name) for name in (leader, start, cell.experiment)]),
+        "control": None if fair else share([ours(name) for name in (leader, start, cell.control)]),
     }
 
 

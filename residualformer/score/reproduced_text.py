@@ -157,16 +157,25 @@ def _pair(claim: Values, pair: Values) -> str:
 
 
 def _closing(result: Values) -> list[str]:
-    """How much of the baseline's lead residual weights make up: paper, ours, and the control without residual."""
-    parts = []
+    """How much of the lead of K = 1 residual weights make up: paper, ours, and the control without residual."""
+    parts, leader = [], result["baseline"]
     for row in result["rows"]:
         for cell in filter(None, row["cells"]):
             closed = (cell.get("control") or {}).get("closed")
-            if closed and closed["ours"] is not None:
-                paper = f" (paper {closed['paper']:.0f}%)" if closed["paper"] is not None else ""
-                control = f", its control {closed['control']:.0f}%" if closed["control"] is not None else ""
-                parts.append(f"`{cell['experiment']}` {closed['ours']:.0f}%{paper}{control}")
-    head = f"Of the lead of `{result['baseline']}` over the model that it starts from, makes up: "
+            if not closed or (closed["ours"] is None and closed["leader"] == result["baseline"]):
+                continue
+            leader = closed["leader"]
+            paper = f" (paper {closed['paper']:.0f}%)" if closed["paper"] is not None else ""
+            control = f", its control {closed['control']:.0f}%" if closed["control"] is not None else ""
+            share = "there is none" if closed["ours"] is None else f"{closed['ours']:.0f}%"
+            parts.append(f"`{cell['experiment']}` {share}{paper}{control}")
+    over = "the model that it starts from"
+    head = f"Of the lead of `{leader}` over {over}, makes up: "
+    if leader != result["baseline"]:
+        head = (
+            f"Of the lead of `{leader}` over its control, all trained for as long, makes up (paper: of the lead of "
+            f"`{result['baseline']}` over {over}, trained for half as long): "
+        )
     return [head + "; ".join(parts) + "."] if parts else []
 
 
