@@ -1,6 +1,7 @@
 """Transducer losses: k2's functions by k2's names, and three that never hold the logits (`*_joiner_loss`)."""
 
 from residualformer.loss.backends import get_backend
+from residualformer.loss.common import NotFiniteError
 from residualformer.loss.exact import get_rnnt_logprobs_joint, rnnt_loss
 from residualformer.loss.fused_joiner import exact_joiner_loss, pruned_joiner_loss
 from residualformer.loss.fused_simple import simple_joiner_loss
@@ -19,6 +20,7 @@ from residualformer.loss.rnnt import (
 )
 
 __all__ = [
+    "NotFiniteError",
     "do_rnnt_pruning",
     "exact_joiner_loss",
     "get_backend",
