@@ -57,6 +57,7 @@ def choose(hours: float, texts: list[str], target: str, longest_s: float) -> dic
     tokens = {**choose_tokens(hours, texts), "target": target}
     exact = tokens["vocab_size"] <= EXACT_LOSS_UP_TO
     embedding, hidden, layers = size.predictor
+    translates = target == "translation"  # what that needs to learn at all: docs/translation.md
     return {
         "tokens": tokens,
         "encoder": {
@@ -67,13 +68,17 @@ def choose(hours: float, texts: list[str], target: str, longest_s: float) -> dic
             "conv_channels": size.conv_channels,
         },
         "predictor": {
+            **({"kind": "stateless"} if translates else {}),
             "embedding_dim": embedding,
             "hidden_dim": hidden,
             "num_layers": layers,
             "dropout": size.predictor_dropout,
         },
         "joiner": {"dim": size.joiner},
-        "loss": {"kind": "exact"} if exact else {"kind": "pruned", "prune_range": 10},
+        "loss": {
+            **({"kind": "exact"} if exact else {"kind": "pruned", "prune_range": 10}),
+            **({"ctc_target": "transcript"} if translates else {}),
+        },
         **_schedule(hours, size, longest_s),
     }
 

@@ -91,6 +91,7 @@ RULES: dict[str, Rule] = {
     "loss.lm_scale": BELOW_ONE,
     "loss.am_scale": BELOW_ONE,
     "loss.ctc_scale": NOT_NEGATIVE,
+    "loss.ctc_target": _one_of("tokens", "transcript"),
     "data.speeds": SPEEDS,
     "data.speed_choice": _one_of("all", "random"),
     "data.max_batch_s": POSITIVE,

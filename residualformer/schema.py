@@ -97,6 +97,7 @@ class LossConfig:
     lm_scale: float = 0.25  # smoothing of the simple joiner's loss
     am_scale: float = 0.0
     ctc_scale: float = 0.0  # auxiliary CTC on the encoder, training only
+    ctc_target: str = "tokens"  # what it writes: the transducer's tokens, or the bytes of the transcript (translation)
 
 
 @dataclass(frozen=True)

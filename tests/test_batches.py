@@ -141,6 +141,17 @@ def test_joined_utterances(cuts_path):
     assert joined > 10
 
 
+def test_a_translation_keeps_its_transcript(cuts_path):
+    texts = [u.text for u in read_utterances(cuts_path, TOKENIZER, "translation")]
+    tokenizer = train_tokenizer(texts, TokenConfig("char"))
+    said = {u.id: u.text for u in read_utterances(cuts_path, TOKENIZER, "text")}
+    joined = TrainBatches(cuts_path, replace(DATA, concat_probability=0.5), tokenizer, target="translation")
+    for batch in (*joined.epoch(0), *EvalBatches(cuts_path, 20.0, tokenizer, "translation")):
+        assert batch.transcripts == [" ".join(said[part] for part in name.split("+")) for name in batch.ids]
+    for batch in TrainBatches(cuts_path, DATA, TOKENIZER).epoch(0):
+        assert batch.transcripts == batch.texts
+
+
 def test_chinese_is_joined_without_a_space(cuts_path):
     texts = [u.text for u in read_utterances(cuts_path, TOKENIZER, "translation")]
     tokenizer = train_tokenizer(texts, TokenConfig("char"))
@@ -241,7 +252,7 @@ def test_an_abandoned_epoch_leaves_no_thread(cuts_path):
 
 
 def test_collate_without_any_token_and_moving():
-    batch = collate(["a"], [np.ones((3, F), np.float16)], [[]], [""])
+    batch = collate(["a"], [np.ones((3, F), np.float16)], [[]], [""], [""])
     assert batch.features.shape == (1, 16, F) and batch.tokens.shape == (1, 0) and batch.token_lens.tolist() == [0]
     moved = batch.to("meta")
     assert moved.features.device.type == moved.tokens.device.type == "meta" and moved.ids == ["a"]

@@ -52,6 +52,12 @@ def test_tokens():
     assert choose(1, ["".join(chr(0x4E00 + i) for i in range(300))], "text", 30)["loss"]["kind"] == "pruned"
 
 
+def test_translation_hears_the_transcript():
+    values, text = (choose(3, ENGLISH, target, 30.0) for target in ("translation", "text"))
+    assert values["loss"]["ctc_target"] == "transcript" and values["predictor"]["kind"] == "stateless"
+    assert "ctc_target" not in text["loss"] and "kind" not in text["predictor"]
+
+
 @pytest.mark.parametrize("groups", [{f"s{i}": 60.0 + i for i in range(n)} for n in (5, 6, 17, 300)])
 def test_held_out_groups_are_disjoint_and_of_a_sensible_size(groups):
     chosen = hold_out(groups, ["test", "dev"])

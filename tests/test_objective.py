@@ -1,6 +1,8 @@
 """The precision of what training minimises: bf16 products in the losses of large output layers, and only there."""
 
 import dataclasses
+import itertools
+import math
 
 import pytest
 import torch
@@ -79,3 +81,21 @@ def test_where_bf16_products_are_taken():
             with objective.loss_precision(joiner, torch.zeros(1), backend, bf16):
                 assert wanted("cpu") == (expected and bf16)
     assert not wanted("cpu")
+
+
+def test_the_transcripts_ctc_is_that_of_its_bytes():
+    """As if the transducer's own tokens were those: with them the sum over all alignments is written out."""
+    config = dataclasses.replace(EXACT, loss=LossConfig("exact", ctc_scale=0.5, ctc_target="transcript"))
+    said = ["AB", "é", ""]
+    model, data = build_model(config, V), dataclasses.replace(batch(), transcripts=said)
+    assert model.training_only["ctc"].out_features == 257
+    encoded, lengths = torch.randn(3, 4, 16), torch.tensor([4, 3, 2])
+    losses = objective.transducer_losses(model, data, encoded, lengths, config.loss)
+    torch.testing.assert_close(losses["loss"], losses["transducer"] + 0.5 * losses["ctc"])
+    expected, p = 0.0, model.training_only["ctc"](encoded).double().softmax(-1)
+    for n, text in enumerate(said):
+        labels = [1 + byte for byte in text.encode()]
+        paths = itertools.product({0, *labels}, repeat=int(lengths[n]))
+        fits = [path for path in paths if [label for label, _ in itertools.groupby(path) if label] == labels]
+        expected -= sum(math.prod(p[n, t, label] for t, label in enumerate(path)) for path in fits).log()
+    torch.testing.assert_close(losses["ctc"].double(), expected, rtol=1e-5, atol=0)  # float32 sums

@@ -10,7 +10,7 @@ import queue
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ class Batch:
     tokens: Tensor  # (N, S) int64, 0 beyond token_lens
     token_lens: Tensor  # (N,) int64
     texts: list[str]
+    transcripts: list[str] = field(default_factory=list)  # what is said, where `texts` are translations
 
     def to(self, device: torch.device | str) -> Batch:
         names = ("features", "feature_lens", "tokens", "token_lens")
@@ -59,6 +60,7 @@ class Utterance:
     duration: float  # seconds
     text: str
     tokens: list[int]
+    transcript: str
     features: Features
     origin: str  # '' for the corpus's own, else what else it is, such as 'synthetic'
 
@@ -94,7 +96,9 @@ def read_utterances(cuts_path: Path | str, tokenizer: Tokenizer, target: str) ->
         custom = cut.custom or {}
         source, speed = custom.get("utterance", cut.id), custom.get("speed", 1.0)
         origin = (cut.supervisions[0].custom or {}).get("origin", "") if cut.supervisions else ""
-        utterances.append(Utterance(cut.id, source, speed, cut.duration, text, tokens[text], cut.features, origin))
+        said = text if target == "text" else target_text(cut, "text")
+        read = Utterance(cut.id, source, speed, cut.duration, text, tokens[text], said, cut.features, origin)
+        utterances.append(read)
     return utterances
 
 
@@ -214,7 +218,8 @@ class TrainBatches:
             arrays.append(np.concatenate([silence, *parts]))
             texts.append(self._separator.join(utterance.text for utterance in item))
             tokens.append(item[0].tokens if len(item) == 1 else self._tokenizer.encode(texts[-1]))
-        return collate(["+".join(u.id for u in item) for item in items], arrays, tokens, texts)
+        said = [" ".join(utterance.transcript for utterance in item) for item in items]
+        return collate(["+".join(u.id for u in item) for item in items], arrays, tokens, texts, said)
 
 
 class EvalBatches:
@@ -236,13 +241,23 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         return _ahead(
-            collate([u.id for u in us], [u.load() for u in us], [u.tokens for u in us], [u.text for u in us])
+            collate(
+                [u.id for u in us],
+                [u.load() for u in us],
+                [u.tokens for u in us],
+                [u.text for u in us],
+                [u.transcript for u in us],
+            )
             for us in self.plan
         )
 
 
 def collate(
-    ids: list[str], arrays: Sequence[np.ndarray], tokens: Sequence[Sequence[int]], texts: list[str]
+    ids: list[str],
+    arrays: Sequence[np.ndarray],
+    tokens: Sequence[Sequence[int]],
+    texts: list[str],
+    transcripts: list[str],
 ) -> Batch:
     """Pad features (T_i, F) and token lists into one Batch."""
     longest = max(len(array) for array in arrays)
@@ -259,6 +274,7 @@ def collate(
         tokens=torch.from_numpy(padded),
         token_lens=torch.tensor([len(t) for t in tokens]),
         texts=texts,
+        transcripts=transcripts,
     )
 
 

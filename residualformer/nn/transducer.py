@@ -16,7 +16,8 @@ class Transducer(nn.Module):
 
     Attributes:
         training_only: linear heads D -> V or P -> V: `simple_encoder` and `simple_predictor` (the pruned loss's simple
-            joiner), `ctc`. Present where the loss uses them; never counted in the model's size, absent from search.
+            joiner), `ctc` (D -> V, or to blank and the 256 bytes where it writes the transcript). Present where the
+            loss uses them; never counted in the model's size, absent from search.
     """
 
     def __init__(self, config: Config, vocab_size: int) -> None:
@@ -38,7 +39,8 @@ class Transducer(nn.Module):
             self.training_only["simple_encoder"] = nn.Linear(dim, vocab_size)
             self.training_only["simple_predictor"] = nn.Linear(self.predictor.dim, vocab_size)
         if config.loss.ctc_scale > 0:
-            self.training_only["ctc"] = nn.Linear(dim, vocab_size)
+            of_transcript = config.loss.ctc_target == "transcript"
+            self.training_only["ctc"] = nn.Linear(dim, 1 + 256 if of_transcript else vocab_size)
 
 
 def build_model(config: Config, vocab_size: int) -> Transducer:

@@ -74,7 +74,7 @@ def transducer_losses(
         exact = exact_loss(model.joiner, encoded, predicted, batch.tokens, boundary, backend, bf16)
         losses = {"transducer": exact, "loss": exact}
     if config.ctc_scale > 0:
-        losses["ctc"] = _ctc(model, encoded, lengths, batch)
+        losses["ctc"] = _ctc(model, encoded, lengths, batch, config.ctc_target)
         losses["loss"] = losses["loss"] + config.ctc_scale * losses["ctc"]
     return losses
 
@@ -146,8 +146,17 @@ def exact_loss(
         )
 
 
-def _ctc(model: Transducer, encoded: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+def _ctc(model: Transducer, encoded: Tensor, lengths: Tensor, batch: Batch, target: str) -> Tensor:
     logp = model.training_only["ctc"](encoded).log_softmax(-1).transpose(0, 1)  # (T', N, V)
-    return F.ctc_loss(
-        logp, batch.tokens, lengths, batch.token_lens, blank=BLANK, reduction="sum", zero_infinity=True
-    )
+    labels, label_lens = (batch.tokens, batch.token_lens) if target == "tokens" else _said(batch)
+    return F.ctc_loss(logp, labels, lengths, label_lens, blank=BLANK, reduction="sum", zero_infinity=True)
+
+
+def _said(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The transcripts' UTF-8 bytes, each plus 1 (0 is blank), one after another, and how many each has (N,).
+
+    Bytes need no second set of tokens and are the same for every language.
+    """
+    said = [transcript.encode() for transcript in batch.transcripts]
+    labels = torch.tensor([1 + byte for each in said for byte in each], dtype=torch.int64)
+    return labels.to(batch.tokens.device), torch.tensor([len(each) for each in said], device=batch.tokens.device)
