@@ -97,7 +97,7 @@ class Table:
         """All that the table shows or compares with, each once, in its order."""
         shown = [name for cell in self.cells() for name in (cell.experiment, cell.control) if name]
         compared = [name for claim in self.claims for pair in claim.pairs for name in pair]
-        return list(dict.fromkeys([self.baseline, *filter(None, [self.trained_on]), *shown, *compared]))
+        return list(dict.fromkeys([self.baseline, *shown, *compared, *filter(None, [self.trained_on])]))
 
     @property
     def key(self) -> str:
