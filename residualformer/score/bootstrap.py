@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,11 +20,14 @@ Number = TypeVar("Number", float, np.ndarray)
 
 def resampled_sums(counts: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
     """Column sums (R, C) of `counts` (U, C) over R samples of U utterances, drawn with replacement."""
-    generator = np.random.default_rng(seed)
-    utterances = len(counts)
-    chances = np.full(utterances, 1 / utterances)
-    # One draw says how often each utterance is in the sample; drawn one by one, it needs no (R, U) table.
-    return np.stack([generator.multinomial(utterances, chances) @ counts for _ in range(resamples)])
+    return np.stack([times @ counts for times in _draws(len(counts), resamples, seed)])
+
+
+@lru_cache(maxsize=4)
+def _draws(utterances: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each utterance is in each sample, (R, U): kept, as drawing takes longer than all that is made of it."""
+    generator, chances = np.random.default_rng(seed), np.full(utterances, 1 / utterances)
+    return np.stack([generator.multinomial(utterances, chances).astype(np.int32) for _ in range(resamples)])
 
 
 @dataclass(frozen=True)
