@@ -68,7 +68,6 @@ exp=$dir/exp
 sets=() # all of them, for what reads a whole configuration
 train_sets=() # without decode.*, so that another search does not train again
 for each in "${set[@]}"; do
-    if [[ $each == @[!/]* ]]; then each=@$called_from/${each#@}; fi
     sets+=(--set "$each")
     if [[ $each != decode.* ]]; then train_sets+=(--set "$each"); fi
 done

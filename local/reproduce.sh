@@ -34,10 +34,7 @@ done
 
 options=(${test_set:+--test-set "$test_set"} "$@")
 sets=()
-for each in "${set[@]}"; do
-    if [[ $each == @[!/]* ]]; then each=@$RESIDUALFORMER_CALLED_FROM/${each#@}; fi
-    sets+=(--set "$each")
-done
+for each in "${set[@]}"; do sets+=(--set "$each"); done
 tables=()
 for each in $table; do tables+=(--table "$each"); done
 

@@ -34,8 +34,9 @@ log = logging.getLogger("residualformer")
 
 def main() -> None:
     args = parse_arguments()
+    config = load_config(args.config, args.set)
     with alone_in(args.exp):
-        train(args, load_config(args.config, args.set))
+        train(args, config)
 
 
 def train(args: argparse.Namespace, config: Config) -> None:

@@ -6,7 +6,7 @@
 #   stage=0        # first stage to run                 --stage 3, or --stage=3; a whole number, as the default is one
 #   hours=3.0      # hours of speech                    --hours 2 or --hours 0.5: any number
 #   overwrite=false # run finished stages again         --overwrite
-#   set=()         # another value in the config        --set a=1 --set b=2: once or more
+#   set=()         # another value in the config        --set a=1 --set @FILE: once or more; FILE as seen by the caller
 #   # End of configuration
 #   . utils/parse_options.sh
 #
@@ -90,6 +90,7 @@ while [ $# -gt 0 ]; do
     shift
     _given+=" $_variable "
     if [ "$_is_list" = 1 ]; then
+        if [[ $_value == @[!/]* ]]; then _value=@${RESIDUALFORMER_CALLED_FROM:-$PWD}/${_value#@}; fi
         eval "$_variable+=(\"\$_value\")"
     else
         _check_type "$_option" "$_default" "$_value"
