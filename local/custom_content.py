@@ -20,10 +20,7 @@ def content(source: Path) -> str:
     """Twelve hexadecimal digits for a file, or a folder with all that is below it."""
     if not source.exists():
         raise UserError(f"--data {source} does not exist: give a folder with audio and text, a table or Lhotse cuts.")
-    files = [source]
-    if source.is_dir():
-        walk = os.walk(source, followlinks=True)
-        files = sorted(Path(folder) / name for folder, _, names in walk for name in names)
+    files = files_below(source) if source.is_dir() else [source]
     digest = hashlib.sha256()
     for file in files:
         if not file.is_file():  # a broken link
@@ -33,6 +30,15 @@ def content(source: Path) -> str:
             with open(file, "rb") as opened:
                 digest.update(opened.read(LARGEST))
     return digest.hexdigest()[:12]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in `folder` and below, behind links too, in order of their names; hidden ones are none."""
+    files = []
+    for place, folders, names in os.walk(folder, followlinks=True):  # Path.rglob passes over linked folders
+        folders[:] = [name for name in folders if name[0] != "."]
+        files += [Path(place, name) for name in names if name[0] != "."]
+    return sorted(files)
 
 
 def main() -> None:

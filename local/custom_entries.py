@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from lhotse.cut import Cut
 
-from local.custom_content import AUDIO
+from local.custom_content import AUDIO, files_below
 from residualformer.data.validate import Utterance
 from residualformer.errors import UserError
 from residualformer.files import read_text, split_lines
@@ -79,15 +78,6 @@ def find_audio(name: str, folder: Path) -> Path:
         return path
     places = [folder, *(folder / each for each in AUDIO_FOLDERS), *folder.resolve().parents]
     return next((place / path for place in places if (place / path).is_file()), folder / path)
-
-
-def files_below(folder: Path) -> list[Path]:
-    """All files in `folder` and below, behind links too, in order of their names; hidden ones are none."""
-    files = []
-    for place, folders, names in os.walk(folder, followlinks=True):  # Path.rglob passes over linked folders
-        folders[:] = [name for name in folders if name[0] != "."]
-        files += [Path(place, name) for name in names if name[0] != "."]
-    return sorted(files)
 
 
 def audio_below(folder: Path) -> list[Path]:

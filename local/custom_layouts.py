@@ -12,6 +12,7 @@ import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from local.custom_content import files_below
 from local.custom_cuts import find_cuts, read_cut_sets
 from local.custom_entries import (
     BAD_ROW,
@@ -21,7 +22,6 @@ from local.custom_entries import (
     Entry,
     audio_below,
     by_split,
-    files_below,
     find_audio,
     read_lines,
     refuse,

@@ -334,6 +334,8 @@ def test_new_data_are_noticed(tmp_path):
     write_audio(folder / "s0/new.wav", "new")
     states.add(content(folder))
     assert len(states) == 3 and content(folder) in states
+    (folder / "s0/.DS_Store").write_text("not data")
+    assert content(folder) in states
 
 
 def test_the_configuration_is_that_of_the_experiment_with_the_chosen_values(tmp_path, run, root):

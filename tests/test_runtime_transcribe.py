@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from test_runtime import SPEECH, A, sound
 from test_transcribe import damaged, transcribe
 
 from residualformer.errors import UserError
+from residualformer.runtime import Recogniser
 
 LONG = sound((0, 1.0), (A, 0.4), (0, 2.0), (A, 0.4), (0, 1.5))
 
@@ -156,3 +158,24 @@ def test_ctrl_c_ends_live_audio_and_what_was_said_is_told(folder, capsys, monkey
     monkeypatch.setattr("residualformer.runtime.audio.microphone_blocks", until_interrupted)
     transcribe("--model", folder, "--mic")
     assert [line[-1] for line in printed(capsys)] == ["a b a"]
+
+
+def test_ctrl_c_while_a_block_is_decoded_loses_nothing_that_was_said(folder, capsys, monkeypatch):
+    decode, handler, blocks = Recogniser.decode, signal.getsignal(signal.SIGINT), -(-len(SPEECH) // 1600)
+    calls = []
+
+    def interrupted(recogniser, streams):
+        calls.append(1)
+        if len(calls) == blocks:
+            signal.raise_signal(signal.SIGINT)
+        decode(recogniser, streams)
+
+    def endless(rate):
+        yield from ((SPEECH[number * 1600 :][:1600], rate) for number in range(blocks))
+        raise AssertionError("heard on after Ctrl-C")
+
+    monkeypatch.setattr("residualformer.runtime.audio.microphone_blocks", endless)
+    monkeypatch.setattr(Recogniser, "decode", interrupted)
+    transcribe("--model", folder, "--mic")
+    assert [line[-1] for line in printed(capsys)] == ["a b a"]
+    assert signal.getsignal(signal.SIGINT) is handler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -113,11 +114,33 @@ def microphone_blocks(rate_hz: int, block_s: float = BLOCK_S) -> Iterator[Block]
 
 
 def until_interrupt(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Live `blocks`: Ctrl-C while one is waited for is their end, so that what was said is still decoded."""
+    """Live `blocks`: Ctrl-C is their end, whether one is waited for or decoded, so that what was said is still told.
+
+    A second Ctrl-C interrupts. To be used in the main thread, where signals are handled.
+    """
+    ended, waiting = False, False
+
+    def end(*_: Any) -> None:
+        nonlocal ended
+        if ended or waiting:
+            raise KeyboardInterrupt
+        ended = True
+
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is signal.default_int_handler:  # else somebody has decided already what Ctrl-C does
+        signal.signal(signal.SIGINT, end)
+    blocks = iter(blocks)
     try:
-        yield from blocks
-    except KeyboardInterrupt:
-        return
+        while not ended:
+            try:
+                waiting = True
+                block = next(blocks)
+                waiting = False
+            except (StopIteration, KeyboardInterrupt):
+                return
+            yield block
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _pcm_blocks(
