@@ -79,6 +79,7 @@ def choose(hours: float, texts: list[str], target: str, longest_s: float) -> dic
             **({"kind": "exact"} if exact else {"kind": "pruned", "prune_range": 10}),
             **({"ctc_target": "transcript"} if translates else {}),
         },
+        **({"decode": {"token_reward": 1.0, "length_norm": True}} if translates else {}),
         **_schedule(hours, size, longest_s),
     }
 

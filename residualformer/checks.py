@@ -133,6 +133,8 @@ RULES: dict[str, Rule] = {
     "decode.max_symbols": POSITIVE,
     "decode.nbest": POSITIVE,
     "decode.blank_penalty": ANY,
+    "decode.token_reward": ANY,
+    "decode.length_norm": ANY,
     "decode.max_batch_s": POSITIVE,
 }
 

@@ -223,6 +223,8 @@ class DecodeConfig:
     max_symbols: int = 5  # labels a single encoder frame may emit
     nbest: int = 4
     blank_penalty: float = 0.0
+    token_reward: float = 0.0  # nats for each label, against outputs that are too short: docs/translation.md
+    length_norm: bool = False  # of the beam, the best has the most log-probability per label
     max_batch_s: float = 200.0
 
 

@@ -56,6 +56,7 @@ def test_translation_hears_the_transcript():
     values, text = (choose(3, ENGLISH, target, 30.0) for target in ("translation", "text"))
     assert values["loss"]["ctc_target"] == "transcript" and values["predictor"]["kind"] == "stateless"
     assert "ctc_target" not in text["loss"] and "kind" not in text["predictor"]
+    assert values["decode"] == {"token_reward": 1.0, "length_norm": True} and "decode" not in text
 
 
 @pytest.mark.parametrize("groups", [{f"s{i}": 60.0 + i for i in range(n)} for n in (5, 6, 17, 300)])

@@ -42,8 +42,8 @@ def all_alignments(oracle: Oracle, vocab_size: int, max_symbols: int) -> list:
     return ranked(table)
 
 
-def plain_search(oracle: Oracle, vocab_size: int, beam: int, max_symbols: int) -> list:
-    """The search that the module describes, one utterance and one hypothesis at a time."""
+def plain_search(oracle: Oracle, vocab_size: int, beam: int, max_symbols: int, reward: float = 0.0) -> list:
+    """The search that the module describes, one utterance and one hypothesis at a time; rewards in the scores."""
     alive = {(): 0.0}
     for frame in range(oracle.num_frames):
         done: dict = {}
@@ -53,7 +53,7 @@ def plain_search(oracle: Oracle, vocab_size: int, beam: int, max_symbols: int) -
             if symbols == max_symbols:
                 break
             longer = {
-                (*labels, k): score + oracle.logp(labels, frame)[k]
+                (*labels, k): score + oracle.logp(labels, frame)[k] + reward
                 for labels, score in alive.items()
                 for k in range(1, vocab_size)
             }
@@ -71,6 +71,13 @@ def test_unpruned_search_sums_all_alignments(num_frames, vocab_size, max_symbols
     found = beam_search(model, encoded, lengths, EVERYTHING, max_symbols, nbest=EVERYTHING)[0]
     expected = all_alignments(Oracle(model, encoded[0]), vocab_size, max_symbols)
     assert_same(found, expected)
+    normalised = sorted(expected, key=lambda item: -item[1] / (len(item[0]) + 1))
+    rewarded = sorted(expected, key=lambda item: -item[1] - 1.3 * len(item[0]))
+    for options, order in (({"length_norm": True}, normalised), ({"token_reward": 1.3}, rewarded)):
+        found = beam_search(model, encoded, lengths, EVERYTHING, max_symbols, nbest=EVERYTHING, **options)[0]
+        assert_same(found, order)
+    found = beam_search(model, encoded, lengths, EVERYTHING, max_symbols, 3, token_reward=0.7, length_norm=True)[0]
+    assert_same(found, normalised[:3])  # the reward is for the search alone
 
 
 def test_without_pruning_the_probabilities_sum_to_at_most_one_and_grow_with_max_symbols():
@@ -88,13 +95,21 @@ def test_equals_the_plain_search_on_random_models(seed):
     draw = random.Random(seed)
     vocab_size, beam, max_symbols = draw.randint(3, 12), draw.choice([1, 2, 3, 4, 8, 16]), draw.randint(1, 4)
     kind, penalty = draw.choice(["lstm", "stateless"]), draw.choice([0.0, 0.0, 1.5])
+    reward, norm = draw.choice([0.0, 0.0, 1.2, -0.5]), draw.random() < 0.5
     model = random_model(vocab_size, seed, draw.uniform(0.5, 4), kind, blank_bias=draw.uniform(-1, 4))
     lengths = [draw.randint(1, 9) for _ in range(draw.randint(1, 4))]
     encoded, sizes = random_frames(lengths, seed)
-    found = beam_search(model, encoded, sizes, beam, max_symbols, nbest=beam, blank_penalty=penalty)
+    options = {"blank_penalty": penalty, "token_reward": reward, "length_norm": norm}
+    found = beam_search(model, encoded, sizes, beam, max_symbols, nbest=beam, **options)
+    shorter = beam_search(model, encoded, sizes, beam, max_symbols, nbest=2, **options)
+    assert [nbest[:2] for nbest in found] == shorter
     for nbest, frames, length in zip(found, encoded, lengths, strict=True):
         oracle = Oracle(model, frames[:length], penalty)
-        assert_same(nbest, plain_search(oracle, vocab_size, beam, max_symbols))
+        expected = plain_search(oracle, vocab_size, beam, max_symbols, reward)
+        scores = {labels: score - reward * len(labels) for labels, score in expected}
+        if norm:
+            expected = sorted(expected, key=lambda item: -scores[item[0]] / (len(item[0]) + 1))
+        assert_same(nbest, [(labels, scores[labels]) for labels, _ in expected])
 
 
 def test_token_frames_are_those_of_an_alignment_that_contributes():

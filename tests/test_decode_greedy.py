@@ -7,14 +7,15 @@ from decode_models import BLANK, Oracle, random_frames, random_model
 from residualformer.decode.greedy import GreedySearch, greedy_search
 
 
-def plain_greedy(oracle: Oracle, max_symbols: int) -> tuple[list[int], list[int], float]:
+def plain_greedy(oracle: Oracle, max_symbols: int, reward: float) -> tuple[list[int], list[int], float]:
     labels: list[int] = []
     frames: list[int] = []
     score = 0.0
     for frame in range(oracle.num_frames):
         for symbols in range(max_symbols + 1):
             logp = oracle.logp(tuple(labels), frame)
-            best = max(range(len(logp)), key=logp.__getitem__) if symbols < max_symbols else BLANK
+            worth = [logp[k] + reward * (k != BLANK) for k in range(len(logp))]
+            best = max(range(len(logp)), key=worth.__getitem__) if symbols < max_symbols else BLANK
             score += logp[best]
             if best == BLANK:
                 break
@@ -24,16 +25,27 @@ def plain_greedy(oracle: Oracle, max_symbols: int) -> tuple[list[int], list[int]
 
 
 @pytest.mark.parametrize("kind", ["lstm", "stateless"])
-@pytest.mark.parametrize(("seed", "max_symbols", "penalty"), [(1, 1, 0.0), (2, 3, 0.0), (3, 5, 1.0), (4, 2, -2.0)])
-def test_equals_the_loop_over_one_utterance(seed, max_symbols, penalty, kind):
+@pytest.mark.parametrize(
+    ("seed", "max_symbols", "penalty", "reward"),
+    [(1, 1, 0.0, 0.0), (2, 3, 0.0, 0.0), (3, 5, 1.0, 0.0), (4, 2, -2.0, 0.0), (5, 3, 0.0, 1.5), (6, 3, 0.5, -1.0)],
+)
+def test_equals_the_loop_over_one_utterance(seed, max_symbols, penalty, reward, kind):
     model = random_model(9, seed, sharpness=2, kind=kind, blank_bias=3)
     lengths = [11, 3, 17, 1]
     encoded, sizes = random_frames(lengths, seed)
-    found = greedy_search(model, encoded, sizes, max_symbols, penalty)
+    found = greedy_search(model, encoded, sizes, max_symbols, penalty, reward)
     for hypothesis, frames, length in zip(found, encoded, lengths, strict=True):
-        labels, times, score = plain_greedy(Oracle(model, frames[:length], penalty), max_symbols)
+        labels, times, score = plain_greedy(Oracle(model, frames[:length], penalty), max_symbols, reward)
         assert (hypothesis.tokens, hypothesis.frames) == (labels, times)
         assert hypothesis.score == pytest.approx(score, abs=1e-9)
+
+
+def test_a_reward_for_labels_is_to_this_search_a_penalty_for_the_blank():
+    model = random_model(9, seed=7, sharpness=2, blank_bias=3)
+    encoded, lengths = random_frames([30, 20], seed=7)
+    rewarded, penalised = (greedy_search(model, encoded, lengths, 3, *each) for each in ((0.0, 2.0), (2.0, 0.0)))
+    plain = greedy_search(model, encoded, lengths, 3)
+    assert [each.tokens for each in rewarded] == [each.tokens for each in penalised] != [each.tokens for each in plain]
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 7])

@@ -56,7 +56,11 @@ def drawn(seed: int):
         draw.randint(3, 12), seed, draw.uniform(0.5, 4), draw.choice(["lstm", "stateless"]), draw.uniform(-1, 4)
     )
     lengths = [draw.randint(0, 12) for _ in range(draw.randint(1, 4))]
-    settings = dict(max_symbols=draw.randint(1, 4), blank_penalty=draw.choice([0.0, 0.0, 1.5]))
+    settings = dict(
+        max_symbols=draw.randint(1, 4),
+        blank_penalty=draw.choice([0.0, 0.0, 1.5]),
+        token_reward=draw.choice([0.0, 0.0, 1.2, -0.5]),
+    )
     encoded, sizes = random_frames([*lengths, 1], seed)  # one more, so that there is a frame
     return TorchNetwork(model), encoded[:-1], sizes[:-1], settings, draw
 
@@ -94,7 +98,7 @@ def test_greedy_equals_that_of_torch(seed):
 @pytest.mark.parametrize("seed", range(40))
 def test_beam_gives_the_nbest_of_the_plain_one(seed):
     network, encoded, lengths, settings, draw = drawn(seed)
-    beam = draw.choice([1, 2, 3, 4, 8, 16])
+    beam, settings["length_norm"] = draw.choice([1, 2, 3, 4, 8, 16]), draw.random() < 0.5
     expected = beam_search(network.model, encoded, lengths, beam, nbest=beam, **settings)
     keep = draw.choice([0, None])  # what is remembered of the predictor changes only the work
     search = BeamSearch(network, BLANK, beam, keep=keep, **settings)

@@ -205,7 +205,7 @@ def test_a_training_tells_bleu_of_a_translation(cuts, tmp_path, monkeypatch):  #
     tokenizer = train_tokenizer(texts, config.tokens)
     told = max(texts, key=len)
     found = Hypothesis(tokenizer.encode(told), [], 0.0)
-    monkeypatch.setattr(loop, "greedy_search", lambda model, encoded, lengths: [found] * len(lengths))
+    monkeypatch.setattr(loop, "greedy_search", lambda model, encoded, lengths, **_: [found] * len(lengths))
     cmvn = torch.zeros(F), torch.ones(F)
     values = loop.Trainer(config, tokenizer, cuts, cmvn, tmp_path, {"config": config_to_dict(config)})._validate()
     references = [text for text in texts if text]

@@ -11,6 +11,7 @@ utterances move together. For a frame t, with A the W sequences y that are alive
     alive = the W best of B
 
 A path below the W-th of B can only lose more, and Graves stops there as well; it cannot enter the beam by itself.
+A reward for each label (`token_reward`) multiplies P(k | y, t) by its exponential: the W best are chosen with it.
 With a beam that holds everything the result is exact: the sum over all alignments of at most S labels per frame.
 """
 
@@ -21,7 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from residualformer.decode.hypotheses import History, Hypothesis, extend_keys
+from residualformer.decode.hypotheses import History, Hypothesis, best_first, extend_keys
 
 BLANK = 0
 
@@ -66,8 +67,9 @@ class Predicted:
 class BeamSearch:
     """The search with its settings; see the module and `beam_search`."""
 
-    def __init__(self, model, beam: int, max_symbols: int, blank_penalty: float):
-        self.model, self.width, self.max_symbols, self.blank_penalty = model, beam, max_symbols, blank_penalty
+    def __init__(self, model, beam: int, max_symbols: int, blank_penalty: float, token_reward: float):
+        self.model, self.width, self.max_symbols = model, beam, max_symbols
+        self.blank_penalty, self.token_reward = blank_penalty, token_reward
         self.history = History()
 
     def run(self, encoded: Tensor, lengths: list[int]) -> list[tuple[list[float], list[int]]]:
@@ -120,7 +122,7 @@ class BeamSearch:
 
         They still carry key, node and row of the sequence that they prolong. `logp` is (N, W, V).
         """
-        scores = (alive.scores[..., None] + logp[..., 1:]).flatten(1)  # (N, W (V - 1))
+        scores = ((alive.scores + self.token_reward)[..., None] + logp[..., 1:]).flatten(1)  # (N, W (V - 1))
         scores, index = scores.topk(min(self.width, scores.shape[1]), dim=1)
         if done.scores.shape[1] >= self.width:
             worst = done.scores.topk(self.width, dim=1).values[:, -1:]
@@ -173,6 +175,8 @@ def beam_search(
     max_symbols: int = 5,
     nbest: int = 4,
     blank_penalty: float = 0.0,
+    token_reward: float = 0.0,
+    length_norm: bool = False,
 ) -> list[list[Hypothesis]]:
     """The `nbest` likeliest label sequences of each utterance, best first (fewer where there are fewer).
 
@@ -183,15 +187,22 @@ def beam_search(
         beam: W, hypotheses kept per utterance after each frame.
         max_symbols: S, labels that one frame may write.
         blank_penalty: subtracted from the blank's logit; scores are log-probabilities after that.
+        token_reward: nats added for each label, within the search: what is too short loses its advantage.
+        length_norm: the order is that of the log-probability per label, see `best_first`.
 
-    The order is that of the log-probability, without a normalisation by length. A hypothesis's `frames` are those
-    of its likeliest alignment among the merged ones.
+    A hypothesis's `score` is its log-probability, without the reward; its `frames` are those of its likeliest alignment
+    among the merged ones.
     """
     order = lengths.argsort(descending=True, stable=True)
-    search = BeamSearch(model, beam, max_symbols, blank_penalty)
+    search = BeamSearch(model, beam, max_symbols, blank_penalty, token_reward)
     results = search.run(encoded[order], lengths[order].tolist())
-    kept = [[(s, n) for s, n in zip(*result, strict=True) if s > -torch.inf][:nbest] for result in results]
+    most = beam if length_norm else nbest
+    kept = [[(s, n) for s, n in zip(*result, strict=True) if s > -torch.inf][:most] for result in results]
     paths = iter(search.history.trace([node for pairs in kept for _, node in pairs]))
-    hypotheses = [[Hypothesis(*next(paths), score) for score, _ in pairs] for pairs in kept]
-    unsorted = order.argsort().tolist()
-    return [hypotheses[i] for i in unsorted]
+    found = [[_hypothesis(*next(paths), score, token_reward) for score, _ in pairs] for pairs in kept]
+    ranked = [best_first(hypotheses, token_reward, length_norm)[:nbest] for hypotheses in found]
+    return [ranked[i] for i in order.argsort().tolist()]
+
+
+def _hypothesis(tokens: list[int], frames: list[int], score: float, token_reward: float) -> Hypothesis:
+    return Hypothesis(tokens, frames, score - token_reward * len(tokens))

@@ -21,10 +21,14 @@ class GreedySearch:
         batch_size: N.
         max_symbols: labels that one frame may write; after so many a blank is forced.
         blank_penalty: subtracted from the blank's logit; scores are log-probabilities after that.
+        token_reward: nats that a label may be less likely than the blank and still be written.
     """
 
-    def __init__(self, model, batch_size: int, max_symbols: int = 5, blank_penalty: float = 0.0):
-        self.model, self.max_symbols, self.blank_penalty = model, max_symbols, blank_penalty
+    def __init__(
+        self, model, batch_size: int, max_symbols: int = 5, blank_penalty: float = 0.0, token_reward: float = 0.0
+    ):
+        self.model, self.max_symbols = model, max_symbols
+        self.blank_penalty, self.token_reward = blank_penalty, token_reward
         device = next(model.parameters()).device
         state = model.predictor.init_state(batch_size)
         out, self.state = model.predictor.step(torch.full((batch_size,), BLANK, device=device), state)
@@ -44,7 +48,9 @@ class GreedySearch:
             logits = self.model.joiner.output(encoded[active, place[active]] + self.predicted[active])  # (M, V)
             logits[:, BLANK] -= self.blank_penalty
             logp = logits.log_softmax(-1)
-            labels = logp.argmax(-1).masked_fill(written[active] >= self.max_symbols, BLANK)
+            best, labels = logp[:, 1:].max(-1)
+            stays = (best + self.token_reward <= logp[:, BLANK]) | (written[active] >= self.max_symbols)
+            labels = (labels + 1).masked_fill(stays, BLANK)
             self.scores[active] += logp.gather(1, labels[:, None]).squeeze(1).double()
             blank = labels == BLANK
             place[active[blank]] += 1
@@ -72,10 +78,15 @@ class GreedySearch:
 
 
 def greedy_search(
-    model, encoded: Tensor, lengths: Tensor, max_symbols: int = 5, blank_penalty: float = 0.0
+    model,
+    encoded: Tensor,
+    lengths: Tensor,
+    max_symbols: int = 5,
+    blank_penalty: float = 0.0,
+    token_reward: float = 0.0,
 ) -> list[Hypothesis]:
     """Greedy search over whole utterances: `encoded` (N, T, D), `lengths` (N,) int64; one hypothesis each."""
     with torch.no_grad():
-        search = GreedySearch(model, encoded.shape[0], max_symbols, blank_penalty)
+        search = GreedySearch(model, encoded.shape[0], max_symbols, blank_penalty, token_reward)
         search.feed(encoded, lengths)
     return search.results()

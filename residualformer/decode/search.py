@@ -36,11 +36,12 @@ class EncodedFrames(NamedTuple):
 def search(model, encoded: Tensor, lengths: Tensor, settings: DecodeConfig) -> list[list[Hypothesis]]:
     """n-best lists, best first, of the encoder's output `encoded` (N, T, D) with `lengths` (N,) int64."""
     if settings.kind == "greedy":
-        best = greedy_search(model, encoded, lengths, settings.max_symbols, settings.blank_penalty)
-        return [[hypothesis] for hypothesis in best]
+        labels = settings.max_symbols, settings.blank_penalty, settings.token_reward
+        return [[hypothesis] for hypothesis in greedy_search(model, encoded, lengths, *labels)]
     return beam_search(
-        model, encoded, lengths, settings.beam, settings.max_symbols, settings.nbest, settings.blank_penalty
-    )
+        model, encoded, lengths, settings.beam, settings.max_symbols, settings.nbest,
+        settings.blank_penalty, settings.token_reward, settings.length_norm,
+    )  # fmt: skip
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ def transcribe(bundle: Bundle, path: Path, settings: DecodeConfig, streaming: bo
 
 def decode_stream(model, settings: DecodeConfig, features: torch.Tensor) -> Hypothesis:
     """Greedy search of features (T, F), chunk after chunk: nothing waits for the end of the utterance."""
-    search = GreedySearch(model, 1, settings.max_symbols, settings.blank_penalty)
+    search = GreedySearch(model, 1, settings.max_symbols, settings.blank_penalty, settings.token_reward)
     for encoded, lengths, _ in encode_chunks(model, features[None], torch.tensor([len(features)])):
         search.feed(encoded, lengths)
     return search.results()[0]

@@ -26,6 +26,7 @@ from residualformer.runtime.greedy import GreedySearch as RuntimeGreedy
 from residualformer.runtime.model import ExportedModel, load_exported
 from residualformer.runtime.search import Search
 from residualformer.runtime.tokens import SPACE
+from residualformer.schema import DecodeConfig
 from residualformer.train.checkpoint import Bundle
 
 PIECE_S = 0.1  # sherpa-onnx is fed as a microphone would
@@ -88,7 +89,7 @@ def torch_tokens(bundle: Bundle, features: np.ndarray, contract: Contract) -> li
     """Token ids of training that PyTorch, streaming, finds in features (T, F)."""
     model, settings = bundle.model, bundle.config.decode
     encoder, state = model.encoder, model.encoder.init_state(1)
-    search = GreedySearch(model, 1, contract.symbols_per_frame, settings.blank_penalty)
+    search = GreedySearch(model, 1, contract.symbols_per_frame, settings.blank_penalty, settings.token_reward)
     x, full = torch.from_numpy(features)[None], torch.tensor([encoder.window])
     for start in steps(len(features), encoder.window, encoder.shift):
         frames, state = encoder.step(x[:, start : start + encoder.window], full, state)
@@ -109,7 +110,9 @@ def runtime_tokens(model: ExportedModel, search: Search, features: np.ndarray) -
 def sherpa_recogniser(folder: Path, settings: dict[str, Any], kind: str = "fp32", **options: Any) -> Any:
     """The folder in sherpa-onnx, greedy and on one thread unless `options` say otherwise."""
     files = {part: str(folder / file) for part, file in settings["files"][kind].items()}
-    defaults = {"num_threads": 1, "blank_penalty": settings["decode"]["blank_penalty"]}
+    decode = DecodeConfig(**settings["decode"])
+    # To greedy search a reward for labels is a penalty for the blank; sherpa-onnx has no other.
+    defaults = {"num_threads": 1, "blank_penalty": decode.blank_penalty + decode.token_reward}
     if settings["features"]["num_mel_bins"] != 80:  # its own default; nemo reads it from the encoder
         defaults["feature_dim"] = settings["features"]["num_mel_bins"]
     recogniser = optional("sherpa_onnx").OnlineRecognizer
@@ -135,7 +138,8 @@ def _programs(
 ) -> dict[str, Callable[[np.ndarray, np.ndarray], list[int]]]:
     """Functions of (samples, features) by name."""
     model = load_exported(folder, int8=kind == "int8")
-    search = RuntimeGreedy(model, model.blank, contract.symbols_per_frame, model.decode.blank_penalty)
+    decode = model.decode
+    search = RuntimeGreedy(model, model.blank, contract.symbols_per_frame, decode.blank_penalty, decode.token_reward)
     programs = {"onnxruntime": lambda _, features: runtime_tokens(model, search, features)}
     if is_installed("sherpa_onnx"):
         recogniser, rate = sherpa_recogniser(folder, settings, kind), model.features.sample_rate_hz

@@ -21,31 +21,41 @@ _MASK = (1 << 64) - 1
 
 
 class Prefix:
-    """A label sequence with log-probability `score`; `key` is equal for equal sequences (see `extend_key`).
+    """A sequence of `length` labels; `score` is its log-probability with their rewards.
 
-    `path` is its likeliest alignment. `predicted` is None until the predictor has been asked.
+    `key` is equal for equal sequences (see `extend_key`). `path` is its likeliest alignment. `predicted` is None until
+    the predictor has been asked.
     """
 
-    __slots__ = ("score", "key", "path", "predicted")
+    __slots__ = ("score", "key", "length", "path", "predicted")
 
-    def __init__(self, score: float, key: int, path: Path, predicted: Predicted | None):
-        self.score, self.key, self.path, self.predicted = score, key, path, predicted
+    def __init__(self, score: float, key: int, length: int, path: Path, predicted: Predicted | None):
+        self.score, self.key, self.length, self.path, self.predicted = score, key, length, path, predicted
 
 
 class BeamState:
-    """One stream: the W sequences alive, best first, and the predictor's answers for them and their proposals."""
+    """One stream: the W sequences alive, best score first, and the predictor's answers for them and their proposals."""
 
-    def __init__(self, predicted: Predicted):
-        self.alive = [Prefix(0.0, 0, None, predicted)]
+    def __init__(self, predicted: Predicted, token_reward: float, length_norm: bool):
+        self.token_reward, self.length_norm = token_reward, length_norm
+        self.alive = [Prefix(0.0, 0, 0, None, predicted)]
         self.known: dict[int, Predicted] = {0: predicted}  # by key; the answers used last come last
         self.num_frames = 0
 
     def nbest(self, most: int = 1) -> list[Hypothesis]:
-        return [_trace(prefix.path, prefix.score) for prefix in self.alive[:most]]
+        return [_trace(prefix.path, self._logp(prefix)) for prefix in self._best_first()[:most]]
 
     def last_label(self) -> int | None:
-        path = self.alive[0].path
+        path = self._best_first()[0].path
         return None if path is None else path[2]
+
+    def _logp(self, prefix: Prefix) -> float:
+        return prefix.score - self.token_reward * prefix.length
+
+    def _best_first(self) -> list[Prefix]:
+        if not self.length_norm:
+            return self.alive
+        return sorted(self.alive, key=lambda prefix: self._logp(prefix) / (prefix.length + 1), reverse=True)
 
 
 class _Frame:
@@ -86,7 +96,7 @@ class _Frame:
             parent = self.alive[i]
             key = extend_key(parent.key, label)
             predicted = self.state.known.pop(key, None)
-            new = Prefix(score, key, (parent.path, label, self.state.num_frames), predicted)
+            new = Prefix(score, key, parent.length + 1, (parent.path, label, self.state.num_frames), predicted)
             alive.append(new)
             if predicted is None:
                 unknown.append((parent, new, label))
@@ -121,6 +131,8 @@ class BeamSearch:
         beam: W, hypotheses kept of each stream after each frame.
         max_symbols: S, labels that one frame may write.
         blank_penalty: subtracted from the blank's logit; scores are log-probabilities after that.
+        token_reward: nats added for each label, within the search.
+        length_norm: the order is that of the log-probability per label, the end counted as one.
         keep: predictor's answers that a stream remembers, beside those of living hypotheses; default 4 W.
     """
 
@@ -131,14 +143,17 @@ class BeamSearch:
         beam: int = 16,
         max_symbols: int = 5,
         blank_penalty: float = 0.0,
+        token_reward: float = 0.0,
+        length_norm: bool = False,
         keep: int | None = None,
     ):
         self.model, self.blank, self.width, self.max_symbols = model, blank, beam, max_symbols
         self.blank_penalty, self.keep = blank_penalty, 4 * beam if keep is None else keep
+        self.token_reward, self.length_norm = token_reward, length_norm
         self._first = Predicted(*model.predict([blank], [model.predictor_state()])[0])
 
     def start(self) -> BeamState:
-        return BeamState(self._first)
+        return BeamState(self._first, self.token_reward, self.length_norm)
 
     def advance(self, states: Sequence[BeamState], encoded: Sequence[Array]) -> None:
         for t in range(max(map(len, encoded), default=0)):
@@ -167,7 +182,8 @@ class BeamSearch:
             start += size
             frame.stop_here(scores + blank[rows])
             if not last:
-                unknown += [(frame.state, *new) for new in frame.write(scores[:, None] + logp[rows], self.width)]
+                longer = scores[:, None] + self.token_reward + logp[rows]
+                unknown += [(frame.state, *new) for new in frame.write(longer, self.width)]
         if unknown:
             self._predict(unknown)
         return [] if last else [frame for frame in frames if frame.alive]

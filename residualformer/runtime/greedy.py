@@ -40,10 +40,19 @@ class GreedySearch:
         blank: id of the blank.
         max_symbols: labels that one frame may write; after so many a blank is forced.
         blank_penalty: subtracted from the blank's logit; scores are log-probabilities after that.
+        token_reward: nats that a label may be less likely than the blank and still be written.
     """
 
-    def __init__(self, model: Network, blank: int, max_symbols: int = 5, blank_penalty: float = 0.0):
-        self.model, self.blank, self.max_symbols, self.blank_penalty = model, blank, max_symbols, blank_penalty
+    def __init__(
+        self,
+        model: Network,
+        blank: int,
+        max_symbols: int = 5,
+        blank_penalty: float = 0.0,
+        token_reward: float = 0.0,
+    ):
+        self.model, self.blank, self.max_symbols = model, blank, max_symbols
+        self.blank_penalty, self.token_reward = blank_penalty, token_reward
         self._first = Predicted(*model.predict([blank], [model.predictor_state()])[0])
 
     def start(self) -> GreedyState:
@@ -70,12 +79,14 @@ class GreedySearch:
 
     def _read(self, state: GreedyState, logp: Array) -> tuple[int, bool]:
         """Blanks of `logp` (t, V) up to the first label and that label; gives frames done, and whether it wrote."""
+        blank = logp[:, self.blank].copy()
+        logp[:, self.blank] -= self.token_reward
         best = logp.argmax(axis=1)
         if state.written >= self.max_symbols:
             best[0] = self.blank
         labels = np.flatnonzero(best != self.blank)
         used = int(labels[0]) if len(labels) else len(logp)
-        state.score += float(logp[:used, self.blank].sum(dtype=np.float64))
+        state.score += float(blank[:used].sum(dtype=np.float64))
         state.num_frames += used
         state.written = 0 if used else state.written
         if used == len(logp):

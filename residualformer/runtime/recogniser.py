@@ -108,6 +108,7 @@ def _make_search(model: ExportedModel, decode: DecodeConfig) -> Search:
     for name in ("beam", "max_symbols"):
         if getattr(decode, name) < 1:
             raise UserError(f"decode.{name} is {getattr(decode, name)}; allowed: 1 or more.")
+    labels = decode.max_symbols, decode.blank_penalty, decode.token_reward
     if decode.kind == "greedy":
-        return GreedySearch(model, model.blank, decode.max_symbols, decode.blank_penalty)
-    return BeamSearch(model, model.blank, decode.beam, decode.max_symbols, decode.blank_penalty)
+        return GreedySearch(model, model.blank, *labels)
+    return BeamSearch(model, model.blank, decode.beam, *labels, decode.length_norm)

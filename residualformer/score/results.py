@@ -114,7 +114,8 @@ def score_run(folder: Path) -> Scored:
     row |= _training(config, saved.get("info", {}))
     row["decoding"] = {key: value for key, value in decoding.items() if key != "skipped"}
     settings = asdict(DecodeConfig()) | decoding.get("settings", {})  # which older files may not tell
-    search = tuple(settings[key] for key in ("max_symbols", "blank_penalty"))  # kind and beam are in the folder's name
+    # kind and beam are in the folder's name
+    search = tuple(settings[key] for key in ("max_symbols", "blank_penalty", "token_reward", "length_norm"))
     scored = Scored(row, [(record["id"], record["ref"], search) for record in records], measures, config)
     return _with_cost(scored, checkpoint.bundle(saved, file), folder, records) if scored.recurrent else scored
 

@@ -232,7 +232,8 @@ class Trainer:
             seen += seconds
             if decoded + min(seconds, SKETCH_SECONDS) / 2 <= share * seen:
                 decoded += seconds
-                found = greedy_search(self.model, *self.model.encoder(batch.features, batch.feature_lens))
+                encoded, lengths = self.model.encoder(batch.features, batch.feature_lens)
+                found = greedy_search(self.model, encoded, lengths, token_reward=self.config.decode.token_reward)
                 references += batch.texts
                 hypotheses += [self.tokenizer.decode(hypothesis.tokens) for hypothesis in found]
         values = tracker.take()
