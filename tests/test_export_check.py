@@ -145,12 +145,15 @@ def test_the_step_writes_a_checked_folder(root, run, tmp_path):
 
 def test_a_folder_searches_as_a_configuration_asks_that_changed_after_the_training(root, run, tmp_path):
     soundfile.write(tmp_path / "speech.wav", AUDIO[0].samples, 16000)
-    (tmp_path / "changed.yaml").write_text("decode:\n  beam: 2\n  blank_penalty: 1.5\n")
+    (tmp_path / "changed.yaml").write_text("decode:\n  beam: 2\n  blank_penalty: 1.5\n  token_reward: 0.5\n")
     options = ["--config", tmp_path / "changed.yaml", "--set", "decode.max_symbols=3", "--set", "encoder.dim=144"]
     done = run_step(root, run, "--check-audio", tmp_path / "speech.wav", *options)
     assert done.returncode == 0, done.stderr
     decode = json.loads((run / "export" / "model.json").read_text())["decode"]
     assert (decode["beam"], decode["blank_penalty"], decode["max_symbols"]) == (2, 1.5, 3)
+    assert decode["token_reward"] == 0.5
+    card = (run / "export" / "README.md").read_text(encoding="utf-8")
+    assert "--blank-penalty=2 audio.wav" in card and "    blank_penalty=2,\n" in card
 
 
 def test_the_step_refuses_in_one_sentence_and_leaves_nothing(root, run, tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from residualformer.export.check import Report
+from residualformer.export.check import Report, sherpa_blank_penalty
 from residualformer.exported import TOKENS_FILE
 from residualformer.files import read_json
 from residualformer.schema import Config
@@ -113,10 +113,13 @@ def _commands(settings: dict[str, Any]) -> str:
     files = settings["files"].get("int8", settings["files"]["fp32"])
     options = " ".join(f"--{part}={file}" for part, file in files.items())
     arguments = "\n    ".join(f'{part}="{file}",' for part, file in {"tokens": TOKENS_FILE, **files}.items())
-    bins = settings["features"]["num_mel_bins"]
-    extra = f"\n    feature_dim={bins}," if bins != 80 else ""
+    bins, penalty = settings["features"]["num_mel_bins"], sherpa_blank_penalty(settings)
+    options += f" --feat-dim={bins}" if bins != 80 else ""
+    options += f" --blank-penalty={penalty:g}" if penalty else ""
+    arguments += f"\n    feature_dim={bins}," if bins != 80 else ""
+    arguments += f"\n    blank_penalty={penalty:g}," if penalty else ""
     return f"""```sh
-sherpa-onnx --tokens={TOKENS_FILE} {options}{f" --feat-dim={bins}" if bins != 80 else ""} audio.wav
+sherpa-onnx --tokens={TOKENS_FILE} {options} audio.wav
 residualformer transcribe --model . audio.wav
 ```
 
@@ -125,7 +128,7 @@ import sherpa_onnx  # pip install sherpa-onnx
 import soundfile
 
 recogniser = sherpa_onnx.OnlineRecognizer.from_transducer(
-    {arguments}{extra}
+    {arguments}
 )
 samples, rate = soundfile.read("audio.wav", dtype="float32")
 stream = recogniser.create_stream()

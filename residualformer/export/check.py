@@ -110,13 +110,17 @@ def runtime_tokens(model: ExportedModel, search: Search, features: np.ndarray) -
 def sherpa_recogniser(folder: Path, settings: dict[str, Any], kind: str = "fp32", **options: Any) -> Any:
     """The folder in sherpa-onnx, greedy and on one thread unless `options` say otherwise."""
     files = {part: str(folder / file) for part, file in settings["files"][kind].items()}
-    decode = DecodeConfig(**settings["decode"])
-    # To greedy search a reward for labels is a penalty for the blank; sherpa-onnx has no other.
-    defaults = {"num_threads": 1, "blank_penalty": decode.blank_penalty + decode.token_reward}
+    defaults = {"num_threads": 1, "blank_penalty": sherpa_blank_penalty(settings)}
     if settings["features"]["num_mel_bins"] != 80:  # its own default; nemo reads it from the encoder
         defaults["feature_dim"] = settings["features"]["num_mel_bins"]
     recogniser = optional("sherpa_onnx").OnlineRecognizer
     return recogniser.from_transducer(tokens=str(folder / TOKENS_FILE), **files, **(defaults | options))
+
+
+def sherpa_blank_penalty(settings: dict[str, Any]) -> float:
+    """For the folder's greedy search, to which a reward for labels is a penalty for the blank; it has no other."""
+    decode = DecodeConfig(**settings["decode"])
+    return decode.blank_penalty + decode.token_reward
 
 
 def sherpa_symbols(recogniser: Any, samples: np.ndarray, rate: int) -> list[str]:
