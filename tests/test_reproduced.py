@@ -260,6 +260,18 @@ def test_each_set_has_the_search_that_the_recipe_asks_for(egs, tmp_path, monkeyp
     assert "Search: greedy on test_long, beam16 on test." in (tmp_path / "tables" / "table3.md").read_text()
 
 
+def test_a_search_that_makes_texts_longer_is_told(tmp_path, monkeypatch):
+    for split, search in (("test", "beam16"), ("test_long", "greedy")):
+        write_run(tmp_path, "baseline", search, split=split)
+        file = tmp_path / "exp" / "baseline" / f"decode_{split}_{search}" / "decode.json"
+        settings = {"settings": {"token_reward": 1.0, "length_norm": True}}
+        write_json(file, json.loads(file.read_text(encoding="utf-8")) | settings)
+    write_text(tmp_path / "conf" / "base.yaml", "decode:\n  greedy_sets: [test_long]\n")
+    table_step(monkeypatch, tmp_path, "--table", "3", "--conf", tmp_path / "conf", "--split", "test_long test")
+    text = (tmp_path / "tables" / "table3.md").read_text(encoding="utf-8")
+    assert "Search: greedy (token_reward 1) on test_long, beam16 (token_reward 1, length_norm) on test." in text
+
+
 def test_an_experiment_may_have_a_search_of_its_own(tmp_path, monkeypatch):
     for name, search in (("baseline", "beam16"), ("baseline", "beam4"), ("shared", "beam16"), ("shared", "beam4")):
         write_run(tmp_path, name, search)

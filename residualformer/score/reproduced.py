@@ -84,10 +84,18 @@ def _ours(name: str, baseline: str, table: Table, runs: Runs, sets: Sequence[str
     }
     for split, run in found.items():
         scores = {"value": run.row[table.key], "loss": run.row.get("loss"), "utterances": run.row["utterances"]}
-        scores["search"] = run.row["run"].removeprefix(f"decode_{split}_")
+        scores["search"] = _search(run.row["run"].removeprefix(f"decode_{split}_"), run.row.get("decoding", {}))
         scores |= {"gap": _gap(runs, name, baseline, split)} if name != baseline else {}
         ours["sets"][split] = scores | _costs(runs, name, baseline, split)
     return ours
+
+
+def _search(name: str, decoding: dict[str, Any]) -> str:
+    """Such as `beam16 (token_reward 1, length_norm)`: also what makes the texts longer, where that is used."""
+    settings = decoding.get("settings", {})
+    used = [f"token_reward {settings['token_reward']:g}"] if settings.get("token_reward") else []
+    used += ["length_norm"] if settings.get("length_norm") and name != "greedy" else []
+    return f"{name} ({', '.join(used)})" if used else name
 
 
 def _costs(runs: Runs, name: str, baseline: str, split: str) -> dict[str, Any]:
