@@ -124,6 +124,7 @@ def table_lines(result: dict[str, Any], picture: Path) -> bool:
             ylabel=f"{result['metric']}, 95% interval",
             title=f"{result['recipe']}, {result['table']}, {split}",
         )
+        axis.margins(x=0.12)  # room for the names
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
     _save(figure, picture)
