@@ -66,10 +66,7 @@ def train(args: argparse.Namespace, config: Config) -> None:
         write_text(args.exp / "warm_start.txt", "\n".join(report.lines()) + "\n")
         log.info("warm start from %s: %d keys mapped, %d converted, %d fresh, all listed in %s", source,
                  len(report.mapped), len(report.converted), len(report.fresh), args.exp / "warm_start.txt")  # fmt: skip
-    optimizer, max_steps = config.train.optimizer, config.train.max_steps
-    if optimizer.warmup_steps >= max_steps:
-        log.warning("the learning rate never peaks: train.optimizer.warmup_steps = %d, but train.max_steps = %d",
-                    optimizer.warmup_steps, max_steps)  # fmt: skip
+    warn_of_warmup(config.train.optimizer.warmup_steps, config.train.max_steps)
     try:
         info = trainer.run()
     except Interrupted:
@@ -80,6 +77,12 @@ def train(args: argparse.Namespace, config: Config) -> None:
           f"dev {valid['transducer_per_token']:.3f} nats/token, "
           + ", ".join(f"{name} {value:.2f}" for name, value in valid.items() if name.startswith("greedy_"))
           + (f", {valid['slow_share']:.1%} of the frames slow" if "slow_share" in valid else ""))  # fmt: skip
+
+
+def warn_of_warmup(warmup_steps: int, max_steps: int) -> None:
+    if warmup_steps >= max_steps:
+        log.warning("the learning rate never peaks: train.optimizer.warmup_steps = %d, but train.max_steps = %d",
+                    warmup_steps, max_steps)  # fmt: skip
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -340,3 +340,10 @@ def test_muon_takes_the_shared_matrices_and_nothing_else():
     owned = [{id(p) for group in part.param_groups for p in group["params"]} for part in (adamw, muon)]
     assert owned[1] == {id(p) for name, p in model.named_parameters() if "bank" in name and name.endswith("weight")}
     assert owned[0] | owned[1] == {id(p) for p in model.parameters()} and not owned[0] & owned[1]
+
+
+def test_a_learning_rate_that_never_peaks_is_told(caplog):
+    train_step.warn_of_warmup(99, 100)
+    assert not caplog.records
+    train_step.warn_of_warmup(100, 100)
+    assert "never peaks: train.optimizer.warmup_steps = 100, but train.max_steps = 100" in caplog.text
