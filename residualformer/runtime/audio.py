@@ -126,8 +126,8 @@ def until_interrupt(blocks: Iterable[Block]) -> Iterator[Block]:
             raise KeyboardInterrupt
         ended = True
 
-    previous = signal.getsignal(signal.SIGINT)
-    if previous is signal.default_int_handler:  # else somebody has decided already what Ctrl-C does
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else Ctrl-C has another meaning already
+    if usual:
         signal.signal(signal.SIGINT, end)
     blocks = iter(blocks)
     try:
@@ -140,7 +140,8 @@ def until_interrupt(blocks: Iterable[Block]) -> Iterator[Block]:
                 return
             yield block
     finally:
-        signal.signal(signal.SIGINT, previous)
+        if usual:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _pcm_blocks(
