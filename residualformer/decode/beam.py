@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from residualformer.decode.hypotheses import History, Hypothesis, best_first, extend_keys
+from residualformer.decode.hypotheses import History, Hypothesis, extend_keys
 
 BLANK = 0
 
@@ -188,7 +188,7 @@ def beam_search(
         max_symbols: S, labels that one frame may write.
         blank_penalty: subtracted from the blank's logit; scores are log-probabilities after that.
         token_reward: nats added for each label, within the search: what is too short loses its advantage.
-        length_norm: the order is that of the log-probability per label, see `best_first`.
+        length_norm: the order is that of `Hypothesis.score_per_label`.
 
     A hypothesis's `score` is its log-probability, without the reward; its `frames` are those of its likeliest alignment
     among the merged ones.
@@ -200,8 +200,9 @@ def beam_search(
     kept = [[(s, n) for s, n in zip(*result, strict=True) if s > -torch.inf][:most] for result in results]
     paths = iter(search.history.trace([node for pairs in kept for _, node in pairs]))
     found = [[_hypothesis(*next(paths), score, token_reward) for score, _ in pairs] for pairs in kept]
-    ranked = [best_first(hypotheses, token_reward, length_norm)[:nbest] for hypotheses in found]
-    return [ranked[i] for i in order.argsort().tolist()]
+    if length_norm:
+        found = [sorted(each, key=lambda one: one.score_per_label, reverse=True)[:nbest] for each in found]
+    return [found[i] for i in order.argsort().tolist()]
 
 
 def _hypothesis(tokens: list[int], frames: list[int], score: float, token_reward: float) -> Hypothesis:

@@ -16,18 +16,10 @@ class Hypothesis:
     frames: list[int]
     score: float
 
-
-def best_first(hypotheses: list[Hypothesis], token_reward: float, length_norm: bool) -> list[Hypothesis]:
-    """By log-probability with `token_reward` for each label or, if `length_norm`, by log-probability per label.
-
-    The latter is the choice of Graves (2012, section 2.4); here the end counts as a label, so that nothing can be best.
-    """
-
-    def worth(found: Hypothesis) -> float:
-        labels = len(found.tokens)
-        return found.score / (labels + 1) if length_norm else found.score + token_reward * labels
-
-    return sorted(hypotheses, key=worth, reverse=True)
+    @property
+    def score_per_label(self) -> float:
+        """What Graves (2012, section 2.4) chooses by; here the end counts as a label, so that nothing can be best."""
+        return self.score / (len(self.tokens) + 1)
 
 
 @dataclass
