@@ -15,6 +15,10 @@ if [ -z "${OMP_NUM_THREADS:-}" ]; then
 fi
 export OMP_NUM_THREADS MKL_NUM_THREADS="${MKL_NUM_THREADS:-$OMP_NUM_THREADS}"
 
+# Threads that have nothing to do wait by spinning. By default for so long that two trainings at once, or one beside any
+# other load, take many times longer; with this they share the cores.
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}"
+
 # Training meets more shapes than oneDNN by default keeps operators for, and to make them anew is slow.
 export ONEDNN_PRIMITIVE_CACHE_CAPACITY="${ONEDNN_PRIMITIVE_CACHE_CAPACITY:-8192}"
 

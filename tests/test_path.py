@@ -1,0 +1,33 @@
+"""What `path.sh` sets, and that it leaves what the user has set."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+
+
+def sourced(**given: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key not in NAMES}
+    env = kept | {"RESIDUALFORMER_PYTHON": sys.executable} | given
+    shell = f". ./path.sh; for each in {' '.join(NAMES)}; do echo \"$each ${{!each}}\"; done"
+    done = subprocess.run(["bash", "-euc", shell], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+def test_threads_of_two_trainings_do_not_wait_by_spinning_for_long():
+    values = sourced()
+    assert 1 <= int(values["OMP_NUM_THREADS"]) <= os.cpu_count()
+    assert values["MKL_NUM_THREADS"] == values["OMP_NUM_THREADS"]
+    assert int(values["GOMP_SPINCOUNT"]) < 300_000  # libgomp's default
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_user_has_set_stays(name):
+    assert sourced(**{name: "7"})[name] == "7"
