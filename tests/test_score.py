@@ -281,6 +281,12 @@ def test_dev_losses_of_all_trainings_are_one_picture(tmp_path):
     assert not dev_losses({"b": files["b"]}, tmp_path / "y.png") and not (tmp_path / "y.png").exists()
 
 
+@pytest.mark.parametrize(("low", "high"), [(21.0, 25.0), (15.0, 19.0), (20.0 + 1e-14, 20.0)])
+def test_an_interval_beside_its_value_is_drawn(tmp_path, low, high):
+    drawn = results(split="test", search="greedy", wer={"value": 20.0, "low": low, "high": high})
+    assert against_parameters(drawn, tmp_path) == [tmp_path / "wer_vs_params.png"]
+
+
 def test_pictures_of_nothing(tmp_path):
     assert against_parameters(results(parameters={}), tmp_path) == [] and list(tmp_path.iterdir()) == []
     write_text(tmp_path / "metrics.jsonl", "")

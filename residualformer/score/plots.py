@@ -70,9 +70,8 @@ def _draw_panels(panels: dict[str, list[dict[str, Any]]], measure: str, label: s
     for axis, (split, rows) in zip(axes[0], panels.items(), strict=True):
         for row in rows:
             score, millions = row[measure], _encoder(row) / 1e6
-            distances = [[score["value"] - score["low"]], [score["high"] - score["value"]]]
             marker = "s" if row["search"] == "greedy" else "o"
-            axis.errorbar(millions, score["value"], yerr=distances, fmt=marker, capsize=4)
+            axis.errorbar(millions, score["value"], yerr=_arms([score]), fmt=marker, capsize=4)
             place = (millions, score["value"])
             axis.annotate(row["experiment"], place, xytext=(6, 4), textcoords="offset points", fontsize=8)
         front = pareto_front([(_encoder(row) / 1e6, row[measure]["value"]) for row in rows], measure == "bleu")
@@ -138,11 +137,20 @@ def _line(axis: Axes, points: list[tuple[str, dict[str, Any] | None]], split: st
     if not found:
         return
     sizes = [scores["amnet"]["mflop"] if flops else ours["parameters"] / 1e6 for _, ours, scores in found]
-    bounds = np.array([[scores["value"][key] for key in ("value", "low", "high")] for _, _, scores in found]).T
-    distances = np.abs(bounds[1:] - bounds[0])
-    axis.errorbar(sizes, bounds[0], yerr=distances, capsize=3, linewidth=1, **style)
-    for (name, _, _), place in zip(found, zip(sizes, bounds[0], strict=True), strict=True):
+    values = [scores["value"] for _, _, scores in found]
+    heights = [value["value"] for value in values]
+    axis.errorbar(sizes, heights, yerr=_arms(values), capsize=3, linewidth=1, **style)
+    for (name, _, _), place in zip(found, zip(sizes, heights, strict=True), strict=True):
         axis.annotate(name, place, xytext=(5, 4), textcoords="offset points", fontsize=8)
+
+
+def _arms(scores: Sequence[dict[str, float]]) -> np.ndarray:
+    """How far the intervals reach below and above their values (2, N): never less than nothing.
+
+    Of few utterances a bootstrap's interval can lie beside the value of all; rounding does that where all are alike.
+    """
+    value, low, high = np.array([[score[key] for key in ("value", "low", "high")] for score in scores]).T
+    return np.maximum([value - low, high - value], 0.0)
 
 
 def dev_losses(metrics: dict[str, Path], picture: Path) -> bool:
