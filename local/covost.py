@@ -101,8 +101,7 @@ def manifests(args: argparse.Namespace) -> None:
     folder, translations = (remembered(Path(args.corpus), key, "covost.py") for key in ("corpus_dir", "translations"))
     splits = read_splits(find(args.corpus_dir) if args.corpus_dir else folder, translations)
     if args.mslt_dir:
-        data = mslt.find(Path(args.mslt_dir))
-        splits |= {f"mslt@{name}": mslt.read_set(data / inside) for name, inside in mslt.SETS.items()}
+        splits |= {f"mslt@{name}": mslt.read_set(inside) for name, inside in mslt.find(Path(args.mslt_dir)).items()}
     for name, (utterances, orphans) in splits.items():
         write_cuts(utterances, name, Path(args.out) / f"cuts_{name}.jsonl.gz", orphans=orphans, jobs=args.jobs)
 

@@ -1,6 +1,7 @@
 """MSLT v1.1: English conversations over Skype, with Chinese translations (Federmann and Lewis, 2017); test sets only.
 
-The layout is that of the release of 2017-09-14: for each utterance of `MSLT_{Dev,Test}_EN_20170914` there are
+The layout is that of the release of 2017-09-14: for each of the 2,223 and 2,127 utterances of
+`MSLT_{Dev,Test}_EN_20170914` (some copies leave out the date) there are
 `NAME.T0.en.wav`, the transcripts `NAME.T1.en.snt` (verbatim) and `NAME.T2.en.snt` (fluent, in sentences), and the
 translations of T2, `NAME.T3.zh.snt` and `NAME.T3.ja.snt`; .snt files are UTF-16. An utterance's text is T2's. Who
 speaks is not told, so that each utterance counts as a speaker.
@@ -15,19 +16,26 @@ from local.corpora import check_there
 from residualformer.data.validate import Utterance
 from residualformer.errors import UserError
 
-SETS = {"dev": "MSLT_Dev_EN_20170914", "test": "MSLT_Test_EN_20170914"}
+SETS = {"dev": "MSLT_Dev_EN", "test": "MSLT_Test_EN"}
+RELEASE = "_20170914"
 ADVICE = (
     "MSLT_Corpus.zip of v1.1 is at https://www.microsoft.com/en-us/download/details.aspx?id=55951, under a licence "
     "for research; unpack it and give its folder as mslt-dir"
 )
 
 
-def find(folder: Path) -> Path:
-    """The folder that holds the sets: `folder`, its Data or its MSLT_Corpus/Data. UserError if one is missing."""
-    places = [folder, folder / "Data", folder / "MSLT_Corpus" / "Data"]
-    data = next((place for place in places if any((place / name).is_dir() for name in SETS.values())), folder)
-    check_there("MSLT v1.1", data, SETS.values(), ADVICE)
-    return data
+def find(folder: Path) -> dict[str, Path]:
+    """The folder of each set, within `folder`, its Data or its MSLT_Corpus/Data. UserError if one is missing."""
+    places = [_sets(place) for place in (folder, folder / "Data", folder / "MSLT_Corpus" / "Data")]
+    sets = next((place for place in places if any(path.is_dir() for path in place.values())), places[0])
+    check_there("MSLT v1.1", sets["dev"].parent, [path.name for path in sets.values()], ADVICE)
+    return sets
+
+
+def _sets(data: Path) -> dict[str, Path]:
+    """Where the sets are, or else should be, in `data`."""
+    names = {name: (data / (inside + RELEASE), data / inside) for name, inside in SETS.items()}
+    return {name: next((path for path in paths if path.is_dir()), paths[0]) for name, paths in names.items()}
 
 
 def read_set(folder: Path) -> tuple[list[Utterance], list[str]]:

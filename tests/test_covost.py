@@ -153,8 +153,19 @@ def test_mslt_gives_further_test_sets(voice, skype, tmp_path, monkeypatch, part)
     assert sorted(told(cuts["mslt@dev"])) == ["dev_en_00000", "dev_en_00001"]
 
 
+def test_copies_of_mslt_without_the_date_are_found(skype):
+    dated = mslt.find(skype)
+    assert {name: path.name for name, path in dated.items()} == {
+        "dev": "MSLT_Dev_EN_20170914", "test": "MSLT_Test_EN_20170914"
+    }  # fmt: skip
+    (skype / "Data" / "MSLT_Test_EN").mkdir()
+    assert mslt.find(skype) == dated  # the release's own name comes first
+    dated["dev"].rename(skype / "Data" / "MSLT_Dev_EN")
+    assert mslt.find(skype) == dated | {"dev": skype / "Data" / "MSLT_Dev_EN"}
+
+
 def test_of_mslt_what_lacks_a_translation_is_named(skype):
-    data = mslt.find(skype) / mslt.SETS["dev"]
+    data = mslt.find(skype)["dev"]
     (data / "dev_en_00000.T3.zh.snt").unlink()
     (data / "dev_en_00001.T3.zh.snt").write_bytes("\r\n".encode("utf-16"))
     with pytest.raises(UserError, match="MSLT_Dev_EN_20170914' holds no .*T3.zh.snt"):
@@ -168,6 +179,6 @@ def test_of_mslt_what_lacks_a_translation_is_named(skype):
 
 
 def test_a_missing_set_of_mslt_is_named(skype, voice, tmp_path, monkeypatch):
-    (skype / "Data" / mslt.SETS["test"]).rename(tmp_path / "MSLT_Test_EN_20160516")
+    mslt.find(skype)["test"].rename(skype / "Data" / "MSLT_Test_EN_20160516")  # of an older release
     with pytest.raises(UserError, match="MSLT v1.1 in '.*' lacks '.*MSLT_Test_EN_20170914': .*id=55951"):
         run(monkeypatch, "obtain", "--out", tmp_path / "raw", "--corpus-dir", voice, "--mslt-dir", skype)
