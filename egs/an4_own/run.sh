@@ -4,4 +4,4 @@
 set -euo pipefail
 here=$(CDPATH= cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 exec "$here/../../run.sh" --corpus an4 --recipe an4_own \
-    --experiments "shared residual" "$@"
+    --experiments "baseline shared residual" "$@"
