@@ -182,10 +182,10 @@ def prepare_folder(folder: Path, identity: dict[str, Any]) -> bool:
 
 def resume_script() -> str:
     """A script that goes on with this very run."""
-    root = Path(__file__).resolve().parent.parent
-    command = shlex.join([sys.executable, *sys.argv])
+    path = Path(__file__).resolve().parent.parent / "path.sh"
     lines = ["#!/usr/bin/env bash", "# Goes on with this run from its last checkpoint.", "set -euo pipefail"]
-    lines += [f"cd {shlex.quote(os.getcwd())}", f"PYTHONPATH={shlex.quote(str(root))} exec {command}"]
+    lines += [f"cd {shlex.quote(os.getcwd())}", f"RESIDUALFORMER_PYTHON={shlex.quote(sys.executable)}"]
+    lines += [f". {shlex.quote(str(path))}", f"exec {shlex.join([sys.executable, *sys.argv])}"]
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What `path.sh` sets, and that it leaves what the user has set."""
+"""What `path.sh` sets, that it leaves what the user has set, and that a resumed training runs with it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from steps.train import resume_script
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
@@ -31,3 +33,16 @@ def test_threads_of_two_trainings_do_not_wait_by_spinning_for_long():
 @pytest.mark.parametrize("name", NAMES)
 def test_what_the_user_has_set_stays(name):
     assert sourced(**{name: "7"})[name] == "7"
+
+
+def test_a_resumed_training_runs_with_the_same_settings(tmp_path, monkeypatch):
+    told = "import os, sys, residualformer; print(os.getcwd(), *(os.environ[name] for name in sys.argv[1:]), sep='|')"
+    folder = tmp_path / "it's here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["-c", told, *NAMES])
+    (tmp_path / "resume.sh").write_text(resume_script())
+    env = {key: value for key, value in os.environ.items() if key not in (*NAMES, "PYTHONPATH")}
+    script = tmp_path / "resume.sh"
+    done = subprocess.run(["bash", script], cwd="/", env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().split("|") == [str(folder), *sourced().values()]
