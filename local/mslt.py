@@ -1,10 +1,10 @@
 """MSLT v1.1: English conversations over Skype, with Chinese translations (Federmann and Lewis, 2017); test sets only.
 
 The layout is that of the release of 2017-09-14: for each of the 2,223 and 2,127 utterances of
-`MSLT_{Dev,Test}_EN_20170914` (some copies leave out the date) there are
-`NAME.T0.en.wav`, the transcripts `NAME.T1.en.snt` (verbatim) and `NAME.T2.en.snt` (fluent, in sentences), and the
-translations of T2, `NAME.T3.zh.snt` and `NAME.T3.ja.snt`; .snt files are UTF-16. An utterance's text is T2's. Who
-speaks is not told, so that each utterance counts as a speaker.
+`MSLT_{Dev,Test}_EN_20170914` (some copies leave out the date) there are `NAME.T0.en.wav`, the transcripts
+`NAME.T1.en.snt` (verbatim) and `NAME.T2.en.snt` (fluent, in sentences), and the translations of T2, `NAME.T3.zh.snt`
+and `NAME.T3.ja.snt`; .snt files are UTF-16. An utterance's text is T2's. Who speaks is not told, so that each
+utterance counts as a speaker.
 """
 
 from __future__ import annotations
