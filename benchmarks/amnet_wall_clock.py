@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from residualformer.config import load_config
+from residualformer.config.loading import load_config
 from residualformer.nn.branches import BranchWeights
 from residualformer.nn.recurrent import RecurrentEncoder
 

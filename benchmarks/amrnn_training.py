@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from residualformer.config.schema import AmNetConfig, EncoderConfig
+from residualformer.kernels.scan import lstm_cell
 from residualformer.nn.arbitrator import GumbelSoftmax
 from residualformer.nn.recurrent import RecurrentEncoder
-from residualformer.nn.scan import lstm_cell
-from residualformer.schema import AmNetConfig, EncoderConfig
 
 BINS, STACK = 64, 3
 Step = tuple[torch.nn.Module, Callable[[Tensor], Tensor]]  # features (N, STACK * T, BINS) -> outputs

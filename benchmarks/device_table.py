@@ -39,12 +39,12 @@ def export(name: str, args: argparse.Namespace, out: Path) -> None:
     """Write a random model of the name `K=...[,R=...]` as folders `out`/factored and, if it has residuals, `merged`."""
     import torch
 
-    from residualformer.config import load_config
+    from residualformer.config.loading import load_config
+    from residualformer.config.schema import ResidualConfig
     from residualformer.data.tokenizer import Tokenizer
     from residualformer.export.folder import choose_contract, encoder_graph, write_folder
+    from residualformer.model.checkpoint import Bundle
     from residualformer.nn.transducer import build_model
-    from residualformer.schema import ResidualConfig
-    from residualformer.train.checkpoint import Bundle
 
     torch.manual_seed(1)
     try:

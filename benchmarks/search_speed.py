@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from plain_beam import PlainBeamSearch
 
+from residualformer.config.schema import PredictorConfig
 from residualformer.data.features import compute_fbank
 from residualformer.data.validate import read_cuts
 from residualformer.errors import run_main
@@ -36,12 +37,11 @@ from residualformer.export.check import sherpa_recogniser, sherpa_symbols, with_
 from residualformer.export.contracts import CONTRACTS
 from residualformer.export.folder import encoder_graph, write_folder
 from residualformer.files import write_json
+from residualformer.model.checkpoint import Bundle, load_model
 from residualformer.nn.transducer import build_model
 from residualformer.optional import is_installed
 from residualformer.runtime import Recogniser, load_exported
 from residualformer.runtime.greedy import GreedySearch
-from residualformer.schema import PredictorConfig
-from residualformer.train.checkpoint import Bundle, load_model
 
 PIECE, RATE = 1600, 16000
 CONTEXT = 2

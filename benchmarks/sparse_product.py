@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from residualformer.nn.sparse_kernel import LAYOUTS, SparseMatrix, best_product
+from residualformer.kernels.sparse import LAYOUTS, SparseMatrix, best_product
 from residualformer.optional import is_installed
 
 Product = Callable[[Tensor], Tensor]

@@ -80,10 +80,10 @@ class Worker:
     """A trainer of the checkout that `residualformer` is imported from."""
 
     def __init__(self, args: argparse.Namespace, folder: str) -> None:
-        from residualformer.config import load_config
+        from residualformer.config.loading import load_config
         from residualformer.data.features import read_cmvn
         from residualformer.data.tokenizer import Tokenizer
-        from residualformer.train import checkpoint
+        from residualformer.model import checkpoint
         from residualformer.train.loop import Trainer
 
         torch.set_num_threads(args.threads)

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from residualformer.kernels.dropout import Dropout
 from residualformer.nn.attention import attend
-from residualformer.nn.dropout import Dropout
 
 N, HEADS, FRAMES, DIM, FFN = 20, 4, 56, 192, 768
 

@@ -33,9 +33,11 @@ from local.synthesis import (
     Renderer,
     generator,
     make_speakers,
-    read_transcripts as read_rendered,
     started_before,
     write_transcripts,
+)
+from local.synthesis import (
+    read_transcripts as read_rendered,
 )
 from residualformer.data.validate import Utterance, write_cuts
 from residualformer.errors import UserError, run_main

@@ -53,7 +53,9 @@ WORDS: dict[str, list[tuple[str, str]]] = {
     "thing": _pairs("""
         KEYS 钥匙, WALLET 钱包, GLASSES 眼镜, UMBRELLA 雨伞, PASSPORT 护照, TICKET 票, PHONE 手机, WATCH 手表,
         NOTEBOOK 笔记本, SUITCASE 行李箱, BICYCLE 自行车, GUITAR 吉他, TOOTHBRUSH 牙刷, BLANKET 毯子"""),
-    "wearable": _pairs("SHIRT 衬衫, DRESS 连衣裙, COAT 外套, SKIRT 短裙, SWEATER 毛衣, SCARF 围巾, HAT 帽子, JACKET 夹克, BAG 包"),
+    "wearable": _pairs(
+        "SHIRT 衬衫, DRESS 连衣裙, COAT 外套, SKIRT 短裙, SWEATER 毛衣, SCARF 围巾, HAT 帽子, JACKET 夹克, BAG 包"
+    ),
     "color": _pairs("""
         RED 红色, BLUE 蓝色, GREEN 绿色, YELLOW 黄色, BLACK 黑色, WHITE 白色, BROWN 棕色, PURPLE 紫色, PINK 粉色,
         GREY 灰色, SILVER 银色"""),
@@ -81,10 +83,16 @@ WORDS: dict[str, list[tuple[str, str]]] = {
         CLEAN THE HOUSE 打扫房子, COOK DINNER 做晚饭, WASH THE DISHES 洗碗, WALK THE DOG 遛狗, WRITE A LETTER 写信,
         BUY A PRESENT 买礼物, VISIT A FRIEND 拜访朋友, FIX THE ROOF 修屋顶, SEE THE DENTIST 看牙医,
         PLAY THE PIANO 弹钢琴, GO FISHING 去钓鱼, WATER THE FLOWERS 浇花, CLIMB THE MOUNTAIN 爬山, RIDE A HORSE 骑马"""),
-    "sport": _pairs("FOOTBALL 踢足球, TENNIS 打网球, BASKETBALL 打篮球, HOCKEY 打曲棍球, CRICKET 打板球, GOLF 打高尔夫"),
+    "sport": _pairs(
+        "FOOTBALL 踢足球, TENNIS 打网球, BASKETBALL 打篮球, HOCKEY 打曲棍球, CRICKET 打板球, GOLF 打高尔夫"
+    ),
     "music": _pairs("JAZZ 爵士乐, ROCK MUSIC 摇滚乐, CLASSICAL MUSIC 古典音乐, FOLK SONGS 民歌, PIANO MUSIC 钢琴曲"),
-    "subject": _pairs("HISTORY 历史, PHYSICS 物理, CHEMISTRY 化学, BIOLOGY 生物, GEOGRAPHY 地理, MEDICINE 医学, ART 艺术"),
-    "language": _pairs("ENGLISH 英语, CHINESE 汉语, FRENCH 法语, GERMAN 德语, SPANISH 西班牙语, RUSSIAN 俄语, JAPANESE 日语"),
+    "subject": _pairs(
+        "HISTORY 历史, PHYSICS 物理, CHEMISTRY 化学, BIOLOGY 生物, GEOGRAPHY 地理, MEDICINE 医学, ART 艺术"
+    ),
+    "language": _pairs(
+        "ENGLISH 英语, CHINESE 汉语, FRENCH 法语, GERMAN 德语, SPANISH 西班牙语, RUSSIAN 俄语, JAPANESE 日语"
+    ),
     # how things are; the Chinese weather follows 会, the other adjectives follow 很 or 太
     "weather": _pairs("""
         RAINY 下雨, SUNNY 是晴天, CLOUDY 多云, WINDY 刮风, FOGGY 有雾, STORMY 有暴风雨, COLD 很冷, HOT 很热,
@@ -100,7 +108,9 @@ WORDS: dict[str, list[tuple[str, str]]] = {
     "past_time": _pairs("""
         YESTERDAY 昨天, LAST NIGHT 昨晚, LAST WEEK 上周, LAST YEAR 去年, LAST MONTH 上个月, LAST MONDAY 上周一,
         LAST FRIDAY 上周五, LAST SUNDAY 上周日"""),
-    "often": _pairs("EVERY DAY 每天, EVERY MORNING 每天早上, EVERY WEEK 每周, EVERY EVENING 每天晚上, EVERY SATURDAY 每周六"),
+    "often": _pairs(
+        "EVERY DAY 每天, EVERY MORNING 每天早上, EVERY WEEK 每周, EVERY EVENING 每天晚上, EVERY SATURDAY 每周六"
+    ),
     "weekday": _pairs("""
         MONDAY 星期一, TUESDAY 星期二, WEDNESDAY 星期三, THURSDAY 星期四, FRIDAY 星期五, SATURDAY 星期六,
         SUNDAY 星期天"""),

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from residualformer.config import load_config
+from residualformer.config.loading import load_config
 from residualformer.errors import UserError, closest, run_main
 
 
@@ -40,7 +40,7 @@ def _params(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], N
 
 def _print_params(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.set)
-    from residualformer.cost import describe  # brings torch, which a wrong configuration need not wait for
+    from residualformer.model.cost import describe  # brings torch, which a wrong configuration need not wait for
 
     print(json.dumps(describe(config), indent=2))
 

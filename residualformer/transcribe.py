@@ -105,7 +105,7 @@ def _trained(args: argparse.Namespace) -> Results:
         raise UserError(f"--beam {args.beam} does not go with --streaming, which searches greedily: leave one out.")
     from residualformer.decode.search import decode_settings  # torch, which an exported folder need not wait for
     from residualformer.decode.transcribe import transcribe
-    from residualformer.train.checkpoint import load_model
+    from residualformer.model.checkpoint import load_model
 
     bundle = load_model(args.model)
     overrides = ["decode.kind=greedy"] if args.greedy or args.streaming else []

@@ -22,7 +22,8 @@ import torch
 from lhotse import CutSet, MonoCut
 from tqdm import tqdm
 
-from residualformer.config import load_config
+from residualformer.config.loading import load_config
+from residualformer.config.schema import Config
 from residualformer.data.extract import Extracted, extract_features, with_speeds
 from residualformer.data.feature_backends import BACKENDS, get_backend
 from residualformer.data.features import fbank_options
@@ -30,7 +31,6 @@ from residualformer.data.validate import read_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import replacing, write_json
 from residualformer.parallel import worker_map
-from residualformer.schema import Config
 
 SPLIT = re.compile(r"cuts_(.+)\.jsonl\.gz")
 

@@ -11,13 +11,13 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from residualformer.config.schema import DecodeConfig
 from residualformer.decode.corpus import decode_cuts, read_cuts_with_features
 from residualformer.decode.search import decode_settings, search_name, settings_for
 from residualformer.errors import run_main
 from residualformer.files import write_json, write_text
-from residualformer.schema import DecodeConfig
-from residualformer.train.checkpoint import load_model
-from residualformer.train.record import provenance
+from residualformer.model.checkpoint import load_model
+from residualformer.provenance import provenance
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from residualformer.export.check import Utterance, check_folder
 from residualformer.export.contracts import CONTRACTS
 from residualformer.export.folder import WEIGHTS, choose_contract, encoder_graph, replacing_folder, write_folder
 from residualformer.files import write_json, write_text
+from residualformer.model.checkpoint import load_model
 from residualformer.optional import OPTIONAL, is_installed
-from residualformer.train.checkpoint import load_model
-from residualformer.train.record import provenance
+from residualformer.provenance import provenance
 
 
 def main() -> None:

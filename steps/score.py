@@ -14,9 +14,10 @@ from pathlib import Path
 from residualformer.data.validate import read_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import write_json, write_text
-from residualformer.score.amnet import shared_utterance
-from residualformer.score.plots import Track, against_parameters, decisions_and_backlog, dev_losses, training_curves
-from residualformer.score.results import (
+from residualformer.provenance import commit
+from residualformer.report.amnet import shared_utterance
+from residualformer.report.plots import Track, against_parameters, decisions_and_backlog, dev_losses, training_curves
+from residualformer.report.results import (
     RECURRENT_BASELINE,
     TRANSFORMER_BASELINE,
     Scored,
@@ -25,8 +26,7 @@ from residualformer.score.results import (
     score_run,
     with_means,
 )
-from residualformer.score.table import aligned, render_markdown
-from residualformer.train.record import commit
+from residualformer.report.table import aligned, render_markdown
 
 
 def main() -> None:

@@ -11,17 +11,17 @@ import shlex
 import sys
 from pathlib import Path
 
-from residualformer.config import load_config
+from residualformer.config.loading import load_config
+from residualformer.config.schema import DecodeConfig
 from residualformer.decode.search import search_name, settings_for
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_json, write_json, write_text
-from residualformer.schema import DecodeConfig
-from residualformer.score.papers import find_table
-from residualformer.score.plots import table_lines
-from residualformer.score.reproduced import reproduce
-from residualformer.score.reproduced_text import findings, render
-from residualformer.score.results import find_runs, score_run, split_of, with_means
-from residualformer.train.record import commit
+from residualformer.provenance import commit
+from residualformer.report.papers import find_table
+from residualformer.report.plots import table_lines
+from residualformer.report.reproduced import reproduce
+from residualformer.report.reproduced_text import findings, render
+from residualformer.report.results import find_runs, score_run, split_of, with_means
 
 
 def main() -> None:

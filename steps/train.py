@@ -17,14 +17,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from residualformer.config import config_from_dict, config_to_dict, dump_config, load_config
+from residualformer.config.loading import config_from_dict, config_to_dict, dump_config, load_config
+from residualformer.config.schema import Config, EncoderConfig, TokenConfig
 from residualformer.data.features import read_cmvn, read_feature_config
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError, run_main
 from residualformer.files import set_aside, write_text
-from residualformer.schema import Config, EncoderConfig, TokenConfig
-from residualformer.train import checkpoint
-from residualformer.train.lock import alone_in
+from residualformer.lock import alone_in
+from residualformer.model import checkpoint
 from residualformer.train.loop import Interrupted, Trainer
 from residualformer.train.teacher import Teacher
 from residualformer.train.warm_start import refuse_other_use

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from residualformer.config import load_config
+from residualformer.config.loading import load_config
 from residualformer.data.batches import target_text
 from residualformer.data.tokenizer import train_tokenizer
 from residualformer.data.validate import read_cuts

@@ -26,9 +26,7 @@ class Said:
 
 def utterances(speakers: int = 6, each: int = 2, text: tuple[str, ...] = FRENCH) -> list[Said]:
     numbers = [(s, u) for s in range(speakers) for u in range(each)]
-    return [
-        Said(f"s{s}-u{u}", f"s{s}", text[(s + u) % len(text)], CHINESE[(s + u) % len(CHINESE)]) for s, u in numbers
-    ]
+    return [Said(f"s{s}-u{u}", f"s{s}", text[(s + u) % len(text)], CHINESE[(s + u) % len(CHINESE)]) for s, u in numbers]
 
 
 def write_audio(path: Path, seed: str, rate: int = 16000, channels: int = 1, seconds: float = 1.0) -> Path:

@@ -3,11 +3,18 @@
 import pytest
 import torch
 
+from residualformer.config.schema import (
+    Config,
+    EncoderConfig,
+    FeatureConfig,
+    JoinerConfig,
+    PredictorConfig,
+    TokenConfig,
+)
 from residualformer.data.tokenizer import train_tokenizer
 from residualformer.decode.hypotheses import Hypothesis
+from residualformer.model.checkpoint import save_model
 from residualformer.nn.transducer import Transducer, build_model
-from residualformer.schema import Config, EncoderConfig, FeatureConfig, JoinerConfig, PredictorConfig, TokenConfig
-from residualformer.train.checkpoint import save_model
 
 BLANK = 0
 DIM = 8

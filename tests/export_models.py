@@ -8,13 +8,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from residualformer.data.features import compute_fbank
-from residualformer.data.tokenizer import Tokenizer, train_tokenizer
-from residualformer.export.audio import noise
-from residualformer.export.contracts import CONTRACTS, Contract
-from residualformer.export.folder import encoder_graph
-from residualformer.nn.transducer import Transducer, build_model
-from residualformer.schema import (
+from residualformer.config.schema import (
     AmNetConfig,
     ArbitratorConfig,
     Config,
@@ -25,7 +19,13 @@ from residualformer.schema import (
     ResidualConfig,
     TokenConfig,
 )
-from residualformer.train.checkpoint import Bundle
+from residualformer.data.features import compute_fbank
+from residualformer.data.tokenizer import Tokenizer, train_tokenizer
+from residualformer.export.audio import noise
+from residualformer.export.contracts import CONTRACTS, Contract
+from residualformer.export.folder import encoder_graph
+from residualformer.model.checkpoint import Bundle
+from residualformer.nn.transducer import Transducer, build_model
 
 BINS = 21  # odd: the convolutions round up
 TRANSFORMER = EncoderConfig(

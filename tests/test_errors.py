@@ -33,5 +33,5 @@ def test_ends_in_one_line(raised, status, told, capsys):
 
 def test_a_reader_that_has_seen_enough_is_no_error():
     code = "from residualformer.errors import run_main; run_main(lambda: [print('x' * 99) for _ in range(9999)])"
-    done = subprocess.run(f"{sys.executable} -c \"{code}\" | head -1", shell=True, capture_output=True, text=True)
+    done = subprocess.run(f'{sys.executable} -c "{code}" | head -1', shell=True, capture_output=True, text=True)
     assert done.stdout == "x" * 99 + "\n" and done.stderr == ""

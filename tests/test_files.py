@@ -9,7 +9,7 @@ import pytest
 
 from residualformer.errors import UserError
 from residualformer.files import read_json, read_json_lines, read_log, replacing, write_json
-from residualformer.train.lock import alone_in
+from residualformer.lock import alone_in
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError("3 requested, 1 written")])

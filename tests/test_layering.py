@@ -65,7 +65,7 @@ def test_optional_packages_are_not_needed_at_import(path):
 
 def test_a_configuration_needs_no_torch(tmp_path):
     """So that wrong options are refused at once."""
-    code = "import sys, residualformer.config, residualformer.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, residualformer.config.loading, residualformer.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}).returncode == 0
 
 

@@ -18,7 +18,7 @@ NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT", "ONEDNN_PRIMITI
 def sourced(**given: str) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if key not in NAMES}
     env = kept | {"RESIDUALFORMER_PYTHON": sys.executable} | given
-    shell = f". ./path.sh; for each in {' '.join(NAMES)}; do echo \"$each ${{!each}}\"; done"
+    shell = f'. ./path.sh; for each in {" ".join(NAMES)}; do echo "$each ${{!each}}"; done'
     done = subprocess.run(["bash", "-euc", shell], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     return dict(line.split() for line in done.stdout.splitlines())
 

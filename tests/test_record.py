@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-from residualformer.train import record
+from residualformer import provenance as record
 
 
 def git(folder, *arguments) -> str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from residualformer.config import load_config
+from residualformer.config.loading import load_config
+from residualformer.config.schema import Config
 from residualformer.errors import UserError, closest, run_main
-from residualformer.schema import Config
 
 
 def main() -> None:

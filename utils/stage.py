@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import residualformer
-from residualformer.config import flat, load_config
+from residualformer.config.loading import flat, load_config
+from residualformer.config.schema import Config
 from residualformer.errors import UserError, run_main
 from residualformer.files import set_aside, write_json
-from residualformer.schema import Config
 
 # Options that cannot change what is written: how fast, and what `sections` of the configuration tell already.
 _WITHOUT_EFFECT = ("--jobs", "--set", "--config")

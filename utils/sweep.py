@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from residualformer.config import flat, load_config
+from residualformer.config.loading import flat, load_config
+from residualformer.config.schema import Config
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_json
-from residualformer.schema import Config
-from residualformer.score.papers import Table, find_table
-from residualformer.train.pace import Pace, pace_of, seconds_left
+from residualformer.report.papers import Table, find_table
+from residualformer.workflow.pace import Pace, pace_of, seconds_left
 
 POLL_S, TELL_S, MERCY_S = 0.2, 900.0, 120.0  # look at the jobs, tell how far they are, wait for them to save
 FIRST, LAST = 4, 7  # stages of run.sh: from training to decoding

@@ -51,9 +51,7 @@ def audio_blocks(path: Path | str, block_s: float | None = None) -> Iterator[tup
         raise UserError(f"{path} cannot be read as audio ({error.error_string}): convert it to WAV or FLAC.") from error
 
 
-def checked(
-    blocks: Iterable[tuple[np.ndarray, int]], name: str, stated: int = 0
-) -> Iterator[tuple[np.ndarray, int]]:
+def checked(blocks: Iterable[tuple[np.ndarray, int]], name: str, stated: int = 0) -> Iterator[tuple[np.ndarray, int]]:
     """`blocks`, each samples (S, ...) and their rate; UserError, which tells `name`, for audio that is no good.
 
     Samples must be finite, and `stated` in all, or any number but none if that is 0.

@@ -21,11 +21,11 @@ from lhotse.dataset.sampling import DynamicBucketingSampler
 from lhotse.dataset.sampling.base import TimeConstraint
 from torch import Tensor
 
+from residualformer.config.schema import DataConfig
 from residualformer.data.features import FRAME_SHIFT_S
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.data.validate import read_cuts
 from residualformer.errors import UserError
-from residualformer.schema import DataConfig
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ import numpy as np
 from lhotse import Features, MonoCut, NumpyFilesWriter
 from lhotse.utils import fastcopy
 
+from residualformer.config.schema import FeatureConfig
 from residualformer.data.audio import resample
 from residualformer.data.feature_backends import get_backend
 from residualformer.data.features import FRAME_SHIFT_S, KnfFbank
 from residualformer.errors import UserError
-from residualformer.schema import FeatureConfig
 
 CUTS_PER_TASK = 32
 LONGEST_NAME = 200  # bytes of a file's name; file systems take 255, with what is put before and behind it

@@ -13,8 +13,8 @@ from typing import Any
 import kaldi_native_fbank as knf
 import numpy as np
 
+from residualformer.config.schema import FeatureConfig
 from residualformer.errors import UserError, closest
-from residualformer.schema import FeatureConfig
 
 FRAME_SHIFT_S = 0.01
 LOG_FLOOR = float(np.log(np.finfo(np.float32).eps))  # -15.94, the value of digital silence

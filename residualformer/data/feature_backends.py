@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from residualformer.config.schema import FeatureConfig
 from residualformer.data.features import PRESETS, KnfFbank, checked_preset, set_fbank_options
 from residualformer.errors import UserError, closest
 from residualformer.optional import describe, is_installed, optional
-from residualformer.schema import FeatureConfig
 
 
 class KaldifeatFbank(KnfFbank):

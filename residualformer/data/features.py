@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from lhotse.features.base import FeatureExtractor, register_extractor
 
+from residualformer.config.schema import FeatureConfig
 from residualformer.data.fbank import (
     FRAME_SHIFT_S,
     LOG_FLOOR,
@@ -23,7 +24,6 @@ from residualformer.data.fbank import (
 )
 from residualformer.errors import UserError
 from residualformer.files import read_json
-from residualformer.schema import FeatureConfig
 
 __all__ = [  # those of fbank.py, which runs without torch, are to be had here too
     "FRAME_SHIFT_S",

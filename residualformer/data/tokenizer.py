@@ -12,9 +12,9 @@ from typing import Any
 
 import sentencepiece as spm
 
+from residualformer.config.schema import TokenConfig
 from residualformer.errors import UserError, closest
 from residualformer.files import write_json
-from residualformer.schema import TokenConfig
 
 BLANK, UNKNOWN = "<blk>", "<unk>"
 SPACE = "\u2581"  # sentencepiece's visible space, used by both kinds

@@ -14,14 +14,14 @@ import torch
 from lhotse.cut import Cut
 from tqdm import tqdm
 
+from residualformer.config.schema import DecodeConfig, FeatureConfig
 from residualformer.data.features import read_feature_config
 from residualformer.data.validate import read_cuts
 from residualformer.decode.hypotheses import Hypothesis
 from residualformer.decode.likelihood import reference_nats
 from residualformer.decode.search import EncodedFrames, encode, search, times_s
 from residualformer.errors import UserError
-from residualformer.schema import DecodeConfig, FeatureConfig
-from residualformer.train.checkpoint import Bundle
+from residualformer.model.checkpoint import Bundle
 
 
 @dataclass

@@ -11,7 +11,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from residualformer.config import config_from_dict, config_to_dict, load_config
+from residualformer.config.loading import config_from_dict, config_to_dict, load_config
+from residualformer.config.schema import Config, DecodeConfig
+from residualformer.config.yaml_loader import load_yaml
 from residualformer.data.features import FRAME_SHIFT_S
 from residualformer.decode.beam import beam_search
 from residualformer.decode.greedy import greedy_search
@@ -19,8 +21,6 @@ from residualformer.decode.hypotheses import Hypothesis
 from residualformer.errors import UserError
 from residualformer.nn.arbitrator import OneHot
 from residualformer.nn.recurrent import RecurrentEncoder
-from residualformer.schema import Config, DecodeConfig
-from residualformer.yaml_loader import load_yaml
 
 LONGEST_FULL_PASS = 6000  # feature frames: a minute
 

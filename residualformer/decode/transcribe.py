@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from residualformer.config.schema import DecodeConfig
 from residualformer.data.audio import read_audio
 from residualformer.data.features import compute_fbank
 from residualformer.decode.corpus import decode_features, entry
@@ -14,8 +15,7 @@ from residualformer.decode.greedy import GreedySearch
 from residualformer.decode.hypotheses import Hypothesis
 from residualformer.decode.search import encode_chunks
 from residualformer.errors import UserError
-from residualformer.schema import DecodeConfig
-from residualformer.train.checkpoint import Bundle
+from residualformer.model.checkpoint import Bundle
 
 
 def transcribe(bundle: Bundle, path: Path, settings: DecodeConfig, streaming: bool = False) -> dict[str, Any]:

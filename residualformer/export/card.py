@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from residualformer.config.schema import Config
 from residualformer.export.check import Report, sherpa_blank_penalty
 from residualformer.exported import TOKENS_FILE
 from residualformer.files import read_json
-from residualformer.schema import Config
 
 CARD_FILE = "README.md"
 

@@ -15,19 +15,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from residualformer.config.schema import DecodeConfig
 from residualformer.data.features import compute_fbank
 from residualformer.decode.greedy import GreedySearch
 from residualformer.errors import UserError
 from residualformer.export.contracts import Contract
 from residualformer.export.folder import folder_ids, token_list
 from residualformer.exported import TOKENS_FILE
+from residualformer.model.checkpoint import Bundle
 from residualformer.optional import is_installed, optional
 from residualformer.runtime.greedy import GreedySearch as RuntimeGreedy
 from residualformer.runtime.model import ExportedModel, load_exported
 from residualformer.runtime.search import Search
 from residualformer.runtime.tokens import SPACE
-from residualformer.schema import DecodeConfig
-from residualformer.train.checkpoint import Bundle
 
 PIECE_S = 0.1  # sherpa-onnx is fed as a microphone would
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from residualformer.config.schema import Config
 from residualformer.data.tokenizer import BLANK, UNKNOWN, Tokenizer
 from residualformer.errors import UserError, closest
 from residualformer.export.contracts import CONTRACTS, Contract, Models, State
@@ -18,10 +19,9 @@ from residualformer.export.recurrent import RecurrentGraph
 from residualformer.export.transformer import TransformerGraph
 from residualformer.exported import FINGERPRINT, FORMAT, SETTINGS_FILE, TOKENS_FILE, is_exported
 from residualformer.files import write_json, write_text
+from residualformer.model.checkpoint import Bundle, fingerprint
 from residualformer.nn.encoder import TransformerEncoder
 from residualformer.nn.transducer import Transducer
-from residualformer.schema import Config
-from residualformer.train.checkpoint import Bundle, fingerprint
 
 WEIGHTS = ("factored", "merged")
 EMISSION_MS = 300  # of silence in which a model may still write its last labels

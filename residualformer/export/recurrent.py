@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from residualformer.export.builder import Graph
 from residualformer.export.encoder_graphs import StateShape, Step, before, gru_cell, lstm_cell, normalised
+from residualformer.kernels.scan import NUM_STATES
 from residualformer.nn.branches import FactorisedWeight, Weight
 from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner
 from residualformer.nn.recurrent import RecurrentEncoder
-from residualformer.nn.scan import NUM_STATES
 
 State = list[str]  # h and c, or h, each (N, H)
 

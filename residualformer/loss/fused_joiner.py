@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from residualformer.kernels.precision import products, wanted
+from residualformer.kernels.tiles import Tiles
 from residualformer.loss.common import check_arguments, finish_arcs, full_precision, loss_of_arcs, of_device
-from residualformer.loss.precision import products, wanted
 from residualformer.loss.recursion import checked_boundary, compiled
-from residualformer.loss.tiles import Tiles
 
 TILE = {"cpu": 256, "cuda": 4096}  # nodes in a tile: few enough for a core's cache, a GPU wants more at once
 

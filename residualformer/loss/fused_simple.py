@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from residualformer.kernels.precision import wanted
 from residualformer.loss.common import check_arguments, finish_arcs, full_precision, loss_of_arcs, of_device
-from residualformer.loss.precision import wanted
 from residualformer.loss.projection import Blocks, Projection, mean_softmax
 from residualformer.loss.recursion import checked_boundary
 from residualformer.loss.rnnt import Loss, get_rnnt_logprobs_smoothed, mixed_arcs

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from residualformer.kernels.precision import products
 from residualformer.loss.common import full_precision, of_device
-from residualformer.loss.precision import products
 
 # Elements of a block of logits: large, since each product reads the rows or the weights anew. On a CPU what goes over
 # a block element by element does so in chunks that stay in a core's cache.

@@ -122,11 +122,11 @@ def _fastest(px: Tensor) -> str:
 
 
 def compiled(module: str, like: Tensor) -> ModuleType | None:
-    """Kernels in numba, `residualformer.loss.<module>`, if for such tensors they are wanted and work; else None."""
+    """Kernels in numba, `residualformer.kernels.<module>`, if for such tensors they are wanted and work; else None."""
     if like.device.type != "cpu" or _engine.get() not in ("auto", "numba") or not _is_usable("numba"):
         return None
     try:
-        return importlib.import_module(f"residualformer.loss.{module}")
+        return importlib.import_module(f"residualformer.kernels.{module}")
     except Exception as error:  # as in `_run`
         _give_up("numba", error)
         return None
@@ -149,7 +149,7 @@ def _engine_named(name: str) -> Callable[[Tensor, Tensor, Tensor, bool], Result]
     if name == "plain":
         return plain
     optional(name)
-    return importlib.import_module(f"residualformer.loss.recursion_{name}").run
+    return importlib.import_module(f"residualformer.kernels.recursion_{name}").run
 
 
 def plain(px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool) -> Result:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from residualformer.nn.scan import State, fused
-from residualformer.schema import ArbitratorConfig
+from residualformer.config.schema import ArbitratorConfig
+from residualformer.kernels.scan import State, fused
 
 Sampler = Callable[[Tensor], Tensor]  # logits (N, T, B) -> decisions (N, T, B), which sum to one over B
 

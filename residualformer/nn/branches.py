@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from residualformer.nn.sparse_kernel import best_product
-from residualformer.schema import AmNetConfig
+from residualformer.config.schema import AmNetConfig
+from residualformer.kernels.sparse import best_product
 
 FEW_VECTORS = 8  # a sparse product with more is not faster than the dense one
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from residualformer.kernels.dropout import Dropout
 from residualformer.nn.attention import KeysValues, SelfAttention, Table
-from residualformer.nn.dropout import Dropout
 from residualformer.nn.linear import ResidualLinear, Stacks, dense_stack, product
 
 

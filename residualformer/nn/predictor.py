@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from residualformer.nn.dropout import Dropout
-from residualformer.schema import PredictorConfig
+from residualformer.config.schema import PredictorConfig
+from residualformer.kernels.dropout import Dropout
 
 PredictorState = tuple[Tensor, ...]  # every tensor has N first, so that hypotheses are picked with index_select(0)
 START = 0  # blank stands for the start of the sentence

@@ -13,14 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from residualformer.config.schema import AmNetConfig, EncoderConfig
+from residualformer.kernels.dropout import Dropout
+from residualformer.kernels.scan import GATES, NUM_STATES, State, fused, gru_cell, lstm_cell, scan
 from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, OneHot, Sampler
 from residualformer.nn.branches import PlainWeight, make_weight
-from residualformer.nn.dropout import Dropout
 from residualformer.nn.mask import real_frames
-from residualformer.nn.scan import GATES, NUM_STATES, State, fused, gru_cell, lstm_cell, scan
-from residualformer.schema import AmNetConfig, EncoderConfig
 
 Matrices = tuple[Tensor, Tensor]
+
 
 class Encoded(NamedTuple):
     """What `RecurrentEncoder.encode` gives; the last two are None where there is one branch."""

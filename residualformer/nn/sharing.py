@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from residualformer.config.schema import EncoderConfig
 from residualformer.nn.linear import ResidualLinear
-from residualformer.schema import EncoderConfig
 
 PROJECTIONS = ("q", "k", "v", "out", "up", "down")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
+from residualformer.config.schema import Config
 from residualformer.nn.encoder import TransformerEncoder
 from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner
 from residualformer.nn.predictor import PREDICTORS
 from residualformer.nn.recurrent import RecurrentEncoder
-from residualformer.schema import Config
 
 
 class Transducer(nn.Module):

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from residualformer.config.schema import DecodeConfig, FeatureConfig
 from residualformer.errors import UserError
 from residualformer.exported import FINGERPRINT, FORMAT, SETTINGS_FILE, TOKENS_FILE
 from residualformer.files import read_json
 from residualformer.runtime.tokens import read_tokens
-from residualformer.schema import DecodeConfig, FeatureConfig
 
 Array = NDArray[Any]
 State = tuple[Array, ...]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from residualformer.config.schema import DecodeConfig
 from residualformer.errors import UserError
 from residualformer.runtime.beam import BeamSearch
 from residualformer.runtime.endpoint import Rule
@@ -14,7 +15,6 @@ from residualformer.runtime.greedy import GreedySearch
 from residualformer.runtime.model import ExportedModel, load_exported
 from residualformer.runtime.search import Search
 from residualformer.runtime.stream import Result, Stream
-from residualformer.schema import DecodeConfig
 
 
 class Recogniser:

@@ -13,23 +13,23 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from residualformer.cost import parameter_table
-from residualformer.data.augment import spec_augment
+from residualformer.config.schema import Config, VariationConfig
+from residualformer.data.augmentation import Variation
 from residualformer.data.batches import Batch, EvalBatches, TrainBatches
 from residualformer.data.features import FRAME_SHIFT_S
+from residualformer.data.spec_augment import spec_augment
 from residualformer.data.tokenizer import Tokenizer
-from residualformer.data.variation import Variation
 from residualformer.decode.greedy import greedy_search
 from residualformer.errors import UserError
+from residualformer.kernels.dropout import pool_states, restore_pools
 from residualformer.loss.common import NotFiniteError
-from residualformer.nn.dropout import pool_states, restore_pools
+from residualformer.model import checkpoint
+from residualformer.model.cost import parameter_table
 from residualformer.nn.transducer import build_model
-from residualformer.schema import Config, VariationConfig
-from residualformer.train import checkpoint
+from residualformer.provenance import provenance
 from residualformer.train.metrics import SHARES, Clock, Losses, MetricsWriter, Tracker, greedy_scores, progress_line
 from residualformer.train.optimizer import Optimizer
 from residualformer.train.phases import phases_of
-from residualformer.train.record import provenance
 from residualformer.train.teacher import Teacher
 from residualformer.train.warm_start import WarmStartReport, warm_start
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from residualformer.files import read_log, write_text
-from residualformer.score.translation import bleu_and_chrf
-from residualformer.score.wer import count_errors
+from residualformer.metrics.bleu import bleu_and_chrf
+from residualformer.metrics.wer import count_errors
 
 # What the progress line tells of branches, see `phases.py`.
 SHARES = {

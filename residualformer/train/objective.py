@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from residualformer.config.schema import LossConfig
 from residualformer.data.batches import Batch
 from residualformer.loss import get_backend, get_rnnt_prune_ranges
 from residualformer.loss.backends import Backend
 from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner
 from residualformer.nn.predictor import START
 from residualformer.nn.transducer import Transducer
-from residualformer.schema import LossConfig
 
 BLANK = START
 BF16_WEIGHTS = 250_000  # of an output layer, as 500 classes x 512; of fewer, products are no large part of the loss

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from residualformer.config.schema import OptimizerConfig, TrainConfig
 from residualformer.nn.transducer import Transducer
-from residualformer.schema import OptimizerConfig, TrainConfig
 
 ARBITRATOR = "encoder.arbitrator."  # how its parameters' names begin
 RESIDUAL = re.compile(r"encoder\.layers\.\d+\..*\.[ABD]")

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from residualformer.config.schema import Config
 from residualformer.decode.greedy import greedy_search
 from residualformer.errors import UserError
-from residualformer.schema import Config
-from residualformer.train import checkpoint
+from residualformer.model import checkpoint
 
 
 class Teacher:

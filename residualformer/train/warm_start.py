@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from residualformer.compress.factorise import factorise, refactorise
+from residualformer.config.schema import EncoderConfig
 from residualformer.errors import UserError
 from residualformer.nn.sharing import layer_groups
 from residualformer.nn.transducer import Transducer
-from residualformer.schema import EncoderConfig
 
 RESIDUAL_PARTS = ("A", "B", "D")
 ARBITRATOR = "encoder.arbitrator."

@@ -1,0 +1,1 @@
+"""The configuration of an experiment: its schema, and how it is read."""

@@ -1,0 +1,104 @@
+"""More variety of what is there: other vocal tracts, levels and backgrounds, on padded batches of log-mel energies.
+
+Vocal tract length perturbation: Jaitly and Hinton (2013), "Vocal tract length perturbation (VTLP) improves speech
+recognition". All of it is done on the features, so that it costs next to nothing and is new in every epoch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from residualformer.config.schema import FeatureConfig, VariationConfig
+from residualformer.data.fbank import fbank_options
+from residualformer.nn.mask import real_frames
+
+NEPER_PER_DB = math.log(10) / 10  # energies are natural logarithms
+TILT_DB = 12.0  # the background's spectrum rises or falls by up to so much from the lowest to the highest bin
+FLICKER = 0.4  # standard deviation of a background's log energy from cell to cell, about that of noise in a mel bin
+BEND = 0.6  # warped frequencies are proportional up to this part of the highest, then lead back to the highest
+
+
+class Variation:
+    """Random changes of the features (N, T, F) of a batch, each utterance its own.
+
+    Args:
+        config: see `VariationConfig`; what is 0 there is left as it is.
+        features: how the features are computed, which tells the frequencies of the bins.
+    """
+
+    def __init__(self, config: VariationConfig, features: FeatureConfig) -> None:
+        options, count = fbank_options(features).mel_opts, features.num_mel_bins
+        self.config = config
+        self.highest = options.high_freq + (0.0 if options.high_freq > 0 else features.sample_rate_hz / 2)
+        self.mel, hz = (_slaney_mel, _slaney_hz) if options.is_librosa else (_htk_mel, _htk_hz)
+        low, high = self.mel(torch.tensor([options.low_freq, self.highest], dtype=torch.float64))
+        self.first, self.step = low, (high - low) / (count + 1)
+        self.centres = hz(low + self.step * torch.arange(1, count + 1))  # (F,), Hz
+
+    def __call__(self, features: Tensor, lengths: Tensor, generator: torch.Generator) -> Tensor:
+        """A new tensor (N, T, F) in which frames beyond `lengths` (N,) are as they were.
+
+        `generator`: of the CPU; the same state gives the same changes on every device.
+        """
+        config, count = self.config, len(features)
+        # Drawn whether used or not: switching one off leaves the others as they were.
+        warp, gain, noisy, snr, tilt = torch.rand(5, count, generator=generator)
+        varied = features
+        if config.warp:
+            varied = self.warped(varied, 1 + config.warp * (2 * warp - 1))
+        if config.noise_probability:
+            low, high = config.noise_snr_db
+            noise = self.background(features.shape, TILT_DB * (2 * tilt - 1), generator).to(features)
+            with_noise = mixed(varied, noise, lengths, low + (high - low) * snr)
+            chosen = (noisy < config.noise_probability)[:, None, None].to(features.device)
+            varied = torch.where(chosen, with_noise, varied)
+        if config.gain_db:
+            varied = varied + (config.gain_db * NEPER_PER_DB * (2 * gain - 1))[:, None, None].to(features)
+        return torch.where(real_frames(features.size(1), lengths.to(features.device))[:, :, None], varied, features)
+
+    def warped(self, features: Tensor, factors: Tensor) -> Tensor:
+        """(N, T, F) as if spoken by vocal tracts `factors` (N,) times as long: all frequencies fall by that factor."""
+        hz, factors = self.centres, factors[:, None]
+        bend = BEND * self.highest / factors.clamp(min=1)  # (N, 1)
+        rest = (self.highest - bend * factors) / (self.highest - bend)
+        source = torch.where(hz <= bend, hz * factors, self.highest - rest * (self.highest - hz))  # (N, F)
+        place = ((self.mel(source) - self.first) / self.step - 1).clamp(0, len(hz) - 1).to(features)
+        below = place.floor().clamp(max=len(hz) - 2).long()
+        part = (place - below)[:, None]  # (N, 1, F)
+        index = below[:, None].expand_as(features)
+        return features.gather(2, index) * (1 - part) + features.gather(2, index + 1) * part
+
+    def background(self, shape: torch.Size, tilt_db: Tensor, generator: torch.Generator) -> Tensor:
+        """Log energies (N, T, F) of stationary noise whose spectrum is tilted by `tilt_db` (N,) in all."""
+        slope = NEPER_PER_DB * tilt_db[:, None, None] * torch.linspace(-0.5, 0.5, shape[2])
+        return slope + FLICKER * torch.randn(shape, generator=generator)
+
+
+def mixed(features: Tensor, noise: Tensor, lengths: Tensor, snr_db: Tensor) -> Tensor:
+    """Log energies (N, T, F) of speech and `noise`, whose mean over the real frames is `snr_db` (N,) below speech's."""
+    real = real_frames(features.size(1), lengths.to(features.device))[:, :, None].expand_as(features)
+    speech_level, noise_level = (
+        x.masked_fill(~real, -torch.inf).flatten(1).logsumexp(1)[:, None, None] for x in (features, noise)
+    )
+    distance = NEPER_PER_DB * snr_db.to(features)[:, None, None]
+    return torch.logaddexp(features, noise + (speech_level - noise_level - distance))
+
+
+def _htk_mel(hz: Tensor) -> Tensor:
+    return 1127.0 * torch.log1p(hz / 700.0)
+
+
+def _htk_hz(mel: Tensor) -> Tensor:
+    return 700.0 * torch.expm1(mel / 1127.0)
+
+
+def _slaney_mel(hz: Tensor) -> Tensor:
+    """Librosa's scale: linear up to 1 kHz."""
+    return torch.where(hz < 1000, hz * 0.015, 15 + torch.log(hz.clamp(min=1) / 1000) * 27 / math.log(6.4))
+
+
+def _slaney_hz(mel: Tensor) -> Tensor:
+    return torch.where(mel < 15, mel / 0.015, 1000 * torch.exp((mel - 15) * math.log(6.4) / 27))

@@ -1,0 +1,1 @@
+"""Measures of transcripts and translations, and their intervals."""

@@ -1,0 +1,137 @@
+"""Run folders and models on disk: atomic, strict, self-sufficient."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+import torch
+from torch import Tensor
+
+from residualformer.config.loading import config_from_dict, config_to_dict, flat, flatten
+from residualformer.config.schema import Config
+from residualformer.data.tokenizer import Tokenizer
+from residualformer.errors import UserError
+from residualformer.files import replacing
+from residualformer.nn.transducer import Transducer, build_model
+
+MODEL_FILE = "model.pt"
+
+
+@dataclass
+class Bundle:
+    """All that decoding needs. `info`: the training record (seed, commit, command, hardware, time, parameters)."""
+
+    model: Transducer
+    config: Config
+    tokenizer: Tokenizer
+    info: dict[str, Any]
+
+
+def save(value: Any, path: Path) -> None:
+    """`torch.save`, atomic; a full disk raises OSError."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        torch.save(value, file)
+
+
+def load(path: Path, *needed: str) -> Any:
+    """Tensors and plain values from `path`, on the CPU; UserError if it is no such file or lacks a `needed` key."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; train the model first (stages 4 and 5)")
+    try:
+        with ZipFile(path) as archive:
+            if archive.testzip():  # torch does not look at the check sums
+                raise BadZipFile("a check sum is wrong")
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise  # not damaged: nothing to remove
+    except Exception as error:  # damage makes the unpickler raise nearly anything
+        raise UserError(f"{path} is not a checkpoint or is damaged; remove it and train again") from error
+    if needed and not (isinstance(value, dict) and set(needed) <= set(value)):
+        raise UserError(f"{path} is not a checkpoint of this toolkit, which holds {', '.join(needed)}; train again")
+    return value
+
+
+def save_model(path: Path, weights: dict[str, Tensor], config: Config, tokenizer: Tokenizer, info: dict) -> None:
+    """Write a self-sufficient model: weights, configuration (feature settings within), tokens, training record."""
+    value = {"weights": weights, "config": config_to_dict(config), "tokenizer": tokenizer.to_dict(), "info": info}
+    save(value, path)
+
+
+def load_model(path: Path | str) -> Bundle:
+    """The model of a run folder, or of a `model.pt`, in eval mode on the CPU.
+
+    Raises:
+        UserError: there is none, it is damaged (its weights have another fingerprint than those that were written), or
+            its tokens do not fit its weights.
+    """
+    path = Path(path)
+    if path.is_dir() and not (path / MODEL_FILE).is_file():
+        raise UserError(f"{path} holds no {MODEL_FILE}: its training has not finished; run it to the end first")
+    file = path / MODEL_FILE if path.is_dir() else path
+    return bundle(load(file), file)
+
+
+def bundle(value: Any, file: Path) -> Bundle:
+    """The model in eval mode, of the content of a model `file`; errors as of `load_model`."""
+    if not isinstance(value, dict) or not {"weights", "config", "tokenizer", "info"} <= set(value):
+        raise UserError(f"{file} is not a model of this toolkit; give a run folder or its {MODEL_FILE}")
+    config, weights = config_from_dict(value["config"], str(file)), value["weights"]
+    tokenizer = model_tokenizer(value, file)
+    if (rows := len(weights.get("joiner.vocabulary.weight", tokenizer.pieces))) != tokenizer.vocab_size:
+        raise UserError(f"{file} writes {rows} tokens, but its token set has {tokenizer.vocab_size}; train it again")
+    model = build_model(config, tokenizer.vocab_size)
+    load_weights(model, weights, str(file))
+    if value["info"].get("fingerprint", fingerprint(weights)) != fingerprint(weights):
+        raise UserError(f"{file} is damaged: its weights are not those that were written; remove it and train again")
+    return Bundle(model.eval(), config, tokenizer, value["info"])
+
+
+def model_tokenizer(value: dict[str, Any], file: Path) -> Tokenizer:
+    """The token set within the content of a model file."""
+    try:
+        return Tokenizer.from_dict(value["tokenizer"])
+    except ValueError as error:
+        raise UserError(f"{file} holds no sound token set ({error}); remove it and train again") from error
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Strict `load_state_dict` whose failure is one sentence."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = (str(error).splitlines()[1:2] or [str(error)])[0].strip()
+        raise UserError(f"the weights in {source} do not fit the configured model: {first[:160]}") from error
+
+
+def average(paths: Sequence[Path]) -> dict[str, Tensor]:
+    """The mean of the weights in `paths`, in float64; what is not floating point is taken from the last."""
+    total: dict[str, Tensor] = {}
+    for path in paths:
+        for name, tensor in load(path).items():
+            tensor = tensor.double() if tensor.is_floating_point() else tensor
+            total[name] = total[name] + tensor if name in total and tensor.is_floating_point() else tensor
+    return {n: (t / len(paths)).float() if t.is_floating_point() else t for n, t in total.items()}
+
+
+def same_run(held: Any, wanted: dict[str, Any]) -> bool:
+    """Whether two identities are of one run; a key of the configuration that did not exist then had its default."""
+    defaults = flat(Config())
+
+    def filled(identity: dict[str, Any]) -> dict[str, Any]:
+        return {**identity, "config": defaults | dict(flatten(identity.get("config", {})))}
+
+    return filled(held or {}) == filled(wanted)
+
+
+def fingerprint(weights: dict[str, Tensor]) -> str:
+    """Twelve hexadecimal digits that change when any weight does."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,136 @@
+"""What a model costs: parameters, counted once each; for recurrent encoders also FLOPs per frame.
+
+One FLOP is one multiply-accumulate, as in the AmNets paper's table 1; biases and element-wise work are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from residualformer.config.schema import Config
+from residualformer.kernels.scan import GATES
+from residualformer.nn.recurrent import RecurrentEncoder
+from residualformer.nn.transducer import Transducer, build_model
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """`count_parameters`, and for a recurrent encoder `planned_flops` under the key `flops_per_frame`."""
+    recurrent = config.encoder.kind != "transformer"
+    return count_parameters(config) | ({"flops_per_frame": planned_flops(config)} if recurrent else {})
+
+
+def count_parameters(config: Config, vocab_size: int | None = None) -> dict[str, int]:
+    """Parameters of the model that `config` describes, fully pruned where it asks for that; none is allocated.
+
+    Args:
+        vocab_size: V; default `tokens.vocab_size`.
+    """
+    compression = config.amnet.compression if config.amnet.method == "sparse" else []
+    pruned = sum(_zeros(w, v, c) for c in compression for w, v in _shapes(config))
+    return parameter_table(_unallocated(config, vocab_size), pruned)
+
+
+def parameter_table(model: Transducer, pruned: int | None = None) -> dict[str, int]:
+    """Parameters by component, a shared one counted once.
+
+    Keys: `predictor`; `joiner`; `total`: all that decoding needs; `training_only`: heads that are dropped after
+    training, not within the total. And
+
+    - of a Transformer: `transformer`: the papers' column (projections, their biases, residual parts; not LayerNorm);
+      `residual`: the A, B, D within it; `layer_norm`; `subsampling`;
+    - of a recurrent encoder: `encoder`: the AmNets paper's column, which takes the joiner's projection of the encoder
+      in, and counts of sparse weights those that are not zero; `arbitrator`: within it; `pruned`: the weights at zero
+      that the model file holds beside these, in no sum.
+
+    Args:
+        pruned: weights at zero; default: what the model's masks say.
+    """
+    training_only = _count(model.training_only.parameters())
+    total = _count(model.parameters()) - training_only
+    rest = {"predictor": _count(model.predictor.parameters()), "joiner": _count(model.joiner.parameters())}
+    if isinstance(model.encoder, RecurrentEncoder):
+        zeros = _masked(model) if pruned is None else pruned
+        projection = _count(model.joiner.project_encoder.parameters())
+        arbitrator = model.encoder.arbitrator
+        table = {
+            "encoder": _count(model.encoder.parameters()) + projection - zeros,
+            "arbitrator": _count(arbitrator.parameters()) if arbitrator is not None else 0,
+            "pruned": zeros,
+        }
+        rest["joiner"] -= projection
+        total -= zeros
+        parts = table["encoder"]
+    else:
+        table = _transformer_table(model)
+        parts = sum(table.values()) - table["residual"]
+    assert total == parts + sum(rest.values()), "a component is missing from the table"
+    return table | rest | {"total": total, "training_only": training_only}
+
+
+def flops_per_frame(model: Transducer) -> dict[str, Any]:
+    """FLOPs per encoder frame of a recurrent encoder: a frame costs `arbitrator` + `output` + one of `branches`.
+
+    `arbitrator` (0 where there is none); `output`: the joiner's projection of the encoder, which the paper counts as
+    the encoder's; `branches`: of each branch, slow first, as trained: masked weights cost nothing.
+    """
+    return _flops(model, model.encoder.branch_flops())
+
+
+def planned_flops(config: Config, vocab_size: int | None = None) -> dict[str, Any]:
+    """`flops_per_frame` of the model that `config` describes, fully pruned where it asks for that."""
+    model = _unallocated(config, vocab_size)
+    if config.amnet.method != "sparse":
+        return flops_per_frame(model)
+    shapes = _shapes(config)
+    branches = [float(sum(w * v - _zeros(w, v, c) for w, v in shapes)) for c in config.amnet.compression]
+    return _flops(model, branches)
+
+
+def _flops(model: Transducer, branches: list[float]) -> dict[str, Any]:
+    return {
+        "arbitrator": model.encoder.arbitrator_flops(),
+        "output": float(model.joiner.project_encoder.weight.numel()),
+        "branches": branches,
+    }
+
+
+def _shapes(config: Config) -> list[tuple[int, int]]:
+    """(w, v) of the matrices of a branch: per layer, all gates of the input and of the recurrent product."""
+    encoder = config.encoder
+    w = GATES[encoder.kind] * encoder.dim
+    first = encoder.stack_frames * config.features.num_mel_bins
+    return [(w, v) for layer in range(encoder.num_layers) for v in (encoder.dim if layer else first, encoder.dim)]
+
+
+def _zeros(w: int, v: int, compression: float) -> int:
+    """Weights of a pruned matrix that are zero (with `amnet.block` above 1, to within a block)."""
+    return round(compression * w * v)
+
+
+def _unallocated(config: Config, vocab_size: int | None) -> Transducer:
+    with torch.device("meta"):
+        return build_model(config, vocab_size or config.tokens.vocab_size)
+
+
+def _transformer_table(model: Transducer) -> dict[str, int]:
+    residual = [p for name, p in model.encoder.named_parameters() if name.rsplit(".", 1)[-1] in ("A", "B", "D")]
+    norms = [m for m in model.encoder.modules() if isinstance(m, nn.LayerNorm)]
+    return {
+        "transformer": _count(model.encoder.bank.parameters()) + _count(residual),
+        "residual": _count(residual),
+        "layer_norm": sum(_count(norm.parameters()) for norm in norms),
+        "subsampling": _count(model.encoder.subsampling.parameters()),
+    }
+
+
+def _masked(model: Transducer) -> int:
+    masks = [buffer for name, buffer in model.encoder.named_buffers() if name.rsplit(".", 1)[-1] == "mask"]
+    return sum(mask.numel() - int(mask.count_nonzero()) for mask in masks)
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)

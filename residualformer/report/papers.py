@@ -1,0 +1,155 @@
+"""The papers' tables as data (conf/tables/*.yaml): which experiment stands in which cell, and what is printed there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from residualformer.config.yaml_loader import load_yaml
+from residualformer.errors import UserError, closest
+from residualformer.metrics.bootstrap import relative_gap
+
+METRICS = {"WER": "wer", "BLEU": "bleu"}  # key of a metric in a row of results
+LAYOUTS = ("grid", "lines")
+MEASURES = ("value", "mflop", "latency_ms")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model of the paper. All values are the paper's; None where it prints none.
+
+    Attributes:
+        experiment: its name in every recipe that has it.
+        label: what distinguishes it within its row, where the column's name does not tell.
+        value: WER in percent, or BLEU, one for each of the table's `sets`.
+        parameters: millions, in the Transformer layers, or in the recurrent encoder; `residual`: within them.
+        control: the experiment that is trained as long without what this one adds.
+        compression, slow: of AmNets, percent of the weights that go, slow branch first; percent of slow frames.
+        mflop: millions of FLOPs per frame; latency_ms: simulated, in milliseconds.
+    """
+
+    experiment: str
+    label: str = ""
+    value: float | list[float] | None = None
+    parameters: float | None = None
+    residual: float | None = None
+    control: str | None = None
+    compression: list[float] | None = None
+    slow: float | None = None
+    mflop: float | None = None
+    latency_ms: float | None = None
+
+    @property
+    def values(self) -> list[float]:
+        """One for each set; empty where the paper prints none."""
+        return [] if self.value is None else self.value if isinstance(self.value, list) else [self.value]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An ordering that the paper reports: of each pair the first is better than the second.
+
+    `measure`: by `value` (WER or BLEU), mflop or latency_ms; `at_most`: the first is at most so many times the second.
+    """
+
+    says: str
+    pairs: list[list[str]]
+    measure: str = "value"
+    at_most: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    cells: list[Cell | None]  # one for each column
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table. `layout`: `grid` as printed, or `lines`, a line for each model and a column for each measure.
+
+    `sets`: names of the paper's test sets, if it has several; `baseline_values`: where the baseline is in no cell;
+    `trained_on`: the baseline, trained on for as long as what starts from another experiment.
+    """
+
+    name: str
+    title: str
+    source: str
+    metric: str
+    baseline: str
+    rows: list[Row]
+    columns: list[str] = field(default_factory=lambda: [""])
+    sets: list[str] = field(default_factory=list)
+    baseline_values: list[float] = field(default_factory=list)
+    trained_on: str | None = None
+    layout: str = "grid"
+    claims: list[Claim] = field(default_factory=list)
+
+    def cells(self) -> Iterator[Cell]:
+        for row in self.rows:
+            yield from filter(None, row.cells)
+
+    @property
+    def experiments(self) -> list[str]:
+        """All that the table shows or compares with, each once, in its order."""
+        shown = [name for cell in self.cells() for name in (cell.experiment, cell.control) if name]
+        compared = [name for claim in self.claims for pair in claim.pairs for name in pair]
+        return list(dict.fromkeys([self.baseline, *shown, *compared, *filter(None, [self.trained_on])]))
+
+    @property
+    def key(self) -> str:
+        """Of the metric in a row of results."""
+        return METRICS[self.metric]
+
+
+def find_table(folder: Path, name: str) -> Table:
+    """The table `name` of `folder`: its file's name, or its number for short (3 for table3)."""
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    full = f"table{name}" if name.isdigit() else name
+    if full not in known:
+        raise UserError(f"there is no table '{name}' in {folder}; there are: {', '.join(known)}.{closest(full, known)}")
+    return read_table(folder / f"{full}.yaml")
+
+
+def read_table(path: Path) -> Table:
+    """The table in a YAML file; UserError, which names the file, for what is no table."""
+    try:
+        content = load_yaml(path.read_text(encoding="utf-8"))
+        rows = [Row(row["name"], [cell and Cell(**cell) for cell in row["cells"]]) for row in content.pop("rows")]
+        claims = [Claim(**claim) for claim in content.pop("claims", [])]
+        table = Table(name=path.stem, rows=rows, claims=claims, **content)
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        where = "see residualformer/score/papers.py"
+        raise UserError(f"{path} is not the definition of a table ({error}); {where}.") from error
+    for problem in _problems(table):
+        raise UserError(f"{path}: {problem}.")
+    return table
+
+
+def _problems(table: Table) -> Iterator[str]:
+    if table.metric not in METRICS:
+        yield f"metric is '{table.metric}'; it must be one of {', '.join(METRICS)}"
+    if table.layout not in LAYOUTS:
+        yield f"layout is '{table.layout}'; it must be one of {', '.join(LAYOUTS)}"
+    for row in table.rows:
+        if len(row.cells) != len(table.columns):
+            yield f"row '{row.name}' has {len(row.cells)} cells for {len(table.columns)} columns"
+        for cell in filter(None, row.cells):
+            if cell.values and len(cell.values) != max(len(table.sets), 1):
+                yield f"{cell.experiment} has {len(cell.values)} values for {max(len(table.sets), 1)} sets"
+    for claim in table.claims:
+        if claim.measure not in MEASURES:
+            yield f"measure is '{claim.measure}'; it must be one of {', '.join(MEASURES)}"
+        if not all(len(pair) == 2 for pair in claim.pairs):
+            yield f"'{claim.says}' must compare pairs of experiments"
+
+
+def paper_gaps(table: Table, cell: Cell) -> list[float]:
+    """The cell's gap to the baseline for each set, from the printed values; empty without any, or for the baseline."""
+    base = next((each.values for each in table.cells() if each.experiment == table.baseline), table.baseline_values)
+    if cell.experiment == table.baseline or not base:
+        return []
+    return [relative_gap(x, b, table.metric == "BLEU") for x, b in zip(cell.values, base, strict=bool(cell.values))]

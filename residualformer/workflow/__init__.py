@@ -1,0 +1,1 @@
+"""What has run, with what, and what runs next."""

@@ -1,0 +1,112 @@
+"""Every YAML in conf/ loads, and its model can be built (on torch's meta device: no memory, whatever the size)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from residualformer.config.loading import flat, load_config
+from residualformer.model.cost import count_parameters, planned_flops
+from utils.plan import in_order, needs, stage
+
+CONFS = Path(__file__).resolve().parents[2] / "conf"
+FILES = sorted(path for path in CONFS.rglob("*.y*ml") if path.parent.name != "tables")
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(CONFS))
+
+
+def test_there_are_configurations():
+    assert {"mini/baseline.yaml", "mini/shared.yaml", "mini/residual.yaml", "paper_asr.yaml", "paper_st.yaml"} <= {
+        name(path) for path in FILES
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_it_starts_with_its_purpose(path):
+    assert path.read_text(encoding="utf-8").startswith("# ")
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_its_model_can_be_built(path):
+    from residualformer.nn.transducer import build_model
+
+    config = load_config(path)
+    with torch.device("meta"):
+        model = build_model(config, config.tokens.vocab_size)
+    assert sum(parameter.numel() for parameter in model.parameters()) > 0
+
+
+# What may differ between a model and the one it starts from: how it is trained, the residual, how it is compressed.
+TRAINING = {"description", "warm_start", "data", "train", "decode", "dropout", "token_dropout"}
+RESIDUAL = {"encoder.residual.rank", "encoder.residual.diagonal"}
+
+
+def differences(path, other) -> set[str]:
+    own, others = (flat(load_config(each)) for each in (path, other))
+    return {key for key in own if own[key] != others[key]}
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if load_config(path).warm_start], ids=name)
+def test_its_warm_start_is_a_sibling_of_the_same_shape_but_for_residual_and_compression(path):
+    source = path.with_name(f"{load_config(path).warm_start}.yaml")
+    assert source.is_file()
+    changed = {key for key in differences(path, source) if not TRAINING & set(key.split("."))}
+    assert {key for key in changed if not key.startswith("amnet.")} <= RESIDUAL
+
+
+ROWS = ("rnnt", "sparse", "sparse_avg", "sparse_biased", "sparse_amr", "mf", "mf_avg", "mf_biased", "mf_amr")
+TABLES = ["an4", "mini", "librispeech_amnet"]
+
+
+@pytest.mark.parametrize("folder", TABLES)
+def test_the_nine_rows_of_the_amnets_are_there_and_plan_themselves(folder):
+    configs = {name: load_config(CONFS / folder / f"{name}.yaml") for name in ROWS}
+    order = in_order({name: needs(config) for name, config in configs.items()})
+    assert order.index("mf_amr") < order.index("mf_biased") and set(order) == set(ROWS)
+    for name, config in configs.items():
+        assert set(needs(config)) <= set(ROWS)
+        assert stage(config) == (4 if name == "rnnt" else 6)
+
+
+@pytest.mark.parametrize("folder", TABLES)
+def test_mu_is_the_papers_share_of_what_the_baseline_needs(folder):
+    config = load_config(CONFS / folder / "rnnt.yaml")
+    flops = planned_flops(config)
+    needed = (flops["branches"][0] + flops["output"]) * 100 / config.encoder.stack_frames  # FLOP/s
+    assert config.amnet.cost.mu / needed == pytest.approx(650e6 / (42.7e6 * 100 / 3), rel=0.002)  # rounded to 3 digits
+
+
+@pytest.mark.parametrize("folder", TABLES)
+@pytest.mark.parametrize("method", ["sparse", "mf"])
+def test_rows_differ_only_where_they_should(folder, method):
+    row = {name: CONFS / folder / f"{method}_{name}.yaml" for name in ("avg", "biased", "amr")}
+    costs = {"amnet.cost.kind", "amnet.cost.weight", "amnet.cost.match"}
+    assert differences(row["biased"], row["amr"]) <= costs | {"description", "train.max_steps", "amnet.noise_start"}
+    for key in differences(row["amr"], row["avg"]):
+        assert key.startswith(("amnet.", "train.")) or key in ("description", "warm_start")
+    assert differences(row["amr"], row["avg"]).isdisjoint({"amnet.method", "amnet.compression", "amnet.cost.mu"})
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem.rstrip("1689") == "residual"], ids=name)
+def test_a_residual_is_trained_exactly_as_its_control(path):
+    """But for the learning rate of what only the residual has."""
+    found = differences(path, path.with_name(path.name.replace("residual", "control")))
+    assert found - {"train.optimizer.residual_factor"} == RESIDUAL | {"description"}
+
+
+@pytest.mark.parametrize("recipe", ["librispeech", "covost"])
+@pytest.mark.parametrize("table", range(1, 7))
+def test_real_corpora_have_all_cells_of_the_residual_transformers_tables_at_paper_size(recipe, table):
+    rows = yaml.safe_load((CONFS / "tables" / f"table{table}.yaml").read_text(encoding="utf-8"))["rows"]
+    cells = [cell for row in rows for cell in row["cells"] if cell]
+    for cell in cells:
+        config = load_config(CONFS / recipe / f"{cell['experiment']}.yaml")
+        if "parameters" in cell:  # the paper rounds, and 22.052 down
+            millions = count_parameters(config)["transformer"] / 1e6
+            assert millions == pytest.approx(cell["parameters"], abs=0.053)
+    assert cells

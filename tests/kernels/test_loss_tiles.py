@@ -1,0 +1,156 @@
+"""Tiles of the joiner's lattice: kernels in numba against PyTorch in float64, and when they are taken."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from residualformer.kernels.tiles import Tiles
+from residualformer.loss import exact_joiner_loss, recursion
+from residualformer.loss.common import NotFiniteError
+from residualformer.loss.fused_joiner import _kind_of_tiles
+from residualformer.loss.recursion import recursion_engine
+from residualformer.optional import is_installed
+
+numba = pytest.mark.skipif(not is_installed("numba"), reason="numba is not installed")
+NODES = 70
+
+
+def problem(C, D=37, dtype=torch.float32, spread=1.0):
+    """(am, lm, weight, bias) and (t, s, classes, grad) of NODES nodes, rows of am and lm recurring."""
+    generator = torch.Generator().manual_seed(C)
+    shapes = (9, D), (11, D), (C, D), (C,), (NODES, 2)
+    *joiner, grad = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    joiner[2] *= spread
+    t, s = (torch.randint(rows, (NODES,), generator=generator) for rows in (9, 11))
+    classes = torch.randint(C, (NODES, 2), generator=generator)
+    classes[::7, 1] = classes[::7, 0]  # a label that is the blank
+    return [each.to(dtype) for each in joiner], (t, s, classes), grad.to(dtype)
+
+
+def run(kind, joiner, nodes, grad):
+    """Arcs, and gradients of the joiner, in two tiles."""
+    arcs, grads = grad.new_empty(NODES, 2), [torch.zeros_like(each) for each in joiner]
+    tiles = kind(*joiner)
+    for rows in tiles.of(NODES, 40):
+        tiles.write_arcs(*(each[rows] for each in nodes), arcs[rows])
+    for rows in tiles.of(NODES, 40):
+        tiles.add_grads(*(each[rows] for each in nodes), grad[rows], *grads)
+    return arcs, grads
+
+
+@numba
+@pytest.mark.parametrize("C", [2, 5, 64, 301])
+@pytest.mark.parametrize("spread", [0.05, 1.0, 20.0])
+def test_kernels_are_float64_but_for_rounding(C, spread):
+    """tanh is off by 1.5e-7, products of D by a few eps, in logits of up to 5 sqrt(D) spread; and so are gradients."""
+    from residualformer.kernels.tiles_numba import CompiledTiles
+
+    joiner, nodes, grad = problem(C, spread=spread)
+    exact, exact_grads = run(Tiles, [each.double() for each in joiner], nodes, grad.double())
+    arcs, grads = run(CompiledTiles, joiner, nodes, grad)
+    logit = 3e-7 * (5 * 37**0.5 * spread + 5)
+    torch.testing.assert_close(arcs.double(), exact, rtol=0, atol=logit)
+    for ours, theirs in zip(grads, exact_grads, strict=True):
+        assert (ours - theirs).abs().max() <= 2 * logit * theirs.abs().max()
+
+
+@numba
+def test_exponential_and_tanh_are_those_of_the_library():
+    from residualformer.kernels.tiles_numba import FAR, _exp, _tanh
+
+    x = np.concatenate([np.linspace(FAR, 0, 4001), -np.logspace(-18, 1.8, 500)]).astype(np.float32)
+    ours, exact = (np.array([float(f(value)) for value in x]) for f in (_exp, lambda value: np.exp(float(value))))
+    assert (abs(ours / exact - 1) <= (2 + abs(x)) * 1e-7).all()
+    x = np.concatenate([np.linspace(-12, 12, 4001), np.logspace(-30, 0, 100)]).astype(np.float32)
+    ours = np.array([_tanh(value) for value in x])
+    assert abs(ours - np.tanh(x.astype(np.float64))).max() <= 1.5e-7 and abs(ours).max() == 1.0
+    assert _exp(np.float32(-np.inf)) == 0.0 and _exp(np.nextafter(FAR, np.float32(-100))) == 0.0
+    assert np.isnan(_exp(np.float32(np.nan))) and np.isnan(_tanh(np.float32(np.nan)))
+
+
+@numba
+def test_impossible_classes_and_logits_that_are_not_finite():
+    from residualformer.kernels.tiles_numba import CompiledTiles
+
+    joiner, nodes, grad = problem(40)
+    joiner[3][:8] = -torch.inf
+    nodes[2][nodes[2] < 8] += 8
+    expected, expected_grads = run(Tiles, joiner, nodes, grad)
+    arcs, grads = run(CompiledTiles, joiner, nodes, grad)
+    torch.testing.assert_close(arcs, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(grads[0], expected_grads[0], rtol=1e-4, atol=1e-4)
+    assert not grads[3][:8].any() and not grads[2][:8].any()
+    for wrong in (torch.nan, torch.inf, -torch.nan):
+        joiner[0][4] = wrong  # tanh of inf is 1, as it should be
+        arcs, _ = run(CompiledTiles, joiner, nodes, grad)
+        assert torch.equal(arcs.isnan()[:, 0], (nodes[0] == 4) & (wrong != torch.inf))
+        joiner[0][4] = 0.5
+        joiner[3][20] = wrong
+        assert run(CompiledTiles, joiner, nodes, grad)[0].isnan().all()
+        joiner[3][20] = 0.5
+    joiner[3][:] = -torch.inf
+    assert run(CompiledTiles, joiner, nodes, grad)[0].isnan().all()
+
+
+@numba
+def test_no_gradient_is_a_denormal_number():
+    """Products of matrices that meet them are several times slower."""
+    from residualformer.kernels.tiles_numba import CompiledTiles
+
+    joiner, nodes, grad = problem(300, spread=5.0)
+    tiles = CompiledTiles(*joiner)
+    tiles.of(NODES, NODES)
+    grads = [torch.zeros_like(each) for each in joiner]
+    tiles.add_grads(*nodes, grad.clamp(min=1e-7), *grads)
+    tiny = tiles.logits[tiles.logits != 0].abs().min()
+    assert torch.finfo(torch.float32).tiny <= tiny < 1e-30 and (tiles.logits == 0).any()
+
+
+@numba
+def test_threads_change_no_bit(monkeypatch):
+    from residualformer.kernels import tiles_numba
+
+    monkeypatch.setattr(tiles_numba, "NUMBERS_PER_THREAD", 1)
+    problem_, threads, results = problem(64), torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 5):
+            torch.set_num_threads(number)
+            arcs, grads = run(tiles_numba.CompiledTiles, *problem_)
+            results.append([arcs, *grads])
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+
+
+@numba
+def test_kernels_are_for_float32_and_not_for_the_plain_engine():
+    am = torch.zeros(2, 3)
+    assert _kind_of_tiles(am) is not Tiles
+    assert _kind_of_tiles(am.double()) is Tiles and _kind_of_tiles(am.to("meta")) is Tiles
+    with recursion_engine("plain"):
+        assert _kind_of_tiles(am) is Tiles
+
+
+def test_kernels_that_fail_are_given_up_with_one_warning(monkeypatch, caplog):
+    def broken(name):
+        raise OSError("libsvml.so has no such symbol")
+
+    monkeypatch.setattr(recursion, "_broken", set())
+    monkeypatch.setattr(recursion, "_is_there", lambda name: True)
+    monkeypatch.setattr(recursion.importlib, "import_module", broken)
+    with caplog.at_level(logging.WARNING):
+        assert [_kind_of_tiles(torch.zeros(2, 3)) for _ in range(2)] == [Tiles, Tiles]
+    assert len(caplog.records) == 1 and "without numba, slower, for it failed: libsvml.so" in caplog.text
+
+
+@pytest.mark.parametrize("engine", ["auto", "plain"])
+def test_an_utterance_that_is_not_finite_is_named_by_either(engine):
+    generator = torch.Generator().manual_seed(0)
+    am, lm, weight = (torch.randn(shape, generator=generator) for shape in ((3, 6, 8), (3, 4, 8), (5, 8)))
+    am[1, 2, 3] = torch.nan
+    with recursion_engine(engine), pytest.raises(NotFiniteError) as error:
+        exact_joiner_loss(am, lm, weight, None, torch.ones(3, 3, dtype=torch.int64), 0)
+    assert error.value.rows == [1]

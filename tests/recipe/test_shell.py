@@ -1,0 +1,348 @@
+"""The stage script on a made-up corpus whose steps only leave a trace: options, skipping, running again, failing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFS = {
+    "base": "encoder: {num_layers: 4}",
+    "baseline": "base: base.yaml",
+    "shared": "base: base.yaml\nencoder: {sharing: 2}",
+    "residual": "base: shared.yaml\nwarm_start: shared\nencoder: {residual: {rank: 4}}",
+}
+
+# Each step notes its command in calls.txt, fails when its name is in fail.txt, and makes what the real one makes.
+STEP = """
+import sys
+from pathlib import Path
+name, args = Path(sys.argv[0]).name, sys.argv[1:]
+with open("calls.txt", "a") as calls:
+    print(name, *args, file=calls)
+fails = Path("fail.txt").exists() and Path("fail.txt").read_text().strip() in " ".join([name, *args])
+option = lambda key: Path(args[args.index(key) + 1])
+made = {
+    "fake.py": lambda: option("--out") / ("x" if args[0] == "obtain" else "cuts_test.jsonl.gz"),
+    "compute_fbank.py": lambda: option("--out") / "cuts_test.jsonl.gz",
+    "train_tokenizer.py": lambda: option("--out") / "tokenizer.json",
+    "train.py": lambda: option("--exp") / "model.pt",
+    "decode.py": lambda: Path(args[0]) / "decode_test_beam16" / "hyp.jsonl",
+    "export.py": lambda: Path(args[0]) / "export" / "model.json",
+}[name]()
+if fails and not Path("late.txt").exists():
+    sys.exit(2)
+made.parent.mkdir(parents=True, exist_ok=True)
+if fails:
+    sys.exit(2)
+made.write_text("made")
+"""
+
+
+class Recipe:
+    """A copy of the repository's stage script with a fake corpus."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.folder = folder
+        for name in ("run.sh", "path.sh", "pyproject.toml"):
+            shutil.copy(root / name, folder)
+        for name in ("utils", "residualformer"):
+            (folder / name).symlink_to(root / name)
+        self.write("local/fake.py", STEP)
+        for step in ("compute_fbank", "train_tokenizer", "train", "decode", "export"):
+            self.write(f"steps/{step}.py", STEP)
+        self.write("local/score.sh", 'echo "score.sh $*" >> calls.txt\n')
+        for name, text in CONFS.items():
+            self.write(f"conf/fake/{name}.yaml", text)
+
+    def write(self, path: str, text: str) -> None:
+        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / path).write_text(text)
+
+    def run(self, *options: str, status: int = 0) -> subprocess.CompletedProcess:
+        """Run with these options from another folder; `calls` is what ran."""
+        self.write("calls.txt", "")
+        command = [str(self.folder / "run.sh"), "--corpus", "fake", "--python", sys.executable, *options]
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
+
+    @property
+    def calls(self) -> list[str]:
+        """The names of the scripts that ran; of trainings and decodings, of the run folder."""
+        lines = [line.split() for line in (self.folder / "calls.txt").read_text().splitlines()]
+        return [Path(next((word for word in line if "/exp/" in word), line[0])).name for line in lines]
+
+
+DATA = ["fake.py", "fake.py", "compute_fbank.py", "train_tokenizer.py"]
+RUNS = ["baseline", "shared", "residual"]
+
+
+@pytest.fixture
+def recipe(root, tmp_path):
+    return Recipe(root, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished_folder(root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    recipe = Recipe(root, folder)
+    recipe.run()
+    return recipe
+
+
+@pytest.fixture
+def finished(finished_folder, tmp_path):
+    """A recipe all of whose stages are done."""
+    shutil.copytree(finished_folder.folder, tmp_path, symlinks=True, dirs_exist_ok=True)
+    recipe = Recipe.__new__(Recipe)
+    recipe.folder = tmp_path
+    return recipe
+
+
+def test_all_stages_run_in_order(finished_folder):
+    assert finished_folder.calls == DATA + RUNS + RUNS + ["score.sh"]
+
+
+def test_stage_options_select(recipe):
+    recipe.run("--stage", "0", "--stop-stage=2")
+    assert recipe.calls == DATA[:3]
+    recipe.run("--stage=3", "--stop-stage", "4")
+    assert recipe.calls == DATA[3:] + RUNS[:2]
+
+
+def test_stage_9_exports_on_demand_what_was_trained(finished):
+    finished.run("--stop-stage", "9", "--experiments", "baseline shared")
+    assert finished.calls == ["score.sh", "baseline", "shared"]
+    call = "export.py egs/fake/exp/baseline --int8 --config conf/fake/baseline.yaml"
+    assert call in (finished.folder / "calls.txt").read_text()
+    done = finished.run("--stage", "9", "--stop-stage", "9", "--experiments", "shared residual")
+    assert finished.calls == ["residual"] and done.stdout.count("skipped, done before") == 1
+    finished.run("--stage", "9", "--stop-stage", "9", "--experiments", "shared", "--set", "decode.beam=2")
+    assert finished.calls == ["shared"]  # what is shipped searches as stage 7 does
+
+
+def test_what_is_done_is_skipped_and_said(finished):
+    done = finished.run()
+    assert finished.calls == ["score.sh"]
+    assert done.stdout.count("skipped, done before") == 10
+
+
+def test_a_changed_option_runs_again_what_depends_on_it(finished):
+    done = finished.run("--set", "features.num_mel_bins=40")
+    assert finished.calls == DATA[2:3] + RUNS + RUNS + ["score.sh"]
+    assert "runs again: features.num_mel_bins 80 -> 40" in done.stdout
+    assert "input egs/fake/data/fbank was made with other options" in done.stdout
+    assert "is kept in egs/fake/exp/old/baseline.1" in done.stdout
+    assert (finished.folder / "egs/fake/exp/old/baseline.1/model.pt").is_file()
+
+
+def test_the_back_end_of_the_features_is_passed_on(recipe):
+    recipe.run("--stop-stage", "2", "--feature-backend", "kaldifeat")
+    assert "--backend kaldifeat" in (recipe.folder / "calls.txt").read_text()
+
+
+def test_a_recipe_has_configurations_and_a_folder_of_its_own(recipe):
+    for name, text in CONFS.items():
+        recipe.write(f"conf/other/{name}.yaml", text)
+    recipe.run("--recipe", "other", "--stop-stage", "4", "--corpus-option", "part=2")
+    calls = (recipe.folder / "calls.txt").read_text()
+    assert "conf/other/baseline.yaml" in calls and "egs/fake" not in calls
+    assert calls.count("--part 2") == 2 and (recipe.folder / "egs/other/exp/baseline/model.pt").is_file()
+
+
+def test_another_search_does_not_train_again(finished):
+    finished.run("--set", "decode.kind=greedy")
+    assert finished.calls == RUNS + ["score.sh"]
+
+
+def test_a_changed_experiment_runs_again_with_those_that_start_from_it(finished):
+    finished.write("conf/fake/shared.yaml", "base: base.yaml\nencoder: {sharing: 4}")
+    finished.run()
+    assert finished.calls == ["shared", "residual"] * 2 + ["score.sh"]
+
+
+def test_a_key_that_is_newer_than_a_run_had_its_default(finished):
+    marker = finished.folder / "egs/fake/exp/residual/.decode_test.done"
+    content = json.loads(marker.read_text())
+    del content["identity"]["decode.nbest"]
+    marker.write_text(json.dumps(content))
+    finished.run()
+    assert finished.calls == ["score.sh"]
+    finished.run("--set", "decode.nbest=5")
+    assert finished.calls == RUNS + ["score.sh"]
+
+
+def test_comments_descriptions_and_jobs_change_nothing(finished):
+    finished.write("conf/fake/base.yaml", "# comment\ndescription: another\n" + CONFS["base"])
+    finished.run("--jobs", "1")
+    assert finished.calls == ["score.sh"]
+
+
+def test_a_lost_result_is_made_again(finished):
+    (finished.folder / "egs/fake/exp/shared/model.pt").unlink()
+    finished.run()
+    assert finished.calls == ["shared", "score.sh"]
+
+
+def test_a_damaged_result_is_made_again_and_trainings_stay(finished):
+    finished.write("egs/fake/data/lang/tokenizer.json", "mad")
+    done = finished.run()
+    assert finished.calls == ["train_tokenizer.py", "score.sh"]
+    assert "runs again: egs/fake/data/lang/tokenizer.json is not as it was made" in done.stdout
+    finished.run()
+    assert finished.calls == ["score.sh"]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"finished": true, "identity": []}', '{"finished": true, "identity": {}, "made": []}']
+)
+def test_a_damaged_marker_is_not_trusted(finished, content):
+    finished.write("egs/fake/data/.lang.done", content)
+    finished.run("--stage", "3", "--stop-stage", "3")
+    assert finished.calls == DATA[3:]
+
+
+def test_ctrl_c_ends_a_stage_without_a_traceback(root, tmp_path):
+    """Also while the command still imports, when nothing in it could catch the interrupt."""
+    command = [sys.executable, "utils/stage.py", "--number", "1", "--title", "t", "--out", str(tmp_path / "out"), "--"]
+    code = "print('importing', flush=True); import time; time.sleep(60)"
+    with subprocess.Popen(
+        [*command, sys.executable, "-c", code], cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    ) as process:  # fmt: skip
+        while process.stdout.readline().strip() != "importing":
+            pass
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 130 and told.strip() == "interrupted; the same command goes on from here"
+    assert json.loads((tmp_path / ".out.done").read_text())["finished"] is False
+
+
+def test_overwrite_runs_everything_again(finished):
+    finished.run("--overwrite", "--stage", "2", "--stop-stage", "3")
+    assert finished.calls == DATA[2:]
+
+
+def test_a_failure_stops_all_and_is_not_taken_for_done(finished):
+    finished.write("fail.txt", "compute_fbank.py")
+    finished.run("--set", "features.num_mel_bins=40", status=2)
+    assert finished.calls == DATA[2:3]
+    finished.run("--set", "features.num_mel_bins=40", "--stage", "4", status=2)  # the old features are not trusted
+    assert finished.calls == []
+    (finished.folder / "fail.txt").unlink()
+    finished.run("--set", "features.num_mel_bins=40", "--stop-stage", "2")
+    assert finished.calls == DATA[2:3]
+
+
+def test_an_interrupted_training_goes_on_in_its_folder(finished):
+    finished.write("fail.txt", "exp/baseline")
+    finished.write("late.txt", "when its folder is there")
+    finished.run("--set", "train.seed=2", status=2)
+    (finished.folder / "fail.txt").unlink()
+    done = finished.run("--set", "train.seed=2", "--stop-stage", "4", "--experiments", "baseline")
+    assert "is kept in" not in done.stdout
+
+
+def test_a_stage_without_what_it_needs_says_so(recipe):
+    done = recipe.run("--stage", "4", status=2)
+    assert "error: stage 4 needs egs/fake/data/fbank, which is not finished" in done.stderr
+
+
+def test_a_place_that_refuses_writes_is_named(recipe):
+    recipe.write("egs/fake/data", "a file where a folder should be")
+    done = recipe.run(status=2)
+    assert done.stderr.startswith("error: cannot read or write egs/fake/data") and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--stgae", "3"], "there is no option '--stgae'. Did you mean '--stage'?"),
+        (["--stage"], "--stage needs a value"),
+        (["--stage", "--jobs", "1"], "--stage needs a value"),
+        (["--stage", "two"], "--stage is 'two'; it must be a whole number"),
+        (["--train-hours", "x"], "--train-hours is 'x'; it must be a number"),
+        (["--overwrite=maybe"], "--overwrite is 'maybe'; it must be true or false"),
+        (["--stage", "9" * 23], "it must be a whole number, 0 or more, of 18 digits at most"),
+        (["--experiments", ""], "--experiments is empty; give it a value, or leave it out"),
+        (["--corpus-dir", " "], "--corpus-dir is empty; give it a value, or leave it out"),
+        (["--python", "/etc"], "'/etc' is not a Python"),
+        (["--python", "/bin/true"], "'/bin/true' is not a Python"),
+        (["-s"], "there is no option '-s'"),
+        (["stray"], "there is no use for the argument 'stray'"),
+        (["--corpus", "fakes"], "there is no corpus 'fakes'"),
+        (["--recipe", "fakes"], "there is no recipe 'fakes'"),
+        (["--corpus-option", "part"], "--corpus-option part must be NAME=VALUE"),
+        (["--train-hours", "1"], "--train-hours is of no use for corpus fake"),
+        (["--synthetic=9"], "--synthetic is of no use for corpus fake"),
+        (["--stop-stage", "10"], "--stop-stage 10: the last stage is 9"),
+        (["--stage", "5", "--stop-stage", "4"], "--stage 5 comes after --stop-stage 4"),
+        (["--experiments", "baseline shard"], "there is no experiment 'shard'"),
+        (["--set", "encoder.num_layer=3"], "there is no key encoder.num_layer. Did you mean 'num_layers'?"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_work(recipe, options, words):
+    done = recipe.run(*options, status=2)
+    assert words in done.stderr and len(done.stderr.splitlines()) == 1
+    assert recipe.calls == [] and not (recipe.folder / "egs").exists()
+
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("egs/*/run.sh") if path.parent.name != "custom")
+
+
+@pytest.mark.parametrize("script", ["run.sh", *RECIPES])
+def test_help_lists_every_option(root, script):
+    done = subprocess.run([root / script, "--help"], capture_output=True, text=True, cwd="/", check=True)
+    for option in ("--stage", "--stop-stage", "--corpus-dir", "--train-hours", "--set", "--overwrite", "--experiments"):
+        assert f"  {option} " in done.stdout
+
+
+SCRIPTS = sorted(
+    str(path.relative_to(path.parents[1]))
+    for folder in ("steps", "local", "utils")
+    for path in (ROOT / folder).glob("*.py")
+    if "run_main(main)" in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_of_every_script(root, script):
+    command = [sys.executable, script, "--help"]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
+    assert done.returncode == 0 and done.stdout.startswith("usage:")
+
+
+def test_pins_are_checked(root):
+    """Without site-packages nothing is installed, and the first pin is missed."""
+    bare = subprocess.run([sys.executable, "-S", "utils/pins.py"], capture_output=True, text=True, cwd=root)
+    assert bare.returncode == 1 and bare.stderr.startswith("found torch nothing (not 2.13.0)")
+
+
+def test_no_network_ends_in_a_sentence_and_no_environment(root, tmp_path):
+    """The bootstrap with package indexes switched off."""
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    shutil.copytree(root / "utils", tmp_path / "utils")
+    stub = tmp_path / "bin" / "python"
+    stub.parent.mkdir()
+    stub.write_text("#!/bin/sh\nexit 1\n")
+    stub.chmod(0o755)
+    (stub.parent / "python3").symlink_to(sys.executable)
+    environment = {
+        "PATH": f"{stub.parent}:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "PIP_NO_INDEX": "1",
+        "PIP_CONFIG_FILE": "/dev/null",
+    }
+    done = subprocess.run(["bash", tmp_path / "utils/environment.sh"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 1 and done.stdout == ""
+    assert "error: the packages could not be installed into" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / ".venv/.complete").exists()

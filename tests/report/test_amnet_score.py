@@ -1,0 +1,301 @@
+"""From the branches in hyp.jsonl to shares, FLOPs and latency: against sums by hand and the paper's table."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from decode_models import save_random_run
+from lhotse import CutSet, Features, MonoCut, NumpyFilesWriter, Recording, SupervisionSegment
+
+from residualformer.config.schema import (
+    AmNetConfig,
+    ArbitratorConfig,
+    Config,
+    CostConfig,
+    DecodeConfig,
+    EncoderConfig,
+    FeatureConfig,
+    JoinerConfig,
+    LossConfig,
+    PredictorConfig,
+    TokenConfig,
+)
+from residualformer.data.tokenizer import train_tokenizer
+from residualformer.decode.corpus import decode_cuts
+from residualformer.errors import UserError
+from residualformer.files import write_json, write_text
+from residualformer.model.checkpoint import load_model, save_model
+from residualformer.model.cost import flops_per_frame, parameter_table
+from residualformer.nn.transducer import build_model
+from residualformer.report.amnet import Device, read_decisions, shared_utterance, summary, table_order, with_savings
+from residualformer.report.plots import Track, decisions_and_backlog
+from residualformer.report.results import compare, find_runs, score_run
+from residualformer.report.table import cells, render_markdown
+
+MU, RHO = 650e6, 100 / 3
+PNG = b"\x89PNG"
+
+
+def paper_device(slow: float, fast: float) -> Device:
+    """FLOPs per frame of the branches with arbitrator and projection, as the paper counts them."""
+    output, arbitrator = 1024 * 4097, 295_168
+    branches = [flops - output - arbitrator for flops in (slow, fast)]
+    return Device({"arbitrator": arbitrator, "output": output, "branches": branches}, MU, RHO)
+
+
+@pytest.mark.parametrize(
+    "slow, fast, rows",
+    [
+        (30.4e6, 21.05e6, {0.62: (24.6, 42.3), 0.77: (23.2, 45.6)}),  # factorised
+        (39e6, 12.5e6, {0.43: (27.7, 35.2), 0.52: (25.3, 40.8)}),  # sparse
+    ],
+)
+def test_the_papers_table(slow, fast, rows):
+    """Both rows of a method follow from the FLOPs of its two branches, to what the table's digits leave open."""
+    device = paper_device(slow, fast)
+    dense = {"experiment": "rnnt", "amnet": {"mflop": 42.73}}
+    for share, (mflop, saving) in rows.items():
+        decisions = (np.arange(1000) < 1000 * share).astype(np.int64)
+        cost = summary(device, [decisions[:300], decisions[300:]])
+        assert cost["shares"] == [round(1 - share, 4), share] and cost["mflop"] == pytest.approx(mflop, abs=0.15)
+        row = with_savings([dense, {"experiment": "amnet", "amnet": cost}], "rnnt")[1]
+        assert row["amnet"]["saving"] == pytest.approx(saving, abs=0.4)
+
+
+def test_latency_and_its_percentiles_are_those_of_the_backlog_by_hand():
+    device = Device({"arbitrator": 10.0, "output": 20.0, "branches": [170.0, 20.0]}, mu=1000.0, rho=10.0)
+    assert device.per_branch.tolist() == [200, 50]  # 100 are free per frame
+    late, early = np.array([1, 1, 0, 0]), np.array([0, 0, 1, 1])
+    assert device.backlog_s(late).tolist() == pytest.approx([0, 0, 0.1, 0.2])
+    assert device.backlog_s(early).tolist() == pytest.approx([0.1, 0.2, 0.15, 0.1])
+    cost = summary(device, [late, early, np.array([1]), np.array([], dtype=np.int64)], [0.1, 0.8])
+    assert cost["latency_ms"] == {"mean": 75, "median": 50, "p90": 170, "p99": 197}  # of 0, 0, 100, 200
+    assert (cost["frames"], cost["mflop"], cost["shares"]) == (9, round((4 * 200 + 5 * 50) / 9e6, 4), [0.4444, 0.5556])
+    assert cost["compression"] == [0.1, 0.8] and summary(device, [np.array([], dtype=np.int64)]) is None
+
+
+def test_a_baseline_that_is_too_slow_is_late_by_the_same_for_every_frame():
+    """The paper's 6154 ms are 172 frames' worth."""
+    device = Device({"arbitrator": 0.0, "output": 4_195_328.0, "branches": [38_559_745.0]}, MU, RHO)
+    cost = summary(device, [np.zeros(172, dtype=np.int64)])
+    assert cost["latency_ms"]["mean"] == pytest.approx(6153.6, abs=0.1) and cost["shares"] == [1.0]
+
+
+def test_decisions_are_read_or_refused():
+    assert read_decisions("0102", 3, "x").tolist() == [0, 1, 0, 2] and len(read_decisions("", 2, "x")) == 0
+    for wrong in ("012", "0-1", "0a"):
+        with pytest.raises(UserError, match="hyp.jsonl names branches that its model does not have.*0 to 1"):
+            read_decisions(wrong, 2, "hyp.jsonl")
+
+
+def test_savings_need_a_baseline():
+    rows = [{"experiment": "mf", "amnet": {"mflop": 3.0}}, {"experiment": "shared"}]
+    assert with_savings(rows, "rnnt") == [{"experiment": "mf", "amnet": {"mflop": 3.0, "saving": None}}, rows[1]]
+
+
+def test_the_utterance_of_the_picture():
+    frames = {"a": 90, "b": 250, "c": 250, "d": 400, "e": 299}
+    first = {name: np.zeros(count) for name, count in frames.items()}
+    assert shared_utterance([first], RHO) == "e"
+    second = {name: first[name] for name in "dcba"}
+    assert shared_utterance([first, second], RHO) == "b"  # the first of equals
+    assert shared_utterance([{"d": first["d"]}], RHO) == "d" and shared_utterance([first, {}], RHO) is None
+
+
+def amnet(method="none", *compression, cost="none", match=None) -> Config:
+    arbitrator = ArbitratorConfig(hidden_dim=3) if len(compression) > 1 else ArbitratorConfig()
+    return Config(
+        description=f"{method} {compression} {cost}",
+        features=FeatureConfig(num_mel_bins=20),
+        tokens=TokenConfig(kind="char"),
+        encoder=EncoderConfig(kind="lstm", num_layers=1, dim=6),
+        predictor=PredictorConfig(embedding_dim=4, hidden_dim=5, num_layers=1),
+        joiner=JoinerConfig(kind="additive"),
+        loss=LossConfig(kind="simple"),
+        amnet=AmNetConfig(
+            method, list(compression), arbitrator=arbitrator,
+            cost=CostConfig(kind=cost, weight=float(cost != "none"), mu=20e3, match=match),
+        ),
+    )  # fmt: skip
+
+
+TABLE_1 = {
+    "rnnt": amnet(),
+    "sparse": amnet("sparse", 0.15),
+    "sparse_avg": amnet("sparse", 0.15, 0.8, cost="avg"),
+    "sparse_biased": amnet("sparse", 0.15, 0.8, cost="avg", match="sparse_amr"),
+    "sparse_amr": amnet("sparse", 0.15, 0.8, cost="amr"),
+    "mf": amnet("factorised", 0.35),
+    "mf_avg": amnet("factorised", 0.35, 0.6, cost="avg"),
+    "mf_biased": amnet("factorised", 0.35, 0.6, cost="avg", match="mf_amr"),
+    "mf_amr": amnet("factorised", 0.35, 0.6, cost="amr"),
+}
+
+
+def test_the_order_of_the_papers_table():
+    assert sorted(TABLE_1, key=lambda name: table_order(TABLE_1[name])) == list(TABLE_1)
+
+
+@pytest.fixture
+def egs(tmp_path):
+    """A corpus whose nine recurrent experiments and one Transformer were decoded, with made-up words and branches."""
+    egs = tmp_path / "corpus"
+    draw = np.random.default_rng(0)
+    for name, config in TABLE_1.items():
+        torch.manual_seed(1)
+        tokenizer = train_tokenizer(["abc de"], config.tokens)
+        model = build_model(config, tokenizer.vocab_size)
+        for buffer, mask in model.encoder.named_buffers():
+            if buffer.endswith("mask"):
+                mask[:, ::2] = False
+        (egs / "exp" / name).mkdir(parents=True)
+        info = {"parameters": parameter_table(model)}
+        save_model(egs / "exp" / name / "model.pt", model.state_dict(), config, tokenizer, info)
+        branches = max(1, len(config.amnet.compression))
+        taken = [draw.integers(branches, size=30 + 10 * u) for u in range(12)]
+        write_decoded(egs, name, ["".join(map(str, row)) for row in taken])
+    save_random_run(egs / "exp" / "baseline", info={"parameters": {"transformer": 10**6, "total": 2 * 10**6}})
+    write_decoded(egs, "baseline", None)
+    return egs
+
+
+def write_decoded(egs: Path, name: str, branches: list[str] | None, folder: str = "decode_test_beam16") -> None:
+    lines = [{"id": f"u{u}", "ref": "one two ten", "hyp": "one ten" if len(name) > u else "one two"} for u in range(12)]
+    if branches:
+        lines = [line | {"branches": taken} for line, taken in zip(lines, branches, strict=True)]
+    run = egs / "exp" / name / folder
+    write_text(run / "hyp.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    told = {"target": "text", "search": folder.split("_")[2], "utterances": len(lines), "skipped": [], "rtf": 0.02}
+    write_json(run / "decode.json", told)
+
+
+def write_features(egs: Path) -> None:
+    """Stage 2's manifest and arrays of the utterances u0 ... u11, each 30 ms longer per encoder frame."""
+    fbank, cuts = egs / "data" / "fbank", []
+    fbank.mkdir(parents=True)
+    writer = NumpyFilesWriter(str(fbank / "arrays"))
+    for u in range(12):
+        frames = 3 * (30 + 10 * u)
+        array = np.random.default_rng(u).normal(size=(frames, 20)).astype(np.float32)
+        recording = Recording(f"u{u}", [], 16000, 160 * frames, frames / 100)
+        features = Features(
+            type="fbank", num_frames=frames, num_features=20, frame_shift=0.01, sampling_rate=16000, start=0,
+            duration=frames / 100, storage_type=writer.name, storage_path=str(writer.storage_path),
+            storage_key=writer.write(f"u{u}", array), recording_id=f"u{u}", channels=0,
+        )  # fmt: skip
+        cuts.append(MonoCut(f"u{u}", 0.0, frames / 100, 0, features=features, recording=recording))
+    CutSet.from_cuts(cuts).to_file(str(fbank / "cuts_test.jsonl.gz"))
+
+
+def score_step(monkeypatch, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", ["score.py", *map(str, arguments)])
+    runpy.run_path(str(Path(__file__).parents[2] / "steps" / "score.py"), run_name="__main__")
+
+
+def test_a_corpus_with_both_kinds_of_encoder(egs, monkeypatch, capsys):
+    write_features(egs)
+    score_step(monkeypatch, egs)
+    results = json.loads((egs / "results.json").read_text(encoding="utf-8"))
+    rows = {row["experiment"]: row for row in results["rows"]}
+    assert list(rows) == ["baseline", *TABLE_1] and "amnet" not in rows["baseline"]
+    assert results["baseline"] == "baseline, rnnt"
+    assert {row["baseline"] for name, row in rows.items() if name != "baseline"} == {"rnnt"}
+    assert rows["rnnt"]["relative"] is None is rows["baseline"]["relative"] and rows["mf"]["relative"] is not None
+    assert rows["rnnt"]["amnet"]["saving"] == 0 and rows["rnnt"]["amnet"]["shares"] == [1.0]
+    for name, config in TABLE_1.items():
+        cost, run = rows[name]["amnet"], egs / "exp" / name / "decode_test_beam16"
+        flops = flops_per_frame(load_model(egs / "exp" / name).model)
+        everything = "".join(json.loads(line)["branches"] for line in (run / "hyp.jsonl").read_text().splitlines())
+        taken = [flops["branches"][int(branch)] for branch in everything]
+        expected = flops["arbitrator"] + flops["output"] + np.mean(taken)
+        assert cost["mflop"] * 1e6 == pytest.approx(expected, abs=100) and cost["mu"] == 20e3
+        assert cost["rho"] == 33.3333 and len(cost["shares"]) == max(1, len(config.amnet.compression))
+    assert (egs / "branches.png").read_bytes().startswith(PNG) and (egs / "wer_vs_params.png").exists()
+    assert "mf_amr" in capsys.readouterr().out
+
+
+def test_without_features_or_with_damaged_ones_there_is_no_picture(egs, monkeypatch, capsys):
+    score_step(monkeypatch, egs)
+    assert not (egs / "branches.png").exists() and "branches.png" not in capsys.readouterr().err
+    write_features(egs)
+    next(egs.rglob("u11.npy")).write_bytes(b"gone")
+    score_step(monkeypatch, egs)
+    assert not (egs / "branches.png").exists() and "the features of u11 cannot be read" in capsys.readouterr().err
+
+
+def runs_of(egs: Path) -> list:
+    return [score_run(folder) for folder in find_runs(egs / "exp", ["test"])]
+
+
+def test_what_a_row_is_compared_with(egs):
+    rows = compare(runs_of(egs), "mf")
+    assert {row["baseline"] for row in rows} == {"mf"} and rows[1]["experiment"] == "mf"
+    for missing, expected in {"baseline": {"rnnt"}, "rnnt": {"baseline"}}.items():
+        kept = [run for run in runs_of(egs) if run.row["experiment"] != missing]
+        assert {row["baseline"] for row in compare(kept)} == expected
+
+
+def test_the_table_tells_costs_and_what_they_mean(egs):
+    rows = compare(runs_of(egs))
+    head = {"corpus": "x", "split": "test", "baseline": "baseline, rnnt", "command": "c", "commit": "c"}
+    header, lines = cells(head | {"rows": rows})
+    shown = {line[0]: dict(zip(header, line, strict=True)) for line in lines}
+    assert (shown["sparse_avg"]["compression %"], shown["mf"]["compression %"]) == ("15 / 80", "35")
+    assert shown["mf"]["branches %"] == shown["rnnt"]["branches %"] == shown["baseline"]["latency ms"] == "-"
+    slow, fast = map(int, shown["mf_amr"]["branches %"].split(" / "))
+    assert slow + fast == 100
+    cost = rows[-1]["amnet"]
+    assert shown["mf_amr"]["MFLOP/frame"] == f"{cost['mflop']:.3f} ({-cost['saving']:+.1f}%)"
+    late = cost["latency_ms"]
+    assert shown["mf_amr"]["latency ms"] == "{mean:.0f} ({median:.0f}, {p90:.0f}, {p99:.0f})".format(**late)
+    text = render_markdown(head | {"rows": rows})
+    assert "of `baseline` (Transformers) or `rnnt` (recurrent encoders) with" in text
+    assert "0.02 MFLOP/s, of which 0.0006 MFLOP are free per frame" in text
+    pruned = {row["experiment"]: row["parameters"]["pruned"] for row in rows[1:]}
+    assert pruned["sparse_avg"] > pruned["sparse"] > pruned["rnnt"] == 0
+    assert f"sparse_avg {pruned['sparse_avg'] / 1e6:.3f}M" in text
+
+
+def test_branches_that_a_model_lacks_end_in_a_sentence(egs):
+    write_decoded(egs, "mf", ["0"] * 11 + ["01"])
+    with pytest.raises(UserError, match="exp/mf/decode_test_beam16/hyp.jsonl names branches"):
+        score_run(egs / "exp" / "mf" / "decode_test_beam16")
+    write_decoded(egs, "mf", None)  # decoded before branches were written down
+    scored = score_run(egs / "exp" / "mf" / "decode_test_beam16")
+    assert "amnet" not in scored.row and not scored.branched
+
+
+@pytest.mark.parametrize("branches", [2, 3])
+def test_a_picture_of_any_number_of_branches(tmp_path, branches):
+    taken = np.arange(40) % branches
+    tracks = [Track(name, taken, np.linspace(0, left, 40), 0.03, branches) for name, left in (("a", 0.4), ("b", 0.0))]
+    decisions_and_backlog(np.random.default_rng(0).normal(size=(118, 20)), 0.01, tracks, "x", tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("name", ["rnnt", "sparse_avg", "mf_amr"])
+def test_decoding_writes_down_the_branches_that_were_computed(egs, name):
+    write_features(egs)
+    cuts = list(CutSet.from_file(egs / "data" / "fbank" / "cuts_test.jsonl.gz"))[:3]
+    for cut in cuts:
+        cut.supervisions = [SupervisionSegment(cut.id, cut.id, 0, cut.duration, text="a")]
+    bundle = load_model(egs / "exp" / name)
+    encoder, settings = bundle.model.encoder, DecodeConfig(kind="greedy", max_batch_s=6.0)
+    if encoder.arbitrator is not None:
+        with torch.no_grad():  # without biases it follows the noise, so that both branches are taken
+            for bias in (*encoder.arbitrator.bias, encoder.arbitrator.out.bias):
+                bias.zero_()
+            encoder.arbitrator.input[0].mul_(5)
+    records, streamed = (decode_cuts(bundle, settings, cuts, streaming).records for streaming in (False, True))
+    assert [record["branches"] for record in records] == [record["branches"] for record in streamed]
+    for cut, record in zip(cuts, records, strict=True):
+        features, state, taken = torch.from_numpy(cut.load_features())[None], encoder.init_state(1), []
+        for window in features.split(3, dim=1):
+            _, state = encoder.step(window, torch.tensor([window.shape[1]]), state)
+            taken.append(int(state.decisions))
+        assert record["branches"] == "".join(map(str, taken)) and len(taken) == -(-cut.num_frames // 3)
+    assert set("".join(record["branches"] for record in records)) == set("01" if encoder.num_branches == 2 else "0")
