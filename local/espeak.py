@@ -27,7 +27,7 @@ UTF8, SSML = 0x1, 0x10  # of the text flags
 IPA = 2  # of the phoneme trace modes
 
 Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-_unload = getattr(_ctypes, "dlclose", None) or getattr(_ctypes, "FreeLibrary")
+_unload = getattr(_ctypes, "dlclose", None) or _ctypes.FreeLibrary
 
 
 @dataclass(frozen=True)

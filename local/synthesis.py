@@ -192,9 +192,8 @@ def started_before(folder: Path, splits: list[str], options: dict, conditions: C
 
 def write_transcripts(folder: Path, records: list[dict]) -> None:
     """Write `transcripts.jsonl`, the mark of a finished corpus."""
-    with replacing(folder / "transcripts.jsonl") as temporary:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    with replacing(folder / "transcripts.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def read_transcripts(folder: Path) -> list[dict]:

@@ -27,7 +27,7 @@ FRACTION = Rule(lambda value: 0 <= value <= 1, "a number from 0 to 1")
 BELOW_ONE = Rule(lambda value: 0 <= value < 1, "0 or more and less than 1")
 NAME = Rule(lambda value: value != "" and "/" not in value, "the name of an experiment, not a path")
 SPEEDS = Rule(lambda value: value != [] and min(value) > 0, "one factor above 0 or several, such as [0.9, 1.0, 1.1]")
-BETAS = Rule(lambda value: len(value) == 2 and 0 <= min(value) and max(value) < 1, "two numbers from 0 to below 1")
+BETAS = Rule(lambda value: len(value) == 2 and min(value) >= 0 and max(value) < 1, "two numbers from 0 to below 1")
 VOCABULARY = Rule(lambda value: value >= 3, "3 or more: blank, unknown and one token at least")
 
 RULES: dict[str, Rule] = {

@@ -69,7 +69,9 @@ class Utterance:
         try:
             return self.features.load()
         except (OSError, EOFError, ValueError) as error:
-            raise UserError(f"the features of {self.id} cannot be read ({error}): run stage 2 again, with --overwrite.")
+            raise UserError(
+                f"the features of {self.id} cannot be read ({error}): run stage 2 again, with --overwrite."
+            ) from error
 
 
 def target_text(cut: Cut, target: str) -> str:

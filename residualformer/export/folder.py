@@ -13,7 +13,7 @@ from typing import Any
 from residualformer.config.schema import Config
 from residualformer.data.tokenizer import BLANK, UNKNOWN, Tokenizer
 from residualformer.errors import UserError, closest
-from residualformer.export.contracts import CONTRACTS, Contract, Models, State
+from residualformer.export.contracts import CONTRACTS, Contract, Models
 from residualformer.export.encoder_graphs import EncoderGraph
 from residualformer.export.recurrent import RecurrentGraph
 from residualformer.export.transformer import TransformerGraph

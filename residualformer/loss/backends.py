@@ -17,7 +17,7 @@ from residualformer.errors import UserError, closest
 from residualformer.loss import exact, fused_joiner, fused_simple, pruning, rnnt
 from residualformer.loss.common import REDUCTIONS, full_precision
 from residualformer.loss.recursion import checked_boundary
-from residualformer.optional import describe, is_installed, optional
+from residualformer.optional import describe, optional
 
 
 class Backend:

@@ -35,7 +35,8 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor | N
     if regular:
         needed = int(((s1 - 1).clamp(min=0) // t1.clamp(min=1)).max()) + 2
         if s_range < needed:
-            warnings.warn(f"s_range {s_range} is widened to {needed}: an utterance has many labels for its frames")
+            message = f"s_range {s_range} is widened to {needed}: an utterance has many labels for its frames"
+            warnings.warn(message, stacklevel=2)
             s_range = needed
     R = min(s_range, S + 1)
 

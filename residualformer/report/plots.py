@@ -10,11 +10,11 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")  # files only: no display is needed
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.patches import Patch  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
-from residualformer.files import read_log, replacing  # noqa: E402
+from residualformer.files import read_log, replacing
 
 PANELS = {
     "nats / token": ("transducer_per_token", "simple_per_token", "ctc_per_token"),

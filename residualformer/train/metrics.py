@@ -116,7 +116,7 @@ class MetricsWriter:
         path = folder / "metrics.jsonl"
         records = [record for record in read_log(path) if record.get("step", 0) <= step] if path.exists() else []
         write_text(path, "".join(json.dumps(record) + "\n" for record in records))
-        self.file = open(path, "a", encoding="utf-8")
+        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, part: str, values: dict[str, float]) -> None:

@@ -17,7 +17,6 @@ from residualformer.data.batches import EvalBatches, TrainBatches
 from residualformer.data.extract import Sums, extract_features, with_speeds
 from residualformer.data.features import compute_fbank, read_cmvn, read_feature_config
 from residualformer.data.tokenizer import Tokenizer
-from residualformer.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 RATE = 16000

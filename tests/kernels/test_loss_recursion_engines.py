@@ -8,7 +8,6 @@ import sys
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from residualformer.errors import UserError
 from residualformer.loss import mutual_information_recursion, recursion, rnnt_loss_smoothed

@@ -134,7 +134,7 @@ def test_what_is_dropped_is_counted_and_named(tmp_path, run):
     write_audio(folder / "clips/silent.wav", "silent")
     (folder / "clips/noise.wav").write_bytes(b"no audio" * 100)
     (folder / "clips/copy.flac").write_bytes((folder / "clips/s0-u0.flac").read_bytes())
-    rows = {name: "ici" for name in ("gone.wav", "short.wav", "long.wav", "noise.wav", "copy.flac", "s1-u0.flac")}
+    rows = dict.fromkeys(("gone.wav", "short.wav", "long.wav", "noise.wav", "copy.flac", "s1-u0.flac"), "ici")
     rows |= {"silent.wav": " \t ", "fast.wav": "a" * 41}
     with (folder / "all.tsv").open("a", encoding="utf-8") as file:
         file.writelines(f"x\t{path}\t{text.strip()}\t\t\n" for path, text in rows.items())

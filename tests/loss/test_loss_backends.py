@@ -73,9 +73,9 @@ def test_a_function_that_a_back_end_lacks_is_a_user_error():
     backend = ours.backends.Backend("torchaudio", {"rnnt_loss": ours.rnnt_loss})
     assert backend.rnnt_loss is ours.rnnt_loss
     with pytest.raises(UserError, match="'torchaudio' has no rnnt_loss_pruned, only rnnt_loss"):
-        backend.rnnt_loss_pruned
+        _ = backend.rnnt_loss_pruned
     with pytest.raises(AttributeError):
-        backend.no_such_function
+        _ = backend.no_such_function
 
 
 def assert_same(loss, expected, *inputs):
