@@ -120,7 +120,7 @@ def suggested(density: float, block: int) -> str:
 
 @functools.cache
 def _simd() -> ModuleType:
-    from residualformer.nn import sparse_simd  # compiles at first, then finds the kernels in numba's cache
+    from residualformer.kernels import sparse_simd  # compiles at first, then finds the kernels in numba's cache
 
     return sparse_simd
 
