@@ -98,7 +98,7 @@ class Worker:
         self.trainer.batches.plan(0)  # the first takes longer
         started = time.process_time()
         self.plan = self.trainer.batches.plan(0)
-        planned, stream = time.process_time(), self.trainer.batches._make(0, 0)  # not made ahead in a thread
+        planned, stream = time.process_time(), self.trainer.batches.load_epoch(0)  # not made ahead in a thread
         self.batches = [next(stream) for _ in range(args.batches)]
         planning, made = planned - started, time.process_time() - planned  # which planned once more
         self.making_s = planning / len(self.plan) + (made - planning) / args.batches

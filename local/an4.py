@@ -39,7 +39,7 @@ from local.synthesis import (
 from local.synthesis import (
     read_transcripts as read_rendered,
 )
-from residualformer.data.validate import Utterance, write_cuts
+from residualformer.data.validate import CorpusUtterance, write_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_text
 from residualformer.parallel import worker_map
@@ -108,12 +108,12 @@ def read_transcripts(path: Path) -> list[tuple[str, str]]:
     return transcripts
 
 
-def read_split(folder: Path, split: str) -> tuple[list[Utterance], list[str]]:
+def read_split(folder: Path, split: str) -> tuple[list[CorpusUtterance], list[str]]:
     """The utterances of the corpus's own `split`, and "id: reason" for each recording without a transcript."""
     transcripts = read_transcripts(folder / TRANSCRIPTS[split])
     audio = {path.stem: path for path in sorted((folder / AUDIO_FOLDERS[split]).rglob("*.wav"))}
     utterances = [
-        Utterance(
+        CorpusUtterance(
             id=name,
             audio=audio.get(name),
             text=text,
@@ -127,12 +127,12 @@ def read_split(folder: Path, split: str) -> tuple[list[Utterance], list[str]]:
     return utterances, orphans
 
 
-def dev_speakers(utterances: list[Utterance]) -> set[str]:
+def dev_speakers(utterances: list[CorpusUtterance]) -> set[str]:
     """Every ninth speaker by name, from the fifth on."""
     return set(sorted({utterance.speaker for utterance in utterances})[4::9])
 
 
-def split_training(utterances: list[Utterance]) -> tuple[list[Utterance], list[Utterance]]:
+def split_training(utterances: list[CorpusUtterance]) -> tuple[list[CorpusUtterance], list[CorpusUtterance]]:
     """The corpus's training utterances as (train, dev), with no speaker in both."""
     held_out = dev_speakers(utterances)
     train = [utterance for utterance in utterances if utterance.speaker not in held_out]
@@ -207,13 +207,13 @@ def corpus_folder(args: argparse.Namespace) -> Path:
     return Path(args.corpus_dir) if args.corpus_dir else remembered(Path(args.corpus), "corpus_dir", "an4.py")
 
 
-def read_synthetic(folder: Path) -> list[Utterance]:
+def read_synthetic(folder: Path) -> list[CorpusUtterance]:
     """What `obtain --synthetic` made in `folder`."""
     records = read_rendered(folder)
     if not records:
         raise UserError(f"no synthetic speech in '{folder}': run an4.py obtain --out {folder} --synthetic N first.")
     return [
-        Utterance(
+        CorpusUtterance(
             id=row["id"],
             audio=folder / row["audio"],
             text=row["text"],

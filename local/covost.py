@@ -18,7 +18,7 @@ from pathlib import Path
 
 from local import mslt
 from local.corpora import check_there, command_line, fetch, remember, remembered, unpack
-from residualformer.data.validate import Utterance, write_cuts
+from residualformer.data.validate import CorpusUtterance, write_cuts
 from residualformer.errors import UserError, run_main
 
 URL = "https://dl.fbaipublicfiles.com/covost"
@@ -68,10 +68,10 @@ def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]
         raise UserError(f"{path} is not a table of tab-separated text ({error}): get it again.") from error
 
 
-def read_splits(folder: Path, translations: Path) -> dict[str, tuple[list[Utterance], list[str]]]:
+def read_splits(folder: Path, translations: Path) -> dict[str, tuple[list[CorpusUtterance], list[str]]]:
     """For each split its utterances, and "id: reason" for each that has no English or no translation."""
     spoken = {path: rest for path, *rest in read_table(folder / "validated.tsv", ("path", "sentence", "client_id"))}
-    splits: dict[str, tuple[list[Utterance], list[str]]] = {name: ([], []) for name in SPLITS.values()}
+    splits: dict[str, tuple[list[CorpusUtterance], list[str]]] = {name: ([], []) for name in SPLITS.values()}
     for path, translation, split in read_table(translations, ("path", "translation", "split")):
         if split not in SPLITS:
             continue
@@ -84,7 +84,7 @@ def read_splits(folder: Path, translations: Path) -> dict[str, tuple[list[Uttera
         else:
             sentence, speaker = spoken[path]
             audio = folder / "clips" / f"{name}.mp3"
-            utterances.append(Utterance(name, audio, sentence.strip(), speaker, translation=translation))
+            utterances.append(CorpusUtterance(name, audio, sentence.strip(), speaker, translation=translation))
     return splits
 
 

@@ -22,8 +22,8 @@ from local import custom_choices, custom_splits
 from local.custom_cuts import described
 from local.custom_entries import EMPTY_TEXT, NO_AUDIO, Data, Dropped, Entry
 from local.custom_layouts import LAYOUTS, read_data, recognise
-from residualformer.data.batches import target_text
-from residualformer.data.text import CASES, normalise
+from residualformer.data.text import CASES, normalize
+from residualformer.data.utterance import target_text
 from residualformer.data.validate import save_cuts, validate_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_json, write_json, write_text
@@ -79,7 +79,7 @@ def wanted(data: Data, args: argparse.Namespace) -> list[Entry]:
     for entry in data.entries:
         given = entry.utterance
         text, translation = (
-            normalise(words, args.case, args.punctuation == "keep") for words in (given.text, given.translation)
+            normalize(words, args.case, args.punctuation == "keep") for words in (given.text, given.translation)
         )
         channel = str(entry.cut.channel) if entry.cut else ""
         audio = (content.get(given.audio, given.id), given.start, given.duration, channel)

@@ -11,7 +11,7 @@ from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 
 from local.custom_entries import EMPTY_TEXT, NO_AUDIO, Data, Entry, by_split, find_audio
-from residualformer.data.validate import Utterance
+from residualformer.data.validate import CorpusUtterance
 from residualformer.errors import UserError
 
 
@@ -55,7 +55,7 @@ def _read_cut(cut: Cut, split: str, folder: Path, data: Data) -> None:
     for part in [cut] if one else cut.trim_to_supervisions(keep_overlapping=False):
         supervision = part.supervisions[0]
         files = [source.source for source in part.recording.sources if source.type == "file"]
-        utterance = Utterance(
+        utterance = CorpusUtterance(
             cut.id if one else supervision.id,
             Path(files[0]) if files else None,
             supervision.text or "",
@@ -77,7 +77,7 @@ def _with_sources(recording, folder: Path):
     return fastcopy(recording, sources=sources)
 
 
-def described(cut: Cut, utterance: Utterance) -> Cut:
+def described(cut: Cut, utterance: CorpusUtterance) -> Cut:
     """`cut` with the id and the words of `utterance`, and nothing else."""
     (given,) = cut.supervisions
     supervision = SupervisionSegment(

@@ -10,7 +10,7 @@ from pathlib import Path
 from lhotse.cut import Cut
 
 from local.custom_content import AUDIO, files_below
-from residualformer.data.validate import Utterance
+from residualformer.data.validate import CorpusUtterance
 from residualformer.errors import UserError
 from residualformer.files import read_text, split_lines
 
@@ -27,7 +27,7 @@ NO_AUDIO, NO_TEXT, EMPTY_TEXT, BAD_ROW = "missing audio", "no transcript", "empt
 class Entry:
     """One utterance as the data has it; `split` where that is given, `cut` where Lhotse describes the audio."""
 
-    utterance: Utterance
+    utterance: CorpusUtterance
     split: str = ""
     cut: Cut | None = None
 

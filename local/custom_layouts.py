@@ -27,7 +27,7 @@ from local.custom_entries import (
     refuse,
     split_of,
 )
-from residualformer.data.validate import Utterance
+from residualformer.data.validate import CorpusUtterance
 from residualformer.errors import UserError, closest
 
 TRANSLATION = ".translation"
@@ -96,7 +96,7 @@ def _kaldi_folder(folder: Path, split: str) -> Data:
                 data.drop(name, NO_AUDIO, f"{folder / 'segments'} has no line 'id recording start end' for it")
                 continue
         used.add(recording)
-        utterance = Utterance(
+        utterance = CorpusUtterance(
             name, recordings.get(recording), text, speakers.get(name, ""), "", translations.get(name, ""),
             start=start, duration=duration,
         )  # fmt: skip
@@ -166,7 +166,7 @@ def read_pairs(folders: list[Path]) -> Data:
         elif not _text_of(path).is_file():
             data.drop(name, NO_TEXT, f"there is no {_text_of(path)}")
         else:
-            utterance = Utterance(
+            utterance = CorpusUtterance(
                 name, path, _whole(_text_of(path)), above[0] if above else "", "", _whole(_text_of(path, TRANSLATION))
             )
             data.entries.append(Entry(utterance, split))
@@ -257,7 +257,7 @@ def _read_table(path: Path, split: str, data: Data) -> None:
             continue
         if start and not cell.get("id"):
             name = f"{name}-{start:g}"
-        utterance = Utterance(
+        utterance = CorpusUtterance(
             name, find_audio(cell["path"], path.parent), cell["text"], cell.get("speaker", ""), "",
             cell.get("translation", ""), start=start, duration=duration,
         )  # fmt: skip

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from local.corpora import check_there, command_line, fetch, remember, remembered, unpack
-from residualformer.data.validate import Utterance, write_cuts
+from residualformer.data.validate import CorpusUtterance, write_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_text
 
@@ -73,7 +73,7 @@ def download(out: Path, subset: str, url: str) -> Path:
     return folder
 
 
-def read_part(folder: Path) -> tuple[list[Utterance], list[str]]:
+def read_part(folder: Path) -> tuple[list[CorpusUtterance], list[str]]:
     """The utterances of a part, and "id: reason" for each recording without a transcript.
 
     Lhotse's recipe reads the same, but drops what has no recording and stops at an empty text: the gate names both.
@@ -86,7 +86,7 @@ def read_part(folder: Path) -> tuple[list[Utterance], list[str]]:
         lines = [line.split(maxsplit=1) for line in read_text(transcript, "unpack or fetch it again").splitlines()]
         texts = {words[0]: "".join(words[1:]).strip() for words in lines if words}
         utterances += [
-            Utterance(name, transcript.with_name(f"{name}.flac"), text, speaker=name.split("-")[0])
+            CorpusUtterance(name, transcript.with_name(f"{name}.flac"), text, speaker=name.split("-")[0])
             for name, text in texts.items()
         ]
         audio = sorted(path.stem for path in transcript.parent.glob("*.flac"))

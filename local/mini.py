@@ -32,7 +32,7 @@ from local.synthesis import (
     started_before,
     write_transcripts,
 )
-from residualformer.data.validate import Utterance, write_cuts
+from residualformer.data.validate import CorpusUtterance, write_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.parallel import worker_map
 
@@ -132,7 +132,7 @@ def manifests(args: argparse.Namespace) -> None:
         raise UserError(f"no finished corpus in '{folder}': run stage 0 first (mini.py obtain --out {folder}).")
     for split in dict.fromkeys(record["split"] for record in records):
         utterances = [
-            Utterance(
+            CorpusUtterance(
                 id=record["id"],
                 audio=folder / record["audio"],
                 text=record["text"],

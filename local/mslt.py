@@ -13,7 +13,7 @@ import codecs
 from pathlib import Path
 
 from local.corpora import check_there
-from residualformer.data.validate import Utterance
+from residualformer.data.validate import CorpusUtterance
 from residualformer.errors import UserError
 
 SETS = {"dev": "MSLT_Dev_EN", "test": "MSLT_Test_EN"}
@@ -38,7 +38,7 @@ def _sets(data: Path) -> dict[str, Path]:
     return {name: next((path for path in paths if path.is_dir()), paths[0]) for name, paths in names.items()}
 
 
-def read_set(folder: Path) -> tuple[list[Utterance], list[str]]:
+def read_set(folder: Path) -> tuple[list[CorpusUtterance], list[str]]:
     """The utterances of a set, and "id: reason" for each recording that has no transcript or no translation."""
     utterances, orphans = [], []
     for audio in sorted(folder.rglob("*.T0.en.wav")):
@@ -50,7 +50,7 @@ def read_set(folder: Path) -> tuple[list[Utterance], list[str]]:
             orphans.append(f"{name}: its transcript or translation cannot be read ({error})")
             continue
         if translation:
-            utterances.append(Utterance(name, audio, text, speaker=name, translation=translation))
+            utterances.append(CorpusUtterance(name, audio, text, speaker=name, translation=translation))
         else:
             orphans.append(f"{name}: its translation is empty")
     if not utterances:

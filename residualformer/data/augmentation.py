@@ -13,7 +13,7 @@ from torch import Tensor
 
 from residualformer.config.schema import FeatureConfig, VariationConfig
 from residualformer.data.fbank import fbank_options
-from residualformer.nn.mask import real_frames
+from residualformer.padding import real_frames
 
 NEPER_PER_DB = math.log(10) / 10  # energies are natural logarithms
 TILT_DB = 12.0  # the background's spectrum rises or falls by up to so much from the lowest to the highest bin

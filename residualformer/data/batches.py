@@ -1,148 +1,82 @@
-"""Batches of features and tokens: shuffled and bucketed for training, ordered by length for evaluation.
-
-Letters: N utterances, T frames (padded to a multiple of 16, so that shapes repeat), F mel bins, S tokens.
-"""
+"""Batches of a data set: shuffled and bucketed for training, ordered by length for evaluation."""
 
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from lhotse import Features, MonoCut
-from lhotse.cut import Cut
+from lhotse import MonoCut
 from lhotse.dataset.sampling import DynamicBucketingSampler
 from lhotse.dataset.sampling.base import TimeConstraint
-from torch import Tensor
 
 from residualformer.config.schema import DataConfig
-from residualformer.data.features import FRAME_SHIFT_S
+from residualformer.data.collate import Batch, collate
+from residualformer.data.fbank import FRAME_SHIFT_S
+from residualformer.data.prefetch import prefetch
 from residualformer.data.tokenizer import Tokenizer
-from residualformer.data.validate import read_cuts
+from residualformer.data.utterance import Utterance, read_utterances
 from residualformer.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FRAMES_MULTIPLE = 16
-QUIET_FRAMES = 10  # length of the stretch that stands for an utterance's silence
+QUIET_FRAMES = 10  # length of the stretch that is repeated as an utterance's silence
 
-
-@dataclass(frozen=True)
-class Batch:
-    """Utterances padded to one length; the features are not normalised (the model does that)."""
-
-    ids: list[str]
-    features: Tensor  # (N, T, F) float32, 0 beyond feature_lens
-    feature_lens: Tensor  # (N,) int64
-    tokens: Tensor  # (N, S) int64, 0 beyond token_lens
-    token_lens: Tensor  # (N,) int64
-    texts: list[str]
-    transcripts: list[str] = field(default_factory=list)  # what is said, where `texts` are translations
-
-    def to(self, device: torch.device | str) -> Batch:
-        names = ("features", "feature_lens", "tokens", "token_lens")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One cut, read from disk only when its batch is built."""
-
-    id: str
-    source: str  # the utterance that this is a speed copy of
-    speed: float
-    duration: float  # seconds
-    text: str
-    tokens: list[int]
-    transcript: str
-    features: Features
-    origin: str  # '' for the corpus's own, else what else it is, such as 'synthetic'
-
-    def load(self) -> np.ndarray:
-        """(T, F), in the precision they are stored in."""
-        try:
-            return self.features.load()
-        except (OSError, EOFError, ValueError) as error:
-            raise UserError(
-                f"the features of {self.id} cannot be read ({error}): run stage 2 again, with --overwrite."
-            ) from error
-
-
-def target_text(cut: Cut, target: str) -> str:
-    """What is to be written for `cut`: its transcript (`text`) or its `translation`; '' if it has none."""
-    supervision = cut.supervisions[0] if cut.supervisions else None
-    if supervision is None:
-        return ""
-    text = supervision.text if target == "text" else (supervision.custom or {}).get("translation")
-    return " ".join((text or "").split())
-
-
-def read_utterances(cuts_path: Path | str, tokenizer: Tokenizer, target: str) -> list[Utterance]:
-    """All cuts of a stage 2 manifest, in its order."""
-    if target not in ("text", "translation"):
-        raise UserError(f"tokens.target is '{target}'; allowed are text, translation.")
-    tokens: dict[str, list[int]] = {}
-    utterances = []
-    for cut in read_cuts(cuts_path, stage=2):
-        if not cut.has_features:
-            raise UserError(f"{cuts_path}: cut {cut.id} has no features: give the cuts that stage 2 wrote.")
-        text = target_text(cut, target)
-        if text not in tokens:
-            tokens[text] = tokenizer.encode(text)
-        custom = cut.custom or {}
-        source, speed = custom.get("utterance", cut.id), custom.get("speed", 1.0)
-        origin = (cut.supervisions[0].custom or {}).get("origin", "") if cut.supervisions else ""
-        said = text if target == "text" else target_text(cut, "text")
-        read = Utterance(cut.id, source, speed, cut.duration, text, tokens[text], said, cut.features, origin)
-        utterances.append(read)
-    return utterances
+Item = tuple[Utterance, ...]  # one utterance, or two that are joined
 
 
 class TrainBatches:
-    """Shuffled batches of utterances of similar duration, the same for the same `seed` and epoch.
+    """Shuffled batches of utterances of similar duration; `seed` and epoch determine them.
 
-    Left out, logged and kept in `skipped` (id -> reason): utterances whose duration the config refuses or whose
-    text has no known token. UserError when nothing is left or a speed of the config has no features.
+    Args:
+        cuts_path: manifest of stage 2.
+        data: which utterances to use, and how much a batch holds.
+        target: see `target_text`.
+
+    Attributes:
+        utterances: the usable utterances, at the speeds of `data`.
+        skipped: id -> reason of utterances that `data` excludes by their duration or that have no known token. They
+            are also logged.
+
+    Raises:
+        UserError: no utterance is usable, or the manifest lacks a speed of `data`.
     """
 
     def __init__(
         self, cuts_path: Path | str, data: DataConfig, tokenizer: Tokenizer, target: str = "text", seed: int = 1
-    ):
+    ) -> None:
         self.data = data
         self.seed = seed
         self.skipped: dict[str, str] = {}
         self.utterances: list[Utterance] = []
-        read = read_utterances(cuts_path, tokenizer, target)
-        computed = {utterance.speed for utterance in read}
-        if not computed.issuperset(data.speeds):
+        self._tokenizer = tokenizer
+        found = read_utterances(cuts_path, tokenizer, target)
+        speeds = {utterance.speed for utterance in found}
+        if not speeds.issuperset(data.speeds):
             raise UserError(
-                f"data.speeds is {data.speeds}, but {cuts_path} holds speeds {sorted(computed)}: run stage 2 again."
+                f"data.speeds is {data.speeds}, but {cuts_path} holds speeds {sorted(speeds)}: run stage 2 again."
             )
-        for utterance in read:
+        for utterance in found:
             if utterance.speed not in data.speeds:
                 continue
-            reason = self._objection(utterance, tokenizer)
-            if reason:
+            if reason := self._reason_to_skip(utterance):
                 self.skipped[utterance.id] = reason
             else:
                 self.utterances.append(utterance)
-        told = "; ".join(f"{name}: {reason}" for name, reason in self.skipped.items())
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.skipped.items())
         if not self.utterances:
-            raise UserError(f"{cuts_path}: none of its utterances can be trained on ({told[:500]}).")
+            raise UserError(f"{cuts_path}: none of its utterances can be trained on ({reasons[:500]}).")
         if self.skipped:
-            log.warning("%d of %d utterances left out of training: %s", len(self.skipped), len(read), told)
-        # Scripts that put spaces between words get one between joined utterances, Chinese does not.
+            log.warning("%d of %d utterances left out of training: %s", len(self.skipped), len(found), reasons)
+        # Joined utterances are separated by a space, except in scripts without spaces, such as Chinese.
         self._separator = " " if any(" " in utterance.text for utterance in self.utterances) else ""
-        self._tokenizer = tokenizer
 
     def describe(self) -> str:
-        """What the training set holds, each utterance counted once whatever its speeds."""
+        """Return a sentence on the training set that counts each utterance once, however many speeds it has."""
         originals = {utterance.source: utterance for utterance in self.utterances}.values()
         parts = []
         for origin in sorted({utterance.origin for utterance in originals}):
@@ -151,20 +85,20 @@ class TrainBatches:
             parts.append(f"{count} {origin or 'corpus'} utterances ({hours:.2f} h)")
         return f"{' + '.join(parts)}, at speeds {self.data.speeds}"
 
-    def _objection(self, utterance: Utterance, tokenizer: Tokenizer) -> str:
-        if not utterance.text:
-            return "no text to learn"
-        if set(utterance.tokens) <= {tokenizer.unk_id, tokenizer.blank_id}:
-            return f"no known token in '{utterance.text}'"
-        if not self.data.min_utterance_s <= utterance.duration <= self.data.max_utterance_s:
-            bounds = f"{self.data.min_utterance_s} ... {self.data.max_utterance_s} s"
-            return f"lasts {utterance.duration:.2f} s, outside {bounds} (data.min_utterance_s, max_utterance_s)"
-        return ""
+    def epoch(self, n: int, skip: int = 0) -> Iterator[Batch]:
+        """Yield the batches of epoch `n` except the first `skip`; a thread prepares them ahead."""
+        return prefetch(self.load_epoch(n, skip))
 
-    def plan(self, n: int) -> list[list[tuple[Utterance, ...]]]:
-        """The batches of epoch `n`; an item is one utterance, or two that are to be joined."""
+    def load_epoch(self, n: int, skip: int = 0) -> Iterator[Batch]:
+        """Yield the batches of epoch `n` except the first `skip`, each loaded when it is asked for."""
+        for index, items in enumerate(self.plan(n)):
+            if index >= skip:  # a generator per batch, so that a batch does not depend on how many were skipped
+                yield self._load_batch(items, np.random.default_rng([self.seed, n, index]))
+
+    def plan(self, n: int) -> list[list[Item]]:
+        """Return the contents of the batches of epoch `n`, without loading features."""
         rng = np.random.default_rng([self.seed, n])
-        items = self._join(self._pick(rng), rng)
+        items = self._join(self._choose(rng), rng)
         stand_ins = [MonoCut(str(i), 0, sum(u.duration for u in item), 0) for i, item in enumerate(items)]
         sampler = DynamicBucketingSampler(
             stand_ins,
@@ -173,33 +107,34 @@ class TrainBatches:
             seed=int(rng.integers(1 << 30)),
             world_size=1,
             rank=0,
-            **_buckets(self.data.num_buckets, len(items)),
+            **_bucket_arguments(self.data.num_buckets, len(items)),
         )
         batches = [[items[int(cut.id)] for cut in batch] for batch in sampler]
         return [batches[i] for i in rng.permutation(len(batches))]  # the sampler visits buckets in a fixed order
 
-    def epoch(self, n: int, skip: int = 0) -> Iterator[Batch]:
-        """Batches of epoch `n` without the first `skip`, made ahead in a thread."""
-        return _ahead(self._make(n, skip))
+    def _reason_to_skip(self, utterance: Utterance) -> str:
+        if not utterance.text:
+            return "no text to learn"
+        if set(utterance.tokens) <= {self._tokenizer.unk_id, self._tokenizer.blank_id}:
+            return f"no known token in '{utterance.text}'"
+        if not self.data.min_utterance_s <= utterance.duration <= self.data.max_utterance_s:
+            bounds = f"{self.data.min_utterance_s} ... {self.data.max_utterance_s} s"
+            return f"lasts {utterance.duration:.2f} s, outside {bounds} (data.min_utterance_s, max_utterance_s)"
+        return ""
 
-    def _make(self, n: int, skip: int) -> Iterator[Batch]:
-        for index, items in enumerate(self.plan(n)):
-            if index >= skip:  # a generator per batch: what comes after does not depend on what was skipped
-                yield self._batch(items, np.random.default_rng([self.seed, n, index]))
-
-    def _pick(self, rng: np.random.Generator) -> list[Utterance]:
-        """This epoch's utterances, shuffled: every speed copy, or one at random of each."""
+    def _choose(self, rng: np.random.Generator) -> list[Utterance]:
+        """Return the utterances of an epoch, shuffled: all speed copies, or one of each utterance at random."""
         chosen = self.utterances
         if self.data.speed_choice == "random":
-            copies = defaultdict(list)
+            copies: defaultdict[str, list[Utterance]] = defaultdict(list)
             for utterance in self.utterances:
                 copies[utterance.source].append(utterance)
             chosen = [group[rng.integers(len(group))] for group in copies.values()]
         return [chosen[i] for i in rng.permutation(len(chosen))]
 
-    def _join(self, utterances: list[Utterance], rng: np.random.Generator) -> list[tuple[Utterance, ...]]:
-        """Walk through the utterances; by chance one takes the next along, if both are not too long together."""
-        items: list[tuple[Utterance, ...]] = []
+    def _join(self, utterances: list[Utterance], rng: np.random.Generator) -> list[Item]:
+        """Join neighbours with probability `concat_probability`, unless they are too long together."""
+        items: list[Item] = []
         rest = iter(utterances)
         for first in rest:
             second = next(rest, None) if rng.random() < self.data.concat_probability else None
@@ -211,26 +146,30 @@ class TrainBatches:
                 items += [(first,), (second,)]
         return items
 
-    def _batch(self, items: Sequence[tuple[Utterance, ...]], rng: np.random.Generator) -> Batch:
+    def _load_batch(self, items: Sequence[Item], rng: np.random.Generator) -> Batch:
+        """Load the features of `items`, with up to `pad_start_ms` of silence before each."""
         arrays, tokens, texts = [], [], []
-        most_padding = round(self.data.pad_start_ms / 1000 / FRAME_SHIFT_S)
+        max_padding = round(self.data.pad_start_ms / 1000 / FRAME_SHIFT_S)  # frames
         for item in items:
             parts = [utterance.load() for utterance in item]
-            silence = quiet_frames(parts[0], int(rng.integers(most_padding + 1)))
+            silence = quiet_frames(parts[0], int(rng.integers(max_padding + 1)))
             arrays.append(np.concatenate([silence, *parts]))
             texts.append(self._separator.join(utterance.text for utterance in item))
             tokens.append(item[0].tokens if len(item) == 1 else self._tokenizer.encode(texts[-1]))
-        said = [" ".join(utterance.transcript for utterance in item) for item in items]
-        return collate(["+".join(u.id for u in item) for item in items], arrays, tokens, texts, said)
+        transcripts = [" ".join(utterance.transcript for utterance in item) for item in items]
+        return collate(["+".join(u.id for u in item) for item in items], arrays, tokens, texts, transcripts)
 
 
 class EvalBatches:
-    """Every cut of a manifest, by duration; a batch holds at most `max_batch_s` with its padding, or one utterance.
+    """All utterances of a manifest by duration; a batch holds `max_batch_s` with its padding, or one utterance.
 
-    Nothing is left out, whatever its text: a score must count every utterance. Can be iterated again and again.
+    No utterance is left out, whatever its text, because a score must count all. Can be iterated repeatedly.
+
+    Attributes:
+        plan: the utterances of each batch.
     """
 
-    def __init__(self, cuts_path: Path | str, max_batch_s: float, tokenizer: Tokenizer, target: str = "text"):
+    def __init__(self, cuts_path: Path | str, max_batch_s: float, tokenizer: Tokenizer, target: str = "text") -> None:
         utterances = sorted(read_utterances(cuts_path, tokenizer, target), key=lambda u: (u.duration, u.id))
         self.plan: list[list[Utterance]] = [[]]
         for utterance in utterances:
@@ -242,46 +181,23 @@ class EvalBatches:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[Batch]:
-        return _ahead(
+        return prefetch(
             collate(
-                [u.id for u in us],
-                [u.load() for u in us],
-                [u.tokens for u in us],
-                [u.text for u in us],
-                [u.transcript for u in us],
+                [u.id for u in utterances],
+                [u.load() for u in utterances],
+                [u.tokens for u in utterances],
+                [u.text for u in utterances],
+                [u.transcript for u in utterances],
             )
-            for us in self.plan
+            for utterances in self.plan
         )
 
 
-def collate(
-    ids: list[str],
-    arrays: Sequence[np.ndarray],
-    tokens: Sequence[Sequence[int]],
-    texts: list[str],
-    transcripts: list[str],
-) -> Batch:
-    """Pad features (T_i, F) and token lists into one Batch."""
-    longest = max(len(array) for array in arrays)
-    num_frames = -(-longest // FRAMES_MULTIPLE) * FRAMES_MULTIPLE
-    features = np.zeros((len(arrays), num_frames, arrays[0].shape[1]), dtype=np.float32)
-    padded = np.zeros((len(tokens), max(len(t) for t in tokens)), dtype=np.int64)
-    for row, (array, ids_of_row) in enumerate(zip(arrays, tokens)):
-        features[row, : len(array)] = array
-        padded[row, : len(ids_of_row)] = ids_of_row
-    return Batch(
-        ids=ids,
-        features=torch.from_numpy(features),
-        feature_lens=torch.tensor([len(array) for array in arrays]),
-        tokens=torch.from_numpy(padded),
-        token_lens=torch.tensor([len(t) for t in tokens]),
-        texts=texts,
-        transcripts=transcripts,
-    )
-
-
 def quiet_frames(features: np.ndarray, count: int) -> np.ndarray:
-    """(count, F) frames of silence like the utterance's own: its quietest stretch of `features` (T, F), repeated."""
+    """Return (count, F) frames of silence: the quietest stretch of `features` (T, F), repeated.
+
+    The background is thus the utterance's own, where zeros or noise would mark the padding.
+    """
     width = min(QUIET_FRAMES, len(features))
     loudness = np.cumsum(np.append(0.0, features.mean(axis=1, dtype=np.float64)))
     start = int(np.argmin(loudness[width:] - loudness[:-width]))
@@ -291,7 +207,7 @@ def quiet_frames(features: np.ndarray, count: int) -> np.ndarray:
 
 @dataclass
 class _AudioSeconds(TimeConstraint):
-    """Seconds of audio in a batch, where Lhotse counts every utterance as long as the longest."""
+    """A limit on the seconds of audio in a batch; Lhotse's own counts every utterance as long as the longest."""
 
     def exceeded(self) -> bool:
         return self.current > self.max_duration
@@ -300,43 +216,7 @@ class _AudioSeconds(TimeConstraint):
         return self.current + self.longest_seen > self.max_duration
 
 
-def _buckets(wanted: int, num_items: int) -> dict:
-    """The sampler's bucket arguments; it cannot estimate bounds for a single bucket, nor for more than it has items."""
-    count = min(wanted, num_items)
+def _bucket_arguments(num_buckets: int, num_items: int) -> dict[str, Any]:
+    """Return the sampler's bucket arguments: it cannot estimate bounds of one bucket, nor of more than its items."""
+    count = min(num_buckets, num_items)
     return {"num_buckets": count} if count > 1 else {"duration_bins": []}
-
-
-def _ahead(batches: Iterable[Batch], depth: int = 4) -> Iterator[Batch]:
-    """Make up to `depth` batches ahead in a thread, which ends with the iteration, finished or abandoned."""
-    made: queue.Queue = queue.Queue(depth)
-    abandoned = threading.Event()
-
-    def put(value: tuple[str, object]) -> bool:
-        while not abandoned.is_set():
-            try:
-                made.put(value, timeout=0.1)
-                return True
-            except queue.Full:
-                pass
-        return False
-
-    def work() -> None:
-        try:
-            for batch in batches:
-                if not put(("batch", batch)):
-                    return
-            put(("end", None))
-        except BaseException as error:  # raised again where the batch was wanted
-            put(("error", error))
-
-    threading.Thread(target=work, daemon=True, name="batches").start()
-    try:
-        while True:
-            kind, value = made.get()
-            if kind == "error":
-                raise value
-            if kind == "end":
-                return
-            yield value
-    finally:
-        abandoned.set()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from residualformer.config.schema import SpecAugmentConfig
-from residualformer.nn.mask import real_frames
+from residualformer.padding import real_frames
 
 
 def spec_augment(

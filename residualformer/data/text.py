@@ -12,7 +12,7 @@ _APOSTROPHES = "'’"
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "IDEOGRAPHIC")
 
 
-def normalise(text: str, case: str = "keep", punctuation: bool = True) -> str:
+def normalize(text: str, case: str = "keep", punctuation: bool = True) -> str:
     """`text` in Unicode's composed form (NFC), runs of white space as one space, nothing invisible.
 
     Args:

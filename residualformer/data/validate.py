@@ -26,7 +26,7 @@ OVERSHOOT_S = 0.5  # by so much may the end of a part lie beyond its recording's
 
 
 @dataclass(frozen=True)
-class Utterance:
+class CorpusUtterance:
     """What a corpus says of one recording; `audio` is None when there is a transcript and no recording.
 
     `origin` names what is not the corpus's own (such as `synthetic`), so that results can say so. With `start` and
@@ -48,7 +48,7 @@ class BadUtterance(Exception):
     """Why an utterance cannot be used."""
 
 
-def make_cut(utterance: Utterance) -> MonoCut | MultiCut:
+def make_cut(utterance: CorpusUtterance) -> MonoCut | MultiCut:
     """One cut over the utterance's part of its recording; its one supervision has translation and origin as `custom`.
 
     All channels are taken; stage 2 averages them. Raises BadUtterance when the audio is missing, its header cannot be
@@ -84,7 +84,7 @@ def make_cut(utterance: Utterance) -> MonoCut | MultiCut:
     return kind(utterance.id, start, duration, channel, supervisions=[supervision], recording=recording)
 
 
-def _part(utterance: Utterance, length: float) -> tuple[float, float]:
+def _part(utterance: CorpusUtterance, length: float) -> tuple[float, float]:
     """Start and duration (seconds) of an utterance in its recording of `length` seconds."""
     start = utterance.start
     end = length if utterance.duration is None else start + utterance.duration
@@ -157,10 +157,10 @@ def _decoded(path: Path, size: int, modified_ns: int) -> int:
     return held
 
 
-def _checked(item: MonoCut | Utterance, sampling_rate: int | None) -> MonoCut | str:
+def _checked(item: MonoCut | CorpusUtterance, sampling_rate: int | None) -> MonoCut | str:
     """The sound cut, or why there is none."""
     try:
-        cut = make_cut(item) if isinstance(item, Utterance) else item
+        cut = make_cut(item) if isinstance(item, CorpusUtterance) else item
         check_cut(cut, sampling_rate)
         return cut
     except BadUtterance as error:
@@ -168,7 +168,7 @@ def _checked(item: MonoCut | Utterance, sampling_rate: int | None) -> MonoCut | 
 
 
 def validate_cuts(
-    cuts: Iterable[MonoCut | Utterance], name: str, sampling_rate: int | None = None, jobs: int = 1
+    cuts: Iterable[MonoCut | CorpusUtterance], name: str, sampling_rate: int | None = None, jobs: int = 1
 ) -> tuple[CutSet, list[str]]:
     """Keep the sound ones of `cuts` (or of utterances, which become cuts here).
 
@@ -204,7 +204,7 @@ def validate_cuts(
 
 
 def write_cuts(
-    utterances: Iterable[MonoCut | Utterance],
+    utterances: Iterable[MonoCut | CorpusUtterance],
     name: str,
     path: Path | str,
     sampling_rate: int | None = None,

@@ -12,9 +12,10 @@ from residualformer.config.schema import EncoderConfig
 from residualformer.nn.attention import KeysValues, additive, rotary_table
 from residualformer.nn.layer import TransformerLayer
 from residualformer.nn.linear import Stacks
-from residualformer.nn.mask import chunk_mask, frames, real_frames
+from residualformer.nn.mask import chunk_mask, frames
 from residualformer.nn.sharing import layer_groups, layer_linears, shared_set
 from residualformer.nn.subsampling import SUBSAMPLING, ConvSubsampling, num_encoder_frames
+from residualformer.padding import real_frames
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Masks of real frames, chunk-wise attention masks (ResidualTransformer, section 4.2); milliseconds in frames."""
+"""Chunk-wise attention masks (ResidualTransformer, section 4.2); milliseconds in frames."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ import torch
 from torch import Tensor
 
 FRAME_MS = 40
-
-
-def real_frames(size: int, lengths: Tensor) -> Tensor:
-    """(N, size) bool: the frames that are within `lengths` (N,), on their device."""
-    return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
 
 
 def frames(milliseconds: int) -> int:

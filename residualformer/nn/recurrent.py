@@ -18,7 +18,7 @@ from residualformer.kernels.dropout import Dropout
 from residualformer.kernels.scan import GATES, NUM_STATES, State, fused, gru_cell, lstm_cell, scan
 from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, OneHot, Sampler
 from residualformer.nn.branches import PlainWeight, make_weight
-from residualformer.nn.mask import real_frames
+from residualformer.padding import real_frames
 
 Matrices = tuple[Tensor, Tensor]
 

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from residualformer.config.schema import Config, VariationConfig
 from residualformer.data.augmentation import Variation
-from residualformer.data.batches import Batch, EvalBatches, TrainBatches
+from residualformer.data.batches import EvalBatches, TrainBatches
+from residualformer.data.collate import Batch
 from residualformer.data.features import FRAME_SHIFT_S
 from residualformer.data.spec_augment import spec_augment
 from residualformer.data.tokenizer import Tokenizer

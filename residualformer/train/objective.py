@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from residualformer.config.schema import LossConfig
-from residualformer.data.batches import Batch
+from residualformer.data.collate import Batch
 from residualformer.loss import get_backend, get_rnnt_prune_ranges
 from residualformer.loss.backends import Backend
 from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 
 from residualformer.compress.prune import BranchPruner, PruningSchedule
 from residualformer.config.schema import Config
-from residualformer.data.batches import Batch
+from residualformer.data.collate import Batch
 from residualformer.data.features import FRAME_SHIFT_S
 from residualformer.loss.amortized import amortized_latency, average_cost
 from residualformer.model.cost import flops_per_frame
 from residualformer.nn.arbitrator import GumbelSoftmax, OneHot, Sampler, UniformBranch
 from residualformer.nn.branches import BranchWeights
-from residualformer.nn.mask import real_frames
 from residualformer.nn.recurrent import Encoded
 from residualformer.nn.transducer import Transducer
+from residualformer.padding import real_frames
 from residualformer.train.metrics import Losses
 from residualformer.train.objective import batch_losses, precision, transducer_losses
 from residualformer.train.optimizer import learning_rate_factor

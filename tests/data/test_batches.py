@@ -13,8 +13,10 @@ import torch
 from lhotse import CutSet, Features, MonoCut, NumpyFilesWriter, SupervisionSegment
 
 from residualformer.config.schema import DataConfig, TokenConfig
-from residualformer.data.batches import EvalBatches, TrainBatches, collate, quiet_frames, read_utterances
+from residualformer.data.batches import EvalBatches, TrainBatches, quiet_frames
+from residualformer.data.collate import collate
 from residualformer.data.tokenizer import train_tokenizer
+from residualformer.data.utterance import read_utterances
 from residualformer.errors import UserError
 
 F = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from residualformer.data.text import is_unspaced, normalise
+from residualformer.data.text import is_unspaced, normalize
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from residualformer.data.text import is_unspaced, normalise
     ],
 )
 def test_nothing_but_form_and_spaces_changes_by_default(given, expected):
-    assert normalise(given) == expected
+    assert normalize(given) == expected
 
 
 @pytest.mark.parametrize(
@@ -39,22 +39,22 @@ def test_nothing_but_form_and_spaces_changes_by_default(given, expected):
     ],
 )
 def test_punctuation_goes_on_request(given, expected):
-    assert normalise(given, punctuation=False) == expected
+    assert normalize(given, punctuation=False) == expected
 
 
 def test_case():
-    assert normalise("Straße İ É", "upper") == "STRASSE İ É"
-    assert normalise("ÉCOLE ΟΔΟΣ", "lower") == "école οδος"
+    assert normalize("Straße İ É", "upper") == "STRASSE İ É"
+    assert normalize("ÉCOLE ΟΔΟΣ", "lower") == "école οδος"
     with pytest.raises(ValueError, match="keep, lower, upper"):
-        normalise("a", "title")
+        normalize("a", "title")
 
 
 @pytest.mark.parametrize("text", ["ÉCOLE, c’est\u00a0là", "e\u0301İ", "你好 , world"])
 @pytest.mark.parametrize("case", ["keep", "lower", "upper"])
 @pytest.mark.parametrize("punctuation", [True, False])
 def test_it_is_done_once_and_for_all(text, case, punctuation):
-    once = normalise(text, case, punctuation)
-    assert normalise(once, case, punctuation) == once
+    once = normalize(text, case, punctuation)
+    assert normalize(once, case, punctuation) == once
 
 
 def test_scripts_without_spaces():

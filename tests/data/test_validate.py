@@ -12,7 +12,7 @@ import soundfile
 from lhotse import CutSet
 
 from residualformer.data import validate
-from residualformer.data.validate import Utterance, make_cut, read_cuts, validate_cuts, write_cuts
+from residualformer.data.validate import CorpusUtterance, make_cut, read_cuts, validate_cuts, write_cuts
 from residualformer.errors import UserError
 
 RATE = 16000
@@ -22,14 +22,16 @@ RATE = 16000
 def good(tmp_path):
     """A function that makes a good utterance: 0.1 s of noise in a WAV or a FLAC."""
 
-    def make(name: str, suffix: str = "wav", rate: int = RATE, value: float | None = None, **changes) -> Utterance:
+    def make(
+        name: str, suffix: str = "wav", rate: int = RATE, value: float | None = None, **changes
+    ) -> CorpusUtterance:
         path = tmp_path / f"{name}.{suffix}"
         samples = np.random.default_rng(0).integers(-3000, 3000, rate // 10).astype(np.int16)
         if value is None:
             soundfile.write(path, samples, rate)
         else:
             soundfile.write(path, np.full(rate // 10, value, np.float32), rate, subtype="FLOAT")
-        return Utterance(**{"id": name, "audio": path, "text": "HELLO THERE", "speaker": "s1", **changes})
+        return CorpusUtterance(**{"id": name, "audio": path, "text": "HELLO THERE", "speaker": "s1", **changes})
 
     return make
 
@@ -75,7 +77,7 @@ def test_mp3_is_as_long_as_it_decodes(tmp_path, rate, stated):
     samples = np.random.default_rng(0).normal(0, 0.1, rate).cumsum() / 100
     soundfile.write(path, samples, rate, format="MP3", bitrate_mode="CONSTANT", compression_level=0.5)
     path.write_bytes(path.read_bytes() if stated else without_its_first_frame(path.read_bytes()))
-    utterance = Utterance("a", path, "HELLO", "s")
+    utterance = CorpusUtterance("a", path, "HELLO", "s")
     cuts, skipped = validate_cuts([utterance], "train")
     length = cuts["a"].load_audio().shape[1]
     assert skipped == [] and cuts["a"].num_samples == length

@@ -62,7 +62,7 @@ def test_manifests(corpus, tmp_path, monkeypatch):
 
 def test_dev_has_eight_speakers_of_the_74_and_both_sexes():
     names = [f"f{i:02d}" for i in range(21)] + [f"m{i:02d}" for i in range(53)]
-    dev = an4.dev_speakers([an4.Utterance("x", None, "", name) for name in reversed(names)])
+    dev = an4.dev_speakers([an4.CorpusUtterance("x", None, "", name) for name in reversed(names)])
     assert len(dev) == 8 and {name[0] for name in dev} == {"f", "m"}
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from residualformer.config.schema import Config, EncoderConfig, FeatureConfig, JoinerConfig, LossConfig, PredictorConfig
-from residualformer.data.batches import Batch
+from residualformer.data.collate import Batch
 from residualformer.kernels.precision import products, wanted
 from residualformer.loss import get_backend
 from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner

@@ -1,0 +1,104 @@
+"""Utterances as models see them: features on disk, the target text and its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from lhotse import Features
+from lhotse.cut import Cut
+
+from residualformer.data.tokenizer import Tokenizer
+from residualformer.data.validate import read_cuts
+from residualformer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A cut with features; they are read from disk only when a batch is built.
+
+    Attributes:
+        id: the cut's id.
+        source: the id of the utterance that this is a speed copy of.
+        speed: 1.0 for the recording as it is.
+        duration: in seconds.
+        text: the target text.
+        tokens: the token ids of `text`.
+        transcript: the words spoken.
+        features: where the features are stored.
+        origin: "" for utterances of the corpus itself, else where they come from, such as "synthetic".
+    """
+
+    id: str
+    source: str
+    speed: float
+    duration: float
+    text: str
+    tokens: list[int]
+    transcript: str
+    features: Features
+    origin: str
+
+    def load(self) -> np.ndarray:
+        """Load the features (T, F), in the precision in which they are stored.
+
+        Raises:
+            UserError: they are missing or damaged.
+        """
+        try:
+            return self.features.load()
+        except (OSError, EOFError, ValueError) as error:
+            raise UserError(
+                f"the features of {self.id} cannot be read ({error}): run stage 2 again, with --overwrite."
+            ) from error
+
+
+def target_text(cut: Cut, target: str) -> str:
+    """Return the text that a model learns to write for `cut`.
+
+    Args:
+        target: `text` (the transcript) or `translation`.
+
+    Returns:
+        The text with single spaces; "" if `cut` has none.
+    """
+    supervision = cut.supervisions[0] if cut.supervisions else None
+    if supervision is None:
+        return ""
+    text = supervision.text if target == "text" else (supervision.custom or {}).get("translation")
+    return " ".join((text or "").split())
+
+
+def read_utterances(cuts_path: Path | str, tokenizer: Tokenizer, target: str) -> list[Utterance]:
+    """Read all cuts of a manifest of stage 2, in its order.
+
+    Raises:
+        UserError: `target` is not one of `target_text`'s, or the manifest is missing, damaged or has no features.
+    """
+    if target not in ("text", "translation"):
+        raise UserError(f"tokens.target is '{target}'; allowed are text, translation.")
+    tokens: dict[str, list[int]] = {}  # speed copies have the same text
+    utterances = []
+    for cut in read_cuts(cuts_path, stage=2):
+        if not cut.has_features:
+            raise UserError(f"{cuts_path}: cut {cut.id} has no features: give the cuts that stage 2 wrote.")
+        text = target_text(cut, target)
+        if text not in tokens:
+            tokens[text] = tokenizer.encode(text)
+        custom = cut.custom or {}
+        supervision = cut.supervisions[0] if cut.supervisions else None
+        utterances.append(
+            Utterance(
+                id=cut.id,
+                source=custom.get("utterance", cut.id),
+                speed=custom.get("speed", 1.0),
+                duration=cut.duration,
+                text=text,
+                tokens=tokens[text],
+                transcript=text if target == "text" else target_text(cut, "text"),
+                features=cut.features,
+                origin=(supervision.custom or {}).get("origin", "") if supervision else "",
+            )
+        )
+    return utterances
