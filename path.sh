@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by every script (`. ./path.sh`): the repository on PYTHONPATH, and first on PATH a Python with all packages.
 # The active `python` is used when it has them all; else .venv beside this file, which is made on the first call.
 # RESIDUALFORMER_PYTHON=/path/to/python skips all that and takes the interpreter as it is.
@@ -33,4 +34,5 @@ elif [ "$("$RESIDUALFORMER_PYTHON" -S -c 'print("yes")' 2>/dev/null)" != yes ]; 
     return 2
 fi
 export RESIDUALFORMER_PYTHON
-export PATH="$(dirname "$RESIDUALFORMER_PYTHON"):$PATH"
+PATH=$(dirname "$RESIDUALFORMER_PYTHON"):$PATH
+export PATH

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -63,9 +64,81 @@ def test_optional_packages_are_not_needed_at_import(path):
     assert not set(imports(outside)) & OPTIONAL
 
 
-def test_a_configuration_needs_no_torch(tmp_path):
+PACKAGE = under("residualformer")
+# From the ground up: a room imports only from those before it (docs/architecture.md).
+ROOMS = (
+    ["errors", "files", "optional", "parallel", "lock", "provenance"],  # single files, which may import each other
+    ["config"],
+    ["kernels"],
+    ["nn"],
+    ["loss"],
+    ["data"],
+    ["model"],
+    ["metrics"],
+    ["decode"],
+    ["compress"],
+    ["train"],
+    ["runtime"],
+    ["export"],
+    ["report"],
+    ["workflow"],
+    ["cli", "__main__"],
+)
+LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+
+
+def module_name(path: Path) -> str:
+    """Return the dotted name of a file of the package, a folder's `__init__.py` by the folder's name."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in PACKAGE}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Return the modules of the package that a file imports, anywhere in it, lazily too."""
+    found = set()
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {each if each in MODULES else node.module for each in names}
+    return {each for each in found if each in MODULES} - {module_name(path)}
+
+
+def room(module: str) -> str | None:
+    """Return the room of a module: the folder or the single file below the package; None of the package itself."""
+    return module.split(".")[1] if "." in module else None
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=name)
+def test_rooms_import_downwards_only(path):
+    own = room(module_name(path))
+    assert own is None or own in LEVEL, f"give the room '{own}' its place in ROOMS"
+    above = {
+        each for each in imported_modules(path) if room(each) not in (None, own) and LEVEL[room(each)] > LEVEL[own]
+    }
+    beside = {
+        each for each in imported_modules(path) if room(each) not in (None, own) and LEVEL[room(each)] == LEVEL[own]
+    }
+    assert not above
+    assert LEVEL[own] == 0 if beside else True
+
+
+def test_no_file_imports_itself_through_others():
+    """Files, `__init__.py` of folders aside, which import the files that they re-export."""
+    graph = {module: imported_modules(path) for module, path in MODULES.items() if path.name != "__init__.py"}
+    try:
+        tuple(TopologicalSorter({m: {i for i in needed if i in graph} for m, needed in graph.items()}).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("module", ["residualformer.config.loading", "residualformer.cli"])
+def test_a_configuration_needs_no_torch(module):
     """So that wrong options are refused at once."""
-    code = "import sys, residualformer.config.loading, residualformer.cli; sys.exit('torch' in sys.modules)"
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}).returncode == 0
 
 

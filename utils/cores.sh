@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints how many physical cores this process may use, at least 1.
+# Print how many physical cores this process may use, at least 1.
 
 usable=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 physical=$(lscpu -p=core,socket 2>/dev/null | grep -v '^#' | sort -u | wc -l)

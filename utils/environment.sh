@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Prints the path of a Python that has the pinned packages (pyproject.toml); messages go to stderr.
-# Takes the active `python` if it has them all, else makes .venv in the repository root, or goes on where that stopped.
+# Print the path of a Python that has the packages of pyproject.toml in the versions of constraints.txt.
+# The active `python` is taken if it has them all; else .venv in the repository root is made, or completed.
+# Messages go to stderr.
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
-complete=$venv/.complete # a copy of the pyproject.toml that the environment was built from
+complete=$venv/.complete # a copy of the files that the environment was built from
 cpu_index=https://download.pytorch.org/whl/cpu
 
 say() { echo "$*" >&2; }
@@ -14,7 +15,8 @@ die() {
     exit 1
 }
 is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
-is_complete() { cmp -s "$root/pyproject.toml" "$complete" && is_new_enough "$venv/bin/python"; }
+recipe() { cat "$root/pyproject.toml" "$root/constraints.txt"; }
+is_complete() { recipe | cmp -s - "$complete" && is_new_enough "$venv/bin/python"; }
 
 make_venv() { # with python $1
     "$venv/bin/python" -m pip --version >/dev/null 2>&1 && return
@@ -35,7 +37,7 @@ install_packages() {
     # torch first and without dependencies, so that its own index is asked for nothing else.
     # shellcheck disable=SC2046  # two words or none
     "${pip[@]}" --no-deps $(torch_options "$venv/bin/python") "$("$venv/bin/python" "$root/utils/pins.py" torch)" >&2 &&
-        "${pip[@]}" --editable "$root[test]" >&2
+        "${pip[@]}" --constraint "$root/constraints.txt" --editable "${root}[train,synthesis,dev]" >&2
 }
 
 if command -v python >/dev/null && python "$root/utils/pins.py" 2>/dev/null; then
@@ -53,11 +55,12 @@ if ! is_complete; then
         if is_new_enough "$name"; then base=$name && break; fi
     done
     [ -n "$base" ] || die "Python 3.11 or newer is needed and none is on PATH; install one and run this again"
-    say "== setting up $venv with $("$base" --version): about 1 GB, some minutes, only once"
+    say "== setting up $venv with $("$base" --version): about 1 GB, a few minutes, only once"
     make_venv "$base" || die "$base cannot make a virtual environment at $venv; install its venv and pip modules"
     install_packages || die "the packages could not be installed into $venv (see above); is there a network? \
-Run this again to go on, or activate an environment where 'pip install -e .[test]' has succeeded"
-    cp "$root/pyproject.toml" "$complete.part" && mv "$complete.part" "$complete"
+Run this again to go on, or activate an environment where \
+'pip install -c constraints.txt -e .[train,synthesis,dev]' has succeeded"
+    recipe >"$complete.part" && mv "$complete.part" "$complete"
     say "== environment ready: $venv"
 fi
 echo "$venv/bin/python"

@@ -1,24 +1,37 @@
-"""Does this interpreter have the packages that pyproject.toml pins? Status 0 if so; else 1, and names what is amiss.
+"""Check that this interpreter has the direct dependencies of pyproject.toml in the versions of constraints.txt.
 
-`pins.py PACKAGE` prints the pin of one package instead. Only the standard library is used: nothing else may be there.
+Exit status 0 if so, else 1, naming what differs. `pins.py PACKAGE` prints the pin of one package instead. Only the
+standard library is used: nothing else may be installed yet.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-
-def pins() -> dict[str, str]:
-    """{package: version} of all dependencies, the tests' included."""
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = project["dependencies"] + project["optional-dependencies"]["test"]
-    return dict(line.split("==") for line in lines)
+ROOT = Path(__file__).resolve().parent.parent
+EXTRAS = ("train", "synthesis", "dev")  # what utils/environment.sh installs
 
 
-def installed(package: str) -> str:
+def read_pins() -> dict[str, str]:
+    """Return {package: version} of constraints.txt."""
+    lines = (line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines())
+    return dict(line.split("==") for line in lines if line)
+
+
+def direct_dependencies() -> list[str]:
+    """Return the normalized names of the packages that pyproject.toml asks for, those of EXTRAS included."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    requirements = [*project["dependencies"], *(each for name in EXTRAS for each in extras[name])]
+    return [re.split(r"[^A-Za-z0-9._-]", each)[0].lower().replace("_", "-") for each in requirements]
+
+
+def installed_version(package: str) -> str:
+    """Return the version of an installed package, or `nothing`."""
     try:
         return version(package).split("+")[0]  # 2.13.0+cpu is 2.13.0, built for the CPU
     except PackageNotFoundError:
@@ -26,13 +39,14 @@ def installed(package: str) -> str:
 
 
 def main() -> None:
-    wanted = pins()
+    pins = read_pins()
     if len(sys.argv) > 1:
-        print(f"{sys.argv[1]}=={wanted[sys.argv[1]]}")
+        print(f"{sys.argv[1]}=={pins[sys.argv[1]]}")
         return
-    amiss = [f"{name} {installed(name)} (not {pin})" for name, pin in wanted.items() if installed(name) != pin]
-    if amiss:
-        sys.exit("found " + ", ".join(amiss))
+    found = {name: installed_version(name) for name in direct_dependencies()}
+    wrong = [f"{name} {held} (not {pins[name]})" for name, held in found.items() if held != pins[name]]
+    if wrong:
+        sys.exit("found " + ", ".join(wrong))
 
 
 if __name__ == "__main__":
