@@ -1,4 +1,4 @@
-"""Kernels of sparse products in numba, which must be installed: `sparse_kernel.py` imports this file when it needs it.
+"""Kernels of sparse products in numba, which must be installed: `sparse.py` imports this file when it needs it.
 
 Written in vectors of 16 fp32 numbers, which LLVM maps to what the processor has: a register of AVX-512, two of AVX2.
 The products are bound by memory, so each kernel prefetches what it reads far ahead: the processor's own prefetcher is
