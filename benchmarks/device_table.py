@@ -69,21 +69,21 @@ def export(name: str, args: argparse.Namespace, out: Path) -> None:
 
 def work(folder: Path, int8: bool, lean: bool, seconds: float) -> dict[str, float]:
     """What one row takes, in this process."""
-    from residualformer.runtime import Recogniser, load_exported
+    from residualformer.runtime import Recognizer, load_exported
 
     before, start = resident_mb(), time.process_time()
     model = load_exported(folder, int8=int8, lean=lean)
-    recogniser = Recogniser(model, replace(model.decode, kind="greedy"))
+    recognizer = Recognizer(model, replace(model.decode, kind="greedy"))
     loading = time.process_time() - start
-    stream, rng = recogniser.create_stream(), np.random.default_rng(1)
+    stream, rng = recognizer.create_stream(), np.random.default_rng(1)
     pieces = [rng.normal(0, 0.05, PIECE).astype(np.float32) for _ in range(round(seconds * RATE / PIECE))]
     for piece in pieces[:10]:  # warm-up
         stream.accept_waveform(piece)
-        recogniser.decode([stream])
+        recognizer.decode([stream])
     start = time.process_time()
     for piece in pieces:
         stream.accept_waveform(piece)
-        recogniser.decode([stream])
+        recognizer.decode([stream])
     rtf = (time.process_time() - start) / seconds
     return {"python_mb": before, "load_s": loading, "peak_mb": resident_mb(peak=True), "rtf": rtf}
 

@@ -23,7 +23,7 @@ from process_memory import resident_mb
 from residualformer.data.audio import read_audio
 from residualformer.errors import UserError, run_main
 from residualformer.files import write_json
-from residualformer.runtime import ENDPOINT_RULES, Recogniser, Result, load_exported
+from residualformer.runtime import ENDPOINT_RULES, Recognizer, Result, load_exported
 
 PIECE_S, REPORTS = 0.1, 12
 
@@ -63,12 +63,12 @@ class Speech:
         return found
 
 
-def alone(recogniser: Recogniser, samples: np.ndarray) -> str:
+def alone(recognizer: Recognizer, samples: np.ndarray) -> str:
     """The text of samples that are a whole stream."""
-    stream = recogniser.create_stream()
+    stream = recognizer.create_stream()
     stream.accept_waveform(samples)
     stream.finish()
-    recogniser.decode([stream])
+    recognizer.decode([stream])
     return " ".join(segment.text for segment in stream.pop_segments())
 
 
@@ -76,14 +76,14 @@ def run(args: argparse.Namespace) -> list[Found]:
     """Reports over the audio, printed as they are made."""
     model = load_exported(args.model, int8=args.int8, lean=args.lean)
     decode = replace(model.decode, kind=args.search)
-    recogniser, whole = Recogniser(model, decode, ENDPOINT_RULES), Recogniser(model, decode)
-    speech, stream, total = Speech(args.audio, model.features.sample_rate_hz, args.pause), recogniser.create_stream(), 0
+    recognizer, whole = Recognizer(model, decode, ENDPOINT_RULES), Recognizer(model, decode)
+    speech, stream, total = Speech(args.audio, model.features.sample_rate_hz, args.pause), recognizer.create_stream(), 0
     reports: list[Found] = []
     segments, checked, differing, seconds, started = 0, 0, 0, 0.0, time.process_time()
     print("audio s  memory MB  since warm  segments  checked  differ     RTF")
     for piece in speech.pieces():
         stream.accept_waveform(piece)
-        recogniser.decode([stream])
+        recognizer.decode([stream])
         total += len(piece)
         for segment in stream.pop_segments():
             segments, samples = segments + 1, speech.cut(segment.start, segment.end)

@@ -33,14 +33,14 @@ from residualformer.data.features import compute_fbank
 from residualformer.data.validate import read_cuts
 from residualformer.errors import run_main
 from residualformer.export.audio import utterances_of_cuts
-from residualformer.export.check import sherpa_recogniser, sherpa_symbols, with_tail
+from residualformer.export.check import sherpa_recognizer, sherpa_symbols, with_tail
 from residualformer.export.contracts import CONTRACTS
 from residualformer.export.folder import encoder_graph, write_folder
 from residualformer.files import write_json
 from residualformer.model.checkpoint import Bundle, load_model
 from residualformer.nn.transducer import build_model
 from residualformer.optional import is_installed
-from residualformer.runtime import Recogniser, load_exported
+from residualformer.runtime import Recognizer, load_exported
 from residualformer.runtime.greedy import GreedySearch
 
 PIECE, RATE = 1600, 16000
@@ -117,14 +117,14 @@ def with_features(bundle: Bundle, preset: str, audio: list[np.ndarray]) -> Bundl
     return Bundle(bundle.model, config, bundle.tokenizer, bundle.info)
 
 
-def stream(recogniser: Recogniser, samples: np.ndarray) -> str:
+def stream(recognizer: Recognizer, samples: np.ndarray) -> str:
     """What our runtime writes of samples (S,), fed in pieces."""
-    stream = recogniser.create_stream()
+    stream = recognizer.create_stream()
     for start in range(0, len(samples), PIECE):
         stream.accept_waveform(samples[start : start + PIECE])
-        recogniser.decode([stream])
+        recognizer.decode([stream])
     stream.finish()
-    recogniser.decode([stream])
+    recognizer.decode([stream])
     return " ".join(segment.text for segment in stream.pop_segments())
 
 
@@ -136,17 +136,17 @@ def programs(folder: Path, settings: dict, beam: int) -> dict[str, Callable[[np.
     searches["textbook"] = PlainBeamSearch(model, model.blank, beam)
     found = {}
     for name, search in searches.items():
-        recogniser = Recogniser(model, decode)
-        recogniser._search = search or recogniser._search
-        found[name] = lambda samples, recogniser=recogniser: stream(recogniser, samples)
+        recognizer = Recognizer(model, decode)
+        recognizer._search = search or recognizer._search
+        found[name] = lambda samples, recognizer=recognizer: stream(recognizer, samples)
     if is_installed("sherpa_onnx"):
         for name, options in (  # which wants the silence behind an utterance given; our runtime adds what it needs
             (f"{SHERPA}, beam {beam}", {"decoding_method": "modified_beam_search", "max_active_paths": beam}),
             (f"{SHERPA}, greedy", {}),
         ):
-            recogniser = sherpa_recogniser(folder, settings, blank_penalty=0.0, **options)
-            found[name] = lambda samples, recogniser=recogniser: "".join(
-                sherpa_symbols(recogniser, with_tail(samples, settings), RATE)
+            recognizer = sherpa_recognizer(folder, settings, blank_penalty=0.0, **options)
+            found[name] = lambda samples, recognizer=recognizer: "".join(
+                sherpa_symbols(recognizer, with_tail(samples, settings), RATE)
             ).strip()
     return found
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from residualformer.errors import UserError
-from residualformer.exported import SETTINGS_FILE, is_exported
+from residualformer.runtime.settings import SETTINGS_FILE, is_exported
 
 STDIN, MICROPHONE = Path("-"), Path("microphone")
 
@@ -117,7 +117,7 @@ def _trained(args: argparse.Namespace) -> Results:
 
 def _exported(args: argparse.Namespace, sources: list[Path]) -> Results:
     """Files, standard input or the microphone through an exported folder, on onnxruntime."""
-    from residualformer.runtime import ENDPOINT_RULES, Recogniser, load_exported
+    from residualformer.runtime import ENDPOINT_RULES, Recognizer, load_exported
     from residualformer.runtime.audio import file_blocks, microphone_blocks, standard_input_blocks, until_interrupt
     from residualformer.runtime.transcribe import transcribe
 
@@ -134,7 +134,7 @@ def _exported(args: argparse.Namespace, sources: list[Path]) -> Results:
         return (source == STDIN or source is MICROPHONE) if args.endpoint is None else args.endpoint
 
     rules = {False: (), True: ENDPOINT_RULES}
-    recognisers = {each: Recogniser(model, decode, rules[each]) for each in set(map(has_endpoints, sources))}
+    recognizers = {each: Recognizer(model, decode, rules[each]) for each in set(map(has_endpoints, sources))}
 
     def results(source: Path) -> Iterator[dict[str, Any]]:
         if source is MICROPHONE:
@@ -142,6 +142,6 @@ def _exported(args: argparse.Namespace, sources: list[Path]) -> Results:
         else:
             blocks = until_interrupt(standard_input_blocks(rate)) if source == STDIN else file_blocks(source)
         name = "standard input" if source == STDIN else str(source)
-        return transcribe(recognisers[has_endpoints(source)], blocks, name, args.partial)
+        return transcribe(recognizers[has_endpoints(source)], blocks, name, args.partial)
 
     return results

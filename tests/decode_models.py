@@ -72,7 +72,7 @@ def assert_same(found: list[Hypothesis], expected: list[tuple[tuple[int, ...], f
 
 
 def save_random_run(folder, target: str = "text", blank_bias: float = 0.5, info: dict | None = None) -> Config:
-    """A run folder with the `model.pt` of a random recogniser of the letters a-e at 16 kHz; gives its configuration."""
+    """A run folder with the `model.pt` of a random recognizer of the letters a-e at 16 kHz; gives its configuration."""
     torch.manual_seed(3)
     config = Config(
         description="random",

@@ -94,7 +94,7 @@ def contract_of(model: Transducer, kind: str, merged: bool = False) -> Contract:
 
 @torch.no_grad()
 def random_bundle(config: Config, seed: int = 0) -> Bundle:
-    """A recogniser that writes many different tokens of noise, and a blank in about every second frame."""
+    """A recognizer that writes many different tokens of noise, and a blank in about every second frame."""
     tokenizer: Tokenizer = train_tokenizer(["abc de"], config.tokens)
     model = random_model(config, tokenizer.vocab_size, seed)
     features = torch.from_numpy(compute_fbank(noise(16000)[0].samples, config.features))[None]

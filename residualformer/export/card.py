@@ -8,8 +8,8 @@ from typing import Any
 
 from residualformer.config.schema import Config
 from residualformer.export.check import Report, sherpa_blank_penalty
-from residualformer.exported import TOKENS_FILE
 from residualformer.files import read_json
+from residualformer.runtime.settings import TOKENS_FILE
 
 CARD_FILE = "README.md"
 
@@ -31,7 +31,7 @@ def model_card(
     """The card as Markdown; `folder` holds the files, whose sizes it tells."""
     parts = [
         f"# {settings['name']}",
-        f"A streaming speech recogniser: {_described(config)}. It works in chunks of {settings['chunk_ms']} ms and "
+        f"A streaming speech recognizer: {_described(config)}. It works in chunks of {settings['chunk_ms']} ms and "
         f"looks {settings['look_ahead_ms']} ms ahead.",
         _training(config, info),
         "## Error rates\n" + _rates(scores),
@@ -127,15 +127,15 @@ residualformer transcribe --model . audio.wav
 import sherpa_onnx  # pip install sherpa-onnx
 import soundfile
 
-recogniser = sherpa_onnx.OnlineRecognizer.from_transducer(
+recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
     {arguments}
 )
 samples, rate = soundfile.read("audio.wav", dtype="float32")
-stream = recogniser.create_stream()
+stream = recognizer.create_stream()
 stream.accept_waveform(rate, samples)
 stream.accept_waveform(rate, [0.0] * int({settings["tail_padding_ms"] / 1000} * rate))  # or the last words are lost
 stream.input_finished()
-while recogniser.is_ready(stream):
-    recogniser.decode_stream(stream)
-print(recogniser.get_result(stream))
+while recognizer.is_ready(stream):
+    recognizer.decode_stream(stream)
+print(recognizer.get_result(stream))
 ```"""

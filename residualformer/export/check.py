@@ -21,12 +21,13 @@ from residualformer.decode.greedy import GreedySearch
 from residualformer.errors import UserError
 from residualformer.export.contracts import Contract
 from residualformer.export.folder import folder_ids, token_list
-from residualformer.exported import TOKENS_FILE
 from residualformer.model.checkpoint import Bundle
 from residualformer.optional import is_installed, optional
 from residualformer.runtime.greedy import GreedySearch as RuntimeGreedy
-from residualformer.runtime.model import ExportedModel, load_exported
+from residualformer.runtime.loading import load_exported
+from residualformer.runtime.model import ExportedModel
 from residualformer.runtime.search import Search
+from residualformer.runtime.settings import TOKENS_FILE
 from residualformer.runtime.tokens import SPACE
 
 PIECE_S = 0.1  # sherpa-onnx is fed as a microphone would
@@ -107,14 +108,14 @@ def runtime_tokens(model: ExportedModel, search: Search, features: np.ndarray) -
     return written.nbest()[0].tokens
 
 
-def sherpa_recogniser(folder: Path, settings: dict[str, Any], kind: str = "fp32", **options: Any) -> Any:
+def sherpa_recognizer(folder: Path, settings: dict[str, Any], kind: str = "fp32", **options: Any) -> Any:
     """The folder in sherpa-onnx, greedy and on one thread unless `options` say otherwise."""
     files = {part: str(folder / file) for part, file in settings["files"][kind].items()}
     defaults = {"num_threads": 1, "blank_penalty": sherpa_blank_penalty(settings)}
     if settings["features"]["num_mel_bins"] != 80:  # its own default; nemo reads it from the encoder
         defaults["feature_dim"] = settings["features"]["num_mel_bins"]
-    recogniser = optional("sherpa_onnx").OnlineRecognizer
-    return recogniser.from_transducer(tokens=str(folder / TOKENS_FILE), **files, **(defaults | options))
+    recognizer = optional("sherpa_onnx").OnlineRecognizer
+    return recognizer.from_transducer(tokens=str(folder / TOKENS_FILE), **files, **(defaults | options))
 
 
 def sherpa_blank_penalty(settings: dict[str, Any]) -> float:
@@ -123,18 +124,18 @@ def sherpa_blank_penalty(settings: dict[str, Any]) -> float:
     return decode.blank_penalty + decode.token_reward
 
 
-def sherpa_symbols(recogniser: Any, samples: np.ndarray, rate: int) -> list[str]:
+def sherpa_symbols(recognizer: Any, samples: np.ndarray, rate: int) -> list[str]:
     """What sherpa-onnx writes of samples (S,), fed in pieces; its symbols, in which a space stands for `▁`."""
-    stream = recogniser.create_stream()
+    stream = recognizer.create_stream()
     size = int(PIECE_S * rate)
     for start in range(0, len(samples), size):
         stream.accept_waveform(rate, samples[start : start + size])
-        while recogniser.is_ready(stream):
-            recogniser.decode_stream(stream)
+        while recognizer.is_ready(stream):
+            recognizer.decode_stream(stream)
     stream.input_finished()
-    while recogniser.is_ready(stream):
-        recogniser.decode_stream(stream)
-    return recogniser.tokens(stream)
+    while recognizer.is_ready(stream):
+        recognizer.decode_stream(stream)
+    return recognizer.tokens(stream)
 
 
 def _programs(
@@ -146,9 +147,9 @@ def _programs(
     search = RuntimeGreedy(model, model.blank, contract.symbols_per_frame, decode.blank_penalty, decode.token_reward)
     programs = {"onnxruntime": lambda _, features: runtime_tokens(model, search, features)}
     if is_installed("sherpa_onnx"):
-        recogniser, rate = sherpa_recogniser(folder, settings, kind), model.features.sample_rate_hz
+        recognizer, rate = sherpa_recognizer(folder, settings, kind), model.features.sample_rate_hz
         ids = {piece.replace(SPACE, " "): index for index, piece in enumerate(model.pieces)}
-        programs["sherpa-onnx"] = lambda samples, _: [ids[s] for s in sherpa_symbols(recogniser, samples, rate)]
+        programs["sherpa-onnx"] = lambda samples, _: [ids[s] for s in sherpa_symbols(recognizer, samples, rate)]
     return programs
 
 

@@ -17,11 +17,11 @@ from residualformer.export.contracts import CONTRACTS, Contract, Models
 from residualformer.export.encoder_graphs import EncoderGraph
 from residualformer.export.recurrent import RecurrentGraph
 from residualformer.export.transformer import TransformerGraph
-from residualformer.exported import FINGERPRINT, FORMAT, SETTINGS_FILE, TOKENS_FILE, is_exported
 from residualformer.files import write_json, write_text
 from residualformer.model.checkpoint import Bundle, fingerprint
 from residualformer.nn.encoder import TransformerEncoder
 from residualformer.nn.transducer import Transducer
+from residualformer.runtime.settings import FINGERPRINT, FORMAT, SETTINGS_FILE, TOKENS_FILE, is_exported
 
 WEIGHTS = ("factored", "merged")
 EMISSION_MS = 300  # of silence in which a model may still write its last labels
@@ -55,7 +55,7 @@ def choose_contract(config: Config, kind: str | None = None) -> type[Contract]:
     if features.sample_rate_hz != 16000:
         raise UserError(
             f"the model was trained at {features.sample_rate_hz} Hz, but sherpa-onnx computes features at 16000 Hz: "
-            "train with features.sample_rate_hz 16000; a recogniser resamples what comes at another rate."
+            "train with features.sample_rate_hz 16000; a recognizer resamples what comes at another rate."
         )
     return contract
 

@@ -1,8 +1,9 @@
 """Streaming recognition on onnxruntime: what is exported runs here without torch."""
 
 from residualformer.runtime.endpoint import ENDPOINT_RULES, Rule
-from residualformer.runtime.model import ExportedModel, load_exported
-from residualformer.runtime.recogniser import Recogniser
+from residualformer.runtime.loading import load_exported
+from residualformer.runtime.model import ExportedModel
+from residualformer.runtime.recognizer import Recognizer
 from residualformer.runtime.search import Hypothesis
 from residualformer.runtime.stream import Result, Stream
 
@@ -10,7 +11,7 @@ __all__ = [
     "ENDPOINT_RULES",
     "ExportedModel",
     "Hypothesis",
-    "Recogniser",
+    "Recognizer",
     "Result",
     "Rule",
     "Stream",

@@ -1,4 +1,4 @@
-"""What the runtime wants of a model, and how one is loaded from an exported folder (`docs/export.md`).
+"""The model of an exported folder as the searches see it, whatever runs it (`docs/export.md`).
 
 N streams or hypotheses, F mel bins, J the joint space, V tokens.
 """
@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 
 from residualformer.config.schema import DecodeConfig, FeatureConfig
 from residualformer.errors import UserError
-from residualformer.exported import FINGERPRINT, FORMAT, SETTINGS_FILE, TOKENS_FILE
-from residualformer.files import read_json
+from residualformer.runtime.settings import FINGERPRINT, SETTINGS_FILE, TOKENS_FILE
 from residualformer.runtime.tokens import read_tokens
 
 Array = NDArray[Any]
 State = tuple[Array, ...]
 
-TYPES = ("nemo", "ebranchformer")
 REMEMBERED = 1024  # answers of a stateless predictor: 2 MB at the paper's size
 
 
@@ -111,36 +109,6 @@ class ExportedModel(ABC):
     def _zeros(self, part: str) -> State:
         states = self._card["states"][part]
         return tuple(np.zeros([n for n in state["shape"] if n != "N"], state["dtype"]) for state in states)
-
-
-def load_exported(folder: Path | str, num_threads: int = 1, int8: bool = False, lean: bool = False) -> ExportedModel:
-    """The model in an exported folder.
-
-    Args:
-        num_threads: threads of onnxruntime.
-        int8: its files with weights of 8 bits.
-        lean: without onnxruntime, one group's weights in memory at a time (`lean.py`); one thread.
-
-    Raises:
-        UserError: there is no such folder or no such files, they do not load, or the lean runner does not serve them.
-    """
-    folder = Path(folder)
-    card = read_json(folder / SETTINGS_FILE, "give a folder that steps/export.py wrote")
-    if card.get("format") != FORMAT or card.get("type") not in TYPES:
-        raise UserError(
-            f"{folder}/{SETTINGS_FILE} is of format {card.get('format')} and type '{card.get('type')}'; this version "
-            f"reads format {FORMAT} of the types {', '.join(TYPES)}: export the model again."
-        )
-    try:
-        if lean:
-            from residualformer.runtime.lean import LeanModel
-
-            return LeanModel(folder, card, int8)
-        from residualformer.runtime.onnx import ONNX_MODELS  # onnxruntime takes 20 MB, which the lean runner saves
-
-        return ONNX_MODELS[card["type"]](folder, card, int8, num_threads)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}/{SETTINGS_FILE} is damaged ({error!r}): export the model again.") from error
 
 
 def stack(states: Sequence[State], axis: int = 0) -> list[Array]:

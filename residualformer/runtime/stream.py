@@ -55,7 +55,7 @@ class Result:
 
 
 class Stream:
-    """Made by `Recogniser.create_stream`, fed by `accept_waveform` and `finish`, moved on by `Recogniser.decode`.
+    """Made by `Recognizer.create_stream`, fed by `accept_waveform` and `finish`, moved on by `Recognizer.decode`.
 
     Attributes:
         segments: results that an endpoint or the end has closed; take them out with `pop_segments`.
@@ -102,7 +102,7 @@ class Stream:
             self._pieces.append(samples[start : start + size])
 
     def finish(self) -> None:
-        """No more samples will come; what is left is decoded by the next `Recogniser.decode`."""
+        """No more samples will come; what is left is decoded by the next `Recognizer.decode`."""
         if not self._finished:
             self._finished = True
             self._arrivals.append((float("inf"), time.perf_counter()))
@@ -117,7 +117,7 @@ class Stream:
         segments, self.segments = self.segments, []
         return segments
 
-    # What follows is for the recogniser.
+    # What follows is for the recognizer.
 
     def begin(self, search_state: SearchState) -> None:
         """Start a segment here."""

@@ -8,15 +8,15 @@ from typing import Any
 from residualformer.data.fbank import FRAME_SHIFT_S
 from residualformer.errors import UserError
 from residualformer.runtime.audio import Block
-from residualformer.runtime.recogniser import Recogniser
+from residualformer.runtime.recognizer import Recognizer
 
 
 def transcribe(
-    recogniser: Recogniser, blocks: Iterable[Block], name: str, partial: bool = False
+    recognizer: Recognizer, blocks: Iterable[Block], name: str, partial: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Yield results as JSON values while audio comes in.
 
-    `recogniser` without endpoint rules: one result at the end: text, score, tokens, times, needed, latencies (see
+    `recognizer` without endpoint rules: one result at the end: text, score, tokens, times, needed, latencies (see
     `Result`) and duration (s). With rules: as many as there are segments, each with start and end as well.
 
     Args:
@@ -27,23 +27,23 @@ def transcribe(
     Raises:
         UserError: the audio is bad, or too short for a single frame.
     """
-    stream, shown = recogniser.create_stream(), ""
+    stream, shown = recognizer.create_stream(), ""
     for block in blocks:
         stream.accept_waveform(*block)
-        recogniser.decode([stream])
+        recognizer.decode([stream])
         for segment in stream.pop_segments():
             shown = ""
             yield segment.to_dict()
-        if partial and (found := recogniser.partial(stream)).text != shown:
+        if partial and (found := recognizer.partial(stream)).text != shown:
             shown = found.text
             yield {"partial": shown, "end": found.end}
     stream.finish()
-    recogniser.decode([stream])
+    recognizer.decode([stream])
     if stream.received_s < FRAME_SHIFT_S / 2:  # the filterbank rounds: there is no frame
         raise UserError(f"{name} is too short ({stream.received_s * 1000:.0f} ms): give at least 10 ms of audio.")
     segments = stream.pop_segments()
-    if recogniser.endpoint_rules:
+    if recognizer.endpoint_rules:
         yield from (segment.to_dict() for segment in segments)
         return
-    found = (segments or [recogniser.partial(stream)])[0].to_dict()
+    found = (segments or [recognizer.partial(stream)])[0].to_dict()
     yield {**{k: v for k, v in found.items() if k not in ("start", "end")}, "duration": round(stream.received_s, 3)}

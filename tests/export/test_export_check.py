@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from residualformer.errors import UserError
 from residualformer.export.audio import noise, utterances_of_cuts
-from residualformer.export.check import Utterance, check_folder, sherpa_recogniser, steps, with_tail
+from residualformer.export.check import Utterance, check_folder, sherpa_recognizer, steps, with_tail
 from residualformer.export.folder import write_folder
 from residualformer.model.checkpoint import save_model
 from residualformer.optional import is_installed
@@ -78,35 +78,35 @@ def test_the_tail_lets_every_frame_through(tmp_path, kind):
 def test_sherpa_onnx_serves_several_streams_at_once(tmp_path, kind):
     pytest.importorskip("sherpa_onnx")
     settings, *_ = folder_of(tmp_path, kind)
-    recogniser = sherpa_recogniser(tmp_path, settings)
+    recognizer = sherpa_recognizer(tmp_path, settings)
 
     def streams():
         for utterance in AUDIO:
-            stream = recogniser.create_stream()
+            stream = recognizer.create_stream()
             stream.accept_waveform(16000, with_tail(utterance.samples, settings))
             stream.input_finished()
             yield stream
 
     alone, together = list(streams()), list(streams())
     for stream in alone:
-        while recogniser.is_ready(stream):
-            recogniser.decode_stream(stream)
-    while ready := [stream for stream in together if recogniser.is_ready(stream)]:
-        recogniser.decode_streams(ready)
-    assert [recogniser.tokens(stream) for stream in alone] == [recogniser.tokens(stream) for stream in together]
-    assert all(recogniser.tokens(stream) for stream in alone)
+        while recognizer.is_ready(stream):
+            recognizer.decode_stream(stream)
+    while ready := [stream for stream in together if recognizer.is_ready(stream)]:
+        recognizer.decode_streams(ready)
+    assert [recognizer.tokens(stream) for stream in alone] == [recognizer.tokens(stream) for stream in together]
+    assert all(recognizer.tokens(stream) for stream in alone)
 
 
 @pytest.mark.parametrize("kind", ["nemo", "ebranchformer"])
 def test_sherpa_onnx_searches_with_a_beam(tmp_path, kind):
     pytest.importorskip("sherpa_onnx")
     settings, *_ = folder_of(tmp_path, kind)
-    recogniser = sherpa_recogniser(tmp_path, settings, decoding_method="modified_beam_search")
-    stream = recogniser.create_stream()
+    recognizer = sherpa_recognizer(tmp_path, settings, decoding_method="modified_beam_search")
+    stream = recognizer.create_stream()
     stream.accept_waveform(16000, with_tail(AUDIO[0].samples, settings))
-    while recogniser.is_ready(stream):
-        recogniser.decode_stream(stream)
-    assert recogniser.tokens(stream)
+    while recognizer.is_ready(stream):
+        recognizer.decode_stream(stream)
+    assert recognizer.tokens(stream)
 
 
 def run_step(root, *arguments) -> subprocess.CompletedProcess:

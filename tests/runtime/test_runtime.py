@@ -1,4 +1,4 @@
-"""The streaming recogniser on a model whose answers are known: pieces, batches, endpoints, times, bad audio."""
+"""The streaming recognizer on a model whose answers are known: pieces, batches, endpoints, times, bad audio."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 from runtime_folder import AHEAD, CHUNK, RATE, STRIDE, save_folder
 
 from residualformer.errors import UserError
-from residualformer.runtime import ENDPOINT_RULES, Recogniser, Rule, load_exported
+from residualformer.runtime import ENDPOINT_RULES, Recognizer, Rule, load_exported
 
 CHUNK_S, FRAME_S = CHUNK * STRIDE / 100, STRIDE / 100
 A, B = 500.0, 5000.0  # Hz
@@ -41,14 +41,14 @@ def sound(*parts: tuple[float, float], rate: int = RATE) -> np.ndarray:
     return np.concatenate(pieces).astype(np.float32)
 
 
-def recognise(recogniser: Recogniser, samples: np.ndarray, piece: int = 1600, rate: int = RATE) -> list:
+def recognise(recognizer: Recognizer, samples: np.ndarray, piece: int = 1600, rate: int = RATE) -> list:
     """The segments of one stream that is fed `piece` samples at a time."""
-    stream = recogniser.create_stream()
+    stream = recognizer.create_stream()
     for start in range(0, len(samples), piece):
         stream.accept_waveform(samples[start : start + piece], rate)
-        recogniser.decode([stream])
+        recognizer.decode([stream])
     stream.finish()
-    recogniser.decode([stream])
+    recognizer.decode([stream])
     return stream.pop_segments()
 
 
@@ -58,11 +58,11 @@ SPEECH = sound((0, 0.5), (A, 0.5), (B, 0.7), (0, 0.4), (A, 0.31), (0, 0.2))
 def test_neither_torch_nor_lhotse_is_imported(folder):
     code = (
         "import sys, numpy, residualformer.cli, residualformer.transcribe\n"
-        "from residualformer.runtime import Recogniser\n"
-        f"recogniser = Recogniser({str(folder)!r})\n"
-        "stream = recogniser.create_stream()\n"
+        "from residualformer.runtime import Recognizer\n"
+        f"recognizer = Recognizer({str(folder)!r})\n"
+        "stream = recognizer.create_stream()\n"
         "stream.accept_waveform(numpy.zeros(16000))\n"
-        "recogniser.decode([stream])\n"
+        "recognizer.decode([stream])\n"
         "sys.exit(bool({'torch', 'lhotse', 'matplotlib', 'pandas'} & set(sys.modules)))"
     )
     root = Path(__file__).resolve().parents[2]
@@ -71,24 +71,24 @@ def test_neither_torch_nor_lhotse_is_imported(folder):
 
 @pytest.mark.parametrize("width", [None, 4])
 def test_what_is_heard_is_written_with_its_time(model, width):
-    [segment] = recognise(Recogniser(model, beam(model) if width else None), SPEECH)
+    [segment] = recognise(Recognizer(model, beam(model) if width else None), SPEECH)
     assert segment.text == "a b a" and segment.tokens == ["\u2581a", "\u2581b", "\u2581a"]
     assert segment.times == pytest.approx([0.5, 1.0, 2.1], abs=FRAME_S)
     assert (segment.start, segment.end) == (0.0, pytest.approx(len(SPEECH) / RATE))
 
 
 def test_needed_audio_and_latency(model):
-    [segment] = recognise(Recogniser(model), SPEECH)
+    [segment] = recognise(Recognizer(model), SPEECH)
     for time, needed, latency in zip(segment.times, segment.needed, segment.latencies, strict=True):
         chunk_start = time // CHUNK_S * CHUNK_S
         # the window's last frame, half of whose 25 ms lie beyond its middle
         assert needed == pytest.approx(chunk_start + CHUNK_S + AHEAD * FRAME_S - 0.005 + 0.0125, abs=1e-6)
         assert 0 < latency < 1
-    recogniser = Recogniser(model)
-    stream = recogniser.create_stream()
+    recognizer = Recognizer(model)
+    stream = recognizer.create_stream()
     stream.accept_waveform(SPEECH, arrived=-1e6)  # long ago by any clock
     stream.finish()
-    recogniser.decode([stream])
+    recognizer.decode([stream])
     assert all(latency > 1e5 for latency in stream.pop_segments()[0].latencies)
 
 
@@ -96,24 +96,24 @@ def test_needed_audio_and_latency(model):
 def test_the_cut_of_the_audio_changes_nothing(model, piece):
     samples = SPEECH[: RATE + RATE // 2] if piece == 1 else SPEECH
     rules = (Rule(True, 0.3, 0.0),)
-    expected = recognise(Recogniser(model, endpoint_rules=rules), samples, 5000)
-    found = recognise(Recogniser(model, endpoint_rules=rules), samples, piece)
+    expected = recognise(Recognizer(model, endpoint_rules=rules), samples, 5000)
+    found = recognise(Recognizer(model, endpoint_rules=rules), samples, piece)
     assert [replace(s, latencies=[]) for s in found] == [replace(s, latencies=[]) for s in expected]
 
 
 def test_streams_together_are_as_alone(model):
     signals = [SPEECH, SPEECH[:9000], sound((B, 0.2)), np.zeros(0, np.float32), sound((0, 3), (B, 0.3), (A, 1.1))]
     for decode in (None, beam(model)):
-        alone = [recognise(Recogniser(model, decode, ENDPOINT_RULES), signal) for signal in signals]
-        recogniser = Recogniser(model, decode, ENDPOINT_RULES)
-        streams = [recogniser.create_stream() for _ in signals]
+        alone = [recognise(Recognizer(model, decode, ENDPOINT_RULES), signal) for signal in signals]
+        recognizer = Recognizer(model, decode, ENDPOINT_RULES)
+        streams = [recognizer.create_stream() for _ in signals]
         for start in range(0, max(map(len, signals)), 2000):
             for stream, signal in zip(streams, signals, strict=True):
                 stream.accept_waveform(signal[start : start + 2000])
-            recogniser.decode(streams)
+            recognizer.decode(streams)
         for stream in streams:
             stream.finish()
-        recogniser.decode(streams)
+        recognizer.decode(streams)
         for stream, expected in zip(streams, alone, strict=True):
             found = stream.pop_segments()
             assert [(s.text, s.times, s.start, s.end) for s in found] == [
@@ -122,21 +122,21 @@ def test_streams_together_are_as_alone(model):
 
 
 def test_partial_results_grow(model):
-    recogniser = Recogniser(model)
-    stream = recogniser.create_stream()
+    recognizer = Recognizer(model)
+    stream = recognizer.create_stream()
     texts = []
     for start in range(0, len(SPEECH), 1600):
         stream.accept_waveform(SPEECH[start : start + 1600])
-        recogniser.decode([stream])
-        texts.append(recogniser.partial(stream).text)
+        recognizer.decode([stream])
+        texts.append(recognizer.partial(stream).text)
     assert list(dict.fromkeys(texts)) == ["", "a", "a b", "a b a"]
     assert texts.index("a") == pytest.approx(5, abs=2)  # 0.5 s of silence, then at most chunk and look-ahead
 
 
 def test_endpoints_after_speech_and_the_search_starts_afresh(model):
     samples = sound((0, 1.0), (A, 0.4), (0, 2.0), (A, 0.4), (0, 5.0), (A, 0.2), (B, 0.3))
-    assert [s.text for s in recognise(Recogniser(model), samples)] == ["a b"]  # a label is written once
-    segments = recognise(Recogniser(model, endpoint_rules=ENDPOINT_RULES), samples)
+    assert [s.text for s in recognise(Recognizer(model), samples)] == ["a b"]  # a label is written once
+    segments = recognise(Recognizer(model, endpoint_rules=ENDPOINT_RULES), samples)
     assert [s.text for s in segments] == ["a", "a", "a b"]
     assert [s.times[0] for s in segments] == pytest.approx([1.0, 3.4, 8.8], abs=FRAME_S)
     # 1.2 s of silence after the frame that wrote `a`, seen at the end of a chunk
@@ -148,45 +148,45 @@ def test_endpoints_after_speech_and_the_search_starts_afresh(model):
 
 def test_a_long_utterance_is_cut(model):
     rules = (Rule(needs_tokens=False, trailing_s=0.0, length_s=2.0),)
-    segments = recognise(Recogniser(model, endpoint_rules=rules), sound((A, 5.0)))
+    segments = recognise(Recognizer(model, endpoint_rules=rules), sound((A, 5.0)))
     assert [s.text for s in segments] == ["a", "a", "a"]
     assert [s.start for s in segments] == [0.0, 2.0, 4.0]
 
 
 def test_silence_alone_gives_no_segment(model):
     for rules in ((), ENDPOINT_RULES):
-        assert recognise(Recogniser(model, endpoint_rules=rules), np.zeros(10 * RATE, np.float32)) == []
-    assert recognise(Recogniser(model), np.zeros(0, np.float32)) == []
+        assert recognise(Recognizer(model, endpoint_rules=rules), np.zeros(10 * RATE, np.float32)) == []
+    assert recognise(Recognizer(model), np.zeros(0, np.float32)) == []
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 44100, 48000, 96000])
 def test_any_rate(model, rate):
     samples = sound((0, 0.5), (A, 0.5), (B if rate > 11025 else 3500, 0.7), (0, 0.4), rate=rate)
-    [segment] = recognise(Recogniser(model), samples, 1000, rate)
+    [segment] = recognise(Recognizer(model), samples, 1000, rate)
     assert segment.text == "a b" and segment.times == pytest.approx([0.5, 1.0], abs=FRAME_S)
 
 
 def test_integers_channels_and_clipping(model):
     scaled = {np.uint8: (128, 128), np.int8: (128, 0), np.int16: (32768, 0), np.int32: (2**31, 0)}
     for dtype, (scale, offset) in scaled.items():
-        [segment] = recognise(Recogniser(model), (SPEECH.astype(np.float64) * scale + offset).astype(dtype))
+        [segment] = recognise(Recognizer(model), (SPEECH.astype(np.float64) * scale + offset).astype(dtype))
         assert segment.text == "a b a"
-    [segment] = recognise(Recogniser(model), np.stack([SPEECH] * 6, axis=1))
+    [segment] = recognise(Recognizer(model), np.stack([SPEECH] * 6, axis=1))
     assert segment.text == "a b a"
-    [segment] = recognise(Recogniser(model), np.clip(SPEECH * 100, -1, 1))
+    [segment] = recognise(Recognizer(model), np.clip(SPEECH * 100, -1, 1))
     assert segment.text.startswith("a b")
 
 
 def test_what_is_no_audio_is_refused(model):
-    recogniser = Recogniser(model)
+    recognizer = Recognizer(model)
     for samples, word in (
         (np.full(9, np.nan), "not finite"),
         (np.zeros((2, 2, 2)), "shape"),
         (np.zeros(3, np.int64), "int64"),
     ):
         with pytest.raises(UserError, match=word):
-            recogniser.create_stream().accept_waveform(samples)
-    stream = recogniser.create_stream()
+            recognizer.create_stream().accept_waveform(samples)
+    stream = recognizer.create_stream()
     stream.accept_waveform(np.zeros(10), 8000)
     for rate in (16000, 0, -1):
         with pytest.raises(UserError, match="8000"):
@@ -197,14 +197,14 @@ def test_what_is_no_audio_is_refused(model):
 
 
 def test_a_caller_may_use_its_buffer_again(model):
-    recogniser = Recogniser(model)
-    stream, buffer = recogniser.create_stream(), np.empty(1600, np.float32)
+    recognizer = Recognizer(model)
+    stream, buffer = recognizer.create_stream(), np.empty(1600, np.float32)
     for start in range(0, len(SPEECH) - 1600, 1600):
         buffer[:] = SPEECH[start : start + 1600]
         stream.accept_waveform(buffer)
     buffer[:] = 0
     stream.finish()
-    recogniser.decode([stream])
+    recognizer.decode([stream])
     assert stream.pop_segments()[0].text == "a b a"
 
 
@@ -233,5 +233,5 @@ def test_damaged_folders_are_told_in_one_sentence(tmp_path, folder):
 def test_searches_that_cannot_be_are_refused(model):
     for changed, word in ((dict(kind="best"), "greedy, beam"), (dict(kind="beam", beam=0), "decode.beam is 0")):
         with pytest.raises(UserError, match=word):
-            Recogniser(model, replace(model.decode, **changed))
-    assert json.dumps(recognise(Recogniser(model), SPEECH)[0].to_dict())
+            Recognizer(model, replace(model.decode, **changed))
+    assert json.dumps(recognise(Recognizer(model), SPEECH)[0].to_dict())

@@ -27,13 +27,13 @@ from residualformer.export.contracts import CONTRACTS
 from residualformer.export.folder import encoder_graph, write_folder
 from residualformer.model.checkpoint import Bundle
 from residualformer.nn.transducer import build_model
-from residualformer.runtime import Recogniser, Stream, load_exported
+from residualformer.runtime import Recognizer, Stream, load_exported
 
 RATE = 16000
 
 
 def random_bundle(kind: str, predictor: str, preset: str) -> Bundle:
-    """A small random recogniser of the letters a-e, sure enough of itself that rounding decides nothing."""
+    """A small random recognizer of the letters a-e, sure enough of itself that rounding decides nothing."""
     torch.manual_seed(5)
     recurrent = dict(kind="lstm", num_layers=2, dim=16)
     transformer = dict(num_layers=3, dim=16, num_heads=2, ffn_dim=32, conv_channels=4, sharing=3)
@@ -95,16 +95,16 @@ def by_torch(bundle: Bundle, settings: DecodeConfig, samples: np.ndarray) -> lis
         return search(bundle.model, encoded.frames, encoded.lengths, settings)[0]
 
 
-def by_runtime(recogniser: Recogniser, signals: list[np.ndarray]) -> list[Stream]:
+def by_runtime(recognizer: Recognizer, signals: list[np.ndarray]) -> list[Stream]:
     """Fed in pieces of 100 ms, all streams together."""
-    streams = [recogniser.create_stream() for _ in signals]
+    streams = [recognizer.create_stream() for _ in signals]
     for start in range(0, max(map(len, signals)), 1600):
         for stream, samples in zip(streams, signals, strict=True):
             stream.accept_waveform(samples[start : start + 1600])
-        recogniser.decode(streams)
+        recognizer.decode(streams)
     for stream in streams:
         stream.finish()
-    recogniser.decode(streams)
+    recognizer.decode(streams)
     return streams
 
 
@@ -117,7 +117,7 @@ def test_the_whole_way_equals_pytorch(tmp_path, kind, predictor, settings):
     model = load_exported(exported(bundle, "nemo", tmp_path / "export"))
     settings = replace(bundle.config.decode, **settings)
     signals = utterances()
-    streams = by_runtime(Recogniser(model, settings), signals)
+    streams = by_runtime(Recognizer(model, settings), signals)
     written = []
     for samples, stream in zip(signals, streams, strict=True):
         expected = by_torch(bundle, settings, samples)
@@ -140,7 +140,7 @@ def test_a_stateless_folder_of_the_other_type(tmp_path):
     model = load_exported(exported(bundle, "ebranchformer", tmp_path / "export"))
     settings, encoder, signals = bundle.config.decode, bundle.model.encoder, utterances()
     written = []
-    for samples, stream in zip(signals, by_runtime(Recogniser(model, settings), signals), strict=True):
+    for samples, stream in zip(signals, by_runtime(Recognizer(model, settings), signals), strict=True):
         padded = np.pad(samples, (0, round(model.tail_s * RATE)))
         features = torch.from_numpy(compute_fbank(padded, bundle.config.features))[None]
         search, state = GreedySearch(bundle.model, 1, settings.max_symbols), encoder.init_state(1)

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from test_runtime_exported import by_runtime, exported, random_bundle, utterances
 
 from residualformer.errors import UserError
-from residualformer.runtime import Recogniser, load_exported
+from residualformer.runtime import Recognizer, load_exported
 from residualformer.runtime.weights import BLOCK_BYTES, MappedWeights
 
 
@@ -122,7 +122,7 @@ def test_int8_files_differ_by_their_rounding(folders, kind):
 def test_the_whole_way_is_that_of_onnxruntime(folders):
     signals = utterances()
     found = [
-        [s.pop_segments() for s in by_runtime(Recogniser(load_exported(folders[KINDS[0]], lean=lean)), signals)]
+        [s.pop_segments() for s in by_runtime(Recognizer(load_exported(folders[KINDS[0]], lean=lean)), signals)]
         for lean in (False, True)
     ]
     told = [[(s.text, s.times, s.end) for segments in each for s in segments] for each in found]
@@ -132,8 +132,8 @@ def test_the_whole_way_is_that_of_onnxruntime(folders):
 def test_onnxruntime_is_not_imported(folders):
     code = (
         "import sys\n"
-        "from residualformer.runtime import Recogniser, load_exported\n"
-        f"Recogniser(load_exported({str(folders[KINDS[0]])!r}, lean=True, int8=True))\n"
+        "from residualformer.runtime import Recognizer, load_exported\n"
+        f"Recognizer(load_exported({str(folders[KINDS[0]])!r}, lean=True, int8=True))\n"
         "sys.exit(bool({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
     )
     root = Path(__file__).resolve().parents[2]

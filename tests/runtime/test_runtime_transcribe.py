@@ -15,7 +15,7 @@ from test_runtime import SPEECH, A, sound
 from test_transcribe import damaged, transcribe
 
 from residualformer.errors import UserError
-from residualformer.runtime import Recogniser
+from residualformer.runtime import Recognizer
 
 LONG = sound((0, 1.0), (A, 0.4), (0, 2.0), (A, 0.4), (0, 1.5))
 
@@ -161,21 +161,21 @@ def test_ctrl_c_ends_live_audio_and_what_was_said_is_told(folder, capsys, monkey
 
 
 def test_ctrl_c_while_a_block_is_decoded_loses_nothing_that_was_said(folder, capsys, monkeypatch):
-    decode, handler, blocks = Recogniser.decode, signal.getsignal(signal.SIGINT), -(-len(SPEECH) // 1600)
+    decode, handler, blocks = Recognizer.decode, signal.getsignal(signal.SIGINT), -(-len(SPEECH) // 1600)
     calls = []
 
-    def interrupted(recogniser, streams):
+    def interrupted(recognizer, streams):
         calls.append(1)
         if len(calls) == blocks:
             signal.raise_signal(signal.SIGINT)
-        decode(recogniser, streams)
+        decode(recognizer, streams)
 
     def endless(rate):
         yield from ((SPEECH[number * 1600 :][:1600], rate) for number in range(blocks))
         raise AssertionError("heard on after Ctrl-C")
 
     monkeypatch.setattr("residualformer.runtime.audio.microphone_blocks", endless)
-    monkeypatch.setattr(Recogniser, "decode", interrupted)
+    monkeypatch.setattr(Recognizer, "decode", interrupted)
     transcribe("--model", folder, "--mic")
     assert [line[-1] for line in printed(capsys)] == ["a b a"]
     assert signal.getsignal(signal.SIGINT) is handler

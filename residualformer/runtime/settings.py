@@ -1,4 +1,4 @@
-"""An exported folder's names, which `export/` writes and `runtime/` reads (docs/export.md)."""
+"""The names of an exported folder's files, which `export` writes and this package reads (docs/export.md)."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ FINGERPRINT = "fingerprint"  # of the model's weights: in the settings and in ea
 
 
 def is_exported(folder: Path) -> bool:
-    """Whether it holds an exported model, rather than a run."""
+    """Return whether the folder holds an exported model, rather than a run."""
     return (folder / SETTINGS_FILE).is_file()

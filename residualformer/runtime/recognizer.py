@@ -12,22 +12,23 @@ from residualformer.errors import UserError
 from residualformer.runtime.beam import BeamSearch
 from residualformer.runtime.endpoint import Rule
 from residualformer.runtime.greedy import GreedySearch
-from residualformer.runtime.model import ExportedModel, load_exported
+from residualformer.runtime.loading import load_exported
+from residualformer.runtime.model import ExportedModel
 from residualformer.runtime.search import Search
 from residualformer.runtime.stream import Result, Stream
 
 
-class Recogniser:
-    """A model and a search; all streams of a recogniser share both::
+class Recognizer:
+    """A model and a search; all streams of a recognizer share both::
 
-    recogniser = Recogniser("exp/model/export")
-    stream = recogniser.create_stream()
+    recognizer = Recognizer("exp/model/export")
+    stream = recognizer.create_stream()
     for samples in microphone:
         stream.accept_waveform(samples, 48000)
-        recogniser.decode([stream])
-        print(recogniser.partial(stream).text)
+        recognizer.decode([stream])
+        print(recognizer.partial(stream).text)
     stream.finish()
-    recogniser.decode([stream])
+    recognizer.decode([stream])
     print([segment.text for segment in stream.pop_segments()])
     """
 
