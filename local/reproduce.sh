@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Tables of the papers, measured: trains what is missing, decodes, scores, and writes egs/<recipe>/tables/table<N>.md
-# with our numbers beside the paper's.
+# Tables of the papers, measured: trains what is missing, decodes, scores, and writes
+# egs/<recipe>/exp/tables/table<N>.md with our numbers beside the paper's.
 #
 #   local/reproduce.sh --table 3 --corpus mini_deep
 #   local/reproduce.sh --table "1 3 5 6" --corpus mini_deep --dry-run     what would be trained, and how long it takes
 #   local/reproduce.sh --table amnets --corpus an4 -- --corpus-dir DIR    after -- : options of egs/<recipe>/run.sh
-#   local/reproduce.sh --table 3 --corpus custom --name french -- --data DIR    your own data, results in egs/french
+#   local/reproduce.sh --table 3 --corpus custom --name french -- --data DIR    your own data, in egs/french
 #
 # Interrupted, the same command goes on where it stopped; what is done is skipped.
 

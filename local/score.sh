@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Scores all decoding runs of a corpus: prints the table and writes EGS_DIR/results.json and EGS_DIR/RESULTS.md
+# Score all decoding runs of a recipe: print the table, write EGS_DIR/exp/results.json and EGS_DIR/exp/RESULTS.md
 # (results_dev.json, RESULTS_dev.md with --split dev).
 #
 #   local/score.sh EGS_DIR [--split "test ..."] [--baseline NAME]

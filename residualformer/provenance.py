@@ -24,14 +24,10 @@ def provenance() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of this code, `-dirty` where files differ from it, or `unknown` outside a git checkout.
-
-    Results that stage 8 has written over older ones (egs/*/RESULTS.md, ...) are not a difference of the code.
-    """
-    results = [f":(top,exclude)egs/*/{name}" for name in ("RESULTS*.md", "results*.json", "tables/*", "*.png")]
+    """Return the commit of this code, `-dirty` where tracked files differ from it, or `unknown` outside a checkout."""
     try:
         head = _git("rev-parse", "--short=10", "HEAD")
-        return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *results) else "")
+        return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -48,7 +48,8 @@ def main() -> None:
     for row in (row for row in rows if "subsets" not in row):
         write_json(egs / "exp" / row["experiment"] / row["run"] / "score.json", row)
     of_split = "_dev" if sets == ["dev"] else ""
-    written = egs / f"results{of_split}.json", egs / f"RESULTS{of_split}.md"
+    exp = egs / "exp"
+    written = exp / f"results{of_split}.json", exp / f"RESULTS{of_split}.md"
     write_json(written[0], results)
     write_text(written[1], render_markdown(results))
     draw(egs, results, runs, of_split)
@@ -76,17 +77,17 @@ def parse_args() -> argparse.Namespace:
 def draw(egs: Path, results: dict, runs: list[Scored], of_split: str) -> None:
     """Pictures beside the numbers."""
     rows = results["rows"]
-    against_parameters(results, egs, of_split)
+    against_parameters(results, egs / "exp", of_split)
     files = {name: egs / "exp" / name / "metrics.jsonl" for name in dict.fromkeys(row["experiment"] for row in rows)}
     metrics = {name: file for name, file in files.items() if file.exists()}
     for file in metrics.values():
         training_curves(file, file.with_name("training.png"))
-    dev_losses(metrics, egs / f"training{of_split}.png")
+    dev_losses(metrics, egs / "exp" / f"training{of_split}.png")
     first = next((run.row["split"] for run in runs if run.branched), None)  # of the sets
     # Decisions do not depend on the search.
     by_name = {run.row["experiment"]: run for run in runs if run.branched and run.row["split"] == first}
     names = dict.fromkeys(row["experiment"] for row in results["rows"])
-    picture = egs / f"branches{of_split}.png"
+    picture = egs / "exp" / f"branches{of_split}.png"
     if by_name:
         draw_decisions(egs, first, [by_name[name] for name in names if name in by_name], picture)
 

@@ -1,4 +1,4 @@
-"""Write one of the papers' tables with our numbers in it: egs/RECIPE/tables/<table>.md, .json and .png.
+"""Write one of the papers' tables with our numbers in it: egs/RECIPE/exp/tables/<table>.md, .json and .png.
 
 It reads the decoding runs of the experiments that the table names (stage 7) and scores them; what was not decoded stays
 empty. The tables are in conf/tables/. To train what is missing as well: local/reproduce.sh.
@@ -42,10 +42,10 @@ def main() -> None:
         "commit": commit(),
     }
     result["findings"] = findings(result)
-    out = args.egs_dir / "tables"
+    out = args.egs_dir / "exp" / "tables"
     write_json(out / f"{table.name}.json", result)
-    write_text(out / f"{table.name}.md", render(result))
-    table_lines(result, out / f"{table.name}.png")
+    drawn = table_lines(result, out / f"{table.name}.png")
+    write_text(out / f"{table.name}.md", render(result, drawn))
     print(*result["findings"], sep="\n")
     measured = len({run.row["experiment"] for run in runs})
     print(f"table: {table.source}, {measured} of {len(table.experiments)} experiments -> {out / table.name}.md")
@@ -53,7 +53,7 @@ def main() -> None:
 
 def scored_sets(egs: Path) -> list[str]:
     """The test sets that stage 8 has scored, `test` if it has not run."""
-    results = egs / "results.json"
+    results = egs / "exp" / "results.json"
     return read_json(results, "run stage 8 again")["split"].split(", ") if results.is_file() else ["test"]
 
 

@@ -16,16 +16,16 @@ def git(folder, *arguments) -> str:
 def test_the_commit_and_what_makes_it_dirty(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "__file__", str(tmp_path / "code.py"))
     assert record.commit() == "unknown"  # no checkout
-    results = tmp_path / "egs" / "mini" / "RESULTS.md"
+    results = tmp_path / "egs" / "mini" / "exp" / "RESULTS.md"
     results.parent.mkdir(parents=True)
-    for file in (tmp_path / "code.py", results):
-        file.write_text("old\n")
+    (tmp_path / "code.py").write_text("old\n")
+    (tmp_path / ".gitignore").write_text("egs/*/exp/\n")  # as this repository's
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "--message", "all")
     head = git(tmp_path, "rev-parse", "HEAD")[:10]
     assert record.commit() == head
-    results.write_text("new\n")  # as stage 8 does
+    results.write_text("new\n")  # by stage 8
     (tmp_path / "not_tracked").write_text("new\n")
     assert record.commit() == head
     (tmp_path / "code.py").write_text("new\n")

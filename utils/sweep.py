@@ -325,12 +325,14 @@ def slots(jobs: int, devices: Sequence[str]) -> list[tuple[dict[str, str], set[i
 
 
 def known_results() -> list[Pace]:
-    """Finished trainings of all recipes, here or elsewhere, by their egs/*/results.json."""
+    """Finished trainings of all recipes, here (egs/*/exp/results.json) or published (docs/results/*/results.json)."""
     paces = []
-    for path in sorted(Path("egs").glob("*/results.json")):
+    own = {path: path.parents[1].name for path in sorted(Path("egs").glob("*/exp/results.json"))}
+    published = {path: path.parent.name for path in sorted(Path("docs/results").glob("*/results.json"))}
+    for path, recipe in (own | published).items():
         for row in read_json(path, "run stage 8 again")["rows"]:
             steps, wall_s = (row["training"].get(key, 0) for key in ("steps", "wall_s"))
-            file = Path("conf", path.parent.name, f"{row['experiment']}.yaml")
+            file = Path("conf", recipe, f"{row['experiment']}.yaml")
             if steps and wall_s and file.is_file():
                 paces.append(Pace(load_config(file), steps, wall_s))
     return paces

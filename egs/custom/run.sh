@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Your own data: a folder of audio and text, in any of four layouts (docs/custom.md), becomes streaming models.
-#   egs/custom/run.sh --data DIR                         results in egs/custom
-#   egs/custom/run.sh --data DIR --name NAME             results in egs/NAME, for several data sets
+#   egs/custom/run.sh --data DIR                         results in egs/custom/exp
+#   egs/custom/run.sh --data DIR --name NAME             results in egs/NAME/exp, for several data sets
 #   egs/custom/run.sh --data DIR --name NAME --experiments baseline      one model alone
 #
 # Options of your own data, beside those of ../../run.sh --help:

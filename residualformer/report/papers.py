@@ -122,7 +122,7 @@ def read_table(path: Path) -> Table:
         claims = [Claim(**claim) for claim in content.pop("claims", [])]
         table = Table(name=path.stem, rows=rows, claims=claims, **content)
     except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
-        where = "see residualformer/score/papers.py"
+        where = "see residualformer/report/papers.py"
         raise UserError(f"{path} is not the definition of a table ({error}); {where}.") from error
     for problem in _problems(table):
         raise UserError(f"{path}: {problem}.")

@@ -14,8 +14,8 @@ from residualformer.report.table import NOTHING, markdown_line, show_ends, show_
 Values = dict[str, Any]
 
 
-def render(result: Values) -> str:
-    """table<N>.md."""
+def render(result: Values, picture: bool = False) -> str:
+    """table<N>.md; with `picture` it shows the one beside it."""
     body = _lines_layout(result) if result["layout"] == "lines" else _grid(result)
     parts = [
         "<!-- Written by local/reproduce.sh. Do not edit. -->",
@@ -24,7 +24,7 @@ def render(result: Values) -> str:
         f"{result['commit']}.",
         "\n".join(body),
         *_apart(result),
-        f"![the scores of each row, with intervals]({result['table']}.png)",
+        *([f"![the scores of each row, with intervals]({result['table']}.png)"] if picture else []),
         *_empty(result),
         "## The paper's orderings",
         "\n".join(f"- {sentence}" for sentence in findings(result)),

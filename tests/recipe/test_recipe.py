@@ -70,7 +70,7 @@ class Recipe:
         return done.stdout
 
     def results(self, of_split: str = "") -> dict:
-        return json.loads((self.egs / f"results{of_split}.json").read_text(encoding="utf-8"))
+        return json.loads((self.egs / "exp" / f"results{of_split}.json").read_text(encoding="utf-8"))
 
     def hypotheses(self, experiment: str, split: str = "test") -> list[dict]:
         path = self.egs / "exp" / experiment / f"decode_{split}_beam4" / "hyp.jsonl"
@@ -114,7 +114,7 @@ def test_it_ends_in_a_table_on_the_terminal_and_in_files(first):
     assert len(results["rows"]) == 3 and set(rows) == set(EXPERIMENTS)
     assert (results["corpus"], results["split"], results["baseline"]) == ("mini", "test", "baseline")
     words = sum(len(cut.supervisions[0].text.split()) for cut in recipe.cuts())
-    markdown = (recipe.egs / "RESULTS.md").read_text(encoding="utf-8")
+    markdown = (recipe.egs / "exp" / "RESULTS.md").read_text(encoding="utf-8")
     assert re.search(r"^experiment +search +WER", printed, re.MULTILINE)
     for name, row in rows.items():
         assert row["words"] == words and row["utterances"] == len(recipe.cuts()) and row["missing"] == 0
@@ -125,7 +125,7 @@ def test_it_ends_in_a_table_on_the_terminal_and_in_files(first):
         assert re.search(rf"^{name} +beam4 +{wer}", printed, re.MULTILINE)
         assert re.search(rf"^\| {name} \| beam4 \| {wer}", markdown, re.MULTILINE)
         assert (recipe.egs / "exp" / name / "training.png").stat().st_size > 0
-    assert (recipe.egs / "wer_vs_params.png").stat().st_size > 0
+    assert (recipe.egs / "exp" / "wer_vs_params.png").stat().st_size > 0
     assert [name for name in EXPERIMENTS if rows[name]["relative"] is None] == ["baseline"]
 
 

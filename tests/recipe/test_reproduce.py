@@ -31,22 +31,24 @@ def test_the_table_comes_from_one_command(recipe):
     listed = reproduce(recipe, "--dry-run")
     assert "residual  8 updates" in listed and "stay empty: shared6" in listed and not (recipe.egs / "data").exists()
     told = reproduce(recipe, "--jobs", "2")
-    assert "== summary: 4 trained" in told and told.splitlines()[-1].endswith(str(Path("egs/mini/tables/table3.md")))
-    table = json.loads((recipe.egs / "tables" / "table3.json").read_text(encoding="utf-8"))
+    assert "== summary: 4 trained" in told and told.splitlines()[-1].endswith(
+        str(Path("egs/mini/exp/tables/table3.md"))
+    )
+    table = json.loads((recipe.egs / "exp" / "tables" / "table3.json").read_text(encoding="utf-8"))
     cells = [cell for row in table["rows"] for cell in row["cells"] if cell]
     ours = {cell["experiment"]: cell["ours"] for cell in cells if cell["ours"]}
     assert list(ours) == ["baseline", "shared", "residual"]
     residual = next(cell for cell in cells if cell["experiment"] == "residual")
     assert residual["control"]["experiment"] == "control" and residual["control"]["against"]["test"]["p_value"] <= 1
-    results = json.loads((recipe.egs / "results.json").read_text(encoding="utf-8"))
+    results = json.loads((recipe.egs / "exp" / "results.json").read_text(encoding="utf-8"))
     for row in results["rows"]:
         if row["experiment"] in ours:
             scores = ours[row["experiment"]]["sets"]["test"]
             assert scores["value"] == row["wer"] and scores["loss"] == row["loss"] and scores["loss"]["value"] > 0
     again = reproduce(recipe)
     assert "== summary: 4 was done" in again
-    before = (recipe.egs / "tables" / "table3.json").read_text(encoding="utf-8")
+    before = (recipe.egs / "exp" / "tables" / "table3.json").read_text(encoding="utf-8")
     shown = reproduce(recipe, "--train", "false")
     assert "summary" not in shown and "3 of 17" not in shown and "4 of 17 experiments" in shown
-    after = json.loads((recipe.egs / "tables" / "table3.json").read_text(encoding="utf-8"))
+    after = json.loads((recipe.egs / "exp" / "tables" / "table3.json").read_text(encoding="utf-8"))
     assert after | {"commit": ""} == json.loads(before) | {"commit": ""}

@@ -49,7 +49,7 @@ def test_tokens_are_the_characters_of_the_translations(egs):
 
 
 def test_both_sets_are_scored_by_bleu(egs):
-    rows = {row["split"]: row for row in json.loads((egs / "results.json").read_text(encoding="utf-8"))["rows"]}
+    rows = {row["split"]: row for row in json.loads((egs / "exp" / "results.json").read_text(encoding="utf-8"))["rows"]}
     assert list(rows) == ["test", "dev"]
     for split, row in rows.items():
         file = egs / "exp" / "shared" / f"decode_{split}_beam4" / "hyp.jsonl"
@@ -58,8 +58,8 @@ def test_both_sets_are_scored_by_bleu(egs):
         hypotheses, references = ([record[key] for record in records] for key in ("hyp", "ref"))
         bleu = sacrebleu.corpus_bleu(hypotheses, [references], tokenize="zh")
         assert row["bleu"]["value"] == pytest.approx(bleu.score, abs=0.005) and "wer" not in row
-    assert "| test | shared | beam4 | " in (egs / "RESULTS.md").read_text(encoding="utf-8")
-    assert (egs / "bleu_vs_params.png").stat().st_size > 0
+    assert "| test | shared | beam4 | " in (egs / "exp" / "RESULTS.md").read_text(encoding="utf-8")
+    assert (egs / "exp" / "bleu_vs_params.png").stat().st_size > 0
 
 
 def test_the_training_told_bleu(egs):

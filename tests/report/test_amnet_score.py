@@ -199,7 +199,7 @@ def score_step(monkeypatch, *arguments) -> None:
 def test_a_corpus_with_both_kinds_of_encoder(egs, monkeypatch, capsys):
     write_features(egs)
     score_step(monkeypatch, egs)
-    results = json.loads((egs / "results.json").read_text(encoding="utf-8"))
+    results = json.loads((egs / "exp" / "results.json").read_text(encoding="utf-8"))
     rows = {row["experiment"]: row for row in results["rows"]}
     assert list(rows) == ["baseline", *TABLE_1] and "amnet" not in rows["baseline"]
     assert results["baseline"] == "baseline, rnnt"
@@ -214,17 +214,19 @@ def test_a_corpus_with_both_kinds_of_encoder(egs, monkeypatch, capsys):
         expected = flops["arbitrator"] + flops["output"] + np.mean(taken)
         assert cost["mflop"] * 1e6 == pytest.approx(expected, abs=100) and cost["mu"] == 20e3
         assert cost["rho"] == 33.3333 and len(cost["shares"]) == max(1, len(config.amnet.compression))
-    assert (egs / "branches.png").read_bytes().startswith(PNG) and (egs / "wer_vs_params.png").exists()
+    assert (egs / "exp" / "branches.png").read_bytes().startswith(PNG) and (egs / "exp" / "wer_vs_params.png").exists()
     assert "mf_amr" in capsys.readouterr().out
 
 
 def test_without_features_or_with_damaged_ones_there_is_no_picture(egs, monkeypatch, capsys):
     score_step(monkeypatch, egs)
-    assert not (egs / "branches.png").exists() and "branches.png" not in capsys.readouterr().err
+    assert not (egs / "exp" / "branches.png").exists() and "branches.png" not in capsys.readouterr().err
     write_features(egs)
     next(egs.rglob("u11.npy")).write_bytes(b"gone")
     score_step(monkeypatch, egs)
-    assert not (egs / "branches.png").exists() and "the features of u11 cannot be read" in capsys.readouterr().err
+    assert (
+        not (egs / "exp" / "branches.png").exists() and "the features of u11 cannot be read" in capsys.readouterr().err
+    )
 
 
 def runs_of(egs: Path) -> list:

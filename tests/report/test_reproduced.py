@@ -214,16 +214,16 @@ def table_step(monkeypatch, *arguments) -> None:
 
 def test_the_step_writes_the_table_and_what_is_in_it(egs, monkeypatch, capsys):
     table_step(monkeypatch, egs, "--table", "3", "--conf", egs / "conf")
-    written = json.loads((egs / "tables" / "table3.json").read_text(encoding="utf-8"))
-    assert (egs / "tables" / "table3.md").read_text(encoding="utf-8") == render(written)
+    written = json.loads((egs / "exp" / "tables" / "table3.json").read_text(encoding="utf-8"))
+    assert (egs / "exp" / "tables" / "table3.md").read_text(encoding="utf-8") == render(written, picture=True)
     assert cell(written, "residual")["ours"]["sets"]["test"]["search"] == "beam16" and written["recipe"] == "made_up"
     assert "6 of 17 experiments" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_the_picture_draws_a_line_for_each_row_and_its_controls(egs, monkeypatch, tmp_path):
     table_step(monkeypatch, egs, "--table", "3", "--conf", egs / "conf")
-    assert (egs / "tables" / "table3.png").stat().st_size > 10_000
-    written = json.loads((egs / "tables" / "table3.json").read_text(encoding="utf-8"))
+    assert (egs / "exp" / "tables" / "table3.png").stat().st_size > 10_000
+    written = json.loads((egs / "exp" / "tables" / "table3.json").read_text(encoding="utf-8"))
     figures = []
     monkeypatch.setattr(plots, "_save", lambda figure, picture: figures.append(figure))
     assert plots.table_lines(written, tmp_path / "x.png")
@@ -243,9 +243,9 @@ def test_a_model_that_is_gone_has_no_place_in_the_picture(tmp_path, monkeypatch)
     (tmp_path / "conf").mkdir()
     write_text(tmp_path / "conf" / "base.yaml", "")
     table_step(monkeypatch, tmp_path, "--table", "3", "--conf", tmp_path / "conf")
-    written = json.loads((tmp_path / "tables" / "table3.json").read_text(encoding="utf-8"))
+    written = json.loads((tmp_path / "exp" / "tables" / "table3.json").read_text(encoding="utf-8"))
     assert cell(written, "shared")["ours"]["sets"]["test"]["value"]["value"] > 0
-    assert (tmp_path / "tables" / "table3.png").stat().st_size > 0
+    assert (tmp_path / "exp" / "tables" / "table3.png").stat().st_size > 0
 
 
 def test_each_set_has_the_search_that_the_recipe_asks_for(egs, tmp_path, monkeypatch):
@@ -254,10 +254,10 @@ def test_each_set_has_the_search_that_the_recipe_asks_for(egs, tmp_path, monkeyp
     (tmp_path / "conf").mkdir()
     write_text(tmp_path / "conf" / "base.yaml", "decode:\n  greedy_sets: [test_long]\n")
     table_step(monkeypatch, tmp_path, "--table", "3", "--conf", tmp_path / "conf", "--split", "test_long test")
-    written = json.loads((tmp_path / "tables" / "table3.json").read_text(encoding="utf-8"))
+    written = json.loads((tmp_path / "exp" / "tables" / "table3.json").read_text(encoding="utf-8"))
     scores = cell(written, "baseline")["ours"]["sets"]
     assert {name: each["search"] for name, each in scores.items()} == {"test_long": "greedy", "test": "beam16"}
-    assert "Search: greedy on test_long, beam16 on test." in (tmp_path / "tables" / "table3.md").read_text()
+    assert "Search: greedy on test_long, beam16 on test." in (tmp_path / "exp" / "tables" / "table3.md").read_text()
 
 
 def test_a_search_that_makes_texts_longer_is_told(tmp_path, monkeypatch):
@@ -268,7 +268,7 @@ def test_a_search_that_makes_texts_longer_is_told(tmp_path, monkeypatch):
         write_json(file, json.loads(file.read_text(encoding="utf-8")) | settings)
     write_text(tmp_path / "conf" / "base.yaml", "decode:\n  greedy_sets: [test_long]\n")
     table_step(monkeypatch, tmp_path, "--table", "3", "--conf", tmp_path / "conf", "--split", "test_long test")
-    text = (tmp_path / "tables" / "table3.md").read_text(encoding="utf-8")
+    text = (tmp_path / "exp" / "tables" / "table3.md").read_text(encoding="utf-8")
     assert "Search: greedy (token_reward 1) on test_long, beam16 (token_reward 1, length_norm) on test." in text
 
 
@@ -278,7 +278,7 @@ def test_an_experiment_may_have_a_search_of_its_own(tmp_path, monkeypatch):
     for name, text in (("base", ""), ("baseline", "base: base.yaml"), ("shared", "decode: {beam: 4}")):
         write_text(tmp_path / "conf" / f"{name}.yaml", text)
     table_step(monkeypatch, tmp_path, "--table", "3", "--conf", tmp_path / "conf", "--split", "test")
-    written = json.loads((tmp_path / "tables" / "table3.json").read_text(encoding="utf-8"))
+    written = json.loads((tmp_path / "exp" / "tables" / "table3.json").read_text(encoding="utf-8"))
     found = [cell(written, name)["ours"]["sets"]["test"]["search"] for name in ("baseline", "shared")]
     assert found == ["beam16", "beam4"]
 
@@ -289,16 +289,16 @@ def test_a_subset_that_is_asked_for_beside_its_set_counts_once_in_the_mean(tmp_p
     (tmp_path / "conf").mkdir()
     write_text(tmp_path / "conf" / "base.yaml", "")
     table_step(monkeypatch, tmp_path, "--table", "3", "--conf", tmp_path / "conf", "--split", "mslt mslt@a")
-    written = json.loads((tmp_path / "tables" / "table3.json").read_text(encoding="utf-8"))
+    written = json.loads((tmp_path / "exp" / "tables" / "table3.json").read_text(encoding="utf-8"))
     scores = cell(written, "baseline")["ours"]["sets"]
     assert {name: each["utterances"] for name, each in scores.items()} == {"mslt": 2 * UTTERANCES, "mslt@a": UTTERANCES}
 
 
 def test_the_sets_are_those_that_were_scored_last(egs, monkeypatch, capsys):
-    write_json(egs / "results.json", {"split": "test, dev"})
+    write_json(egs / "exp" / "results.json", {"split": "test, dev"})
     with pytest.raises(SystemExit):
         table_step(monkeypatch, egs, "--table", "3", "--conf", egs / "conf")
-    (egs / "results.json").unlink()
+    (egs / "exp" / "results.json").unlink()
     assert "no experiment that was decoded on 'dev'" in capsys.readouterr().err
 
 

@@ -225,27 +225,27 @@ def test_the_step_writes_everything_and_the_same_again(tmp_path, monkeypatch, ca
         )
     score_step(monkeypatch, egs)
     printed = capsys.readouterr().out
-    assert aligned(json.loads((egs / "results.json").read_text())) in printed
+    assert aligned(json.loads((egs / "exp" / "results.json").read_text())) in printed
     row = json.loads((folder / "score.json").read_text(encoding="utf-8"))
     assert row["parameters"] == PARAMETERS and row["training"] == {"seed": 5, "wall_s": 61.0}
-    written = json.loads((egs / "results.json").read_text(encoding="utf-8"))
+    written = json.loads((egs / "exp" / "results.json").read_text(encoding="utf-8"))
     assert written["rows"][1] == row and row["relative"] is not None
-    assert (egs / "RESULTS.md").read_text(encoding="utf-8") == render_markdown(written)
-    for picture in (egs / "wer_vs_params.png", egs / "exp" / "residual" / "training.png"):
+    assert (egs / "exp" / "RESULTS.md").read_text(encoding="utf-8") == render_markdown(written)
+    for picture in (egs / "exp" / "wer_vs_params.png", egs / "exp" / "residual" / "training.png"):
         assert picture.read_bytes().startswith(b"\x89PNG")
     score_step(monkeypatch, egs)
-    assert json.loads((egs / "results.json").read_text(encoding="utf-8")) == written
+    assert json.loads((egs / "exp" / "results.json").read_text(encoding="utf-8")) == written
 
 
 def test_another_split_leaves_the_results_of_the_test_set_alone(tmp_path, monkeypatch):
     write_run(tmp_path, "baseline", sentences(5, 1))
     score_step(monkeypatch, tmp_path)
-    before = (tmp_path / "results.json").read_bytes()
+    before = (tmp_path / "exp" / "results.json").read_bytes()
     (tmp_path / "exp/baseline/decode_test_beam16").rename(tmp_path / "exp/baseline/decode_dev_beam16")
     score_step(monkeypatch, tmp_path, "--split", "dev")
-    assert (tmp_path / "results.json").read_bytes() == before
-    assert json.loads((tmp_path / "results_dev.json").read_text(encoding="utf-8"))["split"] == "dev"
-    assert "# Results: " in (tmp_path / "RESULTS_dev.md").read_text(encoding="utf-8")
+    assert (tmp_path / "exp" / "results.json").read_bytes() == before
+    assert json.loads((tmp_path / "exp" / "results_dev.json").read_text(encoding="utf-8"))["split"] == "dev"
+    assert "# Results: " in (tmp_path / "exp" / "RESULTS_dev.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

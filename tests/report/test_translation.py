@@ -190,13 +190,13 @@ def test_the_step_writes_one_table_of_all_sets(tmp_path, monkeypatch, capsys):
         write_run(tmp_path, "baseline", split, 20, 0.1)
     score_step(monkeypatch, tmp_path, "--split", "covost m")
     assert "4 rows of covost, m ->" in capsys.readouterr().out
-    written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    written = json.loads((tmp_path / "exp" / "results.json").read_text(encoding="utf-8"))
     assert [row["split"] for row in written["rows"]] == ["covost", "m", "m@dev", "m@test"]
     run = tmp_path / "exp" / "baseline"
     assert sorted(path.parent.name for path in run.glob("*/score.json")) == [
         "decode_covost_beam16", "decode_m@dev_beam16", "decode_m@test_beam16",
     ]  # fmt: skip
-    assert (tmp_path / "RESULTS.md").read_text(encoding="utf-8") == render_markdown(written)
+    assert (tmp_path / "exp" / "RESULTS.md").read_text(encoding="utf-8") == render_markdown(written)
 
 
 def test_a_training_tells_bleu_of_a_translation(cuts, tmp_path, monkeypatch):  # noqa: F811

@@ -142,11 +142,12 @@ def test_values_chosen_for_the_corpus_are_known(sweep):
     assert "shared  70 updates" in sweep.run("--experiments", "shared", "--dry-run")
 
 
-def test_finished_trainings_of_other_recipes_set_the_pace_of_a_fresh_one(sweep):
+@pytest.mark.parametrize("results", ["egs/other/exp/results.json", "docs/results/other/results.json"])
+def test_finished_trainings_of_other_recipes_set_the_pace_of_a_fresh_one(sweep, results):
     row = {"experiment": "shared", "training": {"steps": 100, "wall_s": 300.0}}
     for path, text in {
         "conf/other/shared.yaml": "encoder: {sharing: 3}",
-        "egs/other/results.json": json.dumps({"rows": [row]}),
+        results: json.dumps({"rows": [row]}),
     }.items():
         (sweep.folder / path).parent.mkdir(parents=True, exist_ok=True)
         (sweep.folder / path).write_text(text)
