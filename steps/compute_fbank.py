@@ -8,7 +8,6 @@ definition of the features).
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import sys
 import time
@@ -27,12 +26,11 @@ from residualformer.config.schema import Config
 from residualformer.data.extract import Extracted, extract_features, with_speeds
 from residualformer.data.feature_backends import BACKENDS, get_backend
 from residualformer.data.features import fbank_options
+from residualformer.data.splits import cuts_file, cuts_files
 from residualformer.data.validate import read_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import replacing, write_json
 from residualformer.parallel import worker_map
-
-SPLIT = re.compile(r"cuts_(.+)\.jsonl\.gz")
 
 
 def main() -> None:
@@ -59,7 +57,7 @@ def main() -> None:
     write_json(args.out / "features.json", asdict(config.features))
     write_json(args.out / "cmvn.json", done["train"].sums.cmvn())
     for split, extracted in done.items():
-        with replacing(args.out / f"cuts_{split}.jsonl.gz") as path:
+        with replacing(cuts_file(args.out, split)) as path:
             CutSet.from_cuts(extracted.cuts).to_file(path)
     hours = sum(cut.duration for extracted in done.values() for cut in extracted.cuts) / 3600
     counts = ", ".join(f"{split} {len(extracted.cuts)}" for split, extracted in done.items())
@@ -72,14 +70,13 @@ def main() -> None:
 
 def read_splits(manifests: Path) -> dict[str, list[MonoCut]]:
     """The cuts of every split that stage 1 has written, train first."""
-    names = {match[1] for path in manifests.glob("cuts_*.jsonl.gz") if (match := SPLIT.fullmatch(path.name))}
-    splits = ["train", *sorted(names - {"train"})]
-    return {split: list(read_cuts(manifests / f"cuts_{split}.jsonl.gz", stage=1)) for split in splits}
+    splits = dict.fromkeys(["train", *cuts_files(manifests)])
+    return {split: list(read_cuts(cuts_file(manifests, split), stage=1)) for split in splits}
 
 
 def forget(out: Path) -> None:
     """Remove the results of an earlier run: no later stage may trust cuts whose arrays are being replaced."""
-    for path in [*out.glob("cuts_*.jsonl.gz"), out / "cmvn.json", out / "features.json"]:
+    for path in [*cuts_files(out).values(), out / "cmvn.json", out / "features.json"]:
         path.unlink(missing_ok=True)
     shutil.rmtree(out / "arrays", ignore_errors=True)
 

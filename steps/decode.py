@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from residualformer.config.schema import DecodeConfig
+from residualformer.data.splits import split_of
 from residualformer.decode.corpus import decode_cuts, read_cuts_with_features
 from residualformer.decode.search import decode_settings, search_name, settings_for
 from residualformer.errors import run_main
@@ -66,10 +67,6 @@ def parse_args() -> argparse.Namespace:
     if args.limit is not None and args.limit < 1:
         parser.error(f"--limit {args.limit}: give 1 or more")
     return args
-
-
-def split_of(cuts: Path) -> str:
-    return cuts.name.split(".")[0].removeprefix("cuts_")
 
 
 def folder_name(args: argparse.Namespace, settings: DecodeConfig) -> str:

@@ -11,6 +11,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from residualformer.data.splits import cuts_file
 from residualformer.data.validate import read_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import write_json, write_text
@@ -94,7 +95,7 @@ def draw(egs: Path, results: dict, runs: list[Scored], of_split: str) -> None:
 
 def draw_decisions(egs: Path, split: str, runs: list[Scored], picture: Path) -> None:
     """Branches and backlog of AmNets on one utterance, if they share one and stage 2's features are still there."""
-    manifest = egs / "data" / "fbank" / f"cuts_{split}.jsonl.gz"
+    manifest = cuts_file(egs / "data" / "fbank", split)
     chosen = shared_utterance([run.decisions for run in runs], runs[0].device.rho)
     cuts = read_cuts(manifest, stage=2) if chosen is not None and manifest.exists() else []
     cut = next((cut for cut in cuts if cut.id == chosen and cut.has_features), None)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from residualformer.config.loading import config_from_dict, config_to_dict, dump_config, load_config
 from residualformer.config.schema import Config, EncoderConfig, TokenConfig
 from residualformer.data.features import read_cmvn, read_feature_config
+from residualformer.data.splits import cuts_file
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError, run_main
 from residualformer.files import set_aside, write_text
@@ -55,7 +56,7 @@ def train(args: argparse.Namespace, config: Config) -> None:
     dump_config(config, args.exp / "config.yaml")
     write_text(args.exp / "resume.sh", resume_script())
     log_to(args.exp / "train.log")
-    cuts = {name: args.data / "fbank" / f"cuts_{name}.jsonl.gz" for name in ("train", "dev")}
+    cuts = {name: cuts_file(args.data / "fbank", name) for name in ("train", "dev")}
     cmvn = read_cmvn(args.data / "fbank")
     teacher = Teacher(teacher, config) if teacher else None
     trainer = Trainer(config, tokenizer, cuts, cmvn, args.exp, identity, teacher, slow_share)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from residualformer.config.loading import load_config
+from residualformer.data.splits import cuts_file
 from residualformer.data.tokenizer import train_tokenizer
 from residualformer.data.utterance import target_text
 from residualformer.data.validate import read_cuts
@@ -21,7 +22,7 @@ def main() -> None:
     args = parser.parse_args()
 
     config = load_config(args.config, args.set).tokens
-    cuts = read_cuts(args.manifests / "cuts_train.jsonl.gz", stage=1)
+    cuts = read_cuts(cuts_file(args.manifests, "train"), stage=1)
     texts = [target_text(cut, config.target) for cut in cuts]
     tokenizer = train_tokenizer(texts, config)
     tokenizer.save(args.out / "tokenizer.json")

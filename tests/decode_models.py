@@ -11,12 +11,12 @@ from residualformer.config.schema import (
     PredictorConfig,
     TokenConfig,
 )
+from residualformer.constants import BLANK
 from residualformer.data.tokenizer import train_tokenizer
 from residualformer.decode.hypotheses import Hypothesis
 from residualformer.model.checkpoint import save_model
 from residualformer.nn.transducer import Transducer, build_model
 
-BLANK = 0
 DIM = 8
 
 

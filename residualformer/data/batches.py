@@ -15,8 +15,8 @@ from lhotse.dataset.sampling import DynamicBucketingSampler
 from lhotse.dataset.sampling.base import TimeConstraint
 
 from residualformer.config.schema import DataConfig
+from residualformer.constants import FRAME_SHIFT_S
 from residualformer.data.collate import Batch, collate
-from residualformer.data.fbank import FRAME_SHIFT_S
 from residualformer.data.prefetch import prefetch
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.data.utterance import Utterance, read_utterances

@@ -14,9 +14,10 @@ from lhotse import Features, MonoCut, NumpyFilesWriter
 from lhotse.utils import fastcopy
 
 from residualformer.config.schema import FeatureConfig
+from residualformer.constants import FRAME_SHIFT_S
 from residualformer.data.audio import resample
 from residualformer.data.feature_backends import get_backend
-from residualformer.data.features import FRAME_SHIFT_S, KnfFbank
+from residualformer.data.features import KnfFbank
 from residualformer.errors import UserError
 
 CUTS_PER_TASK = 32

@@ -14,9 +14,9 @@ import kaldi_native_fbank as knf
 import numpy as np
 
 from residualformer.config.schema import FeatureConfig
+from residualformer.constants import FRAME_SHIFT_MS
 from residualformer.errors import UserError, closest
 
-FRAME_SHIFT_S = 0.01
 LOG_FLOOR = float(np.log(np.finfo(np.float32).eps))  # -15.94, the value of digital silence
 
 # What a preset decides. `sherpa`: the options sherpa-onnx uses, whatever the user says, for streaming models whose
@@ -62,7 +62,7 @@ def set_fbank_options(options: Any, config: FeatureConfig) -> None:
     preset = checked_preset(config)
     options.frame_opts.samp_freq = config.sample_rate_hz
     options.frame_opts.frame_length_ms = 25.0
-    options.frame_opts.frame_shift_ms = 1000 * FRAME_SHIFT_S
+    options.frame_opts.frame_shift_ms = FRAME_SHIFT_MS
     options.frame_opts.preemph_coeff = 0.97
     options.frame_opts.dither = 0.0
     options.frame_opts.snip_edges = False

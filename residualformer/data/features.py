@@ -11,8 +11,8 @@ import torch
 from lhotse.features.base import FeatureExtractor, register_extractor
 
 from residualformer.config.schema import FeatureConfig
+from residualformer.constants import FRAME_SHIFT_S
 from residualformer.data.fbank import (
-    FRAME_SHIFT_S,
     LOG_FLOOR,
     PRESETS,
     OnlineFbank,
@@ -26,7 +26,6 @@ from residualformer.errors import UserError
 from residualformer.files import read_json
 
 __all__ = [  # those of fbank.py, which runs without torch, are to be had here too
-    "FRAME_SHIFT_S",
     "LOG_FLOOR",
     "PRESETS",
     "KnfFbank",

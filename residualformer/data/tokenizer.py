@@ -13,17 +13,18 @@ from typing import Any
 import sentencepiece as spm
 
 from residualformer.config.schema import TokenConfig
+from residualformer.constants import BLANK
 from residualformer.errors import UserError, closest
 from residualformer.files import write_json
 
-BLANK, UNKNOWN = "<blk>", "<unk>"
+BLANK_PIECE, UNKNOWN_PIECE = "<blk>", "<unk>"
 SPACE = "\u2581"  # sentencepiece's visible space, used by both kinds
 
 
 class Tokenizer:
     """Text <-> token ids. `decode(encode(text)) == text` for single-spaced text of known characters."""
 
-    blank_id = 0
+    blank_id = BLANK
     unk_id = 1
 
     def __init__(self, pieces: Sequence[str], model: bytes | None = None):
@@ -70,8 +71,8 @@ class Tokenizer:
         except (KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
         pieces = tokenizer.pieces
-        if pieces[:2] != [BLANK, UNKNOWN] or len(set(pieces)) != len(pieces):
-            raise ValueError(f"it must begin with {BLANK} and {UNKNOWN} and hold no piece twice")
+        if pieces[:2] != [BLANK_PIECE, UNKNOWN_PIECE] or len(set(pieces)) != len(pieces):
+            raise ValueError(f"it must begin with {BLANK_PIECE} and {UNKNOWN_PIECE} and hold no piece twice")
         return tokenizer
 
     def save(self, path: Path | str) -> None:
@@ -114,7 +115,7 @@ def _characters(texts: list[str]) -> list[str]:
 
 
 def _train_char(texts: list[str], config: TokenConfig) -> Tokenizer:
-    return Tokenizer([BLANK, UNKNOWN, *_characters(texts)])
+    return Tokenizer([BLANK_PIECE, UNKNOWN_PIECE, *_characters(texts)])
 
 
 def _train_bpe(texts: list[str], config: TokenConfig) -> Tokenizer:
@@ -134,10 +135,10 @@ def _train_bpe(texts: list[str], config: TokenConfig) -> Tokenizer:
         character_coverage=1.0,
         normalization_rule_name="identity",
         pad_id=Tokenizer.blank_id,  # a control piece: no text can produce it
-        pad_piece=BLANK,
+        pad_piece=BLANK_PIECE,
         unk_id=Tokenizer.unk_id,
-        unk_piece=UNKNOWN,
-        unk_surface=UNKNOWN,
+        unk_piece=UNKNOWN_PIECE,
+        unk_surface=UNKNOWN_PIECE,
         bos_id=-1,
         eos_id=-1,
         max_sentence_length=1 << 20,

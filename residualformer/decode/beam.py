@@ -22,9 +22,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from residualformer.constants import BLANK
 from residualformer.decode.hypotheses import History, Hypothesis, extend_keys
-
-BLANK = 0
 
 
 @dataclass

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from residualformer.constants import BLANK
 from residualformer.decode.hypotheses import Hypothesis
-
-BLANK = 0
 
 
 class GreedySearch:

@@ -14,7 +14,8 @@ from torch import Tensor
 from residualformer.config.loading import config_from_dict, config_to_dict, load_config
 from residualformer.config.schema import Config, DecodeConfig
 from residualformer.config.yaml_loader import load_yaml
-from residualformer.data.features import FRAME_SHIFT_S
+from residualformer.constants import FRAME_SHIFT_S
+from residualformer.data.splits import set_of
 from residualformer.decode.beam import beam_search
 from residualformer.decode.greedy import greedy_search
 from residualformer.decode.hypotheses import Hypothesis
@@ -103,14 +104,9 @@ def decode_settings(config: Config, overrides: Sequence[str], experiment: Path |
     return config_from_dict(content, source="--set").decode
 
 
-def test_set(split: str) -> str:
-    """The test set of a split: a subset is named `<set>@<subset>`."""
-    return split.partition("@")[0]
-
-
 def settings_for(settings: DecodeConfig, split: str) -> DecodeConfig:
     """The settings for a split: greedy for those of the test sets in `greedy_sets`."""
-    return replace(settings, kind="greedy") if test_set(split) in settings.greedy_sets else settings
+    return replace(settings, kind="greedy") if set_of(split) in settings.greedy_sets else settings
 
 
 def search_name(settings: DecodeConfig) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from residualformer.data.audio import read_audio
+from residualformer.data.splits import cuts_file
 from residualformer.data.validate import read_cuts
 from residualformer.errors import UserError
 from residualformer.export.check import Utterance
@@ -16,7 +17,7 @@ NOISE_S, SYLLABLES_PER_S = 5.0, 4
 
 def dev_cuts(run: Path) -> Path:
     """Where stage 1 leaves the development set of the corpus that the run folder `exp/<name>` belongs to."""
-    return run.resolve().parent.parent / "data" / "manifests" / "cuts_dev.jsonl.gz"
+    return cuts_file(run.resolve().parent.parent / "data" / "manifests", "dev")
 
 
 def utterances_of_cuts(path: Path, number: int, rate: int) -> list[Utterance]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from residualformer.config.schema import Config
-from residualformer.data.tokenizer import BLANK, UNKNOWN, Tokenizer
+from residualformer.data.tokenizer import BLANK_PIECE, UNKNOWN_PIECE, Tokenizer
 from residualformer.errors import UserError, closest
 from residualformer.export.contracts import CONTRACTS, Contract, Models
 from residualformer.export.encoder_graphs import EncoderGraph
@@ -91,8 +91,8 @@ def token_list(tokenizer: Tokenizer, contract: Contract | type[Contract]) -> lis
         if not piece or piece.split() != [piece]:
             raise UserError(f"the token {piece!r} is empty or holds white space: train the token set again (stage 3).")
     # sherpa-onnx takes `<unk>` for a blank where the blank comes first, and leaves it out of results where it is last.
-    pieces = [UNKNOWN.upper() if piece == UNKNOWN else piece for piece in tokenizer.pieces]
-    return [*pieces[1:], BLANK] if contract.blank_last else pieces
+    pieces = [UNKNOWN_PIECE.upper() if piece == UNKNOWN_PIECE else piece for piece in tokenizer.pieces]
+    return [*pieces[1:], BLANK_PIECE] if contract.blank_last else pieces
 
 
 def folder_ids(tokens: list[int], contract: Contract, vocab_size: int) -> list[int]:

@@ -7,7 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-FRAME_MS = 40
+from residualformer.constants import FRAME_SHIFT_MS
+from residualformer.nn.subsampling import SUBSAMPLING
+
+FRAME_MS = SUBSAMPLING * FRAME_SHIFT_MS  # of an encoder frame
 
 
 def frames(milliseconds: int) -> int:

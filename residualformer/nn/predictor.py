@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residualformer.config.schema import PredictorConfig
+from residualformer.constants import BLANK
 from residualformer.kernels.dropout import Dropout
 
 PredictorState = tuple[Tensor, ...]  # every tensor has N first, so that hypotheses are picked with index_select(0)
-START = 0  # blank stands for the start of the sentence
 
 
 class LabelEmbedding(nn.Module):
@@ -42,10 +42,10 @@ class LSTMPredictor(nn.Module):
 
     def forward(self, labels: Tensor) -> Tensor:
         """labels (N, S) -> (N, S + 1, P): position s has seen the first s labels."""
-        return self.dropout(self.lstm(self.embedding(F.pad(labels, (1, 0), value=START)))[0])
+        return self.dropout(self.lstm(self.embedding(F.pad(labels, (1, 0), value=BLANK)))[0])
 
     def init_state(self, batch_size: int) -> PredictorState:
-        """h and c, each (N, layers, P), zero; the first `step` is given `START`."""
+        """h and c, each (N, layers, P), zero; the first `step` is given `BLANK`."""
         zeros = self.embedding.table.weight.new_zeros(batch_size, self.config.num_layers, self.dim)
         return zeros, zeros
 
@@ -68,12 +68,12 @@ class StatelessPredictor(nn.Module):
 
     def forward(self, labels: Tensor) -> Tensor:
         """labels (N, S) -> (N, S + 1, P): position s has seen the last context_size of the first s labels."""
-        return self.dropout(self._convolve(F.pad(labels, (self.config.context_size, 0), value=START)))
+        return self.dropout(self._convolve(F.pad(labels, (self.config.context_size, 0), value=BLANK)))
 
     def init_state(self, batch_size: int) -> PredictorState:
         """The context_size - 1 labels before the next one, (N, context_size - 1)."""
         device = self.embedding.table.weight.device
-        return (torch.full((batch_size, self.config.context_size - 1), START, dtype=torch.long, device=device),)
+        return (torch.full((batch_size, self.config.context_size - 1), BLANK, dtype=torch.long, device=device),)
 
     def step(self, labels: Tensor, state: PredictorState) -> tuple[Tensor, PredictorState]:
         """labels (N,) -> (N, P) and the new state."""

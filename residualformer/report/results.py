@@ -12,8 +12,8 @@ import numpy as np
 
 from residualformer.config.loading import config_from_dict
 from residualformer.config.schema import Config, DecodeConfig
-from residualformer.data.features import FRAME_SHIFT_S
-from residualformer.decode.search import test_set
+from residualformer.constants import FRAME_SHIFT_S
+from residualformer.data.splits import set_of
 from residualformer.errors import UserError, closest
 from residualformer.files import read_json, read_json_lines
 from residualformer.metrics.bleu import bleu_and_chrf
@@ -64,7 +64,7 @@ def find_runs(exp: Path, sets: Sequence[str]) -> list[Path]:
     A set `name` is the split `name`, or the subsets `name@...`. UserError when there is no folder of one of the sets.
     """
     found = sorted(path.parent for path in exp.glob("*/decode_*/hyp.jsonl") if _FOLDER.fullmatch(path.parent.name))
-    wanted = [[folder for folder in found if name in (split_of(folder), test_set(split_of(folder)))] for name in sets]
+    wanted = [[folder for folder in found if name in (split_of(folder), set_of(split_of(folder)))] for name in sets]
     for name, folders in zip(sets, wanted, strict=True):
         if not folders:
             splits = ", ".join(sorted({split_of(folder) for folder in found}))
@@ -131,12 +131,12 @@ def with_means(runs: Sequence[Scored]) -> list[Scored]:
     subsets: dict[str, set[str]] = {}
     for run in runs:
         split, name = run.row["split"], run.row["run"]
-        if test_set(split) != split:
-            key = run.row["experiment"], name.replace(f"_{split}_", f"_{test_set(split)}_", 1)
+        if set_of(split) != split:
+            key = run.row["experiment"], name.replace(f"_{split}_", f"_{set_of(split)}_", 1)
             groups.setdefault(key, []).append(run)
-            subsets.setdefault(test_set(split), set()).add(split)
+            subsets.setdefault(set_of(split), set()).add(split)
     whole = {
-        key: parts for key, parts in groups.items() if len(parts) == len(subsets[test_set(parts[0].row["split"])]) > 1
+        key: parts for key, parts in groups.items() if len(parts) == len(subsets[set_of(parts[0].row["split"])]) > 1
     }
     return [*runs, *(_mean(name, parts) for (_, name), parts in whole.items())]
 
@@ -148,7 +148,7 @@ def _mean(name: str, parts: list[Scored]) -> Scored:
     sums = {key: sum(run.row[key] for run in parts) for key in counts}
     kept = {key: value for key, value in parts[0].row.items() if key not in ("amnet", "decoding", *parts[0].measures)}
     splits = [run.row["split"] for run in parts]
-    row = kept | sums | {"run": name, "split": test_set(splits[0]), "subsets": splits, "decoding": {}}
+    row = kept | sums | {"run": name, "split": set_of(splits[0]), "subsets": splits, "decoding": {}}
     row |= {key: measure.row(_DIGITS.get(key, 2)) for key, measure in measures.items()}
     tested = [(split, *each) for split, run in zip(splits, parts, strict=True) for each in run.tested]
     return Scored(row, tested, measures, parts[0].config)
@@ -171,11 +171,11 @@ def compare(runs: Sequence[Scored], baseline: str | None = None) -> list[dict[st
         advice = closest(baseline, names)
         raise UserError(f"--baseline {baseline} is no decoded experiment; there are: {allowed}.{advice}")
     by_name = {(run.row["experiment"], run.row["run"]): run for run in runs}
-    sets = list(dict.fromkeys(test_set(run.row["split"]) for run in runs))
+    sets = list(dict.fromkeys(set_of(run.row["split"]) for run in runs))
 
     def place(run: Scored) -> tuple:
         split = run.row["split"]
-        return sets.index(test_set(split)), split, *_place(run, baseline or _default_baseline(run, names))
+        return sets.index(set_of(split)), split, *_place(run, baseline or _default_baseline(run, names))
 
     rows = []
     for run in sorted(runs, key=place):

@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from residualformer.constants import FRAME_SHIFT_MS
 from residualformer.errors import UserError
 from residualformer.runtime.model import Array, ExportedModel, State, stack
 from residualformer.runtime.weights import MappedWeights
 
 HIDDEN = np.float32(-1e30)  # added to the score of a frame that must not be seen
-FRAME_MS = 40
+FRAME_MS = 4 * FRAME_SHIFT_MS  # of a frame of a Transformer's encoder
 
 
 class LeanModel(ExportedModel):

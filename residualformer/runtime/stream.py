@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from residualformer.data.fbank import FRAME_SHIFT_S, OnlineFbank
+from residualformer.constants import FRAME_SHIFT_S
+from residualformer.data.fbank import OnlineFbank
 from residualformer.errors import UserError
 from residualformer.runtime.audio import Resampler, to_mono
 from residualformer.runtime.model import ExportedModel, State

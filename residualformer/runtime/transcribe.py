@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from residualformer.data.fbank import FRAME_SHIFT_S
+from residualformer.constants import FRAME_SHIFT_S
 from residualformer.errors import UserError
 from residualformer.runtime.audio import Block
 from residualformer.runtime.recognizer import Recognizer

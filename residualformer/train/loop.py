@@ -14,10 +14,10 @@ import torch
 from tqdm import tqdm
 
 from residualformer.config.schema import Config, VariationConfig
+from residualformer.constants import FRAME_SHIFT_S
 from residualformer.data.augmentation import Variation
 from residualformer.data.batches import EvalBatches, TrainBatches
 from residualformer.data.collate import Batch
-from residualformer.data.features import FRAME_SHIFT_S
 from residualformer.data.spec_augment import spec_augment
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.decode.greedy import greedy_search

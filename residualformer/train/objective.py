@@ -7,14 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from residualformer.config.schema import LossConfig
+from residualformer.constants import BLANK
 from residualformer.data.collate import Batch
 from residualformer.loss import get_backend, get_rnnt_prune_ranges
 from residualformer.loss.backends import Backend
 from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner
-from residualformer.nn.predictor import START
 from residualformer.nn.transducer import Transducer
 
-BLANK = START
 BF16_WEIGHTS = 250_000  # of an output layer, as 500 classes x 512; of fewer, products are no large part of the loss
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from residualformer.compress.prune import BranchPruner, PruningSchedule
 from residualformer.config.schema import Config
+from residualformer.constants import FRAME_SHIFT_S
 from residualformer.data.collate import Batch
-from residualformer.data.features import FRAME_SHIFT_S
 from residualformer.loss.amortized import amortized_latency, average_cost
 from residualformer.model.cost import flops_per_frame
 from residualformer.nn.arbitrator import GumbelSoftmax, OneHot, Sampler, UniformBranch

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from residualformer.config.schema import PredictorConfig
-from residualformer.nn.predictor import PREDICTORS, START
+from residualformer.constants import BLANK
+from residualformer.nn.predictor import PREDICTORS
 
 
 @pytest.mark.parametrize("kind", sorted(PREDICTORS))
@@ -16,7 +17,7 @@ def test_step_equals_forward(kind):
     labels = torch.randint(1, 11, (3, 7))
     whole = predictor(labels)
     state, steps = predictor.init_state(3), []
-    for label in torch.nn.functional.pad(labels, (1, 0), value=START).unbind(1):
+    for label in torch.nn.functional.pad(labels, (1, 0), value=BLANK).unbind(1):
         out, state = predictor.step(label, state)
         assert all(part.size(0) == 3 for part in state)
         steps.append(out)
