@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from residualformer.loss import get_backend
+from residualformer.loss.objective import exact_loss, lattice_boundary
 from residualformer.nn.transducer import Transducer
-from residualformer.train.objective import boundary_of, exact_loss
 
 LARGEST = 2**24  # nodes (frames times label positions) taken together; alone, ten minutes of speech have as many
 
@@ -40,6 +40,6 @@ def reference_nats(
 def _nats(model: Transducer, encoded: Tensor, lengths: Tensor, references: Sequence[Sequence[int]]) -> list[float]:
     tokens = pad_sequence([torch.tensor(labels, dtype=torch.int64) for labels in references], batch_first=True)
     tokens = tokens.to(encoded.device)
-    boundary = boundary_of(torch.tensor([len(labels) for labels in references]), lengths.to(encoded.device))
+    boundary = lattice_boundary(torch.tensor([len(labels) for labels in references]), lengths.to(encoded.device))
     labels = tokens, boundary, get_backend("torch")
     return exact_loss(model.joiner, encoded, model.predictor(tokens), *labels, reduction="none").tolist()

@@ -6,8 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 _BACKENDS = {"cpu": (torch.backends.mkldnn.matmul, "bf16"), "cuda": (torch.backends.cuda.matmul, "tf32")}
+
+
+def bf16_autocast(like: Tensor, enabled: bool) -> torch.autocast:
+    """Return bf16 autocast for the device of `like`, switched on by `enabled`."""
+    return torch.autocast(like.device.type, torch.bfloat16, enabled=enabled)
 
 
 def wanted(device_type: str) -> bool:

@@ -21,7 +21,9 @@ from residualformer.compress.prune import BranchPruner, PruningSchedule
 from residualformer.config.schema import Config
 from residualformer.constants import FRAME_SHIFT_S
 from residualformer.data.collate import Batch
+from residualformer.kernels.precision import bf16_autocast
 from residualformer.loss.amortized import amortized_latency, average_cost
+from residualformer.loss.objective import TransducerObjective
 from residualformer.model.cost import flops_per_frame
 from residualformer.nn.arbitrator import GumbelSoftmax, OneHot, Sampler, UniformBranch
 from residualformer.nn.branches import BranchWeights
@@ -29,7 +31,6 @@ from residualformer.nn.recurrent import Encoded
 from residualformer.nn.transducer import Transducer
 from residualformer.padding import real_frames
 from residualformer.train.metrics import Losses
-from residualformer.train.objective import batch_losses, precision, transducer_losses
 from residualformer.train.optimizer import learning_rate_factor
 from residualformer.train.teacher import Teacher
 from residualformer.train.weight_controller import WeightController
@@ -42,6 +43,7 @@ class Phases:
 
     def __init__(self, config: Config, model: Transducer) -> None:
         self.config, self.model, self.bf16 = config, model, config.train.precision == "bf16"
+        self.objective = TransducerObjective(config.loss, self.bf16)
 
     def begin(self, step: int) -> list[nn.Parameter] | None:
         """Prepare the model for update `step`; gives the parameters that alone learn in it, None for all."""
@@ -49,7 +51,7 @@ class Phases:
 
     def losses(self, batch: Batch, features: Tensor) -> Losses:
         """Of one batch and its `features` (N, T, F): of the update that has begun, or, in eval mode, at run time."""
-        return Losses(batch_losses(self.model, batch, features, self.config.loss, self.bf16))
+        return Losses(self.objective.from_features(self.model, features, batch.feature_lens, batch))
 
     def validated(self, values: dict[str, float]) -> None:
         """Take in what was measured on the dev set in the course of the training."""
@@ -135,10 +137,10 @@ class Branches(Pruning):
     def losses(self, batch: Batch, features: Tensor) -> Losses:
         if self.encoder.training and self.step < self.start:
             return self._pretraining(batch, features)
-        with precision(features, self.bf16):
+        with bf16_autocast(features, self.bf16):
             encoded = self.encoder.encode(features, batch.feature_lens, self.sampler())
         real = real_frames(encoded.frames.size(1), encoded.lengths)
-        sums = transducer_losses(self.model, batch, encoded.frames, encoded.lengths, self.config.loss, self.bf16)
+        sums = self.objective(self.model, encoded.frames, encoded.lengths, batch)
         shares = self._shares(encoded, real)
         if self.encoder.training and self.step >= self.end and self.config.amnet.cost.kind != "none":
             total, count = shares["slow_share"]
@@ -184,7 +186,7 @@ class Branches(Pruning):
         """Binary cross-entropy of "this frame is for the slow branch" with "the teacher is uncertain at this frame"."""
         arbitrator = self.config.amnet.arbitrator
         slow = self.teacher.entropy(features, batch.feature_lens) > arbitrator.entropy_threshold
-        with precision(features, self.bf16):
+        with bf16_autocast(features, self.bf16):
             logits = self.encoder.arbitrate(features, batch.feature_lens).float()
         real = real_frames(logits.size(1), self.encoder.output_lengths(batch.feature_lens))
         delay = arbitrator.delay  # with one, the logits decide on a later frame

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from residualformer.loss import get_backend, rnnt_loss
+from residualformer.loss.objective import exact_loss
 from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner
-from residualformer.train.objective import exact_loss
 
 N, T, S, D, P, V = 3, 7, 4, 5, 6, 9
 

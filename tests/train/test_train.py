@@ -32,11 +32,11 @@ from residualformer.data.batches import EvalBatches
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.decode.hypotheses import Hypothesis
 from residualformer.errors import UserError
+from residualformer.loss.objective import TransducerObjective
 from residualformer.model import checkpoint
 from residualformer.nn.transducer import build_model
 from residualformer.train import loop
 from residualformer.train.loop import Interrupted, Trainer
-from residualformer.train.objective import batch_losses
 from residualformer.train.optimizer import Optimizer, learning_rate_factor
 from residualformer.train.warm_start import warm_start
 from steps import train as train_step
@@ -76,6 +76,10 @@ def make_trainer(cuts, folder: Path, config: Config = CONFIG) -> Trainer:
 
 def changed(section: str, config: Config = CONFIG, **values) -> Config:
     return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **values)})
+
+
+def batch_losses(model, batch, config):
+    return TransducerObjective(config).from_features(model, batch.features, batch.feature_lens, batch)
 
 
 def one_batch(cuts):
@@ -134,8 +138,8 @@ def test_residual_starts_as_the_shared_model_and_then_trains_everything(cuts, tm
     assert set(report.mapped) == set(source.state_dict())
     assert len(report.fresh) == 2 * 6 * 3  # A, B, D of six projections in two layers
     batch = one_batch(cuts)
-    for name, value in batch_losses(source, batch, batch.features, config.loss).items():
-        assert torch.equal(value, batch_losses(trainer.model, batch, batch.features, config.loss)[name]), name
+    for name, value in batch_losses(source, batch, config.loss).items():
+        assert torch.equal(value, batch_losses(trainer.model, batch, config.loss)[name]), name
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
     trainer.run()
     still = [name for name, value in trainer.model.named_parameters() if torch.equal(value, before[name])]
@@ -153,8 +157,8 @@ def test_unpruned_objective_is_the_exact_loss(cuts):
     batch = one_batch(cuts)
     model = build_model(CONFIG, TOKENIZER.vocab_size)
     everything = dataclasses.replace(CONFIG.loss, prune_range=int(batch.token_lens.max()) + 1)
-    pruned = batch_losses(model, batch, batch.features, everything)
-    exact = batch_losses(model, batch, batch.features, dataclasses.replace(CONFIG.loss, kind="exact"))
+    pruned = batch_losses(model, batch, everything)
+    exact = batch_losses(model, batch, dataclasses.replace(CONFIG.loss, kind="exact"))
     torch.testing.assert_close(pruned["transducer"], exact["transducer"], rtol=1e-5, atol=0)  # fp32 sums
     parts = pruned["transducer"] + 0.5 * pruned["simple"] + 0.3 * pruned["ctc"]
     torch.testing.assert_close(pruned["loss"], parts, rtol=1e-6, atol=0)

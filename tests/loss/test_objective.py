@@ -10,10 +10,10 @@ import torch
 from residualformer.config.schema import Config, EncoderConfig, FeatureConfig, JoinerConfig, LossConfig, PredictorConfig
 from residualformer.data.collate import Batch
 from residualformer.kernels.precision import products, wanted
-from residualformer.loss import get_backend
+from residualformer.loss import get_backend, objective
+from residualformer.loss.objective import TransducerObjective
 from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner
 from residualformer.nn.transducer import build_model
-from residualformer.train import objective
 
 BINS, V = 10, 300
 CONFIG = Config(
@@ -39,7 +39,7 @@ def losses_and_grads(config, bf16, seed=0):
     torch.manual_seed(seed)
     model, data = build_model(config, V), batch()
     encoded, lengths = torch.randn(3, 20, 16, requires_grad=True), torch.tensor([20, 16, 10])
-    losses = objective.transducer_losses(model, data, encoded, lengths, config.loss, bf16)
+    losses = TransducerObjective(config.loss, bf16)(model, encoded, lengths, data)
     heads = [*model.joiner.parameters(), *model.training_only.parameters()]
     return losses, torch.autograd.grad(losses["loss"], [encoded, *heads])
 
@@ -50,7 +50,7 @@ def test_bf16_products_bound_the_error_of_losses_and_gradients(config, monkeypat
 
     In losses, sums over log-probabilities of whose logits the rounding is independent, less than a tenth of it is left.
     """
-    monkeypatch.setattr(objective, "BF16_WEIGHTS", 1)
+    monkeypatch.setattr(objective, "MIN_BF16_WEIGHTS", 1)
     monkeypatch.setattr("residualformer.loss.fused_simple.SMALL", {"cpu": 0, "cuda": 0})
     (exact, exact_grads), (rounded, grads) = (losses_and_grads(config, bf16) for bf16 in (False, True))
     for name, value in rounded.items():
@@ -72,7 +72,7 @@ def cpu_rounds_products() -> bool:
 
 @pytest.mark.parametrize("config", [CONFIG, EXACT, ADDITIVE], ids=["pruned", "exact", "additive"])
 def test_a_small_output_layer_stays_float32_to_the_bit(config):
-    assert V * 64 < objective.BF16_WEIGHTS
+    assert V * 64 < objective.MIN_BF16_WEIGHTS
     (exact, exact_grads), (same, grads) = (losses_and_grads(config, bf16) for bf16 in (False, True))
     assert all(torch.equal(same[name], exact[name]) for name in exact)
     assert all(map(torch.equal, grads, exact_grads))
@@ -85,7 +85,7 @@ def test_where_bf16_products_are_taken():
     cases = [(paper, ours, True), (amnets, ours, True), (an4, ours, False), (paper, other, False)]
     for joiner, backend, expected in cases:
         for bf16 in (True, False):
-            with objective.loss_precision(joiner, torch.zeros(1), backend, bf16):
+            with objective.loss_autocast(joiner, torch.zeros(1), backend, bf16):
                 assert wanted("cpu") == (expected and bf16)
     assert not wanted("cpu")
 
@@ -97,7 +97,7 @@ def test_the_transcripts_ctc_is_that_of_its_bytes():
     model, data = build_model(config, V), dataclasses.replace(batch(), transcripts=said)
     assert model.training_only["ctc"].out_features == 257
     encoded, lengths = torch.randn(3, 4, 16), torch.tensor([4, 3, 2])
-    losses = objective.transducer_losses(model, data, encoded, lengths, config.loss)
+    losses = TransducerObjective(config.loss)(model, encoded, lengths, data)
     torch.testing.assert_close(losses["loss"], losses["transducer"] + 0.5 * losses["ctc"])
     expected, p = 0.0, model.training_only["ctc"](encoded).double().softmax(-1)
     for n, text in enumerate(said):
