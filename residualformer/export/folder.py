@@ -19,8 +19,8 @@ from residualformer.export.recurrent import RecurrentGraph
 from residualformer.export.transformer import TransformerGraph
 from residualformer.files import write_json, write_text
 from residualformer.model.checkpoint import Bundle, fingerprint
-from residualformer.nn.encoder import TransformerEncoder
 from residualformer.nn.transducer import Transducer
+from residualformer.nn.transformer import TransformerEncoder
 from residualformer.runtime.settings import FINGERPRINT, FORMAT, SETTINGS_FILE, TOKENS_FILE, is_exported
 
 WEIGHTS = ("factored", "merged")

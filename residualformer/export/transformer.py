@@ -9,12 +9,12 @@ from residualformer.errors import UserError
 from residualformer.export.builder import Graph
 from residualformer.export.encoder_graphs import StateShape, Step, before, normalised, whole
 from residualformer.nn.attention import rotary_table
-from residualformer.nn.encoder import TransformerEncoder
 from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner
 from residualformer.nn.layer import TransformerLayer
 from residualformer.nn.linear import ResidualLinear
 from residualformer.nn.sharing import layer_groups
 from residualformer.nn.subsampling import SUBSAMPLING
+from residualformer.nn.transformer import TransformerEncoder
 
 HIDDEN = -1e30  # added to the score of a frame that must not be seen; not -inf, whose softmax over a whole row is NaN
 

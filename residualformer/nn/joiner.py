@@ -42,3 +42,6 @@ class AdditiveJoiner(nn.Module):
     def forward(self, encoder_out: Tensor, predictor_out: Tensor) -> Tensor:
         """(..., D) and (..., P), of the same or broadcasting leading shape -> logits (..., V)."""
         return self.project_encoder(encoder_out) + self.project_predictor(predictor_out)
+
+
+Joiner = TanhJoiner | AdditiveJoiner

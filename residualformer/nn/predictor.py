@@ -84,4 +84,4 @@ class StatelessPredictor(nn.Module):
         return F.relu(self.conv(self.embedding(labels).transpose(1, 2))).transpose(1, 2)
 
 
-PREDICTORS = {"lstm": LSTMPredictor, "stateless": StatelessPredictor}
+Predictor = LSTMPredictor | StatelessPredictor

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residualformer.config.schema import AmNetConfig, EncoderConfig
@@ -18,7 +17,7 @@ from residualformer.kernels.dropout import Dropout
 from residualformer.kernels.scan import GATES, NUM_STATES, State, fused, gru_cell, lstm_cell, scan
 from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, OneHot, Sampler
 from residualformer.nn.branches import PlainWeight, make_weight
-from residualformer.padding import real_frames
+from residualformer.nn.encoder import Encoder
 
 Matrices = tuple[Tensor, Tensor]
 
@@ -98,27 +97,23 @@ class RecurrentLayer(nn.Module):
         return self.input.flops(branch) + self.recurrent.flops(branch)
 
 
-class RecurrentEncoder(nn.Module):
+class RecurrentEncoder(Encoder[RecurrentState]):
     """Unidirectional recurrent layers over feature frames stacked `encoder.stack_frames` at a time.
 
     With B >= 2 branches all see the same combined states {h, c} of the frame before; layer l of a branch sees that
     branch's own layer l - 1. The output is the combined h of the last layer.
 
     Attributes:
-        dim: H, the size of an output frame.
-        stride, window, shift: feature frames per encoder frame, which is also what one `step` takes and moves on by.
         num_branches: B.
         sampler: how `forward` makes decisions in training; in eval mode it is always `OneHot`.
     """
 
     def __init__(self, config: EncoderConfig, amnet: AmNetConfig, num_mel_bins: int) -> None:
-        super().__init__()
-        self.config, self.amnet, self.dim = config, amnet, config.dim
-        self.stride = self.window = self.shift = config.stack_frames
+        stride = config.stack_frames
+        super().__init__(num_mel_bins, dim=config.dim, stride=stride, window=stride, shift=stride)
+        self.config, self.amnet = config, amnet
         self.num_branches = 1 if amnet.method == "none" else len(amnet.compression)
         self.sampler: Sampler = GumbelSoftmax(1.0)
-        self.register_buffer("mean", torch.zeros(num_mel_bins))  # of the training set, per bin
-        self.register_buffer("std", torch.ones(num_mel_bins))
         size = config.stack_frames * num_mel_bins
         inputs = [size] + [config.dim] * (config.num_layers - 1)
         self.layers = nn.ModuleList(RecurrentLayer(config.kind, i, config.dim, amnet) for i in inputs)
@@ -154,10 +149,6 @@ class RecurrentEncoder(nn.Module):
         if arbitrator.use_state or arbitrator.use_decision:
             return self.encode(features, lengths, OneHot()).arbitrator_logits
         return self.arbitrator(self._stack(features, lengths))[0]
-
-    def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Encoder frames of `lengths` feature frames: ceil(T / stride)."""
-        return (lengths + self.stride - 1) // self.stride
 
     def matrices(self) -> list[tuple[nn.Parameter, int]]:
         """What Muon is for: the weight matrices of plain layers, and how many are stacked in each: one of each gate."""
@@ -202,10 +193,8 @@ class RecurrentEncoder(nn.Module):
         return self.arbitrator.flops() if self.arbitrator is not None else 0.0
 
     def _stack(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Global mean and variance, zeros (the mean) after each end, stacked: (N, T, F) -> (N, T', stride * F)."""
-        x = (features - self.mean) / self.std
-        x = x.masked_fill(~real_frames(x.size(1), lengths).unsqueeze(2), 0.0)
-        x = F.pad(x, (0, 0, 0, -x.size(1) % self.stride))
+        """Return normalized frames, stacked: (N, T, F) -> (N, T', stride * F)."""
+        x = self.normalize(features, lengths)
         return x.reshape(len(x), -1, self.stride * x.size(2))
 
     def _one_branch(self, x: Tensor, states: list[State]) -> Tensor:

@@ -1,24 +1,35 @@
-"""The whole model: encoder, predictor, joiner, and the heads that only training needs."""
+"""The model: encoder, predictor, joiner, and the heads that only training needs."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import nn
 
 from residualformer.config.schema import Config
-from residualformer.nn.encoder import TransformerEncoder
-from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner
-from residualformer.nn.predictor import PREDICTORS
+from residualformer.nn.encoder import Encoder
+from residualformer.nn.joiner import AdditiveJoiner, Joiner, TanhJoiner
+from residualformer.nn.predictor import LSTMPredictor, Predictor, StatelessPredictor
 from residualformer.nn.recurrent import RecurrentEncoder
+from residualformer.nn.transformer import TransformerEncoder
 
 
 class Transducer(nn.Module):
     """A neural transducer (Graves 2012); blank is label 0.
 
     Attributes:
+        vocab_size: V, with the blank.
+        encoder: features (N, T, F) -> frames (N, T', D).
+        predictor: labels (N, S) -> (N, S + 1, P).
+        joiner: frames and predictor outputs -> logits (..., V).
         training_only: linear heads D -> V or P -> V: `simple_encoder` and `simple_predictor` (the pruned loss's simple
             joiner), `ctc` (D -> V, or to blank and the 256 bytes where it writes the transcript). Present where the
             loss uses them; never counted in the model's size, absent from search.
     """
+
+    encoder: Encoder[Any]
+    predictor: Predictor
+    joiner: Joiner
 
     def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__()
@@ -28,7 +39,10 @@ class Transducer(nn.Module):
             self.encoder = TransformerEncoder(config.encoder, bins)
         else:
             self.encoder = RecurrentEncoder(config.encoder, config.amnet, bins)
-        self.predictor = PREDICTORS[config.predictor.kind](vocab_size, config.predictor)
+        if config.predictor.kind == "lstm":
+            self.predictor = LSTMPredictor(vocab_size, config.predictor)
+        else:
+            self.predictor = StatelessPredictor(vocab_size, config.predictor)
         dim = self.encoder.dim
         if config.joiner.kind == "additive":
             self.joiner = AdditiveJoiner(dim, self.predictor.dim, vocab_size)
@@ -44,5 +58,5 @@ class Transducer(nn.Module):
 
 
 def build_model(config: Config, vocab_size: int) -> Transducer:
-    """The model that `config` describes, with random weights (drawn from torch's global generator)."""
+    """Return the model that `config` describes, with random weights drawn from torch's global generator."""
     return Transducer(config, vocab_size)

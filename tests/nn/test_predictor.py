@@ -5,7 +5,9 @@ import torch
 
 from residualformer.config.schema import PredictorConfig
 from residualformer.constants import BLANK
-from residualformer.nn.predictor import PREDICTORS
+from residualformer.nn.predictor import LSTMPredictor, StatelessPredictor
+
+PREDICTORS = {"lstm": LSTMPredictor, "stateless": StatelessPredictor}
 
 
 @pytest.mark.parametrize("kind", sorted(PREDICTORS))

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from residualformer.config.schema import EncoderConfig, ResidualConfig
-from residualformer.nn.encoder import TransformerEncoder
 from residualformer.nn.mask import chunk_mask, frames
 from residualformer.nn.sharing import layer_groups
+from residualformer.nn.transformer import TransformerEncoder
 
 BINS = 20
 # chunk, look-back, look-ahead in ms: one frame, the paper's, no past, all of the past, several chunks ahead
