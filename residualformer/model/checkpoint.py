@@ -12,7 +12,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from torch import Tensor
 
-from residualformer.config.loading import config_from_dict, config_to_dict, flat, flatten
+from residualformer.config.loading import config_from_dict, config_to_dict
 from residualformer.config.schema import Config
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError
@@ -116,16 +116,6 @@ def average(paths: Sequence[Path]) -> dict[str, Tensor]:
             tensor = tensor.double() if tensor.is_floating_point() else tensor
             total[name] = total[name] + tensor if name in total and tensor.is_floating_point() else tensor
     return {n: (t / len(paths)).float() if t.is_floating_point() else t for n, t in total.items()}
-
-
-def same_run(held: Any, wanted: dict[str, Any]) -> bool:
-    """Whether two identities are of one run; a key of the configuration that did not exist then had its default."""
-    defaults = flat(Config())
-
-    def filled(identity: dict[str, Any]) -> dict[str, Any]:
-        return {**identity, "config": defaults | dict(flatten(identity.get("config", {})))}
-
-    return filled(held or {}) == filled(wanted)
 
 
 def fingerprint(weights: dict[str, Tensor]) -> str:

@@ -26,6 +26,7 @@ from residualformer.kernels.dropout import pool_states, restore_pools
 from residualformer.loss.common import NotFiniteError
 from residualformer.model import checkpoint
 from residualformer.model.cost import parameter_table
+from residualformer.model.identity import is_same_training
 from residualformer.nn.transducer import build_model
 from residualformer.provenance import provenance
 from residualformer.train.metrics import SHARES, Clock, Losses, MetricsWriter, Tracker, greedy_scores, progress_line
@@ -101,7 +102,7 @@ class Trainer:
         if not path.is_file():
             return False
         state = checkpoint.load(path, "identity", "weights", "optimizer", "step", "epoch", "phases", "clock", "random")
-        if not checkpoint.same_run(state["identity"], self.identity):
+        if not is_same_training(state["identity"], self.identity):
             raise UserError(f"{path} belongs to another configuration; move {self.folder} away to train anew")
         checkpoint.load_weights(self.model, state["weights"], str(path))
         self.optimizer.load_state_dict(state["optimizer"])

@@ -28,13 +28,12 @@ from residualformer.loss.amortized import amortized_latency, average_cost
 from residualformer.model import checkpoint
 from residualformer.model.cost import flops_per_frame
 from residualformer.nn.arbitrator import GumbelSoftmax, OneHot, UniformBranch
-from residualformer.train import loop
+from residualformer.train import loop, setup
 from residualformer.train.loop import Interrupted, Trainer
 from residualformer.train.optimizer import learning_rate_factor
 from residualformer.train.phases import Branches, phases_of
 from residualformer.train.teacher import Teacher
 from residualformer.train.weight_controller import WeightController
-from steps import train as train_step
 
 MU = 60e3  # FLOP/s at which the toy model's slow branch is behind and its fast branch is not
 RNNT = dataclasses.replace(
@@ -209,18 +208,18 @@ def test_the_entropy_is_that_of_the_greedy_path(cuts, rnnt):  # noqa: F811
 
 def test_what_a_training_needs_is_asked_of_its_siblings(rnnt, tmp_path):
     config, exp = branches(cost=CostConfig("avg", 1.0, MU, match="rnnt")), rnnt.parent / "mf_biased"
-    assert train_step.teacher_of(config, exp) == rnnt / "model.pt" and train_step.teacher_of(RNNT, exp) is None
+    assert setup.teacher_of(config, exp) == rnnt / "model.pt" and setup.teacher_of(RNNT, exp) is None
     with pytest.raises(UserError, match="model.pt has no slow frames whose share could be matched"):
-        train_step.slow_share_to_match(config, exp)
-    assert train_step.slow_share_to_match(branches(), exp) is None
+        setup.slow_share_to_match(config, exp)
+    assert setup.slow_share_to_match(branches(), exp) is None
     stated = branches(cost=CostConfig("avg", 1.0, MU, slow_share=0.3))
-    assert train_step.slow_share_to_match(stated, exp) == 0.3
+    assert setup.slow_share_to_match(stated, exp) == 0.3
     lost = tmp_path / "mf_biased"
     with pytest.raises(UserError, match="the arbitrator of .* learns from .*, which holds no model.pt: train it first"):
-        train_step.teacher_of(config, lost)
+        setup.teacher_of(config, lost)
     (tmp_path / "rnnt").mkdir()
     checkpoint.save({"info": {"valid": {"slow_share": 0.4}}}, tmp_path / "rnnt" / "model.pt")
-    assert train_step.slow_share_to_match(config, lost) == 0.4
+    assert setup.slow_share_to_match(config, lost) == 0.4
 
 
 def test_a_teacher_with_other_frames_is_refused(rnnt):

@@ -34,12 +34,12 @@ from residualformer.decode.hypotheses import Hypothesis
 from residualformer.errors import UserError
 from residualformer.loss.objective import TransducerObjective
 from residualformer.model import checkpoint
+from residualformer.model.identity import is_same_training
 from residualformer.nn.transducer import build_model
-from residualformer.train import loop
+from residualformer.train import loop, setup
 from residualformer.train.loop import Interrupted, Trainer
 from residualformer.train.optimizer import Optimizer, learning_rate_factor
 from residualformer.train.warm_start import warm_start
-from steps import train as train_step
 
 CONFIG = Config(
     features=FeatureConfig(num_mel_bins=F),
@@ -305,17 +305,17 @@ def test_a_killed_run_leaves_nothing_that_a_new_one_would_average(cuts, tmp_path
 def test_tokens_are_those_of_the_configuration_and_of_the_model_to_start_from(tmp_path):
     path = tmp_path / "tokenizer.json"
     TOKENIZER.save(path)
-    assert train_step.read_tokens(path, TokenConfig("char")).pieces == TOKENIZER.pieces
+    assert setup.read_tokens(path, TokenConfig("char")).pieces == TOKENIZER.pieces
     with pytest.raises(UserError, match="kind char, but tokens.kind = bpe and tokens.vocab_size = 30"):
-        train_step.read_tokens(path, TokenConfig("bpe", 30))
+        setup.read_tokens(path, TokenConfig("bpe", 30))
     weights = build_model(CONFIG, TOKENIZER.vocab_size).state_dict()
     model = tmp_path / "model.pt"
     checkpoint.save_model(model, weights, CONFIG, TOKENIZER, {})
     encoder = changed("encoder", residual=ResidualConfig(3, True)).encoder
-    assert train_step.warm_start_weights(model, TOKENIZER, encoder).keys() == weights.keys()
+    assert setup.warm_start_weights(model, TOKENIZER, encoder).keys() == weights.keys()
     other = Tokenizer([*TOKENIZER.pieces[:2], *reversed(TOKENIZER.pieces[2:])])  # as many, in another order
     with pytest.raises(UserError, match="model.pt writes other tokens"):
-        train_step.warm_start_weights(model, other, encoder)
+        setup.warm_start_weights(model, other, encoder)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_weights_of_the_same_shapes_but_of_other_layers_are_no_start(tmp_path, c
     checkpoint.save_model(model, weights, config, TOKENIZER, {})
     warm_start(build_model(other, TOKENIZER.vocab_size), weights, "the shapes fit")
     with pytest.raises(UserError, match=f"cannot start from {model}: its encoder.{told} configured"):
-        train_step.warm_start_weights(model, TOKENIZER, other.encoder)
+        setup.warm_start_weights(model, TOKENIZER, other.encoder)
 
 
 def test_a_run_goes_on_with_a_newer_version_that_has_more_settings(cuts, tmp_path):
@@ -337,10 +337,10 @@ def test_a_run_goes_on_with_a_newer_version_that_has_more_settings(cuts, tmp_pat
     older = {**config, "data": {name: value for name, value in config["data"].items() if name != "pad_start_ms"}}
     resume = tmp_path / "run" / "checkpoints" / "resume.pt"
     checkpoint.save({"identity": {"config": older, "tokens": tokens}}, resume)
-    assert train_step.prepare_folder(tmp_path / "run", {"config": config, "tokens": tokens}) and resume.is_file()
+    assert setup.prepare_folder(tmp_path / "run", {"config": config, "tokens": tokens}) and resume.is_file()
     held, wanted = {"config": older, "tokens": tokens}, {"config": config, "tokens": tokens}
     for changes in ({"config": config_to_dict(changed("data", pad_start_ms=10))}, {"tokens": "others"}):
-        assert not checkpoint.same_run(held, wanted | changes)
+        assert not is_same_training(held, wanted | changes)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -358,7 +358,7 @@ def test_muon_takes_the_shared_matrices_and_nothing_else():
 
 
 def test_a_learning_rate_that_never_peaks_is_told(caplog):
-    train_step.warn_of_warmup(99, 100)
+    setup.warn_of_warmup(99, 100)
     assert not caplog.records
-    train_step.warn_of_warmup(100, 100)
+    setup.warn_of_warmup(100, 100)
     assert "never peaks: train.optimizer.warmup_steps = 100, but train.max_steps = 100" in caplog.text

@@ -1,0 +1,208 @@
+"""The set-up of a training: what it starts from and learns from, whether its run folder is fresh, the run itself."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from residualformer.config.loading import config_from_dict, dump_config
+from residualformer.config.schema import Config, EncoderConfig, TokenConfig
+from residualformer.data.features import read_cmvn, read_feature_config
+from residualformer.data.splits import cuts_file
+from residualformer.data.tokenizer import Tokenizer
+from residualformer.errors import UserError
+from residualformer.files import set_aside, write_text
+from residualformer.model import checkpoint
+from residualformer.model.identity import is_same_training, training_identity
+from residualformer.train.loop import Trainer
+from residualformer.train.teacher import Teacher
+from residualformer.train.warm_start import refuse_other_use
+
+log = logging.getLogger("residualformer")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that a training needs, read and checked before its run folder is touched.
+
+    Attributes:
+        data: folder with fbank/ and lang/ (stages 2 and 3).
+        folder: the run folder.
+        source: the model file to start from.
+        weights: the weights in it.
+        teacher: the model file that the arbitrator learns from.
+        slow_share: the share of slow frames on the dev set that is sought.
+    """
+
+    config: Config
+    data: Path
+    folder: Path
+    tokenizer: Tokenizer
+    source: Path | None
+    weights: dict[str, torch.Tensor]
+    teacher: Path | None
+    slow_share: float | None
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the weights of this training."""
+        teacher = checkpoint.load(self.teacher, "weights")["weights"] if self.teacher else None
+        return training_identity(
+            self.config,
+            tokens=self.tokenizer.fingerprint,
+            warm_start=checkpoint.fingerprint(self.weights),
+            teacher=checkpoint.fingerprint(teacher) if teacher else None,
+            slow_share=self.slow_share,
+        )
+
+
+def read_setup(config: Config, data: Path, folder: Path, warm_start: Path | None = None) -> Setup:
+    """Read what the training of `config` in the run folder `folder` needs.
+
+    Args:
+        warm_start: run folder to start from, instead of the sibling of `folder` that the configuration names.
+
+    Raises:
+        UserError: the features or tokens are not those of `config`, or a model that it needs is missing or unfit.
+    """
+    source = warm_start_source(config, folder, warm_start)
+    tokenizer = read_tokens(data / "lang" / "tokenizer.json", config.tokens)
+    weights = warm_start_weights(source, tokenizer, config.encoder) if source else {}
+    features = read_feature_config(data / "fbank")
+    if features != config.features:
+        raise UserError(f"{data}/fbank holds {features}, but {config.features} is configured; run stage 2 again")
+    teacher, slow_share = teacher_of(config, folder), slow_share_to_match(config, folder)
+    return Setup(config, data, folder, tokenizer, source, weights, teacher, slow_share)
+
+
+def make_trainer(setup: Setup, resume_script: str) -> Trainer | None:
+    """Make the run folder ready and return the trainer in it, at its start or where an earlier call stopped.
+
+    A run of another configuration that is there is moved aside.
+
+    Args:
+        resume_script: content of resume.sh, which goes on with this run.
+
+    Returns:
+        None if the run folder holds the finished model already.
+    """
+    config, folder, identity = setup.config, setup.folder, setup.identity()
+    if not prepare_folder(folder, identity):
+        return None
+    dump_config(config, folder / "config.yaml")
+    write_text(folder / "resume.sh", resume_script)
+    log_to(folder / "train.log")
+    cuts = {name: cuts_file(setup.data / "fbank", name) for name in ("train", "dev")}
+    cmvn = read_cmvn(setup.data / "fbank")
+    teacher = Teacher(setup.teacher, config) if setup.teacher else None
+    trainer = Trainer(config, setup.tokenizer, cuts, cmvn, folder, identity, teacher, setup.slow_share)
+    if trainer.resume():
+        log.info("going on from step %d", trainer.step)
+    elif setup.source:
+        report = trainer.warm_start(setup.weights, str(setup.source))
+        listed = folder / "warm_start.txt"
+        write_text(listed, "\n".join(report.lines()) + "\n")
+        counts = len(report.mapped), len(report.converted), len(report.fresh)
+        log.info("warm start from %s: %d keys mapped, %d converted, %d fresh; %s lists them",
+                 setup.source, *counts, listed)  # fmt: skip
+    warn_of_warmup(config.train.optimizer.warmup_steps, config.train.max_steps)
+    return trainer
+
+
+def warm_start_source(config: Config, folder: Path, warm_start: Path | None) -> Path | None:
+    """Return the model file to start from: that of `warm_start`, else that of the experiment `config` names."""
+    if warm_start is None and config.warm_start is None:
+        return None
+    return needed_model(warm_start or folder.parent / str(config.warm_start), f"{folder} starts from")
+
+
+def teacher_of(config: Config, folder: Path) -> Path | None:
+    """Return the model file of the arbitrator's teacher, if the training begins with learning from one."""
+    arbitrator = config.amnet.arbitrator
+    if not arbitrator.pretrain_steps:
+        return None
+    return needed_model(folder.parent / str(arbitrator.teacher), f"the arbitrator of {folder} learns from")
+
+
+def slow_share_to_match(config: Config, folder: Path) -> float | None:
+    """Return the share of slow frames on the dev set to reach: as stated, or that of the experiment to match."""
+    if config.amnet.cost.match is None:
+        return config.amnet.cost.slow_share
+    file = needed_model(folder.parent / config.amnet.cost.match, f"{folder} matches the share of slow frames of")
+    share = checkpoint.load(file, "info")["info"]["valid"].get("slow_share")
+    if share is None:
+        raise UserError(f"{file} has no slow frames whose share could be matched; name another in amnet.cost.match")
+    return float(share)
+
+
+def needed_model(run: Path, why: str) -> Path:
+    """Return the model file of a run folder; raise UserError if it is not trained."""
+    if not (run / checkpoint.MODEL_FILE).is_file():
+        raise UserError(f"{why} {run}, which holds no {checkpoint.MODEL_FILE}: train it first")
+    return run / checkpoint.MODEL_FILE
+
+
+def warm_start_weights(source: Path, tokenizer: Tokenizer, encoder: EncoderConfig) -> dict[str, torch.Tensor]:
+    """Read the weights of a model file; raise UserError if they are for other tokens or other layers."""
+    value = checkpoint.load(source, "weights", "tokenizer", "config")
+    if checkpoint.model_tokenizer(value, source).fingerprint != tokenizer.fingerprint:
+        raise UserError(f"{source} writes other tokens than those of stage 3; train it again first")
+    refuse_other_use(encoder, config_from_dict(value["config"], str(source)).encoder, str(source))
+    weights: dict[str, torch.Tensor] = value["weights"]
+    return weights
+
+
+def read_tokens(path: Path, config: TokenConfig) -> Tokenizer:
+    """Read a tokenizer; raise UserError if it is not as configured."""
+    tokenizer = Tokenizer.load(path)
+    if tokenizer.kind != config.kind or (config.kind == "bpe" and tokenizer.vocab_size != config.vocab_size):
+        raise UserError(
+            f"{path} holds {tokenizer.vocab_size} tokens of kind {tokenizer.kind}, but tokens.kind = {config.kind} and "
+            f"tokens.vocab_size = {config.vocab_size} are configured; run stage 3 again, with --overwrite"
+        )
+    return tokenizer
+
+
+def prepare_folder(folder: Path, identity: dict[str, Any]) -> bool:
+    """Make a folder ready for a run of this identity; return False if that run is finished already."""
+    finished, resume = folder / checkpoint.MODEL_FILE, folder / "checkpoints" / "resume.pt"
+    if finished.is_file():
+        held = checkpoint.load(finished, "info")["info"].get("identity")
+    elif resume.is_file():
+        held = checkpoint.load(resume, "identity")["identity"]
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        return True
+    if not is_same_training(held, identity):
+        print(f"{folder}: configuration, tokens or warm start changed; the old run is kept in {set_aside(folder)}")
+        folder.mkdir()
+        return True
+    return not finished.is_file()
+
+
+def warn_of_warmup(warmup_steps: int, max_steps: int) -> None:
+    """Warn if the training ends before the learning rate has risen."""
+    if warmup_steps >= max_steps:
+        log.warning("the learning rate never peaks: train.optimizer.warmup_steps = %d, but train.max_steps = %d",
+                    warmup_steps, max_steps)  # fmt: skip
+
+
+class AboveTheBar(logging.Handler):
+    """Log lines on stderr that leave a progress bar whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def log_to(path: Path) -> None:
+    """Log to the terminal and to a file, each line with the time of day."""
+    log.setLevel(logging.INFO)
+    formatter = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    for handler in (AboveTheBar(), logging.FileHandler(path)):
+        handler.setFormatter(formatter)
+        log.addHandler(handler)
