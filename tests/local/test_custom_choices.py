@@ -81,7 +81,7 @@ def test_few_or_large_groups_are_not_held_out():
 
 
 def test_the_document_has_the_table(root):
-    lines = (root / "docs/custom.md").read_text(encoding="utf-8").splitlines()
+    lines = (root / "docs/own_data.md").read_text(encoding="utf-8").splitlines()
     rows = [line.strip("|").split("|") for line in lines if re.match(r"\| (up to|more)", line)]
     assert len(rows) == len(SIZES)
     for cells, size in zip(rows, SIZES):
