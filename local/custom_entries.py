@@ -94,5 +94,5 @@ def refuse(problem: str) -> UserError:
     """A UserError about the data, which ends in what may be given."""
     return UserError(
         f"{problem}. Allowed are: kaldi (a folder with text and wav.scp), pairs (NAME.wav beside NAME.txt, in any "
-        "folders), table (TSV or CSV with columns path and text), cuts (Lhotse's, as .jsonl.gz); see docs/custom.md."
+        "folders), table (TSV or CSV with columns path and text), cuts (Lhotse's, as .jsonl.gz); see docs/own_data.md."
     )

@@ -1,4 +1,4 @@
-"""The names of an exported folder's files, which `export` writes and this package reads (docs/export.md)."""
+"""The names of an exported folder's files, which `export` writes and this package reads (docs/exported_format.md)."""
 
 from __future__ import annotations
 
