@@ -1,8 +1,8 @@
 """Your own data: a folder of audio and text in one of four layouts becomes the cuts and the values of a recipe.
 
 The layout is recognised: kaldi, pairs (NAME.wav beside NAME.txt), table (TSV or CSV) or cuts (Lhotse's); see
-local/custom_layouts.py and docs/own_data.md. Splits that the data lacks are held out of train by speaker. What cannot be
-used is dropped, counted by reason, and listed in dropped.tsv. Text keeps its characters, in Unicode's composed form.
+local/custom_layouts.py and docs/own_data.md. Splits that the data lacks are held out of train by speaker. What cannot
+be used is dropped, counted by reason, and listed in dropped.tsv. Text keeps its characters, in composed form (NFC).
 Stage 1 also chooses a configuration for the amount of speech: chosen.yaml, from the table in local/custom_choices.py.
 """
 

@@ -1,1 +1,1 @@
-"""A trained run as a folder that sherpa-onnx, unmodified, and our own runtime recognise with (docs/exported_format.md)."""
+"""A trained run as a folder that sherpa-onnx, unmodified, and our own runtime recognise with (docs/format.md)."""

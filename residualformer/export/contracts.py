@@ -1,6 +1,6 @@
 """The two kinds of sherpa-onnx's online transducers that our models fit: inputs, outputs and metadata of three files.
 
-sherpa-onnx goes by the order of inputs and outputs; the names are ours. Features, states, limits: docs/exported_format.md.
+sherpa-onnx goes by the order of inputs and outputs; the names are ours. Features, states, limits: docs/format.md.
 """
 
 from __future__ import annotations

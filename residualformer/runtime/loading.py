@@ -1,4 +1,4 @@
-"""Loading of an exported folder (`docs/exported_format.md`) with one of the two engines: onnxruntime, or the memory-lean one."""
+"""Loading of an exported folder (`docs/format.md`) with one of the two engines: onnxruntime, or the memory-lean one."""
 
 from __future__ import annotations
 

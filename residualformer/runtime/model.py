@@ -1,4 +1,4 @@
-"""The model of an exported folder as the searches see it, whatever runs it (`docs/exported_format.md`).
+"""The model of an exported folder as the searches see it, whatever runs it (`docs/format.md`).
 
 N streams or hypotheses, F mel bins, J the joint space, V tokens.
 """

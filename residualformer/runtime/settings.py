@@ -1,4 +1,4 @@
-"""The names of an exported folder's files, which `export` writes and this package reads (docs/exported_format.md)."""
+"""The names of an exported folder's files, which `export` writes and this package reads (docs/format.md)."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class _Place(NamedTuple):
 
 
 class MappedWeights:
-    """Weights of one file by the names that `docs/exported_format.md` gives them; UserError when it is no such file."""
+    """Weights of one file by the names that `docs/format.md` gives them; UserError when it is no such file."""
 
     def __init__(self, path: Path):
         try:
