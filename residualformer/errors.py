@@ -1,4 +1,4 @@
-"""Mistakes a user can mend: each is one sentence of what was given, what is allowed, what to do."""
+"""Errors that a user can correct, in one sentence: what was given, what is allowed, what to do."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
-    """Bad input; its text is shown alone, without a traceback, and the exit status is 2."""
+    """An error that a user can correct. It is shown without a traceback, and the exit status is 2."""
 
 
 def closest(name: str, valid: Iterable[str]) -> str:
-    """' Did you mean 'x'?' when a valid name is near `name`, else ''."""
+    """Return " Did you mean 'x'?" with the valid name that is closest to `name`, or "" if none is close."""
     near = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a command line's `main`; a UserError or a failing disk ends it in one line and status 2, Ctrl-C in 130.
+    """Run the `main` function of a script and exit with a status.
 
-    SIGTERM ends it as Ctrl-C does, so that files and processes are tidied up.
+    UserError and failing disks end in one line on stderr and status 2, Ctrl-C in status 130. SIGTERM acts like Ctrl-C,
+    so that temporary files and worker processes are cleaned up.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -33,8 +34,8 @@ def run_main(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor can what is still buffered be written
+    except BrokenPipeError:  # the reader of the output, such as `head`, has exited
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discard what is still buffered
         sys.exit(1)
     except OSError as error:
         where, reason = f" {error.filename}" if error.filename else "", error.strerror or error

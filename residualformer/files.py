@@ -1,9 +1,11 @@
-"""Atomic writes: a reader sees the old file or the whole new one, never a half. Reading of JSON that may be damaged."""
+"""Atomic writes (a reader sees the old file or the whole new one), and reading of text and JSON that may be damaged."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +13,14 @@ from typing import Any
 
 from residualformer.errors import UserError
 
+_LEFTOVER = re.compile(r"\.\d+\..+")  # a process writes NAME as .PID.NAME
+
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success it takes the place of `path`, on failure it is removed.
+    """Yield a temporary path beside `path`, which replaces `path` on success and is removed on failure.
 
-    The suffix of `path` is kept (Lhotse and torch choose a format by it). An OSError names `path`.
+    The suffix of `path` is kept, because Lhotse and torch choose a format by it. An OSError names `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,8 +36,15 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half-written in `folder`. No other process may be writing there."""
+    for path in folder.glob(".*"):
+        if _LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def set_aside(folder: Path) -> Path:
-    """Move a result to `old/<name>.<number>` beside it, where no table of results looks; gives the new place."""
+    """Move a result to `old/<name>.<number>` beside it, where no table of results looks. Return the new path."""
     old = folder.parent / "old"
     old.mkdir(exist_ok=True)
     target = next(path for n in range(1, 10_000) if not (path := old / f"{folder.name}.{n}").exists())
@@ -41,16 +52,22 @@ def set_aside(folder: Path) -> Path:
 
 
 def write_text(path: Path | str, text: str) -> None:
+    """Write a text file atomically, in UTF-8."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path | str, value: Any) -> None:
+    """Write a JSON file atomically, indented."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path | str, advice: str) -> dict[str, Any]:
-    """The mapping in a JSON file; UserError, which ends in `advice`, when there is no such file or it holds none."""
+    """Read the mapping in a JSON file.
+
+    Raises:
+        UserError: the file is missing or holds something else; the message ends in `advice`.
+    """
     value = _parsed(read_text(path, advice), str(path), advice)
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON mapping: {advice}.")
@@ -58,25 +75,34 @@ def read_json(path: Path | str, advice: str) -> dict[str, Any]:
 
 
 def read_json_lines(path: Path | str, advice: str) -> list[Any]:
-    """The value in each line of a JSONL file; UserError as `read_json`'s, with the line's number."""
+    """Read the value in each line of a JSONL file.
+
+    Raises:
+        UserError: the file is missing, or a line is damaged; the message tells its number and ends in `advice`.
+    """
     lines = split_lines(read_text(path, advice))
     return [_parsed(line, f"{path}, line {number}", advice) for number, line in enumerate(lines, start=1)]
 
 
 def read_log(path: Path | str) -> list[dict[str, Any]]:
-    """The mappings in a JSONL file that is appended to; what a crash left unfinished is passed over."""
+    """Read the mappings in a JSONL file that is appended to, ignoring what a crash left unfinished."""
     records = []
     for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        records += [record] if isinstance(record, dict) else []
+        if isinstance(record, dict):
+            records.append(record)
     return records
 
 
 def read_text(path: Path | str, advice: str) -> str:
-    """The content of a text file; UserError, which ends in `advice`, when there is no such file or it is not UTF-8."""
+    """Read a text file.
+
+    Raises:
+        UserError: the file is missing or not UTF-8; the message ends in `advice`.
+    """
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -86,7 +112,7 @@ def read_text(path: Path | str, advice: str) -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    """Its lines; unlike `str.splitlines` no more, where a text holds Unicode's line separators (U+2028, U+0085)."""
+    """Split `text` at newlines only; `str.splitlines` also splits at U+2028, U+0085 and others."""
     return text.removesuffix("\n").split("\n") if text else []
 
 

@@ -1,7 +1,7 @@
-"""Work shared out to processes, over one pipe each.
+"""A map over worker processes that notices when a process is killed.
 
-The standard pools wait for ever when a process is killed while a task is written to it, and leave their processes
-behind when the parent is killed; a pipe of its own tells either side at once that the other is gone.
+The standard pools hang when a worker is killed while a task is written to it, and leave workers behind when the parent
+is killed. With one pipe per worker, either side notices at once that the other is gone.
 """
 
 from __future__ import annotations
@@ -13,33 +13,46 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from residualformer.errors import UserError
+
+_Answer = tuple[list[Any], Exception | None]  # results, and the error that ended them
 
 
 @contextmanager
 def worker_map(
     jobs: int, items_at_once: int = 1, prepare: Callable[[], Any] | None = None
 ) -> Iterator[Callable[..., Iterator]]:
-    """A `map(function, items)` over `jobs` processes (1: this one), results in order, to be used up before the next.
+    """Yield a `map(function, items)` over `jobs` processes, or in this process if `jobs` is 1.
 
-    Raises what `function` raises, and UserError when a process is killed. Processes are spawned (a fork would inherit
-    the locks of torch's threads) and call `prepare` first.
+    Results come in order. Use up one map before starting the next. Processes are spawned, because a fork would inherit
+    the locks of torch's threads.
+
+    Args:
+        jobs: number of processes.
+        items_at_once: number of items that a process gets at a time.
+        prepare: called first in each process.
+
+    Raises:
+        UserError: a process was killed. Exceptions of `function` are raised as they are.
     """
     if jobs == 1:
         yield map
         return
     context = multiprocessing.get_context("spawn")
-    pipes, processes = [], []
-    # Ctrl-C reaches every process of a terminal; those started while it is ignored leave it to this one.
+    pipes: list[Connection] = []
+    processes: list[SpawnProcess] = []
+    # Ctrl-C reaches every process of a terminal. Processes started while it is ignored leave it to this one.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     for _ in range(jobs):
-        here, there = context.Pipe()
-        processes.append(context.Process(target=_serve, args=(there, prepare), daemon=True))
-        processes[-1].start()
-        there.close()  # the process alone holds this end, so that its death closes the pipe
-        pipes.append(here)
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, prepare), daemon=True)
+        process.start()
+        theirs.close()  # only the process holds this end now, so that its death closes the pipe
+        processes.append(process)
+        pipes.append(ours)
     signal.signal(signal.SIGINT, handler)
     try:
         yield partial(_map, pipes, items_at_once)
@@ -51,10 +64,13 @@ def worker_map(
             process.join()
 
 
-def _map(pipes: list[Connection], size: int, function: Callable, items: Iterable) -> Iterator:
-    rest = iter(items)
-    tasks = enumerate(iter(lambda: list(islice(rest, size)), []))
-    idle, working, done, next_ = list(pipes), {}, {}, 0
+def _map(pipes: list[Connection], items_at_once: int, function: Callable, items: Iterable) -> Iterator:
+    remaining = iter(items)
+    tasks = enumerate(iter(lambda: list(islice(remaining, items_at_once)), []))
+    idle = list(pipes)
+    working: dict[Connection, int] = {}  # the number of the task that each pipe's process works on
+    done: dict[int, _Answer] = {}
+    next_task = 0
     while True:
         for number, task in islice(tasks, len(idle)):
             pipe = idle.pop()
@@ -63,16 +79,16 @@ def _map(pipes: list[Connection], size: int, function: Callable, items: Iterable
             working[pipe] = number
         if not working:
             return
-        for pipe in wait(list(working)):
+        for pipe in [pipe for pipe in wait(list(working)) if isinstance(pipe, Connection)]:
             with _noticing_death():
                 done[working.pop(pipe)] = pipe.recv()
             idle.append(pipe)
-        while next_ in done:
-            results, error = done.pop(next_)
+        while next_task in done:
+            results, error = done.pop(next_task)
             yield from results
             if error is not None:
                 raise error
-            next_ += 1
+            next_task += 1
 
 
 @contextmanager
@@ -84,8 +100,8 @@ def _noticing_death() -> Iterator[None]:
         raise UserError(f"a worker process was killed, {why}: run it again with fewer --jobs.") from error
 
 
-def _serve(pipe: Connection, prepare: Callable[[], Any] | None) -> None:
-    """In a worker: answer (function, items) with (results, the error that ended them or None), until nobody asks."""
+def _work(pipe: Connection, prepare: Callable[[], Any] | None) -> None:
+    """Answer tasks with results and the error that ended them, if any, until the parent is gone. Runs in a worker."""
     if prepare is not None:
         prepare()
     while True:
@@ -102,5 +118,5 @@ def _serve(pipe: Connection, prepare: Callable[[], Any] | None) -> None:
             error = raised
         try:
             pipe.send((results, error))
-        except ConnectionError:  # nobody waits for it any more
+        except ConnectionError:  # the parent is gone
             return

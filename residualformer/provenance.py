@@ -1,4 +1,4 @@
-"""Where a result comes from: code, machine, versions."""
+"""The provenance of a result: code, machine and library versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def provenance() -> dict[str, str]:
-    """Command, commit (with `-dirty` where files differ from it), hardware and library versions, as plain text."""
+    """Return command, commit, hardware and library versions, as plain text."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "lhotse", "kaldi-native-fbank")}
     return {
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
@@ -38,7 +38,7 @@ def _git(*arguments: str) -> str:
 
 
 def hardware() -> str:
-    """Such as `Intel Xeon, 2 threads` or `NVIDIA H100, 1 GPU`."""
+    """Return a description such as `Intel Xeon, 2 threads` or `NVIDIA H100, 1 of 8 GPU`."""
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name(0)}, 1 of {torch.cuda.device_count()} GPU"
     model = platform.processor() or platform.machine()

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from residualformer.errors import UserError
-from residualformer.files import read_json, read_json_lines, read_log, replacing, write_json
+from residualformer.files import read_json, read_json_lines, read_log, remove_leftovers, replacing, write_json
 from residualformer.lock import alone_in
 
 
@@ -21,6 +21,17 @@ def test_a_failed_write_names_the_file_and_leaves_the_old_one(tmp_path, error):
         raise error
     assert caught.value.filename == str(path)
     assert read_json(path, "-") == {"a": 1} and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    kept = ["model.pt", ".lock", ".hidden.7", "1.json", ".run.lock"]
+    for name in [*kept, ".12345.model.pt", ".7.cuts.jsonl.gz"]:
+        (tmp_path / name).write_text("-")
+    (tmp_path / ".8.new.export").mkdir()
+    (tmp_path / ".8.new.export" / "encoder.onnx").write_text("-")
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+    remove_leftovers(tmp_path / "missing")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ FLICKER = 0.4  # standard deviation of a background's log energy from cell to ce
 BEND = 0.6  # warped frequencies are proportional up to this part of the highest, then lead back to the highest
 
 
-class Variation:
+class Augmentation:
     """Random changes of the features (N, T, F) of a batch, each utterance its own.
 
     Args:

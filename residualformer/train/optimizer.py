@@ -1,76 +1,78 @@
-"""Optimisers and learning-rate schedules."""
+"""Optimizers and learning-rate schedules."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from residualformer.config.schema import OptimizerConfig, TrainConfig
 from residualformer.nn.transducer import Transducer
 
-ARBITRATOR = "encoder.arbitrator."  # how its parameters' names begin
+ARBITRATOR = "encoder.arbitrator."  # prefix of its parameters' names
 RESIDUAL = re.compile(r"encoder\.layers\.\d+\..*\.[ABD]")
-HOLD_END = 0.01  # of the learning rate, where `hold` ends
+HOLD_END = 0.01  # factor of the learning rate at the end of schedule `hold`
+
+Parameters = dict[str, nn.Parameter]
 
 
 class Optimizer:
-    """One step, one state and one schedule over what may be two optimisers.
+    """An optimizer and its learning-rate schedule, or two optimizers that step together.
 
-    `muon` hands `encoder.matrices()` (the shared matrices of Transformer layers, those of each gate of recurrent ones)
-    to Muon, whose update is made of equal singular values and scaled to AdamW's size; all else (biases, residuals,
-    convolutions, predictor, joiner) is AdamW's. A parameter without a gradient, such as those of an arbitrator that was
-    not asked, is left as it is.
+    With `muon`, the matrices of `encoder.matrices()` (shared ones of Transformer layers, those of each gate of
+    recurrent layers) are updated by Muon (Jordan et al., 2024), whose updates have equal singular values and are
+    scaled to the size of AdamW's. AdamW updates everything else: biases, residuals, convolutions, predictor, joiner.
+
+    A parameter without a gradient, such as an arbitrator's where it was not used, does not change.
     """
 
     def __init__(self, model: Transducer, config: TrainConfig) -> None:
         optimizer = config.optimizer
         stacked = model.encoder.matrices() if optimizer.kind == "muon" else []
-        matrices = [whole for whole, _ in stacked]
-        chosen = {id(p) for p in matrices}
-        others = {name: p for name, p in model.named_parameters() if id(p) not in chosen}
-        kind = torch.optim.Adam if optimizer.kind == "adam" else torch.optim.AdamW
-        by_factor: dict[float, dict[str, nn.Parameter]] = {1.0: {}}
-        for name, p in others.items():
-            by_factor.setdefault(_factor(name, optimizer), {})[name] = p
-        groups = []
-        for factor, own in by_factor.items():
-            own_groups = _decay_groups(own, optimizer.weight_decay)
-            groups += [each | {"lr": optimizer.lr * factor} for each in own_groups if each["params"] or factor == 1]
-        self.parts: list[torch.optim.Optimizer] = [
-            kind(groups, lr=optimizer.lr, betas=tuple(optimizer.betas), eps=1e-9, fused=True)
+        matrices = [matrix for matrix, _ in stacked]
+        of_muon = {id(p) for p in matrices}
+        others = {name: p for name, p in model.named_parameters() if id(p) not in of_muon}
+        self.parts = [_adam(others, optimizer)]
+        # Pairs of a parameter in which the matrices of several gates are stacked, and these, which share its memory.
+        self.stacks = [
+            (matrix, [nn.Parameter(row) for row in matrix.detach().chunk(count)])
+            for matrix, count in stacked
+            if count > 1
         ]
-        # Muon's parameters: each of the matrices that are stacked in one, in the memory of that one.
-        self.stacks = [(whole, [nn.Parameter(one) for one in whole.detach().chunk(n)]) for whole, n in stacked if n > 1]
         if matrices:
-            decay = optimizer.weight_decay
-            single = [whole for whole, n in stacked if n == 1] + [one for _, rows in self.stacks for one in rows]
-            muon = torch.optim.Muon(single, optimizer.muon_lr, decay, adjust_lr_fn="match_rms_adamw")
-            self.parts.append(muon)
+            single = [matrix for matrix, count in stacked if count == 1]
+            rows = [row for _, rows in self.stacks for row in rows]
+            self.parts.append(
+                torch.optim.Muon(
+                    [*single, *rows], optimizer.muon_lr, optimizer.weight_decay, adjust_lr_fn="match_rms_adamw"
+                )
+            )
         factor = learning_rate_factor(optimizer, config.max_steps)
         self.schedules = [LambdaLR(part, factor) for part in self.parts]
         self.parameters = [*others.values(), *matrices]
         self.clip_norm = optimizer.clip_norm
 
     def step(self) -> float:
-        """Clip the gradients, update, go on with the schedule, forget the gradients.
+        """Clip the gradients, update the parameters, advance the schedule and clear the gradients.
 
         Returns:
-            The gradient's norm before clipping; when it is not finite, or there is none, nothing is updated.
+            The norm of the gradients before clipping. If it is not finite, or without any gradient, no parameter
+            changes.
         """
-        learning = [parameter for parameter in self.parameters if parameter.grad is not None]
-        total = nn.utils.get_total_norm([parameter.grad for parameter in learning], foreach=True)
+        parameters = [p for p in self.parameters if p.grad is not None]
+        total = nn.utils.get_total_norm([_gradient(p) for p in parameters], foreach=True)
         norm = float(total)
-        if learning and math.isfinite(norm):
+        if parameters and math.isfinite(norm):
             if norm > self.clip_norm:
-                nn.utils.clip_grads_with_norm_(learning, self.clip_norm, total, foreach=True)
-            for whole, rows in self.stacks:
-                for one, gradient in zip(rows, whole.grad.chunk(len(rows)), strict=True):
-                    one.grad = gradient
+                nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, total, foreach=True)
+            for matrix, rows in self.stacks:
+                for row, gradient in zip(rows, _gradient(matrix).chunk(len(rows)), strict=True):
+                    row.grad = gradient
             for part in self.parts:
                 part.step()
         for schedule in self.schedules:
@@ -79,15 +81,16 @@ class Optimizer:
         return norm
 
     def zero_grad(self) -> None:
+        """Clear all gradients."""
         for part in self.parts:
             part.zero_grad(set_to_none=True)
-        for whole, _ in self.stacks:
-            whole.grad = None
+        for matrix, _ in self.stacks:
+            matrix.grad = None
 
     @property
     def lr(self) -> float:
-        """The current learning rate of the first part."""
-        return self.schedules[0].get_last_lr()[0]
+        """The current learning rate of Adam or AdamW."""
+        return float(self.schedules[0].get_last_lr()[0])
 
     def state_dict(self) -> dict[str, Any]:
         return {"parts": [p.state_dict() for p in self.parts], "schedules": [s.state_dict() for s in self.schedules]}
@@ -99,37 +102,63 @@ class Optimizer:
             schedule.load_state_dict(saved)
 
 
-def learning_rate_factor(config: OptimizerConfig, max_steps: int):
-    """step -> factor of the learning rate: up to 1 in `warmup_steps`, then down to 0 at `max_steps`.
+def learning_rate_factor(config: OptimizerConfig, max_steps: int) -> Callable[[int], float]:
+    """Return the schedule: a function from the step to a factor of the learning rate.
 
-    `linear` is that of ResidualTransformer (section 4.3), `cosine` a quarter turn slower at both ends. `hold` (AmNets,
-    section 5, says "warm-hold-decay" and no more) stays at 1 for `hold_fraction` of the steps after warm-up and then
-    falls exponentially, to 0.01 at `max_steps`.
+    The factor rises linearly to 1 in `warmup_steps`, then falls until `max_steps`:
+
+    * `linear`: linearly to 0 (ResidualTransformer, section 4.3).
+    * `cosine`: to 0 by half a cosine wave.
+    * `hold`: stays at 1 for `hold_fraction` of the steps after warm-up, then falls exponentially to 0.01. AmNets,
+      section 5, says no more than "warm-hold-decay".
     """
 
     def factor(step: int) -> float:
         if step < config.warmup_steps:
             return (step + 1) / config.warmup_steps
         left = max(0.0, (max_steps - step) / max(1, max_steps - config.warmup_steps))
-        if config.schedule == "hold":
-            decay = 1 - config.hold_fraction
-            return HOLD_END ** max(0.0, 1 - left / decay) if decay else 1.0
-        return left if config.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+        if config.schedule == "linear":
+            return left
+        if config.schedule == "cosine":
+            return 0.5 - 0.5 * math.cos(math.pi * left)
+        decay = 1 - config.hold_fraction
+        return HOLD_END ** max(0.0, 1 - left / decay) if decay else 1.0
 
     return factor
 
 
-def _factor(name: str, optimizer: OptimizerConfig) -> float:
-    """Of the learning rate, for the parameter of this name."""
+def _adam(parameters: Parameters, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return Adam or AdamW with a group for each learning rate and weight decay."""
+    by_factor: dict[float, Parameters] = {1.0: {}}  # first, since `lr` is that of the first group
+    for name, p in parameters.items():
+        by_factor.setdefault(_learning_rate_factor_of(name, config), {})[name] = p
+    groups = [
+        {**group, "lr": config.lr * factor}
+        for factor, members in by_factor.items()
+        for group in _decay_groups(members, config.weight_decay)
+        if group["params"] or factor == 1
+    ]
+    kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
+    beta1, beta2 = config.betas
+    return kind(groups, lr=config.lr, betas=(beta1, beta2), eps=1e-9, fused=True)
+
+
+def _learning_rate_factor_of(name: str, config: OptimizerConfig) -> float:
+    """Return the factor of the learning rate for the parameter `name`."""
     if name.startswith(ARBITRATOR):
-        return optimizer.arbitrator_factor
-    return optimizer.residual_factor if RESIDUAL.fullmatch(name) else 1.0
+        return config.arbitrator_factor
+    return config.residual_factor if RESIDUAL.fullmatch(name) else 1.0
 
 
-def _decay_groups(parameters: dict[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices, none for biases (of sparse branches: rows of one tensor) and diagonals."""
+def _decay_groups(parameters: Parameters, weight_decay: float) -> list[dict[str, Any]]:
+    """Split parameters by weight decay: matrices decay; diagonals and biases, even stacked ones of branches, do not."""
     decays = {name for name, p in parameters.items() if p.dim() >= 2 and not name.endswith(".bias")}
     return [
         {"params": [p for name, p in parameters.items() if name in decays], "weight_decay": weight_decay},
         {"params": [p for name, p in parameters.items() if name not in decays], "weight_decay": 0.0},
     ]
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad

@@ -1,10 +1,10 @@
-"""What changes in the course of a training (AmNets, sections 2 to 5); without compression nothing does.
+"""The phases of a training (AmNets, sections 2 to 5). Models without compression have just one.
 
-1. `pretrain_steps` updates: the arbitrator alone learns to tell the frames at which a teacher's outputs are uncertain.
-2. `prune_fraction` of the rest, where branches are sparse: the masks grow (eq. 3), branches are drawn evenly.
-3. Gumbel-softmax decisions (eq. 1), tau and noise falling linearly, and the cost loss beside the transducer loss.
+1. `pretrain_steps` updates: only the arbitrator learns, to detect frames at which a teacher's outputs are uncertain.
+2. `prune_fraction` of the rest, where branches are sparse: the masks grow (eq. 3), branches are sampled uniformly.
+3. Gumbel-softmax decisions (eq. 1) with tau and noise falling linearly, and the cost loss beside the transducer loss.
 
-Letters: N utterances, T' encoder frames, B branches, slow first.
+Letters: N utterances, T frames of features, T' encoder frames, B branches (slow first).
 """
 
 from __future__ import annotations
@@ -25,155 +25,164 @@ from residualformer.kernels.precision import bf16_autocast
 from residualformer.loss.amortized import amortized_latency, average_cost
 from residualformer.loss.objective import TransducerObjective
 from residualformer.model.cost import flops_per_frame
-from residualformer.nn.arbitrator import GumbelSoftmax, OneHot, Sampler, UniformBranch
+from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, OneHot, Sampler, UniformBranch
 from residualformer.nn.branches import BranchWeights
-from residualformer.nn.recurrent import Encoded
+from residualformer.nn.recurrent import Encoded, RecurrentEncoder
 from residualformer.nn.transducer import Transducer
 from residualformer.padding import real_frames
-from residualformer.train.metrics import Losses
+from residualformer.train.losses import BatchLosses, Ratio
 from residualformer.train.optimizer import learning_rate_factor
 from residualformer.train.teacher import Teacher
 from residualformer.train.weight_controller import WeightController
 
-HELD = 0.2  # of the third phase, at its end, in which a weight that adapts is held
+FINAL_PART = 0.2  # of phase 3, at its end, in which an adaptive weight of the cost loss no longer changes
 
 
 class Phases:
-    """A training that is the same from its first update to its last; what the others have in common."""
+    """A training of one phase, and the hooks by which other trainings differ from it."""
 
     def __init__(self, config: Config, model: Transducer) -> None:
         self.config, self.model, self.bf16 = config, model, config.train.precision == "bf16"
         self.objective = TransducerObjective(config.loss, self.bf16)
 
-    def begin(self, step: int) -> list[nn.Parameter] | None:
-        """Prepare the model for update `step`; gives the parameters that alone learn in it, None for all."""
+    def begin_update(self, step: int) -> list[nn.Parameter] | None:
+        """Prepare the model for update `step`. Return the parameters that learn in it, or None for all."""
         return None
 
-    def losses(self, batch: Batch, features: Tensor) -> Losses:
-        """Of one batch and its `features` (N, T, F): of the update that has begun, or, in eval mode, at run time."""
-        return Losses(self.objective.from_features(self.model, features, batch.feature_lens, batch))
+    def losses(self, batch: Batch, features: Tensor) -> BatchLosses:
+        """Compute the losses of `batch` from its `features` (N, T, F), augmented or not.
 
-    def validated(self, values: dict[str, float]) -> None:
-        """Take in what was measured on the dev set in the course of the training."""
+        In training mode they are those of the current update; in evaluation mode decisions are those of run time.
+        """
+        return BatchLosses(self.objective.from_features(self.model, features, batch.feature_lens, batch))
 
-    def settle(self, dev: Iterable[Batch]) -> None:
-        """Last touches to the model whose weights are final."""
+    def after_validation(self, values: dict[str, float]) -> None:
+        """Adapt to the measurements `values` on the dev set."""
+
+    def finalize(self, dev: Iterable[Batch]) -> None:
+        """Adjust the model after its weights have been averaged."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What must be known to go on as if never interrupted, beside model, optimiser and random numbers."""
+        """Return what is needed to continue, besides the model, the optimizer and the random generators."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
+        """Restore what `state_dict` returned."""
 
 
-class Pruning(Phases):
-    """Phase 2, on its own where there is one sparse branch.
+class PruningPhases(Phases):
+    """Phase 2, which is all there is for a single sparse branch.
 
     Attributes:
-        start, end: the updates at which pruning starts and at which all masks are final.
+        start, end: the updates at which pruning starts and from which the masks are final.
     """
 
     def __init__(self, config: Config, model: Transducer) -> None:
         super().__init__(config, model)
         amnet = config.amnet
         self.start = amnet.arbitrator.pretrain_steps
-        wanted = amnet.prune_fraction * (config.train.max_steps - self.start) if amnet.method == "sparse" else 0
-        updates = int(wanted // amnet.prune_every_steps)
-        self.end = self.start + updates * amnet.prune_every_steps
+        steps = amnet.prune_fraction * (config.train.max_steps - self.start) if amnet.method == "sparse" else 0
+        num_prunings = int(steps // amnet.prune_every_steps)
+        self.end = self.start + num_prunings * amnet.prune_every_steps
         weights = [module for module in model.encoder.modules() if isinstance(module, BranchWeights)]
         self.pruners = [
             BranchPruner(
                 [each[branch] for each in weights],
-                PruningSchedule(final, updates, amnet.prune_every_steps),
+                PruningSchedule(compression, num_prunings, amnet.prune_every_steps),
                 amnet.block,
             )
-            for branch, final in enumerate(amnet.compression if weights else [])
+            for branch, compression in enumerate(amnet.compression if weights else [])
         ]
 
-    def begin(self, step: int) -> list[nn.Parameter] | None:
+    def begin_update(self, step: int) -> list[nn.Parameter] | None:
         for pruner in self.pruners:
             pruner.update(step - self.start)
         return None
 
 
-class Branches(Pruning):
-    """All three phases, for two branches or more.
+class BranchPhases(PruningPhases):
+    """All three phases, for two or more branches.
 
     Args:
         teacher: for phase 1.
-        slow_share: the share of slow frames on the dev set that the weight of L_avg is to lead to, if it adapts.
+        slow_share: share of slow frames on the dev set to which the weight of L_avg adapts; None to keep the weight.
     """
 
     def __init__(
         self, config: Config, model: Transducer, teacher: Teacher | None = None, slow_share: float | None = None
     ) -> None:
         super().__init__(config, model)
+        encoder = model.encoder
+        assert isinstance(encoder, RecurrentEncoder) and isinstance(encoder.arbitrator, Arbitrator)
         cost, max_steps = config.amnet.cost, config.train.max_steps
-        self.encoder, self.teacher, self.step = model.encoder, teacher, 0
+        self.encoder, self.arbitrator, self.teacher, self.step = encoder, encoder.arbitrator, teacher, 0
         self.rho = 1 / (self.encoder.stride * FRAME_SHIFT_S)  # encoder frames per second
-        self.pace = learning_rate_factor(config.train.optimizer, max_steps)
-        self.controller = None
+        self.lr_factor = learning_rate_factor(config.train.optimizer, max_steps)
+        self.controller: WeightController | None = None
         if slow_share is not None:
             self.controller = WeightController(slow_share, math.log(cost.weight))
-        self.held_from = max_steps - HELD * (max_steps - self.end)
+        self.adapt_until = max_steps - FINAL_PART * (max_steps - self.end)
 
-    def begin(self, step: int) -> list[nn.Parameter] | None:
-        super().begin(step)
+    def begin_update(self, step: int) -> list[nn.Parameter] | None:
+        super().begin_update(step)
         self.step = step
-        return list(self.encoder.arbitrator.parameters()) if step < self.start else None
+        return list(self.arbitrator.parameters()) if step < self.start else None
 
     def sampler(self) -> Sampler:
-        """How the update that has begun makes decisions."""
+        """Return the rule by which the current update chooses branches."""
         if not self.encoder.training or self.step < self.start:
             return OneHot()
         if self.step < self.end:
             return UniformBranch()
         amnet = self.config.amnet
-        done = (self.step - self.end) / (self.config.train.max_steps - self.end)
-        tau = amnet.tau_start + done * (amnet.tau_end - amnet.tau_start)
-        return GumbelSoftmax(tau, amnet.noise_start + done * (amnet.noise_end - amnet.noise_start))
+        progress = (self.step - self.end) / (self.config.train.max_steps - self.end)
+        tau = amnet.tau_start + progress * (amnet.tau_end - amnet.tau_start)
+        return GumbelSoftmax(tau, amnet.noise_start + progress * (amnet.noise_end - amnet.noise_start))
 
-    def losses(self, batch: Batch, features: Tensor) -> Losses:
+    def losses(self, batch: Batch, features: Tensor) -> BatchLosses:
         if self.encoder.training and self.step < self.start:
-            return self._pretraining(batch, features)
+            return self._arbitrator_losses(batch, features)
         with bf16_autocast(features, self.bf16):
             encoded = self.encoder.encode(features, batch.feature_lens, self.sampler())
         real = real_frames(encoded.frames.size(1), encoded.lengths)
         sums = self.objective(self.model, encoded.frames, encoded.lengths, batch)
-        shares = self._shares(encoded, real)
-        if self.encoder.training and self.step >= self.end and self.config.amnet.cost.kind != "none":
-            total, count = shares["slow_share"]
-            weight = self._weight(float(total) / count)
-            kind = {"avg": "real_time_factor", "amr": "delay_s"}[self.config.amnet.cost.kind]
-            sums["cost"] = weight * shares[kind][0]
+        measures = self._decision_measures(encoded, real)
+        ratios: dict[str, Ratio] = {**measures}
+        kind = self.config.amnet.cost.kind
+        if self.encoder.training and self.step >= self.end and kind != "none":
+            total, count = measures["slow_share"]
+            weight = self._cost_weight(float(total) / count)
+            cost, _ = measures["real_time_factor" if kind == "avg" else "delay_s"]
+            sums["cost"] = weight * cost
             sums["loss"] = sums["loss"] + sums["cost"]
-            shares["cost_weight"] = (weight, 1)
-        return Losses(sums, shares)
+            ratios["cost_weight"] = (weight, 1)
+        return BatchLosses(sums, ratios)
 
-    def validated(self, values: dict[str, float]) -> None:
+    def after_validation(self, values: dict[str, float]) -> None:
         if self.controller:
             self.controller.calibrate(values["slow_share"])
 
     @torch.no_grad()
-    def settle(self, dev: Iterable[Batch]) -> None:
-        """Move the threshold between slow and the rest so that the share of slow frames on `dev` is the one sought.
+    def finalize(self, dev: Iterable[Batch]) -> None:
+        """Shift the arbitrator's bias so that the share of slow frames on `dev` is the target, where there is one.
 
-        Averaged weights decide otherwise than those that were averaged, and near the end a weight hardly moves a share.
-        An arbitrator that looks at states or decisions is left alone: its odds change with what was decided before.
+        Averaged weights decide otherwise than those that were averaged, and late in training the weight hardly changes
+        the share. An arbitrator that sees states or decisions is left alone: its logits depend on earlier decisions.
         """
         arbitrator = self.config.amnet.arbitrator
         if not self.controller or arbitrator.use_state or arbitrator.use_decision:
             return
         self.encoder.eval()
-        device, odds = self.encoder.mean.device, []
-        for batch in (each.to(device) for each in dev):
+        bias = self.arbitrator.out.bias
+        margins = []
+        for batch in dev:
+            batch = batch.to(bias.device)
             logits = self.encoder.arbitrate(batch.features, batch.feature_lens)
             real = real_frames(logits.size(1), self.encoder.output_lengths(batch.feature_lens))
-            odds.append((logits[..., 0] - logits[..., 1:].amax(2))[real])
-        ranked = torch.cat(odds).sort(descending=True).values
+            margins.append((logits[..., 0] - logits[..., 1:].amax(2))[real])
+        ranked = torch.cat(margins).sort(descending=True).values
         slow = min(max(round(self.controller.target * len(ranked)), 1), len(ranked) - 1)
-        self.encoder.arbitrator.out.bias[0] -= ranked[slow - 1 : slow + 1].mean()
+        bias[0] -= ranked[slow - 1 : slow + 1].mean()
 
     def state_dict(self) -> dict[str, Any]:
         return {"controller": self.controller.state_dict()} if self.controller else {}
@@ -182,27 +191,37 @@ class Branches(Pruning):
         if self.controller:
             self.controller.load_state_dict(state["controller"])
 
-    def _pretraining(self, batch: Batch, features: Tensor) -> Losses:
-        """Binary cross-entropy of "this frame is for the slow branch" with "the teacher is uncertain at this frame"."""
-        arbitrator = self.config.amnet.arbitrator
-        slow = self.teacher.entropy(features, batch.feature_lens) > arbitrator.entropy_threshold
-        with bf16_autocast(features, self.bf16):
-            logits = self.encoder.arbitrate(features, batch.feature_lens).float()
-        real = real_frames(logits.size(1), self.encoder.output_lengths(batch.feature_lens))
-        delay = arbitrator.delay  # with one, the logits decide on a later frame
-        logits = logits[:, : real.size(1) - delay]
-        slow, real = slow[:, delay:], real[:, delay:]
-        odds = logits[..., 0] - logits[..., 1:].logsumexp(2)
-        entropy = F.binary_cross_entropy_with_logits(odds[real], slow[real].float(), reduction="sum")
-        frames = max(int(real.sum()), 1)
-        right = (odds[real] > 0) == slow[real]
-        shares = {"arbitrator_bce": entropy.detach(), "arbitrator_accuracy": right.sum()}
-        shares |= {"slow_share": (odds[real] > 0).sum(), "teacher_slow_share": slow[real].sum()}
-        return Losses({"loss": entropy}, {name: (value, frames) for name, value in shares.items()})
+    def _arbitrator_losses(self, batch: Batch, features: Tensor) -> BatchLosses:
+        """Compute the loss of phase 1 (AmNets, section 5).
 
-    def _shares(self, encoded: Encoded, real: Tensor) -> dict[str, tuple[Tensor, float]]:
-        """What the decisions amount to: the share of slow frames (as if at run time), their L_avg and L_amr."""
-        flops, decisions = flops_per_frame(self.model), _taken_whole(encoded.decisions.float())
+        It is the binary cross-entropy between "the arbitrator chooses the slow branch for this frame" and "the
+        teacher's entropy at this frame exceeds the threshold".
+        """
+        assert self.teacher is not None
+        arbitrator = self.config.amnet.arbitrator
+        uncertain = self.teacher.entropy(features, batch.feature_lens) > arbitrator.entropy_threshold  # (N, T')
+        with bf16_autocast(features, self.bf16):
+            logits = self.encoder.arbitrate(features, batch.feature_lens).float()  # (N, T', B)
+        real = real_frames(logits.size(1), self.encoder.output_lengths(batch.feature_lens))
+        delay = arbitrator.delay  # the logits decide on the frame so many frames later
+        logits = logits[:, : real.size(1) - delay]
+        uncertain, real = uncertain[:, delay:], real[:, delay:]
+        log_odds = (logits[..., 0] - logits[..., 1:].logsumexp(2))[real]
+        labels = uncertain[real]
+        loss = F.binary_cross_entropy_with_logits(log_odds, labels.float(), reduction="sum")
+        count = max(int(real.sum()), 1)
+        sums = {
+            "arbitrator_bce": loss.detach(),
+            "arbitrator_accuracy": ((log_odds > 0) == labels).sum(),
+            "slow_share": (log_odds > 0).sum(),
+            "teacher_slow_share": labels.sum(),
+        }
+        return BatchLosses({"loss": loss}, {name: (total, count) for name, total in sums.items()})
+
+    def _decision_measures(self, encoded: Encoded, real: Tensor) -> dict[str, tuple[Tensor, int]]:
+        """Compute the share of slow frames (with the decisions of run time), L_avg and L_amr (eqs. 5 and 6)."""
+        assert encoded.decisions is not None and encoded.arbitrator_logits is not None
+        flops, decisions = flops_per_frame(self.model), _straight_through(encoded.decisions.float())
         q = decisions @ decisions.new_tensor(flops["branches"]) + flops["arbitrator"] + flops["output"]  # (N, T')
         cost = (q, encoded.lengths, self.config.amnet.cost.mu, self.rho)
         chosen = (encoded.arbitrator_logits if self.encoder.training else decisions).argmax(2)
@@ -213,31 +232,31 @@ class Branches(Pruning):
             "delay_s": (amortized_latency(*cost).sum(), len(q)),
         }
 
-    def _weight(self, share: float) -> float:
-        """The cost loss's weight in this update, in which `share` of the frames are slow."""
+    def _cost_weight(self, slow_share: float) -> float:
+        """Return the weight of the cost loss in the current update, in which `slow_share` of the frames are slow."""
         if not self.controller:
             return self.config.amnet.cost.weight
-        if self.step >= self.held_from:
-            return self.controller.held
-        done = (self.step - self.end) / max(self.held_from - self.end, 1)
-        self.controller.observe(share, self.pace(self.step), done)
+        if self.step >= self.adapt_until:
+            return self.controller.final_weight
+        progress = (self.step - self.end) / max(self.adapt_until - self.end, 1)
+        self.controller.observe(slow_share, self.lr_factor(self.step), progress)
         return self.controller.weight
 
 
-def _taken_whole(decisions: Tensor) -> Tensor:
-    """Soft decisions (N, T', B) as one-hot ones with the gradient of the soft ones.
+def _straight_through(decisions: Tensor) -> Tensor:
+    """Return one-hot decisions (N, T', B) with the gradient of the soft ones: the straight-through estimator.
 
-    A frame that is half slow costs the mean of both branches, and no backlog builds up of such frames; one that is slow
-    or fast by chance costs one of the two, and does at run time. L_avg, linear in q, has the same gradient either way.
+    Soft decisions would cost the mean of the branches at every frame, so that no backlog builds up; one-hot decisions
+    cost what they cost at run time. The gradient of L_avg, which is linear in q, is the same either way.
     """
     hard = F.one_hot(decisions.detach().argmax(2), decisions.size(2))
     return decisions + (hard - decisions).detach()
 
 
-def phases_of(
+def build_phases(
     config: Config, model: Transducer, teacher: Teacher | None = None, slow_share: float | None = None
 ) -> Phases:
-    """The phases that the training of `config` goes through; see `Branches`."""
+    """Return the phases of the training of `config`; for `teacher` and `slow_share` see `BranchPhases`."""
     if len(config.amnet.compression) > 1:
-        return Branches(config, model, teacher, slow_share)
-    return Pruning(config, model) if config.amnet.method == "sparse" else Phases(config, model)
+        return BranchPhases(config, model, teacher, slow_share)
+    return PruningPhases(config, model) if config.amnet.method == "sparse" else Phases(config, model)

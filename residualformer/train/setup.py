@@ -22,7 +22,7 @@ from residualformer.model import checkpoint
 from residualformer.model.identity import is_same_training, training_identity
 from residualformer.train.loop import Trainer
 from residualformer.train.teacher import Teacher
-from residualformer.train.warm_start import refuse_other_use
+from residualformer.train.warm_start import check_same_layers
 
 log = logging.getLogger("residualformer")
 
@@ -152,7 +152,7 @@ def warm_start_weights(source: Path, tokenizer: Tokenizer, encoder: EncoderConfi
     value = checkpoint.load(source, "weights", "tokenizer", "config")
     if checkpoint.model_tokenizer(value, source).fingerprint != tokenizer.fingerprint:
         raise UserError(f"{source} writes other tokens than those of stage 3; train it again first")
-    refuse_other_use(encoder, config_from_dict(value["config"], str(source)).encoder, str(source))
+    check_same_layers(encoder, config_from_dict(value["config"], str(source)).encoder, str(source))
     weights: dict[str, torch.Tensor] = value["weights"]
     return weights
 

@@ -1,4 +1,4 @@
-"""What an arbitrator learns before anything else: at which frames a trained model is unsure (AmNets, section 5)."""
+"""The teacher of an arbitrator: a trained model whose uncertain frames are to be slow (AmNets, section 5)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from residualformer.model import checkpoint
 
 
 class Teacher:
-    """A trained transducer that is asked for the entropy of its outputs; it does not learn.
+    """A trained transducer, frozen, that returns the entropy of its outputs.
 
     Args:
         path: a run folder or its `model.pt`.
-        config: of the model that learns from it.
+        config: of the model that learns from the teacher.
 
     Raises:
-        UserError: its features or its frames are not those of `config`.
+        UserError: the teacher has other features or other frames than `config`.
     """
 
     def __init__(self, path: Path, config: Config) -> None:
@@ -34,26 +34,34 @@ class Teacher:
             )
 
     def to(self, device: torch.device) -> Teacher:
+        """Move the model to `device`."""
         self.model.to(device)
         return self
 
     @torch.no_grad()
     def entropy(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Entropy, in nats, of the output distribution at (t, u(t)): features (N, T, F), lengths (N,) -> (N, T').
+        """Compute the entropy, in nats, of the output distribution at (t, u(t)) for every encoder frame t.
 
-        u(t) is the number of labels that greedy search has written before frame t.
+        u(t) is the number of labels that greedy search has emitted before frame t.
+
+        Args:
+            features: (N, T, F).
+            lengths: (N,), in frames of `features`.
+
+        Returns:
+            (N, T').
         """
         encoded, lengths = self.model.encoder(features, lengths)
-        found = greedy_search(self.model, encoded, lengths)
-        longest = max(len(each.tokens) for each in found)
-        tokens = torch.zeros(len(found), longest, dtype=torch.long)
-        frames = torch.full((len(found), longest), encoded.size(1))  # padding is written after the last frame
-        for n, each in enumerate(found):
-            tokens[n, : len(each.tokens)] = torch.tensor(each.tokens, dtype=torch.long)
-            frames[n, : len(each.frames)] = torch.tensor(each.frames, dtype=torch.long)
+        hypotheses = greedy_search(self.model, encoded, lengths)
+        longest = max(len(hypothesis.tokens) for hypothesis in hypotheses)
+        tokens = torch.zeros(len(hypotheses), longest, dtype=torch.long)
+        frames = torch.full((len(hypotheses), longest), encoded.size(1))  # padding comes after the last frame
+        for n, hypothesis in enumerate(hypotheses):
+            tokens[n, : len(hypothesis.tokens)] = torch.tensor(hypothesis.tokens, dtype=torch.long)
+            frames[n, : len(hypothesis.frames)] = torch.tensor(hypothesis.frames, dtype=torch.long)
         time = torch.arange(encoded.size(1))
-        written = (frames[:, None, :] < time[:, None]).sum(2).to(encoded.device)  # u(t), (N, T')
+        u = (frames[:, None, :] < time[:, None]).sum(2).to(encoded.device)  # (N, T')
         predicted = self.model.predictor(tokens.to(encoded.device))  # (N, U + 1, P)
-        seen = predicted.gather(1, written.unsqueeze(2).expand(-1, -1, predicted.size(2)))
-        logp = self.model.joiner(encoded, seen).float().log_softmax(2)
+        states = predicted.gather(1, u.unsqueeze(2).expand(-1, -1, predicted.size(2)))  # (N, T', P)
+        logp = self.model.joiner(encoded, states).float().log_softmax(2)
         return -(logp.exp() * logp).sum(2)

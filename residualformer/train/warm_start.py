@@ -1,7 +1,7 @@
-"""Starting a model from another one's weights.
+"""Initialization of a model from the weights of another one.
 
-A residual model from its weight-sharing-only counterpart (ResidualTransformer, section 4.3); a compressed recurrent
-encoder from a dense or factorised one, branches from a compressed one (AmNets, section 3).
+A residual model starts from its counterpart with weight sharing only (ResidualTransformer, section 4.3); a compressed
+recurrent encoder from a dense or factorised one; branches from a compressed encoder (AmNets, section 3).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from residualformer.errors import UserError
 from residualformer.nn.sharing import layer_groups
 from residualformer.nn.transducer import Transducer
 
+Weights = dict[str, Tensor]
+
 RESIDUAL_PARTS = ("A", "B", "D")
 ARBITRATOR = "encoder.arbitrator."
 _ADVICE = "the two configurations may differ in encoder.residual only, or in amnet by more compression"
@@ -24,12 +26,12 @@ _ADVICE = "the two configurations may differ in encoder.residual only, or in amn
 
 @dataclass(frozen=True)
 class WarmStartReport:
-    """Every key of the new model.
+    """The origin of every weight of the new model, by name.
 
     Attributes:
-        mapped: taken over as they are.
-        fresh: as initialised: residual parts, an arbitrator, the masks of weights that are not pruned yet.
-        converted: made of other keys: factors of a dense matrix or of other factors, a sparse branch's copy.
+        mapped: copied.
+        fresh: initialized at random: residual parts, an arbitrator, the masks of weights that are not pruned yet.
+        converted: computed from other weights: factors of a dense matrix or of other factors, a sparse branch's copy.
     """
 
     mapped: list[str]
@@ -37,90 +39,109 @@ class WarmStartReport:
     converted: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        keys = [(name, what) for what in ("mapped", "fresh", "converted") for name in getattr(self, what)]
-        return [f"{what:9s} {name}" for name, what in sorted(keys)]
+        """Return one line per weight, sorted by name."""
+        entries = [(name, kind) for kind in ("mapped", "fresh", "converted") for name in getattr(self, kind)]
+        return [f"{kind:9s} {name}" for name, kind in sorted(entries)]
 
 
-def warm_start(model: Transducer, weights: dict[str, Tensor], source: str) -> WarmStartReport:
-    """Copy `weights` into `model`, compressing what it wants compressed; nothing may be left over.
+def warm_start(model: Transducer, weights: Weights, source: str) -> WarmStartReport:
+    """Copy `weights` into `model`, compressing those of which `model` has a compressed form.
 
-    Missing from `weights` may be residual parts, and all of an arbitrator.
+    Residual parts, and an arbitrator as a whole, may be missing from `weights`; everything in `weights` must be used.
+
+    Args:
+        source: a description of where the weights come from, for messages.
 
     Raises:
-        UserError: a key is left over, or missing, or of another shape; a rank is higher than that of `source`.
+        UserError: a weight is missing, unused or of another shape, or a rank is higher than that of `source`.
     """
-    own = model.state_dict()
-    made, used = _converted(own, weights)
-    given = {name: value for name, value in weights.items() if name not in used} | made
-    fresh = [name for name in own if name not in given and _may_be_fresh(name, weights, made)]
-    wrong = [f"{name} is missing" for name in own if name not in given and name not in fresh]
-    wrong += [f"{name} is not part of the new model" for name in given if name not in own]
-    wrong += [
-        f"{name} is {tuple(given[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in given and given[name].shape != own[name].shape
+    target = model.state_dict()
+    converted, used = _convert(target, weights)
+    given = {name: value for name, value in weights.items() if name not in used} | converted
+    fresh = [name for name in target if name not in given and _may_be_fresh(name, weights, converted)]
+    problems = [
+        *(f"{name} is missing" for name in target if name not in given and name not in fresh),
+        *(f"{name} is not part of the new model" for name in given if name not in target),
+        *(
+            f"{name} is {tuple(given[name].shape)} instead of {tuple(value.shape)}"
+            for name, value in target.items()
+            if name in given and given[name].shape != value.shape
+        ),
     ]
-    if wrong:
-        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
-        raise UserError(f"cannot start from {source}: {'; '.join(wrong[:3])}{more}; {_ADVICE}")
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise UserError(f"cannot start from {source}: {'; '.join(problems[:3])}{more}; {_ADVICE}")
     model.load_state_dict(given, strict=False)
-    return WarmStartReport([name for name in own if name in given and name not in made], fresh, list(made))
+    mapped = [name for name in target if name in given and name not in converted]
+    return WarmStartReport(mapped, fresh, list(converted))
 
 
-def refuse_other_use(config: EncoderConfig, held: EncoderConfig, source: str) -> None:
-    """UserError where the weights of encoder `held` may fit that of `config` by their shapes, but are for other layers.
+def check_same_layers(config: EncoderConfig, source_config: EncoderConfig, source: str) -> None:
+    """Check that weights which fit by their shapes also belong to the same layers and heads.
 
-    As many groups of other layers, and as many numbers cut into other heads, have the same shapes.
+    Other groups of layers, if as many, and other heads, if as wide in all, have weights of the same shapes.
+
+    Raises:
+        UserError: `source_config`, of the encoder in `source`, has other groups or heads than `config`.
     """
-    if config.kind != "transformer" or held.kind != "transformer":
+    if config.kind != "transformer" or source_config.kind != "transformer":
         return
-    groups = [layer_groups(each.sharing, each.num_layers) for each in (config, held)]
-    for key, alike in (("sharing", groups[0] == groups[1]), ("num_heads", config.num_heads == held.num_heads)):
-        if not alike:
+    groups, source_groups = (layer_groups(each.sharing, each.num_layers) for each in (config, source_config))
+    same = {"sharing": groups == source_groups, "num_heads": config.num_heads == source_config.num_heads}
+    for key in same:
+        if not same[key]:
             raise UserError(
-                f"cannot start from {source}: its encoder.{key} is {getattr(held, key)}, but {getattr(config, key)} "
-                f"is configured; {_ADVICE}"
+                f"cannot start from {source}: its encoder.{key} is {getattr(source_config, key)}, but "
+                f"{getattr(config, key)} is configured; {_ADVICE}"
             )
 
 
-def _may_be_fresh(name: str, weights: dict[str, Tensor], made: dict[str, Tensor]) -> bool:
+def _may_be_fresh(name: str, weights: Weights, converted: Weights) -> bool:
     if name.startswith(ARBITRATOR):
         return not _has_arbitrator(weights)
-    return name.rsplit(".", 1)[-1] in RESIDUAL_PARTS or re.sub(r"\.mask$", ".W", name) in made
+    return name.rsplit(".", 1)[-1] in RESIDUAL_PARTS or re.sub(r"\.mask$", ".W", name) in converted
 
 
-def _has_arbitrator(weights: dict[str, Tensor]) -> bool:
+def _has_arbitrator(weights: Weights) -> bool:
     return any(name.startswith(ARBITRATOR) for name in weights)
 
 
-def _converted(own: dict[str, Tensor], weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], set[str]]:
-    """What of a recurrent encoder has to be made of other keys of `weights`, and these keys."""
-    made, used = {}, set()
-    for name, value in own.items():
+def _convert(target: Weights, weights: Weights) -> tuple[Weights, set[str]]:
+    """Compute the weights of `target`, a recurrent encoder's, that are not in `weights` as they are.
+
+    Returns:
+        These weights, and the names in `weights` that they were computed from.
+    """
+    converted: Weights = {}
+    used: set[str] = set()
+    for name, value in target.items():
         if match := re.fullmatch(r"(encoder\.layers\..+)\.P1", name):
-            made |= (factors := _factors(match[1], value.size(1), own, weights))
+            factors = _factors(match[1], value.size(1), target, weights)
+            converted |= factors
             used |= {key for key in (f"{match[1]}.W", *factors) if factors and key in weights}
         elif (match := re.fullmatch(r"(encoder\.layers\..+)\.\d+\.W", name)) and f"{match[1]}.W" in weights:
-            made[name] = weights[f"{match[1]}.W"]
+            converted[name] = weights[f"{match[1]}.W"]
             used.add(f"{match[1]}.W")
         elif name.endswith(".bias") and name in weights and value.dim() == 2 and weights[name].dim() == 1:
-            made[name] = weights[name].expand(len(value), -1)  # each sparse branch has its own
-    return made, used
+            converted[name] = weights[name].expand(len(value), -1)  # each sparse branch has its own
+    return converted, used
 
 
-def _factors(stem: str, rank: int, own: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """P1 and P2 of the matrix `stem`; nothing where those of `weights` serve as they are.
+def _factors(stem: str, rank: int, target: Weights, weights: Weights) -> Weights:
+    """Compute P1 and P2 of the matrix `stem`, unless `weights` has them as they are to be.
 
-    Factors of one branch that become those of several are ordered by singular value again, so that the first columns
-    are the best ones; factors that branches share already have learned their order.
+    Where the factors of one branch become those of several, they are ordered by singular value again, so that the
+    first columns are the best ones; factors that branches already share have learned their order.
     """
-    names = f"{stem}.P1", f"{stem}.P2"
+    name1, name2 = f"{stem}.P1", f"{stem}.P2"
     if f"{stem}.W" in weights:
-        return dict(zip(names, factorise(weights[f"{stem}.W"], rank), strict=True))
-    if not set(names) <= weights.keys():
+        p1, p2 = factorise(weights[f"{stem}.W"], rank)
+    elif name1 in weights and name2 in weights:
+        p1, p2 = weights[name1], weights[name2]
+        branches_are_new = _has_arbitrator(target) and not _has_arbitrator(weights)
+        if p1.size(1) == rank and not branches_are_new:
+            return {}
+        p1, p2 = refactorise(p1, p2, rank)
+    else:
         return {}
-    held = [weights[name] for name in names]
-    branches_are_new = _has_arbitrator(own) and not _has_arbitrator(weights)
-    if held[0].size(1) == rank and not branches_are_new:
-        return {}
-    return dict(zip(names, refactorise(*held, rank), strict=True))
+    return {name1: p1, name2: p2}

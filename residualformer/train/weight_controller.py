@@ -1,74 +1,76 @@
-"""A weight of L_avg that leads to a wanted share of slow frames: the `biased` rows of AmNets, table 1."""
+"""A controller of the weight of L_avg that reaches a given share of slow frames (AmNets, table 1, rows `biased`)."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
 
-INTEGRAL_GAIN = 0.05  # e-folds of the weight per update, and per unit of share that is too much
-LAG = 100.0  # updates at the full learning rate that the arbitrator takes to follow its weight, roughly
-SMOOTHING = 0.05  # of a batch in the running mean of the share
-APPROACH = 0.4  # of the time in which the weight adapts: the share that is sought moves from where it is to the target
+INTEGRAL_GAIN = 0.05  # e-folds of the weight per update and per unit of excess share
+LAG = 100.0  # updates at the full learning rate after which an arbitrator has followed a change of weight, roughly
+SMOOTHING = 0.05  # weight of one batch in the running mean of the share
+APPROACH = 0.4  # part of the adaptation in which the setpoint moves from the first share to the target
 
 
 @dataclass
 class WeightController:
-    """Proportional-integral control of the logarithm of the weight by the share of slow frames.
+    """A proportional-integral controller of the logarithm of the weight, driven by the share of slow frames.
 
-    The arbitrator follows the weight with a lag, so an integral alone would swing; the proportional part, which is
-    INTEGRAL_GAIN * LAG, cancels that lag. Both are slowed with the learning rate, because the arbitrator is. What is
-    sought moves to the target step by step: an arbitrator that was driven to "never slow" hardly finds back.
+    The arbitrator follows the weight with a lag, so that integral control alone would oscillate; the proportional gain
+    INTEGRAL_GAIN * LAG cancels the lag. Both gains scale with the learning rate, as the arbitrator's speed does. The
+    setpoint approaches the target gradually, because an arbitrator that was driven to "never slow" hardly recovers.
 
     Attributes:
-        target: the share of slow frames on the dev set that is wanted.
+        target: the share of slow frames to reach on the dev set, 0 to 1.
         log_weight: the integral part.
-        begun: the share on the first training batch; -1 before that.
-        sought: the share that is sought at present.
-        share: running mean over the training batches; -1 before the first.
-        offset: what the share on training batches (sped up, masked, joined) has more than on the dev set.
+        first_share: the share on the first training batch; -1 before it.
+        setpoint: the share that is currently aimed at.
+        mean_share: running mean over the training batches; -1 before the first.
+        offset: excess of the share on training batches (sped up, masked, joined) over that on the dev set.
     """
 
     target: float
     log_weight: float
-    begun: float = -1.0
-    sought: float = 0.0
-    share: float = -1.0
+    first_share: float = -1.0
+    setpoint: float = 0.0
+    mean_share: float = -1.0
     offset: float = 0.0
 
     @property
     def weight(self) -> float:
         """The weight of L_avg while it adapts."""
-        return math.exp(self.log_weight + INTEGRAL_GAIN * LAG * self._surplus)
+        return math.exp(self.log_weight + INTEGRAL_GAIN * LAG * self._excess)
 
     @property
-    def held(self) -> float:
-        """The weight when it does not adapt any more: without the part that answers to the last batches."""
+    def final_weight(self) -> float:
+        """The weight once it no longer adapts: without the proportional part, which follows the last batches."""
         return math.exp(self.log_weight)
 
     @property
-    def _surplus(self) -> float:
-        return self.share - self.offset - self.sought if self.share >= 0 else 0.0
+    def _excess(self) -> float:
+        return self.mean_share - self.offset - self.setpoint if self.mean_share >= 0 else 0.0
 
-    def observe(self, share: float, pace: float, done: float) -> None:
-        """Take in the share of slow frames (one-hot) of a training batch.
+    def observe(self, share: float, lr_factor: float, progress: float) -> None:
+        """Update the weight after a training batch.
 
         Args:
-            pace: learning rate over its highest.
-            done: part of the time in which the weight adapts that is over.
+            share: the share of slow frames in the batch, with one-hot decisions.
+            lr_factor: the learning rate over its maximum.
+            progress: part of the adaptation that is over, 0 to 1.
         """
-        if self.begun < 0:
-            self.begun = self.share = share
-        self.share += SMOOTHING * (share - self.share)
-        self.sought = self.begun + (self.target - self.begun) * min(done / APPROACH, 1.0)
-        self.log_weight += INTEGRAL_GAIN * pace * self._surplus
+        if self.first_share < 0:
+            self.first_share = self.mean_share = share
+        self.mean_share += SMOOTHING * (share - self.mean_share)
+        self.setpoint = self.first_share + (self.target - self.first_share) * min(progress / APPROACH, 1.0)
+        self.log_weight += INTEGRAL_GAIN * lr_factor * self._excess
 
     def calibrate(self, dev_share: float) -> None:
-        """Take in the share of slow frames on the dev set with the present weights."""
-        if self.share >= 0:
-            self.offset = self.share - dev_share
+        """Set `offset` by the share of slow frames on the dev set under the current weights."""
+        if self.mean_share >= 0:
+            self.offset = self.mean_share - dev_share
 
     def state_dict(self) -> dict[str, float]:
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        self.__dict__.update(state)
+        for name, value in state.items():
+            setattr(self, name, value)

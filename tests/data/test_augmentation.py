@@ -1,4 +1,4 @@
-"""Variation of the features: frequencies move as those of a longer or shorter tract, noise has the level it should."""
+"""Augmentation of the features: frequencies move as those of a longer or shorter tract, noise has the right level."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from residualformer.config.schema import FeatureConfig, VariationConfig
-from residualformer.data.augmentation import NEPER_PER_DB, Variation, mixed
+from residualformer.data.augmentation import NEPER_PER_DB, Augmentation, mixed
 from residualformer.data.features import compute_fbank
 
 N, T, F = 6, 50, 80
@@ -27,9 +27,9 @@ def tone(hz: float, config: FeatureConfig) -> torch.Tensor:
 
 @pytest.mark.parametrize("preset", ["sherpa", "kaldi"])
 def test_a_factor_of_one_changes_nothing(preset):
-    variation = Variation(VariationConfig(warp=0.1), FeatureConfig(preset=preset))
+    augment = Augmentation(VariationConfig(warp=0.1), FeatureConfig(preset=preset))
     # places are computed in float64 and rounded to float32: off by 1e-5 of a bin at most
-    assert torch.allclose(variation.warped(features(), torch.ones(N)), features(), atol=1e-4)
+    assert torch.allclose(augment.warped(features(), torch.ones(N)), features(), atol=1e-4)
 
 
 @pytest.mark.parametrize("preset", ["sherpa", "kaldi"])
@@ -38,9 +38,9 @@ def test_a_factor_of_one_changes_nothing(preset):
 def test_a_tone_falls_by_the_factor(preset, factor, hz):
     """The peak of a warped tone is where that of the lower, or higher, tone is: to half a bin."""
     config = FeatureConfig(preset=preset)
-    variation = Variation(VariationConfig(warp=0.1), config)
+    augment = Augmentation(VariationConfig(warp=0.1), config)
     middle = slice(20, 30)
-    warped = variation.warped(tone(hz, config), torch.tensor([factor]))[0, middle].mean(0)
+    warped = augment.warped(tone(hz, config), torch.tensor([factor]))[0, middle].mean(0)
     expected = tone(hz / factor, config)[0, middle].mean(0)
 
     def peak(x: torch.Tensor) -> float:
@@ -53,10 +53,10 @@ def test_a_tone_falls_by_the_factor(preset, factor, hz):
 
 
 def test_the_highest_frequencies_stay_within_the_band_and_in_order():
-    variation = Variation(VariationConfig(warp=0.3), FeatureConfig())
+    augment = Augmentation(VariationConfig(warp=0.3), FeatureConfig())
     ramp = torch.arange(F, dtype=torch.float32).expand(1, 1, F)  # a value tells the bin it came from
     for factor in (0.7, 0.9, 1.1, 1.3):
-        source = variation.warped(ramp, torch.tensor([factor]))[0, 0]
+        source = augment.warped(ramp, torch.tensor([factor]))[0, 0]
         assert (source.diff() > 0).all() and source[0] >= 0 and source[-1] == pytest.approx(F - 1, abs=0.6)
 
 
@@ -70,8 +70,8 @@ def test_noise_has_the_level_it_should():
 
 
 def test_gain_is_one_number_for_an_utterance_within_its_bounds():
-    variation = Variation(VariationConfig(gain_db=6.0), FeatureConfig())
-    change = variation(features(), LENGTHS, torch.Generator().manual_seed(3)) - features()
+    augment = Augmentation(VariationConfig(gain_db=6.0), FeatureConfig())
+    change = augment(features(), LENGTHS, torch.Generator().manual_seed(3)) - features()
     for n, length in enumerate(LENGTHS):
         real = change[n, :length]
         assert float(real.max() - real.min()) < 1e-5 and abs(float(real[0, 0])) <= 6 * NEPER_PER_DB
@@ -79,9 +79,9 @@ def test_gain_is_one_number_for_an_utterance_within_its_bounds():
 
 
 def test_padding_stays_and_chance_is_the_generators():
-    variation = Variation(ALL, FeatureConfig())
+    augment = Augmentation(ALL, FeatureConfig())
     before = features()
-    out, again, other = (variation(before, LENGTHS, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    out, again, other = (augment(before, LENGTHS, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(before, features()) and torch.equal(out, again) and not torch.equal(out, other)
     for n, length in enumerate(LENGTHS):
         assert torch.equal(out[n, length:], before[n, length:])
@@ -89,8 +89,8 @@ def test_padding_stays_and_chance_is_the_generators():
 
 
 def test_as_many_utterances_are_noisy_as_should_be():
-    variation = Variation(VariationConfig(noise_probability=0.3), FeatureConfig())
+    augment = Augmentation(VariationConfig(noise_probability=0.3), FeatureConfig())
     x = features()[:1, :5].expand(400, 5, F)
-    out = variation(x, torch.full((400,), 5), torch.Generator().manual_seed(1))
+    out = augment(x, torch.full((400,), 5), torch.Generator().manual_seed(1))
     noisy = int((out != x).flatten(1).any(1).sum())
     assert abs(noisy - 120) < 46  # 5 deviations of a binomial of 400 at 0.3

@@ -26,8 +26,9 @@ from residualformer.report.reproduced import reproduce
 from residualformer.report.reproduced_text import render
 from residualformer.report.results import compare, find_runs, score_run, with_means
 from residualformer.report.table import render_markdown
-from residualformer.train import loop
-from residualformer.train.metrics import greedy_scores
+from residualformer.train import validation
+from residualformer.train.loop import Trainer
+from residualformer.train.validation import greedy_scores
 
 STEP = Path(__file__).parents[2] / "steps" / "score.py"
 SENTENCES = ["打开厨房的灯", "现在几点了", "明天早上六点叫我", "关掉客厅的电视", "去图书馆怎么走", "给 A B C 打电话"]
@@ -205,9 +206,9 @@ def test_a_training_tells_bleu_of_a_translation(cuts, tmp_path, monkeypatch):  #
     tokenizer = train_tokenizer(texts, config.tokens)
     told = max(texts, key=len)
     found = Hypothesis(tokenizer.encode(told), [], 0.0)
-    monkeypatch.setattr(loop, "greedy_search", lambda model, encoded, lengths, **_: [found] * len(lengths))
+    monkeypatch.setattr(validation, "greedy_search", lambda model, encoded, lengths, **_: [found] * len(lengths))
     cmvn = torch.zeros(F), torch.ones(F)
-    values = loop.Trainer(config, tokenizer, cuts, cmvn, tmp_path, {"config": config_to_dict(config)})._validate()
+    values = Trainer(config, tokenizer, cuts, cmvn, tmp_path, {"config": config_to_dict(config)}).validate()
     references = [text for text in texts if text]
     assert values["greedy_bleu"] == pytest.approx(bleu(references, [told] * len(references)), rel=1e-9) and told
     assert values["greedy_bleu"] > 0 and values["transducer_per_token"] > 0 and "greedy_wer" not in values

@@ -28,10 +28,10 @@ from residualformer.loss.amortized import amortized_latency, average_cost
 from residualformer.model import checkpoint
 from residualformer.model.cost import flops_per_frame
 from residualformer.nn.arbitrator import GumbelSoftmax, OneHot, UniformBranch
-from residualformer.train import loop, setup
+from residualformer.train import setup, validation
 from residualformer.train.loop import Interrupted, Trainer
 from residualformer.train.optimizer import learning_rate_factor
-from residualformer.train.phases import Branches, phases_of
+from residualformer.train.phases import BranchPhases, build_phases
 from residualformer.train.teacher import Teacher
 from residualformer.train.weight_controller import WeightController
 
@@ -60,7 +60,7 @@ def no_transcripts():
     """Toy models write five labels a frame; their transcripts take a minute and tell nothing."""
     with pytest.MonkeyPatch.context() as patch:
         nothing = Hypothesis([], [], 0.0)
-        patch.setattr(loop, "greedy_search", lambda model, encoded, lengths, **_: [nothing] * len(lengths))
+        patch.setattr(validation, "greedy_search", lambda model, encoded, lengths, **_: [nothing] * len(lengths))
         yield
 
 
@@ -77,7 +77,7 @@ def trainer(cuts, rnnt, tmp_path):  # noqa: F811
 
     def _make(config: Config, slow_share: float | None = None, folder: str = "run") -> Trainer:
         made = make_trainer(cuts, tmp_path / folder, config)
-        made.phases = phases_of(config, made.model, Teacher(rnnt, config), slow_share)
+        made.phases = build_phases(config, made.model, Teacher(rnnt, config), slow_share)
         return made
 
     return _make
@@ -89,7 +89,7 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def learned(trainer: Trainer, batch) -> set[str]:
     before = weights(trainer)
-    trainer._update(batch)
+    trainer.update(batch)
     trainer.step += 1
     return {name for name, tensor in trainer.model.named_parameters() if not torch.equal(tensor, before[name])}
 
@@ -116,7 +116,7 @@ def test_masks_follow_their_branches_and_recover(cuts, trainer):  # noqa: F811
     matrix = run.model.encoder.layers[1].recurrent
     shares = []
     for _ in range(6):
-        run._update(batch)
+        run.update(batch)
         run.step += 1
         shares.append([float((~each.mask).float().mean()) for each in matrix])
     rounding = 1 / matrix[0].mask.numel()
@@ -143,7 +143,7 @@ def test_the_cost_loss_is_the_weighted_cost_of_the_decisions(cuts, trainer, kind
     run, batch = trainer(branches("factorised", CostConfig(kind, 3.0, MU))), one_batch(cuts)
     phases, model = run.phases, run.model
     model.train()
-    phases.begin(4)
+    phases.begin_update(4)
     for dropout in model.modules():
         if hasattr(dropout, "p"):
             dropout.p = 0.0
@@ -169,7 +169,7 @@ def test_the_cost_loss_is_the_weighted_cost_of_the_decisions(cuts, trainer, kind
 
 def test_validation_tells_what_one_hot_decisions_cost(cuts, trainer):  # noqa: F811
     run = trainer(branches("factorised"))
-    values = run._validate()
+    values = run.validate()
     flops, slow, cost, delay, frames = flops_per_frame(run.model), 0, [], [], 0
     for batch in run.dev:
         encoded = run.model.encoder.encode(batch.features, batch.feature_lens, OneHot())
@@ -239,8 +239,8 @@ def test_the_arbitrator_learns_what_its_teacher_finds_uncertain(cuts, trainer): 
     batch = dataclasses.replace(batch, features=batch.features + 20 * torch.randn(batch.features.shape))
     first = None
     for _ in range(60):
-        losses, _ = run._update(batch)
-        bce, frames = losses.shares["arbitrator_bce"]
+        losses, _ = run.update(batch)
+        bce, frames = losses.ratios["arbitrator_bce"]
         first = first or float(bce) / frames
         run.step += 1
     assert float(bce) / frames < first / 2
@@ -251,13 +251,13 @@ def test_an_interrupted_run_of_branches_ends_with_the_same_bits(trainer, method,
     config = branches(method)
     info = trainer(config, 0.4, "straight").run()
     first = trainer(config, 0.4, "broken")
-    update = first._update
+    update = first.update
 
     def update_and_stop(batch):
-        first._stop = first.step == stop
+        first.stop_requested = first.step == stop
         return update(batch)
 
-    first._update = update_and_stop
+    first.update = update_and_stop
     with pytest.raises(Interrupted):
         first.run()
     second = trainer(config, 0.4, "broken")
@@ -278,7 +278,7 @@ def test_the_weight_leads_to_the_wanted_share_and_is_held():
             controller.observe(share + 0.03 * float(torch.randn((), generator=noise)), pace(step), step / 1200)
             lowest = min(lowest, share)
         assert share == pytest.approx(0.25, abs=0.03), (lag, gain)
-        settled = 0.6 - gain * math.log(controller.held)
+        settled = 0.6 - gain * math.log(controller.final_weight)
         assert settled == pytest.approx(0.25, abs=0.05) and highest < 0.61
         assert lowest > 0.2  # it does not swing below, from where an arbitrator hardly finds back
 
@@ -313,8 +313,8 @@ def test_the_final_model_has_the_wanted_share_on_the_dev_set(trainer, share):
 
 def test_the_weight_is_held_at_the_end(trainer):
     phases = trainer(branches("factorised"), 0.1).phases
-    assert isinstance(phases, Branches) and phases.held_from == 6 - 0.2 * 4
+    assert isinstance(phases, BranchPhases) and phases.adapt_until == 6 - 0.2 * 4
     phases.step = 5  # before 5.2
-    assert phases._weight(0.9) < phases._weight(0.9)
+    assert phases._cost_weight(0.9) < phases._cost_weight(0.9)
     phases.step = 6
-    assert phases._weight(0.9) == phases._weight(0.1) == phases.controller.held
+    assert phases._cost_weight(0.9) == phases._cost_weight(0.1) == phases.controller.final_weight

@@ -6,6 +6,8 @@ import dataclasses
 import errno
 import io
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -36,7 +38,7 @@ from residualformer.loss.objective import TransducerObjective
 from residualformer.model import checkpoint
 from residualformer.model.identity import is_same_training
 from residualformer.nn.transducer import build_model
-from residualformer.train import loop, setup
+from residualformer.train import loop, setup, validation
 from residualformer.train.loop import Interrupted, Trainer
 from residualformer.train.optimizer import Optimizer, learning_rate_factor
 from residualformer.train.warm_start import warm_start
@@ -91,13 +93,13 @@ def test_an_interrupted_run_ends_with_the_same_bits(cuts, tmp_path, dropout):
     config = changed("predictor", changed("encoder", dropout=dropout), dropout=dropout, token_dropout=dropout)
     info = make_trainer(cuts, tmp_path / "straight", config).run()
     first = make_trainer(cuts, tmp_path / "broken", config)
-    update = first._update
+    update = first.update
 
     def update_and_stop(batch):
-        first._stop = first.step == 2  # as SIGTERM would, in the third update
+        first.stop_requested = first.step == 2  # as SIGTERM would, in the third update
         return update(batch)
 
-    first._update = update_and_stop
+    first.update = update_and_stop
     with pytest.raises(Interrupted):
         first.run()
     second = make_trainer(cuts, tmp_path / "broken", config)
@@ -125,7 +127,7 @@ def test_a_few_sentences_are_learned(cuts, tmp_path, kind):
     config = changed("train", max_steps=60, valid_every_steps=60, log_every_steps=60)
     optimizer = dataclasses.replace(config.train.optimizer, kind=kind, lr=1e-2, muon_lr=1e-2, schedule="linear")
     trainer = make_trainer(cuts, tmp_path, changed("train", config, optimizer=optimizer))
-    before = trainer._validate()["loss_per_frame"]
+    before = trainer.validate()["loss_per_frame"]
     assert trainer.run()["valid"]["loss_per_frame"] < before / 2
 
 
@@ -169,13 +171,14 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_names_the_utterances(
     batch = one_batch(cuts)
     batch.features[0, 3, 0] = float("nan")
     before = checkpoint.fingerprint(trainer.model.state_dict())
-    _, norm = trainer._update(batch)
+    _, norm = trainer.update(batch)
     assert not norm < float("inf") and checkpoint.fingerprint(trainer.model.state_dict()) == before
     with caplog.at_level("WARNING"):
-        assert trainer._note_bad_update(batch, 0) == 1
-    assert batch.ids[0] in caplog.text
+        trainer.note_bad_update(batch)
+    assert trainer.bad_updates == 1 and batch.ids[0] in caplog.text
+    trainer.bad_updates = 19
     with pytest.raises(UserError, match="lower train.optimizer.lr"):
-        trainer._note_bad_update(batch, 19)
+        trainer.note_bad_update(batch)
 
 
 def test_a_loss_that_is_not_finite_is_skipped_and_named_in_training_and_validation(cuts, tmp_path, caplog):
@@ -184,14 +187,14 @@ def test_a_loss_that_is_not_finite_is_skipped_and_named_in_training_and_validati
     batch.features[1, 3, 0] = float("nan")
     before, lr = checkpoint.fingerprint(trainer.model.state_dict()), trainer.optimizer.lr
     with caplog.at_level("WARNING"):
-        losses, norm = trainer._update(batch)
+        losses, norm = trainer.update(batch)
     assert losses.sums == {} and not norm < float("inf")
     assert checkpoint.fingerprint(trainer.model.state_dict()) == before and trainer.optimizer.lr != lr
     assert f"utterance 1 of the batch: logits hold nan or inf, so there is no loss; {batch.ids[1]}" in caplog.text
 
     caplog.clear()
     trainer.dev = [batch, one_batch(cuts)]
-    values = trainer._validate()
+    values = trainer.validate()
     assert batch.ids[1] in caplog.text and values["loss_per_frame"] > 0
 
 
@@ -204,18 +207,45 @@ def test_the_sketch_of_dev_is_not_of_its_shortest_utterances_alone(cuts, tmp_pat
         decoded.extend(frames.tolist())
         return [Hypothesis([], [], 0.0)] * len(frames)
 
-    monkeypatch.setattr(loop, "greedy_search", search)
-    trainer._validate()
-    assert len(decoded) == len(lengths)  # there is less than SKETCH_SECONDS of it
+    monkeypatch.setattr(validation, "greedy_search", search)
+    trainer.validate()
+    assert len(decoded) == len(lengths)  # there is less than SAMPLE_SECONDS of it
     decoded.clear()
-    monkeypatch.setattr(loop, "SKETCH_SECONDS", sum(lengths) / 100 / 3)
-    trainer._validate()
+    monkeypatch.setattr(validation, "SAMPLE_SECONDS", sum(lengths) / 100 / 3)
+    trainer.validate()
     mean, whole = (sum(x) / len(x) for x in (decoded, [-(-length // 4) for length in lengths]))
     assert len(decoded) < len(lengths) / 2 and abs(mean - whole) < 0.15 * whole
     decoded.clear()
-    monkeypatch.setattr(loop, "SKETCH_SECONDS", 0.01)
-    trainer._validate()
+    monkeypatch.setattr(validation, "SAMPLE_SECONDS", 0.01)
+    trainer.validate()
     assert decoded  # however long the batches are
+
+
+@pytest.mark.parametrize("failing", ["MetricsWriter", "validate"])
+def test_signal_handlers_are_restored_whatever_fails(cuts, tmp_path, monkeypatch, failing):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    monkeypatch.setattr(loop, failing, fail)
+    with pytest.raises(OSError):
+        make_trainer(cuts, tmp_path).run()
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_signal_stops_the_training_after_its_update(cuts, tmp_path):
+    trainer = make_trainer(cuts, tmp_path)
+    update = trainer.update
+
+    def update_and_kill(batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return update(batch)
+
+    trainer.update = update_and_kill
+    with pytest.raises(Interrupted):
+        trainer.run()
+    assert trainer.step == 1 and make_trainer(cuts, tmp_path).resume()
 
 
 def test_another_configuration_does_not_resume(cuts, tmp_path):
@@ -297,9 +327,12 @@ def test_a_killed_run_leaves_nothing_that_a_new_one_would_average(cuts, tmp_path
     for name in ("step-4.pt", "step-100.pt", ".77.step-6.pt"):
         (folder / name).write_text("half")
     (tmp_path / "metrics.jsonl").write_text('{"step": 9, "train/lo')
+    (tmp_path / ".77.model.pt").write_text("half")
+    (tmp_path / ".77.new.export").mkdir()
     info = make_trainer(cuts, tmp_path).run()
     assert info["averaged"] == ["step-4.pt", "step-6.pt"]
     assert sorted(path.name for path in folder.iterdir()) == ["resume.pt", "step-4.pt", "step-6.pt"]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_tokens_are_those_of_the_configuration_and_of_the_model_to_start_from(tmp_path):
