@@ -103,7 +103,7 @@ def _trained(args: argparse.Namespace) -> Results:
         )
     if args.streaming and args.beam is not None:
         raise UserError(f"--beam {args.beam} does not go with --streaming, which searches greedily: leave one out.")
-    from residualformer.decode.search import decode_settings  # torch, which an exported folder need not wait for
+    from residualformer.decode.settings import decode_settings  # torch, which an exported folder need not wait for
     from residualformer.decode.transcribe import transcribe
     from residualformer.model.checkpoint import load_model
 

@@ -1,6 +1,6 @@
-"""Stage 7: search the best transcripts of a set of cuts and write them, with n-best lists, to hyp.jsonl.
+"""Stage 7: decode a set of cuts and write the transcripts, with n-best lists, to hyp.jsonl.
 
-Beside them the transducer loss of each reference, whose time is not within the real-time factor.
+Each record also holds the transducer loss of its reference; the real-time factor leaves the time of that out.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from pathlib import Path
 from residualformer.config.schema import DecodeConfig
 from residualformer.data.splits import split_of
 from residualformer.decode.corpus import decode_cuts, read_cuts_with_features
-from residualformer.decode.search import decode_settings, search_name, settings_for
+from residualformer.decode.settings import decode_settings, search_name, settings_for
 from residualformer.errors import run_main
 from residualformer.files import write_json, write_text
 from residualformer.model.checkpoint import load_model
+from residualformer.model.device import add_device_option, find_device
 from residualformer.provenance import provenance
 
 
 def main() -> None:
     args = parse_args()
-    bundle = load_model(args.model)
+    bundle = load_model(args.model, find_device(args.device))
     settings = settings_for(decode_settings(bundle.config, args.set, args.config), split_of(args.cuts))
     cuts = read_cuts_with_features(args.cuts, bundle.config.features)[: args.limit]
     run = args.model if args.model.is_dir() else args.model.parent
@@ -37,6 +38,7 @@ def main() -> None:
         "target": bundle.config.tokens.target,
         "search": search_name(settings),
         "streaming": args.streaming,
+        "device": bundle.device.type,
         "settings": asdict(settings),
         "utterances": len(outcome.records),
         "skipped": outcome.skipped,
@@ -63,6 +65,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="decode.KEY=VALUE", help="override a setting")
     parser.add_argument("--streaming", action="store_true", help="encode chunk by chunk, not by the masked full pass")
     parser.add_argument("--limit", type=int, help="decode only the first so many utterances")
+    add_device_option(parser)
     args = parser.parse_args()
     if args.limit is not None and args.limit < 1:
         parser.error(f"--limit {args.limit}: give 1 or more")
@@ -70,7 +73,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def folder_name(args: argparse.Namespace, settings: DecodeConfig) -> str:
-    """decode_<split>_<search>; a run chunk by chunk, or over a part of the split, has a folder of its own."""
+    """Return decode_<split>_<search>, with a suffix for decoding chunk by chunk and for a part of the split."""
     streaming = "_streaming" if args.streaming else ""
     part = f"_first{args.limit}" if args.limit else ""
     return f"decode_{split_of(args.cuts)}_{search_name(settings)}{streaming}{part}"

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from residualformer.decode.search import decode_settings
+from residualformer.decode.settings import decode_settings
 from residualformer.errors import UserError, run_main
 from residualformer.export.audio import dev_cuts, noise, utterances_of_cuts, utterances_of_files
 from residualformer.export.card import CARD_FILE, agreement, megabytes, model_card, scores_of

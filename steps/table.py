@@ -13,7 +13,7 @@ from pathlib import Path
 
 from residualformer.config.loading import load_config
 from residualformer.config.schema import DecodeConfig
-from residualformer.decode.search import search_name, settings_for
+from residualformer.decode.settings import search_name, settings_for
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_json, write_json, write_text
 from residualformer.provenance import commit

@@ -22,8 +22,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from residualformer.config.schema import DecodeConfig
 from residualformer.constants import BLANK
 from residualformer.decode.hypotheses import History, Hypothesis, extend_keys
+from residualformer.nn.transducer import Transducer
 
 
 @dataclass
@@ -40,10 +42,11 @@ class Beam:
     rows: Tensor
 
     def select(self, index: Tensor, scores: Tensor) -> Beam:
-        """The slots `index` (N, W'), with new `scores`."""
+        """Return the slots `index` (N, W') with new `scores`."""
         return Beam(scores, *(part.gather(1, index) for part in (self.keys, self.nodes, self.rows)))
 
-    def cut(self, num_utterances: int) -> Beam:
+    def first(self, num_utterances: int) -> Beam:
+        """Return the beams of the first utterances."""
         return Beam(*(part[:num_utterances] for part in (self.scores, self.keys, self.nodes, self.rows)))
 
 
@@ -55,86 +58,98 @@ class Predicted:
     state: tuple[Tensor, ...]
 
     def select(self, rows: Tensor) -> Predicted:
+        """Return the rows `rows` (M',)."""
         return Predicted(self.outputs[rows], tuple(part[rows] for part in self.state))
 
     @staticmethod
     def join(parts: list[Predicted]) -> Predicted:
+        """Concatenate the rows of all parts."""
         states = zip(*(part.state for part in parts), strict=True)
         return Predicted(torch.cat([part.outputs for part in parts]), tuple(torch.cat(state) for state in states))
 
 
 class BeamSearch:
-    """The search with its settings; see the module and `beam_search`."""
+    """The search of the module's docstring for a batch of utterances; `beam_search` runs it.
 
-    def __init__(self, model, beam: int, max_symbols: int, blank_penalty: float, token_reward: float):
-        self.model, self.width, self.max_symbols = model, beam, max_symbols
-        self.blank_penalty, self.token_reward = blank_penalty, token_reward
+    Args:
+        model: the transducer, in eval mode.
+        settings: of these it takes `beam`, `max_symbols`, `blank_penalty` and `token_reward`.
+    """
+
+    def __init__(self, model: Transducer, settings: DecodeConfig) -> None:
+        self.model, self.settings = model, settings
         self.history = History()
 
     def run(self, encoded: Tensor, lengths: list[int]) -> list[tuple[list[float], list[int]]]:
-        """Search `encoded` (N, T, D), longest utterance first; scores and nodes of each, best first."""
+        """Search `encoded` (N, T, D), longest utterance first; return scores and nodes of each, best first."""
         encoded = self.model.joiner.project_encoder(encoded)
         beam, predicted = self._start(encoded.shape[0], encoded.device)
         finished: list[tuple[list[float], list[int]]] = []
         for t in range(max(lengths, default=0) + 1):
             running = sum(length > t for length in lengths)
             if running < beam.scores.shape[0]:
-                rest = zip(beam.scores[running:].tolist(), beam.nodes[running:].tolist(), strict=True)
-                finished = [*rest, *finished]
-                beam = beam.cut(running)
+                ended = zip(beam.scores[running:].tolist(), beam.nodes[running:].tolist(), strict=True)
+                finished = [*ended, *finished]
+                beam = beam.first(running)
             if running:
                 beam, predicted = self._frame(encoded[:running, t], t, beam, predicted)
         return finished
 
     def _start(self, num_utterances: int, device: torch.device) -> tuple[Beam, Predicted]:
-        """The empty sequence with probability 1 for each utterance."""
-        predicted = self._predict(
-            torch.full((num_utterances,), BLANK, device=device), self.model.predictor.init_state(num_utterances)
-        )
+        """Return the empty sequence with probability 1 for each utterance."""
+        blanks = torch.full((num_utterances,), BLANK, device=device)
+        predicted = self._predict(blanks, self.model.predictor.init_state(num_utterances))
         zeros = torch.zeros(num_utterances, 1, dtype=torch.int64, device=device)
         rows = torch.arange(num_utterances, device=device)[:, None]
         return Beam(zeros.double(), zeros, zeros, rows), predicted
 
     def _frame(self, frame: Tensor, t: int, alive: Beam, predicted: Predicted) -> tuple[Beam, Predicted]:
-        """One frame (N, J) of the encoder, at time t, for all utterances that still run."""
-        parts, offset, done = [predicted], 0, None
-        for symbols in range(self.max_symbols + 1):
-            logits = self.model.joiner.output(frame[:, None] + predicted.outputs[alive.rows])  # (N, W, V)
-            if self.blank_penalty:
-                logits[..., BLANK] -= self.blank_penalty
-            logp = logits.log_softmax(-1)
-            done = _add(done, replace(alive, scores=alive.scores + logp[..., BLANK], rows=alive.rows + offset))
-            expanded = self._expand(alive, logp, done) if symbols < self.max_symbols else None
-            if expanded is None:
+        """Search one frame (N, J) of the encoder, at time t, for all utterances that still run."""
+        parts, offset = [predicted], 0
+        logp = self._log_probabilities(frame, alive, predicted)
+        done = replace(alive, scores=alive.scores + logp[..., BLANK])
+        for _ in range(self.settings.max_symbols):
+            extended = self._expand(alive, logp, done)
+            if extended is None:
                 break
             offset += predicted.outputs.shape[0]
-            alive, predicted = self._write(*expanded, t, predicted)
+            alive, predicted = self._write(*extended, t, predicted)
             parts.append(predicted)
-        scores, index = done.scores.topk(min(self.width, done.scores.shape[1]), dim=1)
+            logp = self._log_probabilities(frame, alive, predicted)
+            done = _add(done, replace(alive, scores=alive.scores + logp[..., BLANK], rows=alive.rows + offset))
+        scores, index = done.scores.topk(min(self.settings.beam, done.scores.shape[1]), dim=1)
         beam = done.select(index, scores)
         kept = Predicted.join(parts).select(beam.rows.flatten())
         rows = torch.arange(beam.rows.numel(), device=beam.rows.device).view_as(beam.rows)
         return replace(beam, rows=rows), kept
 
-    def _expand(self, alive: Beam, logp: Tensor, done: Beam) -> tuple[Beam, Tensor] | None:
-        """The best W one-label continuations that may enter the beam, and their labels (N, W'); None if there is none.
+    def _log_probabilities(self, frame: Tensor, alive: Beam, predicted: Predicted) -> Tensor:
+        """Return log P(label | sequence, frame) (N, W, V) of a frame (N, J) and the sequences of `alive`."""
+        logits = self.model.joiner.output(frame[:, None] + predicted.outputs[alive.rows])
+        if self.settings.blank_penalty:
+            logits[..., BLANK] -= self.settings.blank_penalty
+        return logits.log_softmax(-1)
 
-        They still carry key, node and row of the sequence that they prolong. `logp` is (N, W, V).
+    def _expand(self, alive: Beam, logp: Tensor, done: Beam) -> tuple[Beam, Tensor] | None:
+        """Return the W best one-label extensions that may enter the beam, and their labels (N, W'), or None.
+
+        They still carry key, node and row of the sequence that they extend. `logp` is (N, W, V).
         """
-        scores = ((alive.scores + self.token_reward)[..., None] + logp[..., 1:]).flatten(1)  # (N, W (V - 1))
-        scores, index = scores.topk(min(self.width, scores.shape[1]), dim=1)
-        if done.scores.shape[1] >= self.width:
-            worst = done.scores.topk(self.width, dim=1).values[:, -1:]
+        width = self.settings.beam
+        scores = ((alive.scores + self.settings.token_reward)[..., None] + logp[..., 1:]).flatten(1)  # (N, W (V - 1))
+        scores, index = scores.topk(min(width, scores.shape[1]), dim=1)
+        if done.scores.shape[1] >= width:
+            worst = done.scores.topk(width, dim=1).values[:, -1:]
             scores = scores.masked_fill(scores <= worst, -torch.inf)
-        most = int(scores.isfinite().sum(1).max())  # sorted, so the living ones come first
-        if most == 0:
+        count = int(scores.isfinite().sum(1).max())  # sorted, so the living ones come first
+        if count == 0:
             return None
-        scores, index = scores[:, :most], index[:, :most]
+        scores, index = scores[:, :count], index[:, :count]
         num_labels = logp.shape[2] - 1
         return alive.select(index // num_labels, scores), index % num_labels + 1
 
     def _write(self, parent: Beam, labels: Tensor, t: int, predicted: Predicted) -> tuple[Beam, Predicted]:
-        """Write `labels` (N, W) after the sequences of `parent`; the predictor runs only for the living ones."""
+        """Append `labels` (N, W) to the sequences of `parent`; the predictor runs only for the living ones."""
         living = parent.scores.isfinite()
         predicted = self._predict(labels[living], predicted.select(parent.rows[living]).state)
         nodes, rows = torch.zeros_like(parent.nodes), torch.zeros_like(parent.rows)
@@ -147,14 +162,12 @@ class BeamSearch:
         return Predicted(self.model.joiner.project_predictor(out), state)
 
 
-def _add(done: Beam | None, new: Beam) -> Beam:
+def _add(done: Beam, new: Beam) -> Beam:
     """Add the paths of `new` (N, W) to those of `done` (N, M): equal sequences are merged, their probabilities summed.
 
     Neither side holds a sequence twice: each round of a frame appends equally many labels to different sequences.
     A merged sequence keeps the label times of its likelier path.
     """
-    if done is None:
-        return new
     used = done.scores.isfinite()[:, :, None] & new.scores.isfinite()[:, None]
     same = used & (done.keys[:, :, None] == new.keys[:, None])  # (N, M, W)
     scores, partner = new.scores[:, None].expand_as(same).masked_fill(~same, -torch.inf).max(2)  # (N, M)
@@ -166,43 +179,33 @@ def _add(done: Beam | None, new: Beam) -> Beam:
 
 
 @torch.no_grad()
-def beam_search(
-    model,
-    encoded: Tensor,
-    lengths: Tensor,
-    beam: int = 16,
-    max_symbols: int = 5,
-    nbest: int = 4,
-    blank_penalty: float = 0.0,
-    token_reward: float = 0.0,
-    length_norm: bool = False,
-) -> list[list[Hypothesis]]:
-    """The `nbest` likeliest label sequences of each utterance, best first (fewer where there are fewer).
+def beam_search(model: Transducer, encoded: Tensor, lengths: Tensor, settings: DecodeConfig) -> list[list[Hypothesis]]:
+    """Return the `nbest` likeliest label sequences of each utterance, best first; fewer where there are fewer.
 
     Args:
         model: the transducer, in eval mode.
         encoded: (N, T, D) the encoder's output.
         lengths: (N,) int64 valid frames.
-        beam: W, hypotheses kept per utterance after each frame.
-        max_symbols: S, labels that one frame may write.
-        blank_penalty: subtracted from the blank's logit; scores are log-probabilities after that.
-        token_reward: nats added for each label, within the search: what is too short loses its advantage.
-        length_norm: the order is that of `Hypothesis.score_per_label`.
+        settings: `beam`, the W hypotheses kept per utterance after each frame; `max_symbols`, the S labels that one
+            frame may write; `nbest`; `blank_penalty`, subtracted from blank's logit before log-probabilities are taken;
+            `token_reward`, nats added for each label within the search, against outputs that are too short;
+            `length_norm`, which orders the list by `Hypothesis.score_per_label`.
 
     A hypothesis's `score` is its log-probability, without the reward; its `frames` are those of its likeliest alignment
     among the merged ones.
     """
     order = lengths.argsort(descending=True, stable=True)
-    search = BeamSearch(model, beam, max_symbols, blank_penalty, token_reward)
+    search = BeamSearch(model, settings)
     results = search.run(encoded[order], lengths[order].tolist())
-    most = beam if length_norm else nbest
+    most = settings.beam if settings.length_norm else settings.nbest
     kept = [[(s, n) for s, n in zip(*result, strict=True) if s > -torch.inf][:most] for result in results]
     paths = iter(search.history.trace([node for pairs in kept for _, node in pairs]))
-    found = [[_hypothesis(*next(paths), score, token_reward) for score, _ in pairs] for pairs in kept]
-    if length_norm:
-        found = [sorted(each, key=lambda one: one.score_per_label, reverse=True)[:nbest] for each in found]
+    found = [[_hypothesis(*next(paths), score, settings.token_reward) for score, _ in pairs] for pairs in kept]
+    if settings.length_norm:
+        found = [sorted(each, key=lambda one: one.score_per_label, reverse=True)[: settings.nbest] for each in found]
     return [found[i] for i in order.argsort().tolist()]
 
 
 def _hypothesis(tokens: list[int], frames: list[int], score: float, token_reward: float) -> Hypothesis:
+    """Return the hypothesis of a path whose `score` includes the rewards."""
     return Hypothesis(tokens, frames, score - token_reward * len(tokens))

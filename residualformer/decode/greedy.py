@@ -1,36 +1,35 @@
-"""Greedy search over a transducer lattice: the best label or blank at every step (one alignment, no merging)."""
+"""Greedy search over a transducer lattice: the best label or blank at every step, along a single alignment."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from residualformer.config.schema import DecodeConfig
 from residualformer.constants import BLANK
 from residualformer.decode.hypotheses import Hypothesis
+from residualformer.nn.transducer import Transducer
 
 
 class GreedySearch:
-    """Greedy search of N utterances at once, fed with the encoder's output in pieces of any length.
+    """A greedy search for N utterances at once, fed with the encoder's output in pieces of any length.
 
-    Every utterance keeps its own place in time, so that one that writes a label does not hold up the others:
-    a batch needs max_n(T_n + U_n) evaluations of the joiner instead of a round per frame and label.
+    Each utterance has its own position in time, so that one that writes a label does not hold up the others:
+    a batch needs max_n(T_n + U_n) evaluations of the joiner instead of one per frame and label.
 
     Args:
-        model: the transducer, in eval mode.
+        model: the transducer, in eval mode. The search runs on its device.
         batch_size: N.
-        max_symbols: labels that one frame may write; after so many a blank is forced.
-        blank_penalty: subtracted from the blank's logit; scores are log-probabilities after that.
-        token_reward: nats that a label may be less likely than the blank and still be written.
+        settings: of these it takes `max_symbols`, after which a frame is forced to write blank; `blank_penalty`,
+            subtracted from blank's logit before log-probabilities are taken; and `token_reward`, the nats by which a
+            label may be less likely than blank and still be written.
     """
 
-    def __init__(
-        self, model, batch_size: int, max_symbols: int = 5, blank_penalty: float = 0.0, token_reward: float = 0.0
-    ):
-        self.model, self.max_symbols = model, max_symbols
-        self.blank_penalty, self.token_reward = blank_penalty, token_reward
+    def __init__(self, model: Transducer, batch_size: int, settings: DecodeConfig) -> None:
+        self.model, self.settings = model, settings
         device = next(model.parameters()).device
-        state = model.predictor.init_state(batch_size)
-        out, self.state = model.predictor.step(torch.full((batch_size,), BLANK, device=device), state)
+        start = torch.full((batch_size,), BLANK, device=device)
+        out, self.state = model.predictor.step(start, model.predictor.init_state(batch_size))
         self.predicted = model.joiner.project_predictor(out)  # (N, J)
         self.tokens: list[list[int]] = [[] for _ in range(batch_size)]
         self.frames: list[list[int]] = [[] for _ in range(batch_size)]
@@ -39,29 +38,30 @@ class GreedySearch:
 
     @torch.no_grad()
     def feed(self, encoded: Tensor, lengths: Tensor) -> None:
-        """Go on with the next frames `encoded` (N, T, D), of which `lengths` (N,) int64 are valid."""
+        """Continue with the next frames `encoded` (N, T, D), of which `lengths` (N,) int64 are valid."""
+        settings = self.settings
         encoded = self.model.joiner.project_encoder(encoded)  # (N, T, J)
-        place = torch.zeros_like(lengths)  # the frame of this piece at which each utterance stands
+        position = torch.zeros_like(lengths)  # the frame of this piece that each utterance has reached
         written = torch.zeros_like(lengths)  # labels written at that frame
-        while (active := (place < lengths).nonzero().squeeze(1)).numel():
-            logits = self.model.joiner.output(encoded[active, place[active]] + self.predicted[active])  # (M, V)
-            logits[:, BLANK] -= self.blank_penalty
+        while (active := (position < lengths).nonzero().squeeze(1)).numel():
+            logits = self.model.joiner.output(encoded[active, position[active]] + self.predicted[active])  # (M, V)
+            logits[:, BLANK] -= settings.blank_penalty
             logp = logits.log_softmax(-1)
             best, labels = logp[:, 1:].max(-1)
-            stays = (best + self.token_reward <= logp[:, BLANK]) | (written[active] >= self.max_symbols)
+            stays = (best + settings.token_reward <= logp[:, BLANK]) | (written[active] >= settings.max_symbols)
             labels = (labels + 1).masked_fill(stays, BLANK)
             self.scores[active] += logp.gather(1, labels[:, None]).squeeze(1).double()
             blank = labels == BLANK
-            place[active[blank]] += 1
+            position[active[blank]] += 1
             written[active[blank]] = 0
             if not blank.all():
                 writers, labels = active[~blank], labels[~blank]
                 written[writers] += 1
-                self._write(writers, labels, (self.frames_done + place)[writers])
+                self._write(writers, labels, (self.frames_done + position)[writers])
         self.frames_done += lengths
 
     def _write(self, writers: Tensor, labels: Tensor, frames: Tensor) -> None:
-        """Append `labels` (M,) to the utterances `writers` (M,) and move their predictor on."""
+        """Append `labels` (M,) to the utterances `writers` (M,) and advance their predictor."""
         for n, label, frame in zip(writers.tolist(), labels.tolist(), frames.tolist(), strict=True):
             self.tokens[n].append(label)
             self.frames[n].append(frame)
@@ -71,21 +71,14 @@ class GreedySearch:
         self.predicted[writers] = self.model.joiner.project_predictor(out).to(self.predicted.dtype)
 
     def results(self) -> list[Hypothesis]:
-        """The hypothesis of each utterance over all frames fed so far."""
+        """Return the hypothesis of each utterance over all frames fed so far."""
         parts = zip(self.tokens, self.frames, self.scores.tolist(), strict=True)
         return [Hypothesis(list(tokens), list(frames), score) for tokens, frames, score in parts]
 
 
-def greedy_search(
-    model,
-    encoded: Tensor,
-    lengths: Tensor,
-    max_symbols: int = 5,
-    blank_penalty: float = 0.0,
-    token_reward: float = 0.0,
-) -> list[Hypothesis]:
-    """Greedy search over whole utterances: `encoded` (N, T, D), `lengths` (N,) int64; one hypothesis each."""
-    with torch.no_grad():
-        search = GreedySearch(model, encoded.shape[0], max_symbols, blank_penalty, token_reward)
-        search.feed(encoded, lengths)
+@torch.no_grad()
+def greedy_search(model: Transducer, encoded: Tensor, lengths: Tensor, settings: DecodeConfig) -> list[Hypothesis]:
+    """Search whole utterances greedily: `encoded` (N, T, D), `lengths` (N,) int64; one hypothesis for each."""
+    search = GreedySearch(model, encoded.shape[0], settings)
+    search.feed(encoded, lengths)
     return search.results()

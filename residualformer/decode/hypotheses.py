@@ -1,4 +1,4 @@
-"""What a search returns, and the tensors in which it keeps the labels of many hypotheses at once."""
+"""The result of a search, and the tensors that hold the labels of many hypotheses at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A label sequence, the encoder frame at which each label was written, and its log-probability (natural)."""
+    """A label sequence, the encoder frame at which each label was written, and its natural log-probability."""
 
     tokens: list[int]
     frames: list[int]
@@ -18,7 +18,10 @@ class Hypothesis:
 
     @property
     def score_per_label(self) -> float:
-        """What Graves (2012, section 2.4) chooses by; here the end counts as a label, so that nothing can be best."""
+        """Log-probability per label, by which Graves (2012, section 2.4) chooses among hypotheses.
+
+        The end of the sequence counts as one more label, so that the value is defined for the empty sequence too.
+        """
         return self.score / (len(self.tokens) + 1)
 
 
@@ -26,7 +29,7 @@ class Hypothesis:
 class History:
     """Labels of all hypotheses as a forest of back-pointers: node -> (parent node, label, frame).
 
-    Node 0 is the empty sequence. Only `append` writes, so hypotheses share their common past.
+    Node 0 is the empty sequence. Nodes are never changed or removed, so hypotheses share their common past.
     """
 
     parents: list[Tensor] = field(default_factory=list)
@@ -35,7 +38,7 @@ class History:
     size: int = 1
 
     def append(self, parents: Tensor, labels: Tensor, frame: int) -> Tensor:
-        """Prolong the nodes `parents` (M,) by `labels` (M,), both int64, at `frame`; gives the new nodes (M,)."""
+        """Extend the nodes `parents` (M,) by `labels` (M,), both int64, at `frame`; return the new nodes (M,)."""
         self.parents.append(parents)
         self.labels.append(labels)
         self.frames.append(torch.full_like(labels, frame))
@@ -43,7 +46,7 @@ class History:
         return torch.arange(self.size - labels.numel(), self.size, device=labels.device)
 
     def trace(self, nodes: list[int]) -> list[tuple[list[int], list[int]]]:
-        """For each node its labels and their frames, in the order in which they were written."""
+        """Return the labels of each node and their frames, in the order in which they were written."""
         if not self.labels:
             return [([], []) for _ in nodes]
         parents, labels, frames = (torch.cat(part).tolist() for part in (self.parents, self.labels, self.frames))
@@ -59,10 +62,10 @@ class History:
 
 
 def extend_keys(keys: Tensor, labels: Tensor) -> Tensor:
-    """64-bit keys of label sequences: the key of `sequence + label` from the key of `sequence` (both int64).
+    """Return the 64-bit keys of `sequence + label` from the keys of `sequence` (both int64, of the same shape).
 
-    Equal sequences have equal keys. Two different ones collide with a chance of about 2^-64, because every label is
-    followed by the finaliser of splitmix64 (Steele et al., 2014), in wrapping arithmetic.
+    Equal sequences have equal keys. Two different ones collide with a probability of about 2^-64, because every label
+    is followed by the finalizer of splitmix64 (Steele et al., 2014), in wrapping arithmetic.
     """
     keys = (keys ^ (labels + 1)) * _signed(0x9E3779B97F4A7C15)
     keys = (keys ^ _shift_right(keys, 30)) * _signed(0xBF58476D1CE4E5B9)
@@ -71,9 +74,10 @@ def extend_keys(keys: Tensor, labels: Tensor) -> Tensor:
 
 
 def _shift_right(keys: Tensor, bits: int) -> Tensor:
-    """Logical shift; torch shifts signed integers arithmetically."""
+    """Shift logically; torch shifts signed integers arithmetically."""
     return (keys >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _signed(value: int) -> int:
+    """Return the int64 that has the bits of the unsigned `value`."""
     return value - (1 << 64)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +90,7 @@ def torch_tokens(bundle: Bundle, features: np.ndarray, contract: Contract) -> li
     """Token ids of training that PyTorch, streaming, finds in features (T, F)."""
     model, settings = bundle.model, bundle.config.decode
     encoder, state = model.encoder, model.encoder.init_state(1)
-    search = GreedySearch(model, 1, contract.symbols_per_frame, settings.blank_penalty, settings.token_reward)
+    search = GreedySearch(model, 1, replace(settings, max_symbols=contract.symbols_per_frame))
     x, full = torch.from_numpy(features)[None], torch.tensor([encoder.window])
     for start in steps(len(features), encoder.window, encoder.shift):
         frames, state = encoder.step(x[:, start : start + encoder.window], full, state)

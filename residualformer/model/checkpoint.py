@@ -24,12 +24,20 @@ MODEL_FILE = "model.pt"
 
 @dataclass
 class Bundle:
-    """All that decoding needs. `info`: the training record (seed, commit, command, hardware, time, parameters)."""
+    """A trained model with all that decoding needs.
+
+    `info` is the training record: seed, commit, command, hardware, time, parameters.
+    """
 
     model: Transducer
     config: Config
     tokenizer: Tokenizer
     info: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model's weights."""
+        return next(self.model.parameters()).device
 
 
 def save(value: Any, path: Path) -> None:
@@ -62,8 +70,8 @@ def save_model(path: Path, weights: dict[str, Tensor], config: Config, tokenizer
     save(value, path)
 
 
-def load_model(path: Path | str) -> Bundle:
-    """The model of a run folder, or of a `model.pt`, in eval mode on the CPU.
+def load_model(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
+    """Load the model of a run folder, or of a `model.pt`, in eval mode onto `device`.
 
     Raises:
         UserError: there is none, it is damaged (its weights have another fingerprint than those that were written), or
@@ -73,7 +81,9 @@ def load_model(path: Path | str) -> Bundle:
     if path.is_dir() and not (path / MODEL_FILE).is_file():
         raise UserError(f"{path} holds no {MODEL_FILE}: its training has not finished; run it to the end first")
     file = path / MODEL_FILE if path.is_dir() else path
-    return bundle(load(file), file)
+    loaded = bundle(load(file), file)
+    loaded.model.to(device)
+    return loaded
 
 
 def bundle(value: Any, file: Path) -> Bundle:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from residualformer.config.schema import Config
+from residualformer.config.schema import Config, DecodeConfig
 from residualformer.decode.greedy import greedy_search
 from residualformer.errors import UserError
 from residualformer.model import checkpoint
@@ -52,7 +52,7 @@ class Teacher:
             (N, T').
         """
         encoded, lengths = self.model.encoder(features, lengths)
-        hypotheses = greedy_search(self.model, encoded, lengths)
+        hypotheses = greedy_search(self.model, encoded, lengths, DecodeConfig(kind="greedy"))
         longest = max(len(hypothesis.tokens) for hypothesis in hypotheses)
         tokens = torch.zeros(len(hypotheses), longest, dtype=torch.long)
         frames = torch.full((len(hypotheses), longest), encoded.size(1))  # padding comes after the last frame

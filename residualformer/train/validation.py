@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from residualformer.config.schema import Config
+from residualformer.config.schema import Config, DecodeConfig
 from residualformer.constants import FRAME_SHIFT_S
 from residualformer.data.collate import Batch
 from residualformer.data.tokenizer import Tokenizer
@@ -46,6 +46,7 @@ def validate(
     sampled = min(1.0, SAMPLE_SECONDS / dev_seconds)
     references: list[str] = []
     hypotheses: list[str] = []
+    settings = DecodeConfig(kind="greedy", token_reward=config.decode.token_reward)
     for batch in dev:
         batch = batch.to(device)
         try:
@@ -57,7 +58,7 @@ def validate(
         if decoded + min(seconds, SAMPLE_SECONDS) / 2 <= sampled * seen:
             decoded += seconds
             encoded, lengths = model.encoder(batch.features, batch.feature_lens)
-            found = greedy_search(model, encoded, lengths, token_reward=config.decode.token_reward)
+            found = greedy_search(model, encoded, lengths, settings=settings)
             references += batch.texts
             hypotheses += [tokenizer.decode(hypothesis.tokens) for hypothesis in found]
     names = {"loss_per_frame", *BRANCH_MEASURES}

@@ -4,16 +4,18 @@ import itertools
 import math
 import random
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 import torch
 from decode_models import BLANK, Oracle, assert_same, random_frames, random_model
 
+from residualformer.config.schema import DecodeConfig
 from residualformer.decode.beam import beam_search
 from residualformer.decode.greedy import greedy_search
-from residualformer.decode.hypotheses import extend_keys
+from residualformer.decode.hypotheses import Hypothesis, extend_keys
 
-EVERYTHING = 100_000  # a beam that never prunes
+EVERYTHING = 1000  # more than there are label sequences: a beam that never prunes
 
 
 def add(table: dict, key, value: float) -> None:
@@ -63,21 +65,26 @@ def plain_search(oracle: Oracle, vocab_size: int, beam: int, max_symbols: int, r
     return ranked(alive)
 
 
+def unpruned(model, encoded, lengths, max_symbols: int, nbest: int = EVERYTHING, **options) -> list[Hypothesis]:
+    """The hypotheses of the first utterance by a beam search that keeps all."""
+    settings = DecodeConfig(beam=EVERYTHING, max_symbols=max_symbols, nbest=nbest, **options)
+    return beam_search(model, encoded, lengths, settings)[0]
+
+
 @pytest.mark.parametrize("kind", ["lstm", "stateless"])
 @pytest.mark.parametrize(("num_frames", "vocab_size", "max_symbols"), [(1, 3, 3), (3, 3, 2), (4, 4, 1), (4, 3, 2)])
 def test_unpruned_search_sums_all_alignments(num_frames, vocab_size, max_symbols, kind):
     model = random_model(vocab_size, seed=num_frames, sharpness=2.0, kind=kind)
     encoded, lengths = random_frames([num_frames], seed=7)
-    found = beam_search(model, encoded, lengths, EVERYTHING, max_symbols, nbest=EVERYTHING)[0]
+    found = unpruned(model, encoded, lengths, max_symbols)
     expected = all_alignments(Oracle(model, encoded[0]), vocab_size, max_symbols)
     assert_same(found, expected)
-    normalised = sorted(expected, key=lambda item: -item[1] / (len(item[0]) + 1))
+    normalized = sorted(expected, key=lambda item: -item[1] / (len(item[0]) + 1))
     rewarded = sorted(expected, key=lambda item: -item[1] - 1.3 * len(item[0]))
-    for options, order in (({"length_norm": True}, normalised), ({"token_reward": 1.3}, rewarded)):
-        found = beam_search(model, encoded, lengths, EVERYTHING, max_symbols, nbest=EVERYTHING, **options)[0]
-        assert_same(found, order)
-    found = beam_search(model, encoded, lengths, EVERYTHING, max_symbols, 3, token_reward=0.7, length_norm=True)[0]
-    assert_same(found, normalised[:3])  # the reward is for the search alone
+    for options, order in (({"length_norm": True}, normalized), ({"token_reward": 1.3}, rewarded)):
+        assert_same(unpruned(model, encoded, lengths, max_symbols, **options), order)
+    found = unpruned(model, encoded, lengths, max_symbols, nbest=3, token_reward=0.7, length_norm=True)
+    assert_same(found, normalized[:3])  # the reward is for the search alone
 
 
 def test_without_pruning_the_probabilities_sum_to_at_most_one_and_grow_with_max_symbols():
@@ -85,7 +92,7 @@ def test_without_pruning_the_probabilities_sum_to_at_most_one_and_grow_with_max_
     encoded, lengths = random_frames([3], seed=2)
     totals = []
     for max_symbols in (1, 2, 3):
-        found = beam_search(model, encoded, lengths, EVERYTHING, max_symbols, nbest=EVERYTHING)[0]
+        found = unpruned(model, encoded, lengths, max_symbols)
         totals.append(sum(math.exp(hypothesis.score) for hypothesis in found))
     assert totals[0] < totals[1] < totals[2] < 1
 
@@ -99,9 +106,11 @@ def test_equals_the_plain_search_on_random_models(seed):
     model = random_model(vocab_size, seed, draw.uniform(0.5, 4), kind, blank_bias=draw.uniform(-1, 4))
     lengths = [draw.randint(1, 9) for _ in range(draw.randint(1, 4))]
     encoded, sizes = random_frames(lengths, seed)
-    options = {"blank_penalty": penalty, "token_reward": reward, "length_norm": norm}
-    found = beam_search(model, encoded, sizes, beam, max_symbols, nbest=beam, **options)
-    shorter = beam_search(model, encoded, sizes, beam, max_symbols, nbest=2, **options)
+    settings = DecodeConfig(
+        beam=beam, max_symbols=max_symbols, nbest=beam, blank_penalty=penalty, token_reward=reward, length_norm=norm
+    )
+    found = beam_search(model, encoded, sizes, settings)
+    shorter = beam_search(model, encoded, sizes, replace(settings, nbest=2))
     assert [nbest[:2] for nbest in found] == shorter
     for nbest, frames, length in zip(found, encoded, lengths, strict=True):
         oracle = Oracle(model, frames[:length], penalty)
@@ -115,7 +124,8 @@ def test_equals_the_plain_search_on_random_models(seed):
 def test_token_frames_are_those_of_an_alignment_that_contributes():
     model = random_model(5, seed=3, sharpness=2, blank_bias=1)
     encoded, lengths = random_frames([12, 7], seed=3)
-    for nbest, frames, length in zip(beam_search(model, encoded, lengths, 8, 2), encoded, (12, 7), strict=True):
+    found = beam_search(model, encoded, lengths, DecodeConfig(beam=8, max_symbols=2))
+    for nbest, frames, length in zip(found, encoded, (12, 7), strict=True):
         assert len(nbest) == 4
         for hypothesis in nbest:
             assert hypothesis.frames == sorted(hypothesis.frames)
@@ -142,11 +152,12 @@ def test_batch_and_padding_change_nothing():
     model = random_model(10, seed=5, sharpness=2, blank_bias=2)
     lengths = [6, 15, 1, 15, 9]
     encoded, sizes = random_frames(lengths, seed=5)
-    together = beam_search(model, encoded, sizes, 4, 3)
+    settings = DecodeConfig(beam=4, max_symbols=3)
+    together = beam_search(model, encoded, sizes, settings)
     padded = torch.cat([encoded, torch.full((5, 20, encoded.shape[2]), 1e3).double()], dim=1)
-    assert [flat(n) for n in beam_search(model, padded, sizes, 4, 3)] == [flat(n) for n in together]
+    assert [flat(n) for n in beam_search(model, padded, sizes, settings)] == [flat(n) for n in together]
     for i, length in enumerate(lengths):
-        alone = beam_search(model, encoded[i : i + 1, :length], sizes[i : i + 1], 4, 3)[0]
+        alone = beam_search(model, encoded[i : i + 1, :length], sizes[i : i + 1], settings)[0]
         assert_same(alone, [(tuple(h.tokens), h.score) for h in together[i]])
         assert [h.frames for h in alone] == [h.frames for h in together[i]]
 
@@ -158,10 +169,11 @@ def flat(nbest):
 def test_an_utterance_without_frames_has_the_empty_hypothesis():
     model = random_model(6, seed=1)
     encoded, _ = random_frames([5, 5], seed=1)
-    nbest = beam_search(model, encoded, torch.tensor([0, 5]), 4)
+    settings = DecodeConfig(beam=4)
+    nbest = beam_search(model, encoded, torch.tensor([0, 5]), settings)
     assert flat(nbest[0]) == [([], [], 0.0)] and len(nbest[1]) == 4
-    assert flat(beam_search(model, encoded[:1, :0], torch.tensor([0]), 4)[0]) == [([], [], 0.0)]
-    assert beam_search(model, encoded[:0], torch.tensor([], dtype=torch.int64), 4) == []
+    assert flat(beam_search(model, encoded[:1, :0], torch.tensor([0]), settings)[0]) == [([], [], 0.0)]
+    assert beam_search(model, encoded[:0], torch.tensor([], dtype=torch.int64), settings) == []
 
 
 class Certain(torch.nn.Module):
@@ -194,16 +206,16 @@ def test_a_certain_model_is_read_off_by_both_searches(beam):
     frames = torch.nn.functional.one_hot(torch.tensor([labels, labels[::-1]]), 5).double()
     lengths = torch.tensor([8, 5])
     expected = [([3, 1, 2, 1, 4], [0, 2, 3, 6, 7]), ([4, 1, 2], [0, 1, 4])]
-    greedy = greedy_search(Certain(5), frames, lengths)
-    best = [nbest[0] for nbest in beam_search(Certain(5), frames, lengths, beam)]
+    greedy = greedy_search(Certain(5), frames, lengths, DecodeConfig())
+    best = [nbest[0] for nbest in beam_search(Certain(5), frames, lengths, DecodeConfig(beam=beam))]
     assert [(h.tokens, h.frames) for h in greedy] == [(h.tokens, h.frames) for h in best] == expected
 
 
 def test_the_sum_over_alignments_is_at_least_the_greedy_one():
     model = random_model(3, seed=9)
     encoded, lengths = random_frames([4], seed=9)
-    greedy = greedy_search(model, encoded, lengths, max_symbols=2)[0]
-    found = beam_search(model, encoded, lengths, EVERYTHING, 2, nbest=EVERYTHING)[0]
+    greedy = greedy_search(model, encoded, lengths, DecodeConfig(max_symbols=2))[0]
+    found = unpruned(model, encoded, lengths, max_symbols=2)
     assert {tuple(h.tokens): h.score for h in found}[tuple(greedy.tokens)] > greedy.score - 1e-12
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from decode_models import BLANK, Oracle, random_frames, random_model
 
+from residualformer.config.schema import DecodeConfig
 from residualformer.decode.greedy import GreedySearch, greedy_search
 
 
@@ -33,7 +34,9 @@ def test_equals_the_loop_over_one_utterance(seed, max_symbols, penalty, reward, 
     model = random_model(9, seed, sharpness=2, kind=kind, blank_bias=3)
     lengths = [11, 3, 17, 1]
     encoded, sizes = random_frames(lengths, seed)
-    found = greedy_search(model, encoded, sizes, max_symbols, penalty, reward)
+    found = greedy_search(
+        model, encoded, sizes, DecodeConfig(max_symbols=max_symbols, blank_penalty=penalty, token_reward=reward)
+    )
     for hypothesis, frames, length in zip(found, encoded, lengths, strict=True):
         labels, times, score = plain_greedy(Oracle(model, frames[:length], penalty), max_symbols, reward)
         assert (hypothesis.tokens, hypothesis.frames) == (labels, times)
@@ -43,17 +46,19 @@ def test_equals_the_loop_over_one_utterance(seed, max_symbols, penalty, reward, 
 def test_a_reward_for_labels_is_to_this_search_a_penalty_for_the_blank():
     model = random_model(9, seed=7, sharpness=2, blank_bias=3)
     encoded, lengths = random_frames([30, 20], seed=7)
-    rewarded, penalised = (greedy_search(model, encoded, lengths, 3, *each) for each in ((0.0, 2.0), (2.0, 0.0)))
-    plain = greedy_search(model, encoded, lengths, 3)
-    assert [each.tokens for each in rewarded] == [each.tokens for each in penalised] != [each.tokens for each in plain]
+    options = ({"token_reward": 2.0}, {"blank_penalty": 2.0}, {})
+    rewarded, penalized, plain = (
+        greedy_search(model, encoded, lengths, DecodeConfig(max_symbols=3, **each)) for each in options
+    )
+    assert [each.tokens for each in rewarded] == [each.tokens for each in penalized] != [each.tokens for each in plain]
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 7])
 def test_pieces_of_any_length_give_the_same(size):
     model = random_model(9, seed=4, sharpness=2, blank_bias=2)
     encoded, lengths = random_frames([20, 9, 0, 14], seed=4)
-    whole = greedy_search(model, encoded, lengths)
-    search = GreedySearch(model, 4)
+    whole = greedy_search(model, encoded, lengths, DecodeConfig())
+    search = GreedySearch(model, 4, DecodeConfig())
     for start in range(0, 20, size):
         search.feed(encoded[:, start : start + size], (lengths - start).clamp(0, size))
     for piecewise, expected in zip(search.results(), whole, strict=True):
@@ -65,9 +70,11 @@ def test_pieces_of_any_length_give_the_same(size):
 def test_a_frame_writes_at_most_max_symbols():
     model = random_model(9, seed=1, blank_bias=-50)
     encoded, lengths = random_frames([6], seed=1)
-    assert greedy_search(model, encoded, lengths, max_symbols=3)[0].frames == [t for t in range(6) for _ in range(3)]
+    assert greedy_search(model, encoded, lengths, DecodeConfig(max_symbols=3))[0].frames == [
+        t for t in range(6) for _ in range(3)
+    ]
 
 
 def test_no_utterance():
     model = random_model(5, seed=1)
-    assert greedy_search(model, torch.zeros(0, 0, 8).double(), torch.zeros(0, dtype=torch.int64)) == []
+    assert greedy_search(model, torch.zeros(0, 0, 8).double(), torch.zeros(0, dtype=torch.int64), DecodeConfig()) == []

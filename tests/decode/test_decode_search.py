@@ -15,16 +15,10 @@ from decode_models import save_random_run
 from lhotse import CutSet, Features, MonoCut, NumpyFilesWriter, SupervisionSegment
 
 from residualformer.config.schema import Config, DecodeConfig
-from residualformer.decode.corpus import batches, decode_cuts, decode_features, read_cuts_with_features
-from residualformer.decode.search import (
-    decode_settings,
-    encode,
-    encode_chunks,
-    search,
-    search_name,
-    settings_for,
-    times_s,
-)
+from residualformer.decode.corpus import batches, decode_cuts, read_cuts_with_features
+from residualformer.decode.encode import encode, encode_chunks
+from residualformer.decode.recognize import recognize, search, times_s
+from residualformer.decode.settings import decode_settings, search_name, settings_for
 from residualformer.errors import UserError
 from residualformer.files import write_json
 from residualformer.model.checkpoint import load_model
@@ -132,7 +126,7 @@ def test_cuts_are_decoded_as_each_alone(setup, kind):
     outcome = decode_cuts(bundle, settings, read_cuts_with_features(setup[1], bundle.config.features))
     assert [record["id"] for record in outcome.records] == list(FRAMES) and not outcome.skipped
     for record in outcome.records:
-        best = decode_features(bundle.model, settings, [features_of(record["id"])])[0].nbest[0]
+        best = recognize(bundle.model, settings, [features_of(record["id"])])[0].nbest[0]
         assert record["hyp"] == bundle.tokenizer.decode(best.tokens)
         assert record["times"] == times_s(best, bundle.model.encoder.stride)
         assert record["score"] == pytest.approx(best.score, abs=1e-3)  # batched float32 sums, then rounded

@@ -20,9 +20,10 @@ from residualformer.config.schema import (
 )
 from residualformer.data.features import compute_fbank
 from residualformer.data.tokenizer import train_tokenizer
+from residualformer.decode.encode import encode
 from residualformer.decode.greedy import GreedySearch
 from residualformer.decode.hypotheses import Hypothesis
-from residualformer.decode.search import encode, search
+from residualformer.decode.recognize import search
 from residualformer.export.contracts import CONTRACTS
 from residualformer.export.folder import encoder_graph, write_folder
 from residualformer.model.checkpoint import Bundle
@@ -143,7 +144,10 @@ def test_a_stateless_folder_of_the_other_type(tmp_path):
     for samples, stream in zip(signals, by_runtime(Recognizer(model, settings), signals), strict=True):
         padded = np.pad(samples, (0, round(model.tail_s * RATE)))
         features = torch.from_numpy(compute_fbank(padded, bundle.config.features))[None]
-        search, state = GreedySearch(bundle.model, 1, settings.max_symbols), encoder.init_state(1)
+        search, state = (
+            GreedySearch(bundle.model, 1, DecodeConfig(max_symbols=settings.max_symbols)),
+            encoder.init_state(1),
+        )
         for start in range(0, features.shape[1] - encoder.window + 1, encoder.shift):
             window = features[:, start : start + encoder.window]
             with torch.no_grad():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from decode_models import BLANK, random_frames, random_model
 
+from residualformer.config.schema import DecodeConfig
 from residualformer.decode.beam import beam_search
 from residualformer.decode.greedy import greedy_search
 from residualformer.runtime.beam import BeamSearch, extend_key
@@ -88,7 +89,7 @@ def assert_equal(found, expected):
 @pytest.mark.parametrize("seed", range(25))
 def test_greedy_equals_that_of_torch(seed):
     network, encoded, lengths, settings, draw = drawn(seed)
-    expected = greedy_search(network.model, encoded, lengths, **settings)
+    expected = greedy_search(network.model, encoded, lengths, DecodeConfig(**settings))
     states = in_pieces(GreedySearch(network, BLANK, **settings), network.project(encoded, lengths), draw)
     assert_equal([state.nbest()[0] for state in states], expected)
     for state, hypothesis in zip(states, expected, strict=True):
@@ -99,7 +100,7 @@ def test_greedy_equals_that_of_torch(seed):
 def test_beam_gives_the_nbest_of_the_plain_one(seed):
     network, encoded, lengths, settings, draw = drawn(seed)
     beam, settings["length_norm"] = draw.choice([1, 2, 3, 4, 8, 16]), draw.random() < 0.5
-    expected = beam_search(network.model, encoded, lengths, beam, nbest=beam, **settings)
+    expected = beam_search(network.model, encoded, lengths, DecodeConfig(beam=beam, nbest=beam, **settings))
     keep = draw.choice([0, None])  # what is remembered of the predictor changes only the work
     search = BeamSearch(network, BLANK, beam, keep=keep, **settings)
     for state, nbest in zip(in_pieces(search, network.project(encoded, lengths), draw), expected, strict=True):

@@ -15,6 +15,7 @@ from residualformer.config.schema import (
     ArbitratorConfig,
     Config,
     CostConfig,
+    DecodeConfig,
     EncoderConfig,
     JoinerConfig,
     LossConfig,
@@ -196,7 +197,7 @@ def test_the_entropy_is_that_of_the_greedy_path(cuts, rnnt):  # noqa: F811
         model.joiner.project_predictor.weight *= 20
         found = teacher.entropy(features, batch.feature_lens)
         encoded, lengths = model.encoder(features, batch.feature_lens)
-        hypotheses = greedy_search(model, encoded, lengths)
+        hypotheses = greedy_search(model, encoded, lengths, DecodeConfig())
         assert 0 < sum(len(each.tokens) for each in hypotheses) < 5 * int(lengths.sum())  # five a frame at most
         for n, (each, length) in enumerate(zip(hypotheses, lengths.tolist(), strict=True)):
             for t in range(0, length, 7):

@@ -1,0 +1,62 @@
+"""The encoder over whole utterances, by one masked pass or chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from residualformer.nn.arbitrator import OneHot
+from residualformer.nn.recurrent import RecurrentEncoder
+from residualformer.nn.transducer import Transducer
+
+LONGEST_FULL_PASS = 6000  # feature frames: one minute
+
+
+class EncodedFrames(NamedTuple):
+    """The encoder's output for N utterances and, of recurrent encoders, the branch that each frame went through."""
+
+    frames: Tensor  # (N, T', D)
+    lengths: Tensor  # (N,)
+    branches: Tensor | None = None  # (N, T') int64; all 0 where there is one branch
+
+
+@torch.no_grad()
+def encode(model: Transducer, features: Tensor, lengths: Tensor, streaming: bool = False) -> EncodedFrames:
+    """Encode features (N, T, F) with `lengths` (N,) by the masked full pass, or chunk by chunk if `streaming`.
+
+    Both give the same output. Utterances of more than `LONGEST_FULL_PASS` frames always go chunk by chunk, because the
+    mask of a full pass grows with T squared.
+    """
+    if not streaming and features.shape[1] <= LONGEST_FULL_PASS:
+        return _full_pass(model, features, lengths)
+    frames, _, branches = zip(*encode_chunks(model, features, lengths), strict=True)
+    lengths = model.encoder.output_lengths(lengths)
+    longest = int(lengths.max())
+    taken = None if branches[0] is None else torch.cat(branches, dim=1)[:, :longest]
+    return EncodedFrames(torch.cat(frames, dim=1)[:, :longest], lengths, taken)
+
+
+@torch.no_grad()
+def encode_chunks(model: Transducer, features: Tensor, lengths: Tensor) -> Iterator[EncodedFrames]:
+    """Run features (N, T, F) with `lengths` (N,) through `encoder.step`; yield C frames of each utterance at a time."""
+    encoder = model.encoder
+    state = encoder.init_state(features.shape[0])
+    padded = torch.nn.functional.pad(features, (0, 0, 0, encoder.window))
+    for start in range(0, max(int(lengths.max()), 1), encoder.shift):
+        real = (lengths - start).clamp(min=0)
+        window = padded[:, start : start + encoder.window]
+        encoded, state = encoder.step(window, real.clamp(max=encoder.window), state)
+        branches = state.decisions[:, None] if isinstance(encoder, RecurrentEncoder) else None
+        yield EncodedFrames(encoded, encoder.output_lengths(real.clamp(max=encoder.shift)), branches)
+
+
+def _full_pass(model: Transducer, features: Tensor, lengths: Tensor) -> EncodedFrames:
+    encoder = model.encoder
+    if not isinstance(encoder, RecurrentEncoder):
+        return EncodedFrames(*encoder(features, lengths))
+    frames, lengths, decisions, _ = encoder.encode(features, lengths, OneHot())
+    single = torch.zeros(frames.shape[:2], dtype=torch.int64, device=frames.device)
+    return EncodedFrames(frames, lengths, single if decisions is None else decisions.argmax(2))
