@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from residualformer.errors import UserError
+from residualformer.model.device import add_device_option
 from residualformer.runtime.settings import SETTINGS_FILE, is_exported
 
 STDIN, MICROPHONE = Path("-"), Path("microphone")
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="chunk by chunk, as live speech would be decoded; greedy search (exported: always, either search)",
     )
+    add_device_option(parser)
     exported = parser.add_argument_group("with an exported folder, which streams without torch")
     exported.add_argument("--int8", action="store_true", help="its int8 files")
     exported.add_argument("--lean", action="store_true", help="the least memory: one group's weights at a time, slower")
@@ -106,8 +108,9 @@ def _trained(args: argparse.Namespace) -> Results:
     from residualformer.decode.settings import decode_settings  # torch, which an exported folder need not wait for
     from residualformer.decode.transcribe import transcribe
     from residualformer.model.checkpoint import load_model
+    from residualformer.model.device import find_device
 
-    bundle = load_model(args.model)
+    bundle = load_model(args.model, find_device(args.device))
     overrides = ["decode.kind=greedy"] if args.greedy or args.streaming else []
     if args.beam is not None:
         overrides = ["decode.kind=beam", f"decode.beam={args.beam}"]

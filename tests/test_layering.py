@@ -65,7 +65,8 @@ def test_optional_packages_are_not_needed_at_import(path):
 
 
 PACKAGE = under("residualformer")
-# From the ground up: a room imports only from those before it (docs/architecture.md).
+# From the ground up: a room imports only from those before it (docs/architecture.md). The first are single files,
+# which may import each other.
 ROOMS = (
     [
         "constants",
@@ -75,7 +76,7 @@ ROOMS = (
         "parallel",
         "lock",
         "provenance",
-    ],  # single files, which may import each other
+    ],
     ["config"],
     ["kernels"],
     ["nn"],

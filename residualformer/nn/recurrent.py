@@ -162,7 +162,9 @@ class RecurrentEncoder(Encoder[RecurrentState]):
         decision[:, 0] = 1
         arbitrator = [] if self.arbitrator is None else self.arbitrator.init_state(batch_size)
         layers = [(zeros,) * NUM_STATES[self.config.kind] for _ in self.layers]
-        return RecurrentState(layers, arbitrator, decision, torch.zeros(batch_size, dtype=torch.long).to(zeros.device))
+        return RecurrentState(
+            layers, arbitrator, decision, torch.zeros(batch_size, dtype=torch.long, device=zeros.device)
+        )
 
     def step(self, features: Tensor, lengths: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
         """Encode one frame of each stream; of its branches only the chosen one is computed.
