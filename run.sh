@@ -101,7 +101,7 @@ fi
 
 if [ "$corpus" = custom ]; then # somebody's data may change, a public corpus does not
     if [ "$stage" -eq 0 ] && [ -n "$corpus_dir" ]; then
-        content=$("$python" local/custom_content.py "$corpus_dir")
+        content=$("$python" local/custom_data/content.py "$corpus_dir")
         obtain+=(--content "$content")
     fi
 fi

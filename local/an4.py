@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from local import espeak
-from local.an4_lexicon import LETTERS, translate
-from local.corpora import check_there, command_line, remember, remembered
-from local.synthesis import (
+from local.an4_corpus.lexicon import LETTERS, translate
+from local.common import espeak
+from local.common.corpus import check_there, command_line, remember, remembered
+from local.common.synthesis import (
     VARIANTS,
     Conditions,
     Line,
@@ -36,7 +36,7 @@ from local.synthesis import (
     started_before,
     write_transcripts,
 )
-from local.synthesis import (
+from local.common.synthesis import (
     read_transcripts as read_rendered,
 )
 from residualformer.data.validate import CorpusUtterance, write_cuts

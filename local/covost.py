@@ -16,8 +16,8 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from local import mslt
-from local.corpora import check_there, command_line, fetch, remember, remembered, unpack
+from local.common.corpus import check_there, command_line, fetch, remember, remembered, unpack
+from local.covost_corpus import mslt
 from residualformer.data.validate import CorpusUtterance, write_cuts
 from residualformer.errors import UserError, run_main
 

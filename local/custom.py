@@ -1,9 +1,10 @@
 """Your own data: a folder of audio and text in one of four layouts becomes the cuts and the values of a recipe.
 
-The layout is recognised: kaldi, pairs (NAME.wav beside NAME.txt), table (TSV or CSV) or cuts (Lhotse's); see
-local/custom_layouts.py and docs/own_data.md. Splits that the data lacks are held out of train by speaker. What cannot
-be used is dropped, counted by reason, and listed in dropped.tsv. Text keeps its characters, in composed form (NFC).
-Stage 1 also chooses a configuration for the amount of speech: chosen.yaml, from the table in local/custom_choices.py.
+The layout is recognized: kaldi, pairs (NAME.wav beside NAME.txt), table (TSV or CSV) or cuts (Lhotse's); see
+local/custom_data/layouts.py and docs/own_data.md. Splits that the data lack are held out of train by speaker. What
+cannot be used is dropped, counted by reason, and listed in dropped.tsv. Text keeps its characters, in composed form
+(NFC). Stage 1 also chooses a configuration for the amount of speech: chosen.yaml, from the table in
+local/custom_data/choices.py.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from pathlib import Path
 from lhotse import CutSet
 from lhotse.cut import Cut
 
-from local import custom_choices, custom_splits
-from local.custom_cuts import described
-from local.custom_entries import EMPTY_TEXT, NO_AUDIO, Data, Dropped, Entry
-from local.custom_layouts import LAYOUTS, read_data, recognise
+from local.custom_data.choices import as_lines, as_yaml, choose
+from local.custom_data.splits import complete, repeated_texts, shared_speakers, total_hours
+from local.custom_data.cuts import described
+from local.custom_data.entries import EMPTY_TEXT, NO_AUDIO, Data, Dropped, Entry
+from local.custom_data.layouts import LAYOUTS, read_data, recognise
 from residualformer.data.text import CASES, normalize
 from residualformer.data.utterance import target_text
 from residualformer.data.validate import save_cuts, validate_cuts
@@ -62,8 +64,8 @@ def manifests(args: argparse.Namespace) -> None:
     splits = {name: [cut for cut in cuts if split[cut.id] == name] for name in SPLITS}
     if not splits["train"]:
         raise UserError(f"nothing to train on is left of {found} utterances: {summary(data.dropped)}.")
-    notes = [custom_splits.complete(splits), custom_splits.shared_speakers(splits)]
-    notes += [custom_splits.repeated_texts(splits), rates(cuts)]
+    notes = [complete(splits), shared_speakers(splits)]
+    notes += [repeated_texts(splits), rates(cuts)]
     out = Path(args.out)
     write_report(data.dropped, out / "dropped.tsv", total)
     for note in filter(None, notes):
@@ -161,10 +163,10 @@ def rates(cuts: list[Cut]) -> str:
 
 def write_choices(train: list[Cut], args: argparse.Namespace, path: Path) -> None:
     """Write and print the values for so much speech and such text."""
-    hours, texts = custom_splits.hours(train), [target_text(cut, args.target) for cut in train]
-    values = custom_choices.choose(hours, texts, args.target, args.max_seconds)
-    write_text(path, custom_choices.as_yaml(values, hours, len(train)))
-    print(f"chosen for {hours:.2f} h ({path}; --set beats it):\n{custom_choices.as_lines(values)}")
+    hours, texts = total_hours(train), [target_text(cut, args.target) for cut in train]
+    values = choose(hours, texts, args.target, args.max_seconds)
+    write_text(path, as_yaml(values, hours, len(train)))
+    print(f"chosen for {hours:.2f} h ({path}; --set beats it):\n{as_lines(values)}")
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from local.corpora import check_there, command_line, fetch, remember, remembered, unpack
+from local.common.corpus import check_there, command_line, fetch, remember, remembered, unpack
 from residualformer.data.validate import CorpusUtterance, write_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_text

@@ -17,9 +17,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from local import espeak
-from local.mini_grammar import draw_sentence
-from local.synthesis import (
+from local.common import espeak
+from local.common.synthesis import (
     SAMPLING_RATE,
     VARIANTS,
     Conditions,
@@ -32,6 +31,7 @@ from local.synthesis import (
     started_before,
     write_transcripts,
 )
+from local.mini_corpus.grammar import draw_sentence
 from residualformer.data.validate import CorpusUtterance, write_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.parallel import worker_map

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from local import acoustics
+from local.common import acoustics
 
 RATE = 16000
 

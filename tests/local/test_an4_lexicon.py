@@ -8,7 +8,7 @@ import pytest
 from lhotse import CutSet
 
 from local import an4
-from local.an4_lexicon import LETTERS, LEXICON, translate
+from local.an4_corpus.lexicon import LETTERS, LEXICON, translate
 
 # All words of etc/an4_{train,test}.transcription and etc/an4.dic, from the corpus.
 WORDS = """

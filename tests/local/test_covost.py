@@ -12,7 +12,8 @@ import pytest
 import soundfile
 from lhotse import CutSet
 
-from local import covost, mslt
+from local import covost
+from local.covost_corpus import mslt
 from residualformer.errors import UserError
 
 ENGLISH = "client_id\tpath\tsentence\tup_votes\tdown_votes\tage\tgender\taccent\n"  # the columns of release 4

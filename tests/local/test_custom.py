@@ -12,8 +12,8 @@ from custom_data import CHINESE, FRENCH, LAYOUTS, kaldi, pairs, table, utterance
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 from local import custom
-from local.custom_content import content
-from local.custom_layouts import read_data, recognise
+from local.custom_data.content import content
+from local.custom_data.layouts import read_data, recognise
 from residualformer.config.loading import load_config
 from residualformer.config.schema import FeatureConfig
 from residualformer.data.audio import read_audio

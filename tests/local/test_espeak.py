@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from local.espeak import SAMPLING_RATE, Voice, phonemes, spell_letters, synthesize
-from local.synthesis import ACCENTS, VARIANTS
+from local.common.espeak import SAMPLING_RATE, Voice, phonemes, spell_letters, synthesize
+from local.common.synthesis import ACCENTS, VARIANTS
 from residualformer.errors import UserError
 
 

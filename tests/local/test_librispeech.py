@@ -15,7 +15,8 @@ import soundfile
 from lhotse import CutSet
 from lhotse.recipes.librispeech import LIBRISPEECH, prepare_librispeech
 
-from local import corpora, librispeech
+from local import librispeech
+from local.common import corpus as corpora
 from residualformer.errors import UserError
 
 

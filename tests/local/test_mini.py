@@ -13,7 +13,8 @@ import soundfile
 from lhotse import CutSet
 
 from local import mini
-from local.mini_grammar import (
+from local.common.synthesis import Renderer
+from local.mini_corpus.grammar import (
     Pair,
     chinese_number,
     draw_clock,
@@ -23,8 +24,7 @@ from local.mini_grammar import (
     english_number,
     english_ordinal,
 )
-from local.mini_templates import COMMANDS, STATEMENTS
-from local.synthesis import Renderer
+from local.mini_corpus.templates import COMMANDS, STATEMENTS
 from residualformer.errors import UserError
 from residualformer.parallel import worker_map
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from local import acoustics, espeak
+from local.common import acoustics, espeak
 from residualformer.errors import UserError
 from residualformer.files import read_json_lines, replacing, write_json
 

@@ -81,7 +81,7 @@ def repeated_texts(splits: dict[str, list[Cut]]) -> str:
     return f"{count} of {len(texts['test'])} test utterances say what is also said in train" if count else ""
 
 
-def hours(cuts: Iterable[Cut]) -> float:
+def total_hours(cuts: Iterable[Cut]) -> float:
     return sum(cut.duration for cut in cuts) / 3600
 
 

@@ -12,9 +12,9 @@ import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from local.custom_content import files_below
-from local.custom_cuts import find_cuts, read_cut_sets
-from local.custom_entries import (
+from local.custom_data.content import files_below
+from local.custom_data.cuts import find_cuts, read_cut_sets
+from local.custom_data.entries import (
     BAD_ROW,
     NO_AUDIO,
     NO_TEXT,

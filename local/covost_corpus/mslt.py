@@ -12,7 +12,7 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
-from local.corpora import check_there
+from local.common.corpus import check_there
 from residualformer.data.validate import CorpusUtterance
 from residualformer.errors import UserError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lhotse.cut import Cut
 
-from local.custom_content import AUDIO, files_below
+from local.custom_data.content import AUDIO, files_below
 from residualformer.data.validate import CorpusUtterance
 from residualformer.errors import UserError
 from residualformer.files import read_text, split_lines

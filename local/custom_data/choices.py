@@ -125,7 +125,7 @@ def as_yaml(values: dict[str, Any], hours: float, count: int) -> str:
     """The file of chosen values, which says where they come from."""
     return (
         f"# Chosen for {hours:.2f} h of speech to train on ({count} utterances) by the table in\n"
-        "# local/custom_choices.py. Another value: --set encoder.dim=192; this file is written anew by stage 1.\n"
+        "# local/custom_data/choices.py. Another value: --set encoder.dim=192; this file is written anew by stage 1.\n"
         + yaml.safe_dump(values, sort_keys=False)
     )
 

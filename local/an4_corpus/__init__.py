@@ -1,0 +1,1 @@
+"""AN4's words in Chinese."""

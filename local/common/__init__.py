@@ -1,0 +1,1 @@
+"""What several corpora share: downloads, and speech from espeak-ng."""

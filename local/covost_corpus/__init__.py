@@ -1,0 +1,1 @@
+"""Further test sets of CoVoST 2."""

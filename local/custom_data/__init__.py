@@ -1,0 +1,1 @@
+"""Reading of people's own data, in four layouts."""
