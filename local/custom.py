@@ -20,10 +20,10 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 
 from local.custom_data.choices import as_lines, as_yaml, choose
-from local.custom_data.splits import complete, repeated_texts, shared_speakers, total_hours
 from local.custom_data.cuts import described
 from local.custom_data.entries import EMPTY_TEXT, NO_AUDIO, Data, Dropped, Entry
 from local.custom_data.layouts import LAYOUTS, read_data, recognise
+from local.custom_data.splits import complete, repeated_texts, shared_speakers, total_hours
 from residualformer.data.text import CASES, normalize
 from residualformer.data.utterance import target_text
 from residualformer.data.validate import save_cuts, validate_cuts
