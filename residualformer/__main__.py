@@ -1,3 +1,5 @@
+"""`python -m residualformer`, the command line of `residualformer/cli`."""
+
 from residualformer.cli import main
 
 main()

@@ -46,3 +46,14 @@ def test_wrong_commands_end_in_a_sentence(call, arguments, words):
 def test_help_names_the_commands(call):
     done = call()
     assert done.returncode == 0 and "params" in done.stdout and "transcribe" in done.stdout
+
+
+def test_a_command_imports_its_own_module_alone(root):
+    code = (
+        "import sys, residualformer.cli as cli\n"
+        "sys.argv[1:] = ['params', '--config', 'conf/paper_asr.yaml']\n"
+        "cli.main()\n"
+        "sys.exit('residualformer.cli.transcribe' in sys.modules or 'residualformer.cli.params' not in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, env={"PYTHONPATH": str(root)})
+    assert done.returncode == 0, done.stderr.decode()

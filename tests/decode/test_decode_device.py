@@ -12,6 +12,7 @@ import torch
 from decode_models import save_random_run
 from test_decode_search import decode_step, features_of, write_cuts
 
+from residualformer.cli.transcribe import add_arguments, run
 from residualformer.config.schema import AmNetConfig, Config, DecodeConfig, EncoderConfig, PredictorConfig
 from residualformer.decode.recognize import recognize
 from residualformer.decode.transcribe import recognize_stream
@@ -19,7 +20,6 @@ from residualformer.errors import UserError
 from residualformer.model.checkpoint import load_model
 from residualformer.model.device import DEVICES, find_device
 from residualformer.nn.transducer import Transducer, build_model
-from residualformer.transcribe import add_arguments, run
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -6,12 +6,13 @@ import json
 import numpy as np
 import pytest
 import soundfile
+import torch
 from decode_models import save_random_run
 from test_validate import without_its_first_frame
 
+from residualformer.cli.transcribe import add_arguments, run
 from residualformer.data.audio import read_audio
 from residualformer.errors import UserError
-from residualformer.transcribe import add_arguments, run
 
 RATE = 16000
 
@@ -161,5 +162,30 @@ def test_nothing_usable_and_contradictions_are_errors(folder, tmp_path, capsys):
         transcribe("--model", folder / "run", folder / "a.wav", "--streaming", "--beam", 4)
     with pytest.raises(UserError, match="decode.beam"):
         transcribe("--model", folder / "run", folder / "a.wav", "--beam", 0)
-    with pytest.raises(UserError, match="missing"):
-        transcribe("--model", folder / "absent", folder / "a.wav")
+    with pytest.raises(UserError, match="--rate 8000 is the rate of the microphone .* leave it out"):
+        transcribe("--model", folder / "run", folder / "a.wav", "--rate", 8000)
+    with pytest.raises(UserError, match="--threads is 0; give 1 or more"):
+        transcribe("--model", folder / "run", folder / "a.wav", "--threads", 0)
+
+
+def test_a_model_that_does_not_exist_is_named_with_the_closest_name(folder, tmp_path):
+    (tmp_path / "exp" / "residual").mkdir(parents=True)
+    (tmp_path / "exp" / "encoder.onnx").touch()  # what lies beside it does not matter
+    cases = {
+        "exp/residul": "exp/residul does not exist. Did you mean 'residual'?",
+        "exq/residual": "exq/residual does not exist, because there is no .*exq. Did you mean 'exp'?",
+        "exp/residual/model.pt": "model.pt does not exist.$",
+        "exp/residual/x/y": "y does not exist, because there is no .*x.$",
+    }
+    for name, words in cases.items():
+        with pytest.raises(UserError, match=words):
+            transcribe("--model", tmp_path / name, folder / "a.wav")
+
+
+def test_threads_are_those_of_torch(folder, monkeypatch):
+    given = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    transcribe("--model", folder / "run", folder / "a.wav")
+    assert given == []  # torch's own number unless somebody asks
+    transcribe("--model", folder / "run", folder / "a.wav", "--threads", 2)
+    assert given == [2]

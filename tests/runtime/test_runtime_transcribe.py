@@ -111,6 +111,10 @@ def test_nothing_usable_and_contradictions_are_errors(folder, tmp_path, capsys):
         transcribe("--model", folder, folder / "a.wav", "--threads", 0)
     with pytest.raises(UserError, match="decode.beam is 0"):
         transcribe("--model", folder, folder / "a.wav", "--beam", 0)
+    with pytest.raises(UserError, match="--rate 8000 is the rate of the microphone .* files tell their own"):
+        transcribe("--model", folder, folder / "a.wav", "--rate", 8000)
+    with pytest.raises(UserError, match="--device cuda: an exported folder runs on the CPU"):
+        transcribe("--model", folder, folder / "a.wav", "--device", "cuda")
     for option in ("-", "--mic", "--partial", "--int8", "--lean", "--endpoint"):
         with pytest.raises(UserError, match="needs an exported folder"):
             transcribe("--model", tmp_path, folder / "a.wav", option)

@@ -1,0 +1,38 @@
+"""The command line of the package: `residualformer params` and `residualformer transcribe`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+from residualformer.errors import UserError, closest, run_main
+
+# A command `name` is the module cli/name.py, with `add_arguments(parser)` and `run(args)`.
+COMMANDS = {
+    "params": "print the parameter counts of an experiment, and FLOPs per frame, as JSON",
+    "transcribe": "transcribe audio files with a trained model",
+}
+
+
+def main() -> None:
+    """Run the command line `residualformer` or `python -m residualformer`."""
+    run_main(_main)
+
+
+def _main() -> None:
+    arguments = sys.argv[1:] or ["--help"]
+    command = arguments[0]
+    if command not in COMMANDS and not command.startswith("-"):
+        advice = closest(command, COMMANDS) or f" There are: {', '.join(COMMANDS)}."
+        raise UserError(f"there is no command '{command}'.{advice}")
+    parser = argparse.ArgumentParser(prog="residualformer", description="Small streaming transducers.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        subparser = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        if name == command:  # only this command's module is imported
+            module = import_module(f"{__name__}.{name}")
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    args = parser.parse_args(arguments)
+    args.run(args)
