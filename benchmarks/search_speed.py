@@ -29,7 +29,7 @@ import torch
 from plain_beam import PlainBeamSearch
 
 from residualformer.config.schema import PredictorConfig
-from residualformer.data.features import compute_fbank
+from residualformer.data.fbank import compute_fbank
 from residualformer.data.validate import read_cuts
 from residualformer.errors import run_main
 from residualformer.export.audio import utterances_of_cuts

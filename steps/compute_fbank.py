@@ -24,8 +24,8 @@ from tqdm import tqdm
 from residualformer.config.loading import load_config
 from residualformer.config.schema import Config
 from residualformer.data.extract import Extracted, extract_features, with_speeds
+from residualformer.data.fbank import fbank_options
 from residualformer.data.feature_backends import BACKENDS, get_backend
-from residualformer.data.features import fbank_options
 from residualformer.data.splits import cuts_file, cuts_files
 from residualformer.data.validate import read_cuts
 from residualformer.errors import UserError, run_main

@@ -19,7 +19,7 @@ from residualformer.config.schema import (
     ResidualConfig,
     TokenConfig,
 )
-from residualformer.data.features import compute_fbank
+from residualformer.data.fbank import compute_fbank
 from residualformer.data.tokenizer import Tokenizer, train_tokenizer
 from residualformer.export.audio import noise
 from residualformer.export.contracts import CONTRACTS, Contract

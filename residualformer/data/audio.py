@@ -1,4 +1,4 @@
-"""Reading audio files of any format, rate and channel count that libsndfile opens."""
+"""Audio files, of any format, rate and number of channels that libsndfile opens. Needs neither torch nor Lhotse."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ import soxr
 
 from residualformer.errors import UserError
 
-MP3_ESTIMATE = 0.01  # by so much may the length that libsndfile makes out before it decodes an MP3 be wrong
+MP3_ESTIMATE = 0.01  # relative error of the length that libsndfile estimates before it decodes an MP3
+MIN_RATE_HZ, MAX_RATE_HZ = 2_000, 384_000  # a damaged header may state any rate, and resampling take all memory
 
 
 def read_audio(path: Path | str, sample_rate_hz: int) -> np.ndarray:
-    """Samples (S,) float32 in [-1, 1] of one file: channels averaged, resampled to `sample_rate_hz` by soxr.
+    """Read a file as one channel at `sample_rate_hz`: channels are averaged, other rates resampled.
 
-    Raises UserError as `audio_blocks`.
+    Returns:
+        Samples (S,) float32 in [-1, 1].
+
+    Raises:
+        UserError: see `audio_blocks`.
     """
     blocks = list(audio_blocks(path))
     mono, rate = np.concatenate([samples.mean(axis=1) for samples, _ in blocks]), blocks[0][1]
@@ -25,15 +30,22 @@ def read_audio(path: Path | str, sample_rate_hz: int) -> np.ndarray:
 
 
 def resample(mono: np.ndarray, rate: int, sample_rate_hz: int) -> np.ndarray:
-    """Samples (S,) at `rate` as samples at `sample_rate_hz`, float32, by soxr; as they are when the rates agree."""
+    """Resample one channel, samples (S,) at `rate` Hz, to `sample_rate_hz` by soxr; return float32."""
     return mono if rate == sample_rate_hz else soxr.resample(mono, rate, sample_rate_hz).astype(np.float32)
 
 
 def audio_blocks(path: Path | str, block_s: float | None = None) -> Iterator[tuple[np.ndarray, int]]:
-    """Blocks of at most `block_s` seconds (None: all at once) of a file: samples (S, channels) float32, and their rate.
+    """Read a file block by block.
 
-    Raises UserError when the file is missing, unreadable, cut off before the length its header states, without
-    samples, or holds values that are not finite; what is wrong beyond the header shows when it is reached.
+    Args:
+        block_s: maximum length of a block in seconds; None for all at once.
+
+    Yields:
+        Samples (S, channels) float32 in [-1, 1], and their rate in Hz.
+
+    Raises:
+        UserError: the file is missing, unreadable, shorter than its header states, without samples, of an impossible
+            rate, or holds values that are not finite. Errors beyond the header are raised when they are reached.
     """
     path = Path(path)
     if not path.is_file():
@@ -42,6 +54,8 @@ def audio_blocks(path: Path | str, block_s: float | None = None) -> Iterator[tup
         raise UserError(f"{path} is empty (0 bytes): record or copy it again.")
     try:
         with soundfile.SoundFile(path) as file:
+            if problem := rate_problem(file.samplerate):
+                raise UserError(f"{path} {problem}: convert it to WAV or FLAC.")
             stated = max(file.frames, stated_wav_frames(path) if file.format == "WAV" else 0)
             if file.frames < stated:  # libsndfile silently shortens a WAV that is cut off
                 raise UserError(_truncated(path, file.frames, stated))
@@ -52,9 +66,14 @@ def audio_blocks(path: Path | str, block_s: float | None = None) -> Iterator[tup
 
 
 def checked(blocks: Iterable[tuple[np.ndarray, int]], name: str, stated: int = 0) -> Iterator[tuple[np.ndarray, int]]:
-    """`blocks`, each samples (S, ...) and their rate; UserError, which tells `name`, for audio that is no good.
+    """Pass on blocks, samples (S, ...) and their rate, while checking them.
 
-    Samples must be finite, and `stated` in all, or any number but none if that is 0.
+    Args:
+        name: of the audio, for messages.
+        stated: number of samples that the header states; 0 if it does not.
+
+    Raises:
+        UserError: there are fewer samples than `stated` or none, or some are not finite.
     """
     count = 0
     for samples, rate in blocks:
@@ -68,6 +87,13 @@ def checked(blocks: Iterable[tuple[np.ndarray, int]], name: str, stated: int = 0
         raise UserError(f"{name} has no samples: record or copy it again.")
 
 
+def rate_problem(rate_hz: int) -> str:
+    """Return why a sampling rate is impossible, or "" if it is not."""
+    if MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+        return ""
+    return f"states a sampling rate of {rate_hz} Hz; allowed are {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz"
+
+
 def _blocks(file: soundfile.SoundFile, block_s: float | None) -> Iterator[tuple[np.ndarray, int]]:
     size = -1 if block_s is None else max(1, round(block_s * file.samplerate))
     while len(samples := file.read(size, dtype="float32", always_2d=True)):
@@ -79,29 +105,30 @@ def _truncated(name: Path | str, count: int, stated: int) -> str:
 
 
 def stated_wav_bytes(size: int) -> int:
-    """What the size of a WAV's data chunk tells: bytes of samples; 0 where the writer did not know, as into a pipe.
+    """Return the bytes of samples that the size of a WAV's data chunk states; 0 where the writer did not know it.
 
-    Then ffmpeg states 4 GB, sox and espeak-ng 0x7FFFF000 less what is no whole frame, arecord 2 GB, others nothing.
+    When they write into a pipe, ffmpeg states 4 GB, arecord 2 GB, sox and espeak-ng 0x7FFFF000 rounded down to whole
+    frames, and others 0.
     """
     return 0 if size >= 0xFFFFFFFF - 8 or 0x7FFFF000 - 64 <= size <= 0x80000000 else size
 
 
 def stated_wav_frames(path: Path) -> int:
-    """Samples per channel that the header of a RIFF file announces; 0 where it does not say.
+    """Return the samples per channel that the header of a RIFF file states; 0 where it does not.
 
-    libsndfile, and so soundfile and Lhotse, silently shorten a truncated WAV to what is there.
+    libsndfile, and thus soundfile and Lhotse, silently shorten a truncated WAV to what is there.
     """
     with open(path, "rb") as file:
         if file.read(4) != b"RIFF":
             return 0
         file.seek(12)
-        block = 0
+        frame_bytes = 0
         while len(header := file.read(8)) == 8:
             size = int.from_bytes(header[4:], "little")
             if header[:4] == b"fmt ":
-                block = int.from_bytes(file.read(size)[12:14], "little")
+                frame_bytes = int.from_bytes(file.read(size)[12:14], "little")
             elif header[:4] == b"data":
-                return stated_wav_bytes(size) // block if block else 0
+                return stated_wav_bytes(size) // frame_bytes if frame_bytes else 0
             else:
                 file.seek(size, 1)
             if size % 2:

@@ -1,7 +1,9 @@
-"""More variety of what is there: other vocal tracts, levels and backgrounds, on padded batches of log-mel energies.
+"""Augmentation of log-mel features by other vocal tracts, background noise and levels.
 
-Vocal tract length perturbation: Jaitly and Hinton (2013), "Vocal tract length perturbation (VTLP) improves speech
-recognition". All of it is done on the features, so that it costs next to nothing and is new in every epoch.
+It works on padded batches of features, so that it costs next to nothing and differs in every epoch. Vocal tract length
+perturbation: Jaitly and Hinton (2013), "Vocal tract length perturbation (VTLP) improves speech recognition".
+
+Letters: N utterances, T frames, F mel bins.
 """
 
 from __future__ import annotations
@@ -16,17 +18,17 @@ from residualformer.data.fbank import fbank_options
 from residualformer.padding import real_frames
 
 NEPER_PER_DB = math.log(10) / 10  # energies are natural logarithms
-TILT_DB = 12.0  # the background's spectrum rises or falls by up to so much from the lowest to the highest bin
-FLICKER = 0.4  # standard deviation of a background's log energy from cell to cell, about that of noise in a mel bin
-BEND = 0.6  # warped frequencies are proportional up to this part of the highest, then lead back to the highest
+TILT_DB = 12.0  # maximum rise or fall of the background's spectrum from the lowest to the highest bin
+FLICKER = 0.4  # standard deviation of the background's log energies, about that of noise in a mel bin
+BEND = 0.6  # warped frequencies are proportional up to this part of the highest one, then lead back to it
 
 
 class Augmentation:
-    """Random changes of the features (N, T, F) of a batch, each utterance its own.
+    """Random changes of the features of a batch, different for each utterance.
 
     Args:
-        config: see `VariationConfig`; what is 0 there is left as it is.
-        features: how the features are computed, which tells the frequencies of the bins.
+        config: the changes; what is 0 there does not change.
+        features: the definition of the features, which decides the frequencies of the bins.
     """
 
     def __init__(self, config: VariationConfig, features: FeatureConfig) -> None:
@@ -39,46 +41,53 @@ class Augmentation:
         self.centres = hz(low + self.step * torch.arange(1, count + 1))  # (F,), Hz
 
     def __call__(self, features: Tensor, lengths: Tensor, generator: torch.Generator) -> Tensor:
-        """A new tensor (N, T, F) in which frames beyond `lengths` (N,) are as they were.
+        """Return augmented features.
 
-        `generator`: of the CPU; the same state gives the same changes on every device.
+        Args:
+            features: (N, T, F).
+            lengths: (N,), the frames of each utterance; the padding does not change.
+            generator: on the CPU, so that the same state gives the same changes on every device.
+
+        Returns:
+            A new tensor (N, T, F).
         """
         config, count = self.config, len(features)
-        # Drawn whether used or not: switching one off leaves the others as they were.
+        # All are drawn, used or not, so that switching one off does not change the others.
         warp, gain, noisy, snr, tilt = torch.rand(5, count, generator=generator)
-        varied = features
+        augmented = features
         if config.warp:
-            varied = self.warped(varied, 1 + config.warp * (2 * warp - 1))
+            augmented = self.warped(augmented, 1 + config.warp * (2 * warp - 1))
         if config.noise_probability:
             low, high = config.noise_snr_db
             noise = self.background(features.shape, TILT_DB * (2 * tilt - 1), generator).to(features)
-            with_noise = mixed(varied, noise, lengths, low + (high - low) * snr)
+            with_noise = mixed(augmented, noise, lengths, low + (high - low) * snr)
             chosen = (noisy < config.noise_probability)[:, None, None].to(features.device)
-            varied = torch.where(chosen, with_noise, varied)
+            augmented = torch.where(chosen, with_noise, augmented)
         if config.gain_db:
-            varied = varied + (config.gain_db * NEPER_PER_DB * (2 * gain - 1))[:, None, None].to(features)
-        return torch.where(real_frames(features.size(1), lengths.to(features.device))[:, :, None], varied, features)
+            augmented = augmented + (config.gain_db * NEPER_PER_DB * (2 * gain - 1))[:, None, None].to(features)
+        real = real_frames(features.size(1), lengths.to(features.device))[:, :, None]
+        return torch.where(real, augmented, features)
 
     def warped(self, features: Tensor, factors: Tensor) -> Tensor:
-        """(N, T, F) as if spoken by vocal tracts `factors` (N,) times as long: all frequencies fall by that factor."""
+        """Return features (N, T, F) as of vocal tracts `factors` (N,) times as long: frequencies fall by the factor."""
         hz, factors = self.centres, factors[:, None]
         bend = BEND * self.highest / factors.clamp(min=1)  # (N, 1)
         rest = (self.highest - bend * factors) / (self.highest - bend)
         source = torch.where(hz <= bend, hz * factors, self.highest - rest * (self.highest - hz))  # (N, F)
-        place = ((self.mel(source) - self.first) / self.step - 1).clamp(0, len(hz) - 1).to(features)
-        below = place.floor().clamp(max=len(hz) - 2).long()
-        part = (place - below)[:, None]  # (N, 1, F)
+        position = ((self.mel(source) - self.first) / self.step - 1).clamp(0, len(hz) - 1).to(features)
+        below = position.floor().clamp(max=len(hz) - 2).long()
+        fraction = (position - below)[:, None]  # (N, 1, F)
         index = below[:, None].expand_as(features)
-        return features.gather(2, index) * (1 - part) + features.gather(2, index + 1) * part
+        return features.gather(2, index) * (1 - fraction) + features.gather(2, index + 1) * fraction
 
     def background(self, shape: torch.Size, tilt_db: Tensor, generator: torch.Generator) -> Tensor:
-        """Log energies (N, T, F) of stationary noise whose spectrum is tilted by `tilt_db` (N,) in all."""
+        """Return log energies (N, T, F) of stationary noise whose spectrum rises by `tilt_db` (N,) over all bins."""
         slope = NEPER_PER_DB * tilt_db[:, None, None] * torch.linspace(-0.5, 0.5, shape[2])
         return slope + FLICKER * torch.randn(shape, generator=generator)
 
 
 def mixed(features: Tensor, noise: Tensor, lengths: Tensor, snr_db: Tensor) -> Tensor:
-    """Log energies (N, T, F) of speech and `noise`, whose mean over the real frames is `snr_db` (N,) below speech's."""
+    """Add `noise` to speech, both log energies (N, T, F), at a signal-to-noise ratio `snr_db` (N,) over real frames."""
     real = real_frames(features.size(1), lengths.to(features.device))[:, :, None].expand_as(features)
     speech_level, noise_level = (
         x.masked_fill(~real, -torch.inf).flatten(1).logsumexp(1)[:, None, None] for x in (features, noise)
@@ -96,7 +105,7 @@ def _htk_hz(mel: Tensor) -> Tensor:
 
 
 def _slaney_mel(hz: Tensor) -> Tensor:
-    """Librosa's scale: linear up to 1 kHz."""
+    """Convert Hz to Slaney's mel scale, which librosa uses: linear up to 1 kHz, then logarithmic."""
     return torch.where(hz < 1000, hz * 0.015, 15 + torch.log(hz.clamp(min=1) / 1000) * 27 / math.log(6.4))
 
 

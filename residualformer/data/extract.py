@@ -1,4 +1,4 @@
-"""Features of whole corpora: speed copies, parallel extraction into array files, mean and variance."""
+"""Feature extraction for a corpus: speed copies, arrays on disk, mean and variance."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -15,18 +16,18 @@ from lhotse.utils import fastcopy
 
 from residualformer.config.schema import FeatureConfig
 from residualformer.constants import FRAME_SHIFT_S
-from residualformer.data.audio import resample
+from residualformer.data.audio import rate_problem, resample
 from residualformer.data.feature_backends import get_backend
 from residualformer.data.features import KnfFbank
 from residualformer.errors import UserError
 
 CUTS_PER_TASK = 32
-LONGEST_NAME = 200  # bytes of a file's name; file systems take 255, with what is put before and behind it
+MAX_NAME_BYTES = 200  # of a file; file systems allow 255, including what Lhotse adds
 
 
 @dataclass
 class Sums:
-    """Running sum and sum of squares of frames, each (F,) float64."""
+    """Sum and sum of squares of frames, each (F,) float64, and their number."""
 
     total: np.ndarray
     squares: np.ndarray
@@ -34,14 +35,15 @@ class Sums:
 
     @classmethod
     def of(cls, features: np.ndarray) -> Sums:
+        """Return the sums over features (T, F)."""
         features = features.astype(np.float64)
         return cls(features.sum(axis=0), np.square(features).sum(axis=0), len(features))
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.total + other.total, self.squares + other.squares, self.frames + other.frames)
 
-    def cmvn(self) -> dict:
-        """{"mean": [F], "std": [F], "frames": n}; a bin that never moves gets a small std, not 0."""
+    def cmvn(self) -> dict[str, Any]:
+        """Return {"mean": [F], "std": [F], "frames": n}. A constant bin gets a small deviation instead of 0."""
         mean = self.total / self.frames
         variance = np.maximum(self.squares / self.frames - np.square(mean), 1e-4)
         return {"mean": mean.tolist(), "std": np.sqrt(variance).tolist(), "frames": self.frames}
@@ -49,23 +51,31 @@ class Sums:
 
 @dataclass
 class Extracted:
-    """What came of some cuts."""
+    """The result of extracting features of some cuts.
+
+    Attributes:
+        cuts: with features.
+        sums: over these; None if there are none.
+        skipped: "id: reason" for each cut without features.
+    """
 
     cuts: list[MonoCut] = field(default_factory=list)
     sums: Sums | None = None
-    skipped: list[str] = field(default_factory=list)  # 'id: reason'
+    skipped: list[str] = field(default_factory=list)
 
     def add(self, other: Extracted) -> None:
+        """Append the result for other cuts."""
         self.cuts += other.cuts
         self.skipped += other.skipped
-        sums = [s for s in (self.sums, other.sums) if s is not None]
-        self.sums = sum(sums[1:], start=sums[0]) if sums else None
+        if other.sums:
+            self.sums = self.sums + other.sums if self.sums else other.sums
 
 
 def with_speeds(cuts: Iterable[MonoCut], speeds: Sequence[float]) -> list[MonoCut]:
-    """Every cut at every speed; `custom` tells which utterance (`utterance`) at which `speed` a copy is.
+    """Return a copy of every cut at every speed, made by Lhotse's `perturb_speed`.
 
-    Ids, durations and the audio itself are Lhotse's: `perturb_speed`, id suffix `_sp0.9`; speed 1 has no suffix.
+    Ids get a suffix such as `_sp0.9`, none at speed 1. A copy's `custom` holds the id of the original (`utterance`) and
+    the `speed`.
     """
     copies = []
     for cut in cuts:
@@ -79,29 +89,42 @@ def extract_features(
     cuts: list[MonoCut],
     config: FeatureConfig,
     arrays: Path,
-    map_: Callable = map,
-    dtype: type = np.float32,
+    map_: Callable[..., Iterable[Extracted]] = map,
+    dtype: type[np.floating] = np.float32,
     backend: str = "knf",
 ) -> Iterator[Extracted]:
-    """Compute and store the features of `cuts`; yields the results in order, part by part.
+    """Compute and store the features of `cuts`, one array file per cut.
 
-    One array file (T, F) of `dtype` per cut, under `arrays`. A cut whose audio cannot be read is skipped with its
-    reason; a disk that refuses the array raises OSError. Channels are averaged and other rates resampled as when a
-    file is transcribed (`audio.read_audio`).
-    `map_` may come from `parallel.worker_map`; `backend` is one of `feature_backends.BACKENDS`.
+    Channels are averaged and other rates resampled, as `audio.read_audio` does. Cuts whose audio cannot be read are
+    skipped.
+
+    Args:
+        config: the definition of the features.
+        arrays: folder of the array files.
+        map_: such as `parallel.worker_map` yields.
+        dtype: of the arrays (T, F).
+        backend: one of `feature_backends.BACKENDS`.
+
+    Yields:
+        The results in order, part by part.
+
+    Raises:
+        OSError: an array cannot be written.
     """
-    task = partial(_extract_some, config=config, arrays=arrays, dtype=dtype, backend=backend)
+    task = partial(_extract_part, config=config, arrays=arrays, dtype=dtype, backend=backend)
     yield from map_(task, [cuts[i : i + CUTS_PER_TASK] for i in range(0, len(cuts), CUTS_PER_TASK)])
 
 
-def _extract_some(cuts: list[MonoCut], config: FeatureConfig, arrays: Path, dtype: type, backend: str) -> Extracted:
+def _extract_part(
+    cuts: list[MonoCut], config: FeatureConfig, arrays: Path, dtype: type[np.floating], backend: str
+) -> Extracted:
     extractor, writer, result = get_backend(backend, config), NumpyFilesWriter(str(arrays)), Extracted()
     for cut in cuts:
         try:
             array = _features(cut, extractor)
         except UserError:
             raise
-        except Exception as error:  # whatever a broken file makes the audio libraries raise
+        except Exception as error:  # the audio libraries raise many kinds for a broken file
             reason = " ".join(str(error).split())[:200]
             result.skipped.append(f"{cut.id}: {type(error).__name__}: {reason}")
             continue
@@ -120,18 +143,20 @@ def _extract_some(cuts: list[MonoCut], config: FeatureConfig, arrays: Path, dtyp
             recording_id=cut.recording_id,
             channels=cut.channel,
         )
-        sums = Sums.of(array)
-        result.add(Extracted([fastcopy(cut, features=manifest)], sums))
+        result.add(Extracted([fastcopy(cut, features=manifest)], Sums.of(array)))
     return result
 
 
 def _file_name(name: str) -> str:
-    """For an utterance's id, which may be a path or hold any character, the name of a file; of a long one a digest."""
+    """Return a file name for an utterance's id, which may hold any character; long ones end in a digest."""
     quoted = quote(name, safe="")
-    return quoted if len(quoted) <= LONGEST_NAME else quoted[:100] + hashlib.sha256(name.encode()).hexdigest()[:32]
+    return quoted if len(quoted) <= MAX_NAME_BYTES else quoted[:100] + hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def _features(cut: MonoCut, extractor: KnfFbank) -> np.ndarray:
+    """Compute features (T, F) of a cut; raise ValueError if its audio is unusable."""
+    if problem := rate_problem(cut.sampling_rate):
+        raise ValueError(f"the audio {problem}")
     rate = extractor.config.sample_rate_hz
     samples = resample(cut.load_audio().mean(axis=0), cut.sampling_rate, rate)  # (S,)
     array = extractor.extract(samples, rate)

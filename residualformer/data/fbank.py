@@ -1,9 +1,9 @@
 """Log-mel filterbanks by kaldi-native-fbank: one definition for training, streaming and deployment.
 
 Frames are 25 ms every 10 ms, pre-emphasis 0.97, FFT 512 (at 16 kHz), natural log of the mel power, no dither and
-`snip_edges` off, so S samples give round(S / shift) frames and the same samples always give the same features.
-Samples are in [-1, 1] with both presets; Kaldi itself reads 16-bit integers, which only adds 2 ln(32768) to
-every value, and the mean normalisation inside the model takes that away again.
+`snip_edges` off, so that S samples give round(S / shift) frames and the same samples always give the same features.
+Samples are in [-1, 1] with both presets. Kaldi itself reads 16-bit integers, which adds 2 ln(32768) to every value; the
+normalization inside the model removes it. Needs neither torch nor Lhotse.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from residualformer.errors import UserError, closest
 
 LOG_FLOOR = float(np.log(np.finfo(np.float32).eps))  # -15.94, the value of digital silence
 
-# What a preset decides. `sherpa`: the options sherpa-onnx uses, whatever the user says, for streaming models whose
-# predictor is an LSTM, so a model trained with them can be deployed as it is. `kaldi`: plain Kaldi, icefall's choice.
-# A high_freq <= 0 counts down from half the sampling rate.
+# The options that a preset decides. `sherpa`: those that sherpa-onnx always uses for streaming models with an LSTM
+# predictor, so that models can be deployed there. `kaldi`: Kaldi's defaults, as in icefall. A high_freq <= 0 is
+# relative to half the sampling rate.
 PRESETS: dict[str, dict[str, Any]] = {
     "sherpa": dict(low_freq=0.0, high_freq=8000.0, is_librosa=True, window_type="hann", remove_dc_offset=False),
     "kaldi": dict(low_freq=20.0, high_freq=-400.0, is_librosa=False, window_type="povey", remove_dc_offset=True),
@@ -29,9 +29,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def checked_preset(config: FeatureConfig) -> dict[str, Any]:
-    """What the preset of `config` decides.
+    """Return the options that the preset of `config` decides.
 
-    Raises UserError for an unknown preset or a sampling rate or bin count that the preset cannot serve.
+    Raises:
+        UserError: the preset is unknown, or cannot serve the sampling rate or the number of bins.
     """
     if config.preset not in PRESETS:
         raise UserError(
@@ -50,7 +51,7 @@ def checked_preset(config: FeatureConfig) -> dict[str, Any]:
 
 
 def fbank_options(config: FeatureConfig) -> knf.FbankOptions:
-    """All options of the extractor that `config` stands for; UserError as `checked_preset`."""
+    """Return the options of kaldi-native-fbank for `config`. Raise UserError as `checked_preset` does."""
     options = knf.FbankOptions()
     set_fbank_options(options, config)
     options.mel_opts.is_librosa = PRESETS[config.preset]["is_librosa"]
@@ -58,7 +59,7 @@ def fbank_options(config: FeatureConfig) -> knf.FbankOptions:
 
 
 def set_fbank_options(options: Any, config: FeatureConfig) -> None:
-    """Set in `options` what kaldi-native-fbank and kaldifeat call by the same names; UserError as `checked_preset`."""
+    """Set the options that kaldi-native-fbank and kaldifeat share. Raise UserError as `checked_preset` does."""
     preset = checked_preset(config)
     options.frame_opts.samp_freq = config.sample_rate_hz
     options.frame_opts.frame_length_ms = 25.0
@@ -74,12 +75,12 @@ def set_fbank_options(options: Any, config: FeatureConfig) -> None:
 
 
 class OnlineFbank:
-    """Filterbank of a stream: give samples as they come, take the frames that are ready.
+    """The filterbank of a stream.
 
-    All frames together equal `compute_fbank` of all samples together, bit for bit, however the samples were cut.
+    However the samples are cut into blocks, all frames equal `compute_fbank` of all samples, bit for bit.
     """
 
-    def __init__(self, config: FeatureConfig):
+    def __init__(self, config: FeatureConfig) -> None:
         self.config = config
         self._fbank = knf.OnlineFbank(fbank_options(config))
         self._taken = 0
@@ -89,11 +90,11 @@ class OnlineFbank:
         self._fbank.accept_waveform(self.config.sample_rate_hz, np.ascontiguousarray(samples, dtype=np.float32))
 
     def finish(self) -> None:
-        """No more samples will come; the last frames, which look past the end, become ready."""
+        """Mark the end of the stream, so that the last frames, whose windows reach beyond it, become ready."""
         self._fbank.input_finished()
 
     def pop(self) -> np.ndarray:
-        """Frames ready and not yet taken, (t, F) float32; t may be 0."""
+        """Return the frames that have become ready since the last call, (t, F) float32; t may be 0."""
         ready = self._fbank.num_frames_ready
         frames = np.empty((ready - self._taken, self.config.num_mel_bins), dtype=np.float32)
         for row, index in enumerate(range(self._taken, ready)):
@@ -104,7 +105,7 @@ class OnlineFbank:
 
 
 def compute_fbank(samples: np.ndarray, config: FeatureConfig) -> np.ndarray:
-    """Log-mel filterbank (T, F) float32 of one utterance, samples (S,) float32 in [-1, 1]."""
+    """Compute the log-mel filterbank (T, F) float32 of one utterance, samples (S,) float32 in [-1, 1]."""
     check_channel(samples)
     fbank = OnlineFbank(config)
     fbank.accept(samples)
@@ -113,5 +114,6 @@ def compute_fbank(samples: np.ndarray, config: FeatureConfig) -> np.ndarray:
 
 
 def check_channel(samples: np.ndarray) -> None:
+    """Raise UserError unless `samples` are one channel (S,)."""
     if samples.ndim != 1:
         raise UserError(f"features are computed on one channel, samples (S,); given is the shape {samples.shape}.")

@@ -1,38 +1,41 @@
-"""Who computes the filterbanks of a corpus: kaldi-native-fbank (`knf`), or kaldifeat on a GPU.
+"""Back-ends that compute the filterbanks of a corpus: kaldi-native-fbank (`knf`), or kaldifeat on a GPU.
 
-The definition of the features is the same, and so are the features, up to rounding; models, streaming and transcribing
-always use `knf`.
+Both compute the same features, up to rounding. Streaming and transcription always use `knf`.
 """
 
 from __future__ import annotations
+
+from types import ModuleType
 
 import numpy as np
 import torch
 
 from residualformer.config.schema import FeatureConfig
-from residualformer.data.features import PRESETS, KnfFbank, checked_preset, set_fbank_options
+from residualformer.data.fbank import PRESETS, checked_preset, set_fbank_options
+from residualformer.data.features import KnfFbank
 from residualformer.errors import UserError, closest
 from residualformer.optional import describe, is_installed, optional
 
 
 class KaldifeatFbank(KnfFbank):
-    """The extractor with kaldifeat's computation, on the GPU if there is one.
+    """A feature extractor that computes by kaldifeat, on the GPU if there is one.
 
-    Raises UserError if kaldifeat is missing or does not import, or for a preset with Slaney's mel scale: kaldifeat has
-    Kaldi's alone (https://github.com/csukuangfj/kaldifeat, mel-computations.h).
+    Raises:
+        UserError: kaldifeat is missing or does not import, or the preset has Slaney's mel scale; kaldifeat has only
+            Kaldi's (https://github.com/csukuangfj/kaldifeat, mel-computations.h).
     """
 
     backend = "kaldifeat"
 
-    def __init__(self, config: FeatureConfig):
+    def __init__(self, config: FeatureConfig) -> None:
         super().__init__(config)
         if checked_preset(config)["is_librosa"]:
             served = ", ".join(name for name, preset in PRESETS.items() if not preset["is_librosa"])
             raise UserError(
-                f"features.preset '{config.preset}' has Slaney's mel scale, which kaldifeat does not know: "
+                f"features.preset '{config.preset}' has Slaney's mel scale, which kaldifeat does not offer: "
                 f"choose feature back-end knf, or features.preset {served}."
             )
-        kaldifeat = _imported()
+        kaldifeat = _import_kaldifeat()
         options = kaldifeat.FbankOptions()
         set_fbank_options(options, config)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,10 +51,15 @@ BACKENDS: dict[str, type[KnfFbank]] = {"knf": KnfFbank, "kaldifeat": KaldifeatFb
 
 
 def get_backend(name: str, config: FeatureConfig) -> KnfFbank:
-    """The extractor of features `config` by the back-end `name`, which its attribute `backend` tells.
+    """Return the feature extractor of a back-end.
 
-    `auto` is kaldifeat where it can serve on a GPU, else knf. Raises UserError if the name is unknown, its package is
-    missing (the message lists what is installed and how to get the rest), or it cannot serve `config`.
+    Args:
+        name: `knf`, `kaldifeat`, or `auto` for kaldifeat where it can serve `config` on a GPU, else knf. The attribute
+            `backend` of the extractor tells which it is.
+
+    Raises:
+        UserError: the name is unknown, its package is missing (the message lists what is installed and how to get the
+            rest), or the back-end cannot serve `config`.
     """
     if name == "auto":
         if torch.cuda.is_available() and is_installed("kaldifeat"):
@@ -69,11 +77,11 @@ def get_backend(name: str, config: FeatureConfig) -> KnfFbank:
 
 
 def backend_table() -> str:
-    """Which back-ends are installed and how to get the others, for people."""
-    return "feature back-ends:\n  knf: always there\n" + describe([name for name in BACKENDS if name != "knf"])
+    """Return one line per back-end: whether it is installed, or how to get it."""
+    return "feature back-ends:\n  knf: installed\n" + describe([name for name in BACKENDS if name != "knf"])
 
 
-def _imported():
+def _import_kaldifeat() -> ModuleType:
     try:
         return optional("kaldifeat")
     except UserError as error:

@@ -1,11 +1,11 @@
-"""Transcripts of any language: one way to write the same characters, and on request no case or no punctuation."""
+"""Normalization of transcripts in any language."""
 
 from __future__ import annotations
 
 import unicodedata
 
 CASES = ("keep", "lower", "upper")
-# soft hyphen, zero-width space, word joiner, byte order mark; directions of writing; whether an emoji has colours
+# soft hyphen, zero-width space, word joiner, byte order mark; writing directions; variants of emoji
 _INVISIBLE = dict.fromkeys([0xAD, 0x200B, 0x2060, 0xFEFF, 0x200E, 0x200F, *range(0x202A, 0x202F)])
 _INVISIBLE |= dict.fromkeys([*range(0x2066, 0x206A), 0xFE0E, 0xFE0F])
 _APOSTROPHES = "'’"
@@ -13,16 +13,17 @@ _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", 
 
 
 def normalize(text: str, case: str = "keep", punctuation: bool = True) -> str:
-    """`text` in Unicode's composed form (NFC), runs of white space as one space, nothing invisible.
+    """Return `text` in Unicode's composed form (NFC), single-spaced and without invisible characters.
 
     Args:
         text: in any script.
         case: `keep`, `lower` or `upper`.
-        punctuation: False takes out Unicode's punctuation and symbols, but for an apostrophe within a word; where one
-            stood there is a space, but none beside scripts that are written without. Words without a letter or number
-            go too: what joined the parts of an emoji.
+        punctuation: False to remove punctuation and symbols except apostrophes within words. A space takes their place,
+            but not beside scripts without spaces. Words without a letter or number, such as the joiners of emoji, are
+            removed too.
 
-    Raises ValueError for another `case`.
+    Raises:
+        ValueError: `case` is another one.
     """
     if case not in CASES:
         raise ValueError(f"case is '{case}'; allowed: {', '.join(CASES)}")
@@ -35,7 +36,7 @@ def normalize(text: str, case: str = "keep", punctuation: bool = True) -> str:
 
 
 def is_unspaced(character: str) -> bool:
-    """Whether a character belongs to a script that puts no spaces between words: Chinese, Japanese, Thai, ..."""
+    """Return True for characters of scripts without spaces between words: Chinese, Japanese, Thai, ..."""
     return unicodedata.name(character, "").startswith(_UNSPACED)
 
 

@@ -1,4 +1,4 @@
-"""Output units: sentencepiece BPE or characters, with the transducer's blank as id 0 and unknown as id 1."""
+"""Tokenizers: sentencepiece BPE or characters, with the transducer's blank as id 0 and unknown as id 1."""
 
 from __future__ import annotations
 
@@ -22,13 +22,19 @@ SPACE = "\u2581"  # sentencepiece's visible space, used by both kinds
 
 
 class Tokenizer:
-    """Text <-> token ids. `decode(encode(text)) == text` for single-spaced text of known characters."""
+    """A converter between text and token ids.
+
+    `decode(encode(text)) == text` for single-spaced text of known characters.
+
+    Args:
+        pieces: the text of each token, in the order of their ids: blank and unknown come first.
+        model: of sentencepiece; None for one token per character.
+    """
 
     blank_id = BLANK
     unk_id = 1
 
-    def __init__(self, pieces: Sequence[str], model: bytes | None = None):
-        """`pieces` in id order, blank and unknown first; `model` is sentencepiece's, None = one piece a character."""
+    def __init__(self, pieces: Sequence[str], model: bytes | None = None) -> None:
         self.pieces = list(pieces)
         self._model = model
         self._sentencepiece = spm.SentencePieceProcessor(model_proto=model) if model else None
@@ -36,50 +42,62 @@ class Tokenizer:
 
     @property
     def kind(self) -> str:
+        """`bpe` or `char`."""
         return "char" if self._sentencepiece is None else "bpe"
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, blank and unknown included."""
+        """The number of tokens, including blank and unknown."""
         return len(self.pieces)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids, never blank; runs of spaces count as one."""
+        """Return the token ids of `text`, none of them blank; runs of spaces count as one."""
         if self._sentencepiece is not None:
             return self._sentencepiece.encode(text)
         return [self._ids.get(c, self.unk_id) for c in SPACE.join(text.split())]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of token ids; blanks are left out, unknown shows as `<unk>`."""
+        """Return the text of token ids, without blanks and with `<unk>` for unknown."""
         kept = [int(i) for i in ids if i != self.blank_id]
         if self._sentencepiece is not None:
             return self._sentencepiece.decode(kept)
         return "".join(self.pieces[i] for i in kept).replace(SPACE, " ")
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything needed to rebuild it, as JSON values."""
+        """Return everything needed to rebuild the tokenizer, as JSON values."""
         if self._model is None:
             return {"kind": "char", "pieces": self.pieces}
         return {"kind": "bpe", "model": base64.b64encode(self._model).decode("ascii")}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Tokenizer:
-        """The inverse of `to_dict`; ValueError when `data` is no token set."""
-        try:
-            bpe = data["kind"] == "bpe"
-            tokenizer = _from_sentencepiece(base64.b64decode(data["model"])) if bpe else cls(data["pieces"])
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{type(error).__name__}: {error}") from error
+    def from_dict(cls, data: Any) -> Tokenizer:
+        """Rebuild a tokenizer from the value of `to_dict`.
+
+        Raises:
+            ValueError: `data` is something else.
+        """
+        if not isinstance(data, dict) or data.get("kind") not in ("bpe", "char"):
+            raise ValueError("it is not a mapping of kind bpe or char")
+        if data["kind"] == "bpe":
+            tokenizer = _from_sentencepiece(_decode_base64(data.get("model")))
+        else:
+            tokenizer = cls(_check_pieces(data.get("pieces")))
         pieces = tokenizer.pieces
         if pieces[:2] != [BLANK_PIECE, UNKNOWN_PIECE] or len(set(pieces)) != len(pieces):
             raise ValueError(f"it must begin with {BLANK_PIECE} and {UNKNOWN_PIECE} and hold no piece twice")
         return tokenizer
 
     def save(self, path: Path | str) -> None:
+        """Write the tokenizer to a JSON file."""
         write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
+        """Read the file that `save` wrote.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
         if not Path(path).exists():
             raise UserError(f"{path} is missing: run stage 3 first.")
         try:
@@ -89,33 +107,30 @@ class Tokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """Short hash; equal exactly when two token sets are the same."""
+        """A short hash, the same for equal tokenizers only."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenConfig) -> Tokenizer:
-    """Learn the units of `texts`. The same texts in the same order give the same tokenizer.
+    """Learn the tokens of `texts`. The same texts in the same order give the same tokenizer.
 
-    Raises UserError for no text, an unknown `config.kind`, or a BPE size that the text cannot fill or fit in.
+    Raises:
+        UserError: there is no text, `config.kind` is unknown, or `config.vocab_size` is too small or too large for the
+            text.
     """
     texts = [" ".join(text.split()) for text in texts]
     texts = [text for text in texts if text]
     if not texts:
         raise UserError("tokens: there is no training text to learn them from; look at the manifests (stage 1).")
-    learners = {"bpe": _train_bpe, "char": _train_char}
-    if config.kind not in learners:
-        raise UserError(
-            f"tokens.kind is '{config.kind}'; allowed are {', '.join(learners)}.{closest(config.kind, learners)}"
-        )
-    return learners[config.kind](texts, config)
+    if config.kind == "bpe":
+        return _train_bpe(texts, config)
+    if config.kind == "char":
+        return Tokenizer([BLANK_PIECE, UNKNOWN_PIECE, *_characters(texts)])
+    raise UserError(f"tokens.kind is '{config.kind}'; allowed are bpe, char.{closest(config.kind, ('bpe', 'char'))}")
 
 
 def _characters(texts: list[str]) -> list[str]:
     return sorted({SPACE if c == " " else c for text in texts for c in text})
-
-
-def _train_char(texts: list[str], config: TokenConfig) -> Tokenizer:
-    return Tokenizer([BLANK_PIECE, UNKNOWN_PIECE, *_characters(texts)])
 
 
 def _train_bpe(texts: list[str], config: TokenConfig) -> Tokenizer:
@@ -155,5 +170,20 @@ def _train_bpe(texts: list[str], config: TokenConfig) -> Tokenizer:
 
 
 def _from_sentencepiece(model: bytes) -> Tokenizer:
-    processor = spm.SentencePieceProcessor(model_proto=model)
+    try:
+        processor = spm.SentencePieceProcessor(model_proto=model)
+    except RuntimeError as error:
+        raise ValueError(f"sentencepiece refuses its model: {error}") from error
     return Tokenizer([processor.id_to_piece(i) for i in range(processor.get_piece_size())], model)
+
+
+def _decode_base64(value: Any) -> bytes:
+    if not isinstance(value, str) or not value:
+        raise ValueError("its model is not a text in base64")
+    return base64.b64decode(value)
+
+
+def _check_pieces(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(piece, str) for piece in value):
+        raise ValueError("its pieces are not a list of texts")
+    return value

@@ -1,6 +1,6 @@
-"""From a corpus's utterances to Lhotse cuts that later stages may trust: one gate for every corpus.
+"""Validation of a corpus: from its utterances to Lhotse cuts that later stages may rely on.
 
-A bad utterance is left out, named with its reason and counted; only a split with nothing left is an error.
+Bad utterances are skipped, and reported with a reason; only a split without any good one is an error.
 """
 
 from __future__ import annotations
@@ -16,21 +16,25 @@ import soundfile
 from lhotse import CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
 from tqdm import tqdm
 
-from residualformer.data.audio import MP3_ESTIMATE, stated_wav_frames
+from residualformer.data.audio import MP3_ESTIMATE, rate_problem, stated_wav_frames
 from residualformer.errors import UserError
 from residualformer.files import replacing
 from residualformer.parallel import worker_map
 
-CUTS_PER_PROCESS = 2000  # fewer are read sooner than a process starts
-OVERSHOOT_S = 0.5  # by so much may the end of a part lie beyond its recording's, as in Kaldi
+CUTS_PER_PROCESS = 2000  # with fewer cuts, a process takes longer to start than it saves
+MAX_OVERSHOOT_S = 0.5  # a segment may end so much later than its recording, as in Kaldi
 
 
 @dataclass(frozen=True)
 class CorpusUtterance:
-    """What a corpus says of one recording; `audio` is None when there is a transcript and no recording.
+    """An utterance as a corpus describes it, not yet validated.
 
-    `origin` names what is not the corpus's own (such as `synthetic`), so that results can say so. With `start` and
-    `duration` an utterance is a part of its recording.
+    Attributes:
+        audio: the recording; None where there is only a transcript.
+        origin: "" for utterances of the corpus itself, else where they come from, such as "synthetic"; results report
+            it.
+        start: where the utterance begins in its recording, in seconds.
+        duration: in seconds; None for all the rest of the recording.
     """
 
     id: str
@@ -40,19 +44,22 @@ class CorpusUtterance:
     language: str = "English"
     translation: str = ""
     origin: str = ""
-    start: float = 0.0  # seconds into the recording
-    duration: float | None = None  # seconds; None = to the recording's end
+    start: float = 0.0
+    duration: float | None = None
 
 
 class BadUtterance(Exception):
-    """Why an utterance cannot be used."""
+    """An utterance cannot be used; the text tells why."""
 
 
 def make_cut(utterance: CorpusUtterance) -> MonoCut | MultiCut:
-    """One cut over the utterance's part of its recording; its one supervision has translation and origin as `custom`.
+    """Return the cut of an utterance, with all channels of its recording.
 
-    All channels are taken; stage 2 averages them. Raises BadUtterance when the audio is missing, its header cannot be
-    read, or the recording lacks the part (an end up to OVERSHOOT_S too late becomes the recording's).
+    Its single supervision holds translation and origin as `custom`. An end that is up to `MAX_OVERSHOOT_S` too late
+    becomes that of the recording.
+
+    Raises:
+        BadUtterance: the audio is missing, its header cannot be read, or the recording does not contain the segment.
     """
     path = utterance.audio
     if path is None or not path.is_file():
@@ -62,13 +69,13 @@ def make_cut(utterance: CorpusUtterance) -> MonoCut | MultiCut:
     try:
         recording = Recording.from_file(path.resolve(), recording_id=utterance.id)
         if path.suffix.lower() == ".mp3":  # many do not state their length
-            recording.num_samples = _samples_held(path)
+            recording.num_samples = _count_samples(path)
             recording.duration = recording.num_samples / recording.sampling_rate
     except Exception as error:  # each audio backend has its own family of exceptions
         raise BadUtterance(f"{path} cannot be opened as audio ({_reason(path, error)})") from error
     if recording.num_samples == 0:
         raise BadUtterance(f"{path} holds no samples")
-    start, duration = _part(utterance, recording.duration)
+    start, duration = _segment(utterance, recording.duration)
     custom = {name: value for name in ("translation", "origin") if (value := getattr(utterance, name))}
     supervision = SupervisionSegment(
         id=utterance.id,
@@ -84,19 +91,23 @@ def make_cut(utterance: CorpusUtterance) -> MonoCut | MultiCut:
     return kind(utterance.id, start, duration, channel, supervisions=[supervision], recording=recording)
 
 
-def _part(utterance: CorpusUtterance, length: float) -> tuple[float, float]:
-    """Start and duration (seconds) of an utterance in its recording of `length` seconds."""
+def _segment(utterance: CorpusUtterance, length: float) -> tuple[float, float]:
+    """Return start and duration, in seconds, of an utterance in its recording of `length` seconds."""
     start = utterance.start
     end = length if utterance.duration is None else start + utterance.duration
-    if not 0 <= start < min(end, length) or end > length + OVERSHOOT_S:
+    if not 0 <= start < min(end, length) or end > length + MAX_OVERSHOOT_S:
         raise BadUtterance(f"it goes from {start:g} to {end:g} s, but its recording is {length:g} s long")
     return start, round(min(end, length) - start, 8)
 
 
 def check_cut(cut: MonoCut, sampling_rate: int | None = None) -> None:
-    """Raise BadUtterance unless `cut` has text and its audio opens, is whole and is as its manifest says.
+    """Check that a cut has text, and audio that is complete and as its manifest states.
 
-    `sampling_rate` (Hz), when given, is the only one allowed.
+    Args:
+        sampling_rate: in Hz, if only one is allowed.
+
+    Raises:
+        BadUtterance: it is not so.
     """
     if len(cut.supervisions) != 1:
         raise BadUtterance(f"it has {len(cut.supervisions)} supervisions instead of one")
@@ -105,6 +116,8 @@ def check_cut(cut: MonoCut, sampling_rate: int | None = None) -> None:
         raise BadUtterance("its transcript is empty")
     if cut.duration <= 0 or recording.num_samples <= 0:
         raise BadUtterance("its length is zero")
+    if problem := rate_problem(recording.sampling_rate):
+        raise BadUtterance(f"its audio {problem}")
     if sampling_rate is not None and recording.sampling_rate != sampling_rate:
         raise BadUtterance(f"it is sampled at {recording.sampling_rate} Hz, the corpus at {sampling_rate} Hz")
     if supervision.start < 0 or supervision.end > cut.duration + 1 / recording.sampling_rate:
@@ -123,18 +136,18 @@ def check_cut(cut: MonoCut, sampling_rate: int | None = None) -> None:
 
 
 def _check_file(path: Path, recording: Recording) -> None:
-    """Compare what the file's header promises, what it holds, and what the manifest says."""
+    """Compare the samples and the rate that a file's header states with what it holds, and with its manifest."""
     if not path.is_file():
         raise BadUtterance(f"{path} is missing")
     try:
         info = soundfile.info(str(path))
-        held = _samples_held(path)
+        held = _count_samples(path)
     except Exception as error:
         raise BadUtterance(f"{path} cannot be opened as audio ({_first_line(error)})") from error
     promised = max(info.frames, stated_wav_frames(path))
     if held < promised * (1 - MP3_ESTIMATE if info.format == "MP3" else 1):
         raise BadUtterance(f"{path} is truncated: its header promises {promised} samples, it holds {held}")
-    if recording.transforms:  # the manifest tells what they make of the file
+    if recording.transforms:  # the manifest describes their result, not the file
         return
     if info.samplerate != recording.sampling_rate:
         raise BadUtterance(f"{path} is sampled at {info.samplerate} Hz, its manifest says {recording.sampling_rate}")
@@ -142,23 +155,23 @@ def _check_file(path: Path, recording: Recording) -> None:
         raise BadUtterance(f"{path} holds {held} samples, its manifest says {recording.num_samples}")
 
 
-def _samples_held(path: Path) -> int:
-    """Samples per channel that decoding gives."""
+def _count_samples(path: Path) -> int:
+    """Return the samples per channel that a file decodes to."""
     state = path.stat()
-    return _decoded(path, state.st_size, state.st_mtime_ns)
+    return _decode_and_count(path, state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=1024)  # a long recording has many utterances
-def _decoded(path: Path, size: int, modified_ns: int) -> int:
-    held = 0
+def _decode_and_count(path: Path, size: int, modified_ns: int) -> int:
+    count = 0
     with soundfile.SoundFile(str(path)) as file:
-        while block := len(file.read(1 << 16, dtype="int16")):  # soundfile.blocks fills up what is not there
-            held += block
-    return held
+        while block := len(file.read(1 << 16, dtype="int16")):  # soundfile.blocks would pad a truncated file
+            count += block
+    return count
 
 
-def _checked(item: MonoCut | CorpusUtterance, sampling_rate: int | None) -> MonoCut | str:
-    """The sound cut, or why there is none."""
+def _validate(item: MonoCut | CorpusUtterance, sampling_rate: int | None) -> MonoCut | MultiCut | str:
+    """Return a valid cut, or the reason why there is none."""
     try:
         cut = make_cut(item) if isinstance(item, CorpusUtterance) else item
         check_cut(cut, sampling_rate)
@@ -170,26 +183,26 @@ def _checked(item: MonoCut | CorpusUtterance, sampling_rate: int | None) -> Mono
 def validate_cuts(
     cuts: Iterable[MonoCut | CorpusUtterance], name: str, sampling_rate: int | None = None, jobs: int = 1
 ) -> tuple[CutSet, list[str]]:
-    """Keep the sound ones of `cuts` (or of utterances, which become cuts here).
+    """Validate the cuts of a split.
 
     Args:
-        cuts: the split, in the order to keep.
+        cuts: cuts, or utterances to make cuts of.
         name: of the split, for messages.
-        sampling_rate: Hz; when given, other rates are left out.
+        sampling_rate: in Hz, if only one is allowed.
         jobs: processes that read the audio (all of it, twice: about 2 s of work for an hour of FLAC or MP3).
 
     Returns:
-        The usable cuts, and "id: reason" for each one left out.
+        The valid cuts, in order, and "id: reason" for each skipped one.
 
     Raises:
-        UserError: nothing is left.
+        UserError: none is valid.
     """
-    kept: dict[str, MonoCut] = {}
+    kept: dict[str, MonoCut | MultiCut] = {}
     skipped: list[str] = []
     cuts = list(cuts)
-    with worker_map(min(jobs, 1 + len(cuts) // CUTS_PER_PROCESS), items_at_once=64) as spread:
-        checked = spread(partial(_checked, sampling_rate=sampling_rate), cuts)
-        for item, cut in tqdm(zip(cuts, checked), total=len(cuts), desc=f"checking {name}", unit="utt", leave=False):
+    with worker_map(min(jobs, 1 + len(cuts) // CUTS_PER_PROCESS), items_at_once=64) as map_:
+        validated = map_(partial(_validate, sampling_rate=sampling_rate), cuts)
+        for item, cut in tqdm(zip(cuts, validated), total=len(cuts), desc=f"checking {name}", unit="utt", leave=False):
             if isinstance(cut, str):
                 skipped.append(f"{item.id}: {cut}")
             elif cut.id in kept:
@@ -211,9 +224,12 @@ def write_cuts(
     orphans: Iterable[str] = (),
     jobs: int = 1,
 ) -> CutSet:
-    """Validate, name what is left out (on stderr), write the cuts to `path` in one piece, print the split's line.
+    """Validate the cuts of a split and write them to `path`. Print a summary, and skipped utterances on stderr.
 
-    `orphans`: "id: reason" of what the corpus itself had to leave out, such as audio without a transcript.
+    Args:
+        orphans: "id: reason" of what the corpus script has skipped, such as audio without a transcript.
+
+    See `validate_cuts` for the others and for errors.
     """
     cuts, skipped = validate_cuts(utterances, name, sampling_rate, jobs)
     skipped = [*orphans, *skipped]
@@ -224,7 +240,7 @@ def write_cuts(
 
 
 def save_cuts(cuts: CutSet, name: str, path: Path | str, skipped: int) -> None:
-    """Write a split's validated cuts to `path` in one piece and print its line; `skipped` is how many are left out."""
+    """Write the validated cuts of a split to `path` atomically and print a summary; `skipped` counts the others."""
     with replacing(path) as temporary:
         cuts.to_file(temporary)
     hours = sum(cut.duration for cut in cuts) / 3600
@@ -233,7 +249,14 @@ def save_cuts(cuts: CutSet, name: str, path: Path | str, skipped: int) -> None:
 
 
 def read_cuts(path: Path | str, stage: int) -> Iterator[MonoCut]:
-    """The cuts of a manifest, one by one; UserError when it is missing, damaged or empty. `stage` is who writes it."""
+    """Yield the cuts of a manifest.
+
+    Args:
+        stage: the number of the stage that writes the manifest, for messages.
+
+    Raises:
+        UserError: the manifest is missing, damaged or empty.
+    """
     if not Path(path).is_file():
         raise UserError(f"{path} is missing: run stage {stage} first.")
     again = f"run stage {stage} again, with --overwrite"
@@ -241,14 +264,14 @@ def read_cuts(path: Path | str, stage: int) -> Iterator[MonoCut]:
     try:
         for cut in CutSet.from_file(path):
             yield cut
-    except Exception as error:  # Lhotse raises whatever the broken line led to
+    except Exception as error:  # Lhotse raises many kinds for a damaged line
         raise UserError(f"{path} is not a manifest of cuts ({_first_line(error)}): {again}.") from error
     if cut is None:
         raise UserError(f"{path} holds no utterance: {again}.")
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Why audio does not open, in libsndfile's words where it has any: Lhotse's report only lists who failed."""
+    """Return why audio does not open, in libsndfile's words if possible; Lhotse lists only which back-ends failed."""
     try:
         soundfile.info(str(path))
     except soundfile.LibsndfileError as plain:
@@ -257,6 +280,6 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    """The start of an exception's text; audio backends chain long reports."""
+    """Return the first line of an exception's text; audio back-ends write long reports."""
     lines = str(error).strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__

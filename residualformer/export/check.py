@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from residualformer.config.schema import DecodeConfig
-from residualformer.data.features import compute_fbank
+from residualformer.data.fbank import compute_fbank
 from residualformer.decode.greedy import GreedySearch
 from residualformer.errors import UserError
 from residualformer.export.contracts import Contract

@@ -8,7 +8,7 @@ import torch
 
 from residualformer.config.schema import FeatureConfig, VariationConfig
 from residualformer.data.augmentation import NEPER_PER_DB, Augmentation, mixed
-from residualformer.data.features import compute_fbank
+from residualformer.data.fbank import compute_fbank
 
 N, T, F = 6, 50, 80
 LENGTHS = torch.tensor([50, 50, 40, 30, 20, 7])

@@ -15,7 +15,8 @@ from residualformer.config.schema import DataConfig, FeatureConfig
 from residualformer.data.audio import read_audio
 from residualformer.data.batches import EvalBatches, TrainBatches
 from residualformer.data.extract import Sums, extract_features, with_speeds
-from residualformer.data.features import compute_fbank, read_cmvn, read_feature_config
+from residualformer.data.fbank import compute_fbank
+from residualformer.data.features import read_cmvn, read_feature_config
 from residualformer.data.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ from test_features import RATE, noise
 
 from residualformer.config.schema import FeatureConfig
 from residualformer.data.extract import extract_features
+from residualformer.data.fbank import PRESETS, compute_fbank
 from residualformer.data.feature_backends import BACKENDS, get_backend
-from residualformer.data.features import PRESETS, compute_fbank
 from residualformer.errors import UserError
 from residualformer.optional import is_installed
 
@@ -131,14 +131,14 @@ def test_a_missing_kaldifeat_is_answered_with_the_table():
         get_backend("kaldifeat", KALDI)
     first, *table = str(error.value).splitlines()
     assert first.startswith("feature back-end 'kaldifeat' cannot be used: kaldifeat ") and "is not installed" in first
-    assert table[:2] == ["feature back-ends:", "  knf: always there"]
+    assert table[:2] == ["feature back-ends:", "  knf: installed"]
     assert table[2].startswith("  kaldifeat (filterbank features on a GPU) is not installed; to get it: ")
     assert "pip install kaldifeat" in table[2] and len(table) == len(BACKENDS) + 1
 
 
 def test_a_kaldifeat_for_another_torch_is_answered_with_the_table(fake_kaldifeat):
     fake_kaldifeat.write_text("raise ImportError('kaldifeat was built using PyTorch 2.7.1')")
-    with pytest.raises(UserError, match="does not import .*PyTorch 2.7.1.*\nfeature back-ends:\n  knf: always there"):
+    with pytest.raises(UserError, match="does not import .*PyTorch 2.7.1.*\nfeature back-ends:\n  knf: installed"):
         get_backend("kaldifeat", KALDI)
 
 

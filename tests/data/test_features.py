@@ -12,15 +12,8 @@ from lhotse.features.base import FeatureExtractor, get_extractor_type
 from lhotse.utils import compute_num_frames_from_samples
 
 from residualformer.config.schema import FeatureConfig
-from residualformer.data.features import (
-    LOG_FLOOR,
-    PRESETS,
-    KnfFbank,
-    OnlineFbank,
-    compute_fbank,
-    read_cmvn,
-    read_feature_config,
-)
+from residualformer.data.fbank import LOG_FLOOR, PRESETS, OnlineFbank, compute_fbank
+from residualformer.data.features import KnfFbank, read_cmvn, read_feature_config
 from residualformer.errors import UserError
 
 RATE, LENGTH, SHIFT, FFT = 16000, 400, 160, 512

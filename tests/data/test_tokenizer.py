@@ -94,6 +94,9 @@ def test_mistakes_are_named(tmp_path):
     broken = ['{"kind": "bpe", "model": "AAAA"}', '{"kind": "bpe", "model": ""}', '{"kind": "bpe"}']
     broken += ['{"kind": "word", "pieces": []}', '{"kind": "char", "pieces": ["A", "B", "C"]}']
     broken += ['{"kind": "char", "pieces": "abc"}', '{"kind": "char", "pieces": ["<blk>", "<unk>", "A", "A"]}']
+    broken += ['{"kind": "char", "pieces": ["<blk>", "<unk>", 0, "a"]}', '{"kind": ["char"], "pieces": []}', "3"]
+    broken += ['{"kind": "char", "pieces": {"<blk>": 0, "<unk>": 1}}', '{"kind": "bpe", "model": 7}']
+    broken += ['{"kind": "bpe", "model": "é"}', '{"kind": "bpe", "model": "Z"}', '{"kind": "char"}']
     for content in ["{", "[]", "{}", *broken]:
         path.write_text(content)
         with pytest.raises(UserError, match="not a token set.*run stage 3 again"):

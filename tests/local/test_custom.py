@@ -17,7 +17,7 @@ from local.custom_data.layouts import read_data, recognise
 from residualformer.config.loading import load_config
 from residualformer.config.schema import FeatureConfig
 from residualformer.data.audio import read_audio
-from residualformer.data.features import compute_fbank
+from residualformer.data.fbank import compute_fbank
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError
 

@@ -18,7 +18,7 @@ from residualformer.config.schema import (
     ResidualConfig,
     TokenConfig,
 )
-from residualformer.data.features import compute_fbank
+from residualformer.data.fbank import compute_fbank
 from residualformer.data.tokenizer import train_tokenizer
 from residualformer.decode.encode import encode
 from residualformer.decode.greedy import GreedySearch
