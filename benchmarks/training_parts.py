@@ -14,25 +14,23 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from residualformer.kernels.attention import AttentionMask, plain_self_attention, self_attention
 from residualformer.kernels.dropout import Dropout
-from residualformer.nn.attention import attend
+from residualformer.nn.attention import rotary_table
 
 N, HEADS, FRAMES, DIM, FFN = 20, 4, 56, 192, 768
 
 
-def attention_inputs() -> tuple[Tensor, ...]:
-    shape = (N, HEADS, FRAMES, DIM // HEADS)
-    q, k, v = (torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
-    return q, k, v, torch.ones(FRAMES, FRAMES, dtype=torch.bool).tril(4)
-
-
-def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+def attention_inputs() -> tuple[Any, ...]:
+    qkv = torch.randn(N, FRAMES, 3 * DIM, dtype=torch.bfloat16, requires_grad=True)
+    mask = AttentionMask(torch.ones(N, 1, FRAMES, FRAMES, dtype=torch.bool).tril(4))
+    return qkv, mask, rotary_table(FRAMES, DIM // HEADS, torch.device("cpu")), HEADS
 
 
 def dropout_inputs() -> tuple[Tensor, ...]:
@@ -40,14 +38,18 @@ def dropout_inputs() -> tuple[Tensor, ...]:
 
 
 POOLED = Dropout(0.1).train()
-Part = tuple[Callable[[], tuple[Tensor, ...]], Callable, Callable]
+Part = tuple[Callable[[], tuple[Any, ...]], Callable, Callable]
 PARTS: dict[str, Part] = {
-    "attention, plain products against scaled_dot_product_attention": (attention_inputs, attend, sdpa),
+    "attention, one function against scaled_dot_product_attention": (
+        attention_inputs,
+        self_attention,
+        plain_self_attention,
+    ),
     "dropout, mask pool against F.dropout": (dropout_inputs, POOLED, lambda x: F.dropout(x, 0.1)),
 }
 
 
-def step(function: Callable, inputs: tuple[Tensor, ...]) -> float:
+def step(function: Callable, inputs: tuple[Any, ...]) -> float:
     """Seconds of one forward and backward pass."""
     started = time.perf_counter()
     function(*inputs).sum().backward()

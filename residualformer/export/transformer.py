@@ -30,12 +30,12 @@ class TransformerGraph:
     """
 
     def __init__(self, encoder: TransformerEncoder, joiner: TanhJoiner | AdditiveJoiner, merged: bool) -> None:
-        if encoder.look_back is None:
+        if encoder.left_context is None:
             raise UserError("encoder.look_back_ms is null: a growing state cannot be exported; train it with a limit.")
         self.encoder, self.joiner, self.merged = encoder, joiner, merged
         config = encoder.config
         self.frames_per_step = encoder.chunk
-        self.held = max(encoder.look_back, 1)  # no array without elements; its one row is masked
+        self.held = max(encoder.left_context, 1)  # no array without elements; its one row is masked
         self.groups = layer_groups(config.sharing, config.num_layers)
         self.bins = encoder.mean.numel()
         self.front = self.bins, config.conv_channels * ((self.bins + 1) // 2)
@@ -80,7 +80,7 @@ class TransformerGraph:
 
     def _hidden(self, g: Graph, size: int, seen: str, ahead: str | None) -> str:
         """(N, 1, 1, held + size): `HIDDEN` for what is empty of the past and not real of the window, else 0."""
-        empty = g.Sub(g.constant(self.held), seen if self.encoder.look_back else g.constant([0]))
+        empty = g.Sub(g.constant(self.held), seen if self.encoder.left_context else g.constant([0]))
         allowed = g.Not(before(g, self.held + size, empty))
         if ahead is not None:
             allowed = g.And(allowed, before(g, self.held + size, g.Add(ahead, g.constant(self.held))))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from residualformer.kernels.linear import WeightParts, dense_weight, linear, trains_on_cpu
 
 
 class ResidualLinear(nn.Module):
@@ -41,104 +41,65 @@ class ResidualLinear(nn.Module):
     def shared(self) -> nn.Linear:
         return self._shared[0]
 
-    def dense(self) -> Tensor:
-        """W + A·B + D as a new (N, M) matrix, PyTorch's orientation; the shared W is never written to."""
-        return _Dense.apply(self.shared.weight.dtype, self.shared.weight, self.A, self.B, self.D)
+    @property
+    def has_residual(self) -> bool:
+        return self.A is not None or self.D is not None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., M) -> (..., N), through `dense()` or factor by factor, whichever costs less for this many rows."""
+    @property
+    def parts(self) -> WeightParts:
+        return WeightParts(self.shared.weight, self.A, self.B, self.D)
+
+    def dense(self) -> Tensor:
+        """Return W + A·B + D as a new (N, M) matrix, PyTorch's orientation; the shared W is never written to."""
+        return dense_weight([self.parts], self.shared.weight.dtype)
+
+    def forward(self, x: Tensor, weights: DenseWeights | None = None) -> Tensor:
+        """Project x (..., M) -> (..., N), by the dense weight or factor by factor, whichever costs less for its rows.
+
+        Args:
+            weights: those of this pass over whole utterances, x (N, T', M), which trains by dense weights in any case.
+        """
+        if weights is not None and trains_on_cpu(x):
+            return linear(x, *weights(self))
         shared = self.shared
-        if self.A is None and self.D is None:
+        if not self.has_residual:
             return shared(x)
         m, n = shared.in_features, shared.out_features
         if x.numel() // m * (m + n) >= m * n:
-            return F.linear(x, *dense_stack([self], x.device.type, {}))
+            return F.linear(x, *DenseWeights()(self))
         y = shared(x)
-        if self.A is not None:
+        if self.A is not None and self.B is not None:
             y = y + (x @ self.A) @ self.B
         if self.D is not None:
             y = y + F.pad(x[..., : len(self.D)] * self.D, (0, n - len(self.D)))
         return y
 
 
-Stacks = dict[tuple[int, ...], tuple[Tensor, Tensor]]  # what `dense_stack` has given, by the shared modules
+class DenseWeights:
+    """The dense weights of one pass through the layers: those that share a weight share what is made of it.
 
-
-def dense_stack(linears: Sequence[ResidualLinear], device_type: str, known: Stacks) -> tuple[Tensor, Tensor]:
-    """Weights (sum of N, M) and biases (sum of N,) of projections of the same input, for one product instead of many.
-
-    The weights are in the type that autocast, if it is on for `device_type`, would give them. Those without a residual
-    are kept in `known`, which is to be as old as the weights and no older: layers that share them share the work.
-    """
-    key = tuple(id(linear.shared) for linear in linears)
-    plain = all(linear.A is None and linear.D is None for linear in linears)
-    if plain and key in known:
-        return known[key]
-    dtype = linears[0].shared.weight.dtype
-    if torch.is_autocast_enabled(device_type) and dtype != torch.float64:  # as autocast has it
-        dtype = torch.get_autocast_dtype(device_type)
-    parts = [part for linear in linears for part in (linear.shared.weight, linear.A, linear.B, linear.D)]
-    biases = [linear.shared.bias for linear in linears]
-    stack = _Dense.apply(dtype, *parts), biases[0] if len(biases) == 1 else torch.cat(biases)
-    if plain:
-        known[key] = stack
-    return stack
-
-
-def product(x: Tensor, weight: Tensor, bias: Tensor, relu: bool = False) -> Tensor:
-    """x weightᵀ + bias (, relu of it), of one type, without a graph; bf16 on a CPU: in one pass over the result."""
-    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
-    y = F.linear(x, weight, bias)
-    return y.relu_() if relu else y
-
-
-class Affine(torch.autograd.Function):
-    """`product` of x (N, T, M), weight (K, M) and bias (K,), the last perhaps of a wider type: (N, T, K)."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.bias_type = bias.dtype
-        with torch.autocast(x.device.type, enabled=False):
-            return product(x, weight, bias.to(x.dtype))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:
-        x, weight = ctx.saved_tensors
-        rows = grad.flatten(0, 1)
-        return (rows @ weight).view(x.shape), rows.T @ x.flatten(0, 1), rows.sum(0).to(ctx.bias_type)
-
-
-class _Dense(torch.autograd.Function):
-    """W + (A·B + D)ᵀ of some projections, one below the other, rounded to `dtype` once.
-
-    Arguments: dtype, then W (N, M), A (M, R), B (R, N) and D (min(M, N),) of each; A and B, and D, may be None.
+    An object is for one pass only: it does not notice when the weights change.
     """
 
-    @staticmethod
-    def forward(ctx, dtype: torch.dtype, *parts: Tensor | None) -> Tensor:
-        ctx.save_for_backward(*parts)
-        weights = parts[::4]
-        stack = weights[0].new_empty(sum(map(len, weights)), weights[0].size(1), dtype=dtype)
-        rows = stack.split([len(weight) for weight in weights])
-        with torch.autocast(stack.device.type, enabled=False):
-            for own, W, A, B, D in zip(rows, *(parts[i::4] for i in range(4)), strict=True):
-                weight = W if A is None else torch.addmm(W, B.T, A.T)
-                if D is not None:
-                    weight = weight.clone() if weight is W else weight
-                    weight.diagonal().add_(D)
-                own.copy_(weight)
+    def __init__(self) -> None:
+        self._shared: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, *linears: ResidualLinear) -> tuple[Tensor, Tensor]:
+        """Return the weights (sum of N, M) and the biases (sum of N,) of projections of the same input, stacked.
+
+        The weights are of the type that autocast, where it is on, gives to products.
+        """
+        key = tuple(id(each.shared) for each in linears)
+        has_residual = any(each.has_residual for each in linears)
+        if not has_residual and key in self._shared:
+            return self._shared[key]
+        weight = linears[0].shared.weight
+        device, dtype = weight.device.type, weight.dtype
+        if torch.is_autocast_enabled(device) and dtype != torch.float64:  # as autocast has it
+            dtype = torch.get_autocast_dtype(device)
+        biases: list[Tensor] = [each.shared.bias for each in linears]
+        bias = biases[0] if len(biases) == 1 else torch.cat(biases)
+        stack = dense_weight([each.parts for each in linears], dtype), bias
+        if not has_residual:
+            self._shared[key] = stack
         return stack
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        parts = ctx.saved_tensors
-        grads: list[Tensor | None] = []
-        for own, W, A, B, D in zip(grad.split([len(W) for W in parts[::4]]), *(parts[i::4] for i in range(4))):
-            own = own.to(W.dtype)
-            grads += [own, None if A is None else own.T @ B.T, None if A is None else (own @ A).T]
-            grads += [None if D is None else own.diagonal().clone()]
-        return None, *grads

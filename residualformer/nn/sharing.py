@@ -1,4 +1,4 @@
-"""Which layer takes its weights from which shared set (ResidualTransformer, section 3.2)."""
+"""Sharing of weights between layers (ResidualTransformer, section 3.2)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROJECTIONS = ("q", "k", "v", "out", "up", "down")
 
 
 def layer_groups(sharing: int | Sequence[int], num_layers: int) -> list[int]:
-    """The group of each layer. An int K means K consecutive layers a group: layer l belongs to floor(l / K).
+    """Return the group of each layer. An int K puts K consecutive layers in a group: layer l belongs to floor(l / K).
 
     >>> layer_groups(3, 6)
     [0, 0, 0, 1, 1, 1]
@@ -34,13 +34,17 @@ def layer_groups(sharing: int | Sequence[int], num_layers: int) -> list[int]:
 
 
 def shared_set(config: EncoderConfig) -> nn.ModuleDict:
-    """One full set of a Transformer layer's projections, with biases (shared like their weights, footnote 2)."""
+    """Return a full set of a Transformer layer's projections, with biases (shared like their weights, footnote 2)."""
     dim, ffn = config.dim, config.ffn_dim
     sizes = {"q": (dim, dim), "k": (dim, dim), "v": (dim, dim), "out": (dim, dim), "up": (dim, ffn), "down": (ffn, dim)}
     return nn.ModuleDict({name: nn.Linear(*sizes[name]) for name in PROJECTIONS})
 
 
-def layer_linears(bank_set: nn.ModuleDict, config: EncoderConfig) -> dict[str, ResidualLinear]:
-    """The projections of one layer: its group's shared ones, each with a residual of the layer's own."""
-    residual = config.residual
-    return {name: ResidualLinear(bank_set[name], residual.rank, residual.diagonal) for name in PROJECTIONS}
+def layer_linears(shared: nn.ModuleDict, config: EncoderConfig) -> dict[str, ResidualLinear]:
+    """Return the projections of one layer: its group's shared ones, each with a residual of the layer's own."""
+    linears = {}
+    for name in PROJECTIONS:
+        linear = shared[name]
+        assert isinstance(linear, nn.Linear)
+        linears[name] = ResidualLinear(linear, config.residual.rank, config.residual.diagonal)
+    return linears

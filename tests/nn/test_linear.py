@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from residualformer.nn.linear import ResidualLinear, dense_stack
+from residualformer.nn.linear import DenseWeights, ResidualLinear
 
 SIZES = [(6, 6), (5, 9), (9, 5)]
 
@@ -88,7 +88,7 @@ def test_impossible_rank_is_refused(rank):
 @pytest.mark.parametrize("rank, diagonal", [(0, False), (0, True), (3, False), (3, True)])
 def test_a_stack_is_the_projections_one_after_the_other(rank, diagonal):
     linears = [filled(6, n, rank, diagonal) for n in (6, 4)]
-    weight, bias = dense_stack(linears, "cpu", {})
+    weight, bias = DenseWeights()(*linears)
     x = torch.randn(9, 6, dtype=torch.float64)
     expected = torch.cat([linear(x) for linear in linears], dim=1)
     torch.testing.assert_close(x @ weight.T + bias, expected, rtol=0, atol=1e-12)
@@ -99,7 +99,7 @@ def test_under_autocast_the_sum_is_rounded_once():
     linear.shared.float()
     exact = linear.dense()
     with torch.autocast("cpu", torch.bfloat16):
-        weight, _ = dense_stack([linear], "cpu", {})
+        weight, _ = DenseWeights()(linear)
         assert linear(torch.randn(100, 6)).dtype == torch.bfloat16
     assert torch.equal(weight, exact.bfloat16())
     names = [name for name, _ in linear.named_parameters()]
@@ -112,7 +112,20 @@ def test_under_autocast_the_sum_is_rounded_once():
 def test_only_what_is_the_same_in_every_layer_is_kept():
     shared = nn.Linear(6, 6)
     first, second, other = ResidualLinear(shared), ResidualLinear(shared), ResidualLinear(shared, diagonal=True)
-    known = {}
-    assert dense_stack([first], "cpu", known)[0] is dense_stack([second], "cpu", known)[0]
-    assert dense_stack([other], "cpu", known)[0] is not dense_stack([other], "cpu", known)[0]
-    assert dense_stack([first, second], "cpu", known)[0].shape == (12, 6) and len(known) == 2
+    weights = DenseWeights()
+    assert weights(first)[0] is weights(second)[0]
+    assert weights(other)[0] is not weights(other)[0]
+    assert weights(first, second)[0].shape == (12, 6) and weights(second, first)[0] is weights(first, second)[0]
+    assert DenseWeights()(first)[0] is not weights(first)[0]
+
+
+@pytest.mark.parametrize("rank, diagonal", [(0, False), (3, True)])
+def test_training_on_whole_utterances_gives_the_gradients_of_the_plain_product(rank, diagonal):
+    linear = filled(6, 9, rank, diagonal)
+    x = torch.randn(2, 4, 6, dtype=torch.float64, requires_grad=True)
+    leaves, results = [x, *linear.shared.parameters(), *linear.parameters()], []
+    for y in (linear(x), linear(x, DenseWeights())):
+        results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+    assert "_Linear" in y.grad_fn.name()
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

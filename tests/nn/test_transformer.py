@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from residualformer.config.schema import EncoderConfig, ResidualConfig
-from residualformer.nn.mask import chunk_mask, frames
+from residualformer.nn.mask import chunk_mask, num_frames, step_mask
 from residualformer.nn.sharing import layer_groups
 from residualformer.nn.transformer import TransformerEncoder
 
@@ -149,15 +149,36 @@ def test_chunk_mask_is_the_documented_picture():
             [1, 1, 0, 0, 0, 0],
             [0, 1, 1, 1, 0, 0],
             [0, 1, 1, 1, 0, 0],
-            [0, 0, 0, 1, 1, 1],
+            [0, 0, 0, 1, 1, 0],
             [0, 0, 0, 1, 1, 1],
         ]
     ).bool()
-    assert torch.equal(chunk_mask(6, 2, 1, 0, torch.device("cpu")), expected)
+    masks = chunk_mask(6, torch.tensor([5, 6]), 2, 1, 0)
+    assert masks.shape == (2, 1, 6, 6) and torch.equal(masks[0, 0], expected)
+    expected[4:, 5] = True
+    assert torch.equal(masks[1, 0], expected)
+
+
+@pytest.mark.parametrize("left_context", [0, 3, None])
+@pytest.mark.parametrize("look_ahead", [0, 2])
+def test_step_masks_are_the_rows_of_the_chunk_mask(left_context, look_ahead):
+    """Chunk by chunk, with as many cached frames as the left context has, or all of the past."""
+    lengths, chunk, size = torch.tensor([10, 7]), 2, 10
+    whole = chunk_mask(size, lengths, chunk, left_context, look_ahead)
+    for start in range(0, size - look_ahead, chunk):
+        held = start if left_context is None else left_context
+        real = (lengths - start).clamp(0, chunk + look_ahead)
+        step = step_mask(held, chunk + look_ahead, chunk, torch.tensor([start, start]), real)
+        seen = min(held, start)
+        assert not step[..., : held - seen].any()  # an empty cache
+        columns = slice(start - seen, start + chunk + look_ahead)
+        for n, length in enumerate(lengths.tolist()):  # rows of real frames; others are never looked at
+            rows = slice(0, max(0, min(chunk, length - start)))
+            assert torch.equal(step[n, :, rows, held - seen :], whole[n, :, start : start + chunk, columns][:, rows])
 
 
 def test_milliseconds_round_up_to_frames():
-    assert [frames(ms) for ms in (0, 1, 40, 160, 288)] == [0, 1, 1, 4, 8]
+    assert [num_frames(ms) for ms in (0, 1, 40, 160, 288)] == [0, 1, 1, 4, 8]
 
 
 @pytest.mark.parametrize(
