@@ -9,19 +9,21 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from residualformer.config.loading import load_config
 from residualformer.config.schema import DecodeConfig
 from residualformer.decode.settings import search_name, settings_for
 from residualformer.errors import UserError, run_main
-from residualformer.files import read_json, write_json, write_text
+from residualformer.files import write_json, write_text
 from residualformer.provenance import commit
+from residualformer.report.paper_text import findings, render, show_picture
 from residualformer.report.papers import find_table
 from residualformer.report.plots import table_lines
-from residualformer.report.reproduced import reproduce
-from residualformer.report.reproduced_text import findings, render
-from residualformer.report.results import find_runs, score_run, split_of, with_means
+from residualformer.report.reproduce import reproduce
+from residualformer.report.results import Results
+from residualformer.report.scoring import find_runs, score_run, split_of, with_means
 
 
 def main() -> None:
@@ -35,37 +37,38 @@ def main() -> None:
         names = ", ".join(table.experiments)
         wanted = ", ".join(f"{name} ({search_name(settings_for(decode['base'], name))})" for name in sets)
         raise UserError(f"{args.egs_dir} holds none of {names} decoded on {wanted}; run stages 4 to 7 first")
-    by_name = {(run.row["experiment"], run.row["split"]): run for run in runs}
-    result = reproduce(table, by_name, sets) | {
-        "recipe": args.egs_dir.resolve().name,
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
-        "commit": commit(),
-    }
-    result["findings"] = findings(result)
+    by_name = {(run.row.experiment, run.row.split): run for run in runs}
+    result = replace(
+        reproduce(table, by_name, sets),
+        recipe=args.egs_dir.resolve().name,
+        command=shlex.join([Path(sys.executable).name, *sys.argv]),
+        commit=commit(),
+    )
+    result = replace(result, findings=findings(result))
     out = args.egs_dir / "exp" / "tables"
-    write_json(out / f"{table.name}.json", result)
+    write_json(out / f"{table.name}.json", result.to_dict())
     drawn = table_lines(result, out / f"{table.name}.png")
-    write_text(out / f"{table.name}.md", render(result, drawn))
-    print(*result["findings"], sep="\n")
-    measured = len({run.row["experiment"] for run in runs})
+    write_text(out / f"{table.name}.md", render(result, show_picture(result) if drawn else ""))
+    print(*result.findings, sep="\n")
+    measured = len({run.row.experiment for run in runs})
     print(f"table: {table.source}, {measured} of {len(table.experiments)} experiments -> {out / table.name}.md")
 
 
 def scored_sets(egs: Path) -> list[str]:
-    """The test sets that stage 8 has scored, `test` if it has not run."""
+    """Return the test sets that stage 8 has scored, `test` if it has not run."""
     results = egs / "exp" / "results.json"
-    return read_json(results, "run stage 8 again")["split"].split(", ") if results.is_file() else ["test"]
+    return Results.read(results).sets if results.is_file() else ["test"]
 
 
 def decode_config(args: argparse.Namespace, experiment: str) -> DecodeConfig:
-    """The section `decode` of an experiment, or where the recipe lacks it the recipe's."""
+    """Return the section `decode` of an experiment, or of the recipe where it lacks the experiment."""
     conf = args.conf or Path("conf", args.egs_dir.resolve().name)
     own = conf / f"{experiment}.yaml"
     return load_config(own if own.is_file() else conf / "base.yaml", args.set).decode
 
 
 def search(decode: dict[str, DecodeConfig], folder: Path) -> str:
-    """The search that its experiment asks for on the folder's split, as folders are named after it."""
+    """Return the name of the search that its experiment asks for on the folder's split."""
     return search_name(settings_for(decode[folder.parent.name], split_of(folder)))
 
 

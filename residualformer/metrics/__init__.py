@@ -1,1 +1,1 @@
-"""Measures of transcripts and translations, and their intervals."""
+"""Error rates, BLEU and chrF, and the bootstrap that tells how certain they are."""

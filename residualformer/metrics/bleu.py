@@ -12,14 +12,14 @@ from residualformer.metrics.bootstrap import Measure
 
 
 def bleu_and_chrf(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Measure]:
-    """Corpus BLEU (characters of Chinese as tokens) and chrF, 0 to 100, with sacrebleu's signatures."""
+    """Return the measures `bleu` (of Chinese characters) and `chrf`, 0 to 100, with sacrebleu's signatures."""
     metrics = {"bleu": BLEU(tokenize="zh"), "chrf": CHRF()}
     return {name: _measure(metric, list(references), list(hypotheses)) for name, metric in metrics.items()}
 
 
 def _measure(metric: Metric, references: list[str], hypotheses: list[str]) -> Measure:
-    """Scored from the statistics of each sentence, of which sacrebleu makes the corpus score from their sums."""
-    # The input and the last step of sacrebleu's own bootstrap, which has no public name and gives no percentiles.
+    """Return a measure of the statistics of each sentence, from whose sums sacrebleu computes the corpus score."""
+    # These are the first and the last step of sacrebleu's own bootstrap, which is private and gives no percentiles.
     statistics = np.array(metric._extract_corpus_statistics(hypotheses, [references]))
 
     def score(sums: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Confidence of a score: resample the utterances of the test set with replacement.
+"""Confidence intervals and paired tests, by resampling the utterances of the test set with replacement.
 
 Sources: Bisani & Ney (2004), "Bootstrap estimates for confidence intervals in ASR performance evaluation"; Koehn
-(2004), "Statistical significance tests for machine translation evaluation". Utterances are drawn independently; where a
-few speakers hold the test set, the true uncertainty is larger.
+(2004), "Statistical significance tests for machine translation evaluation". Utterances are drawn independently; where
+few speakers make up the test set, the true uncertainty is larger.
 """
 
 from __future__ import annotations
@@ -19,15 +19,55 @@ Number = TypeVar("Number", float, np.ndarray)
 
 
 def resampled_sums(counts: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
-    """Column sums (R, C) of `counts` (U, C) over R samples of U utterances, drawn with replacement."""
+    """Return the column sums (R, C) of `counts` (U, C) over R samples of U utterances, drawn with replacement."""
     return np.stack([times @ counts for times in _draws(len(counts), resamples, seed)])
 
 
 @lru_cache(maxsize=4)
 def _draws(utterances: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each utterance is in each sample, (R, U): kept, as drawing takes longer than all that is made of it."""
+    """Draw how often each utterance is in each sample, (R, U); cached, because drawing is the slowest part."""
     generator, chances = np.random.default_rng(seed), np.full(utterances, 1 / utterances)
     return np.stack([generator.multinomial(utterances, chances).astype(np.int32) for _ in range(resamples)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A score with its 95% interval, rounded; None where it is not a finite number.
+
+    Attributes:
+        insertions, deletions, substitutions: of an error rate.
+        tokens: of a loss per token, the number of tokens.
+        signature: sacrebleu's, of BLEU and chrF.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    insertions: int | None = None
+    deletions: int | None = None
+    substitutions: int | None = None
+    tokens: int | None = None
+    signature: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """How much worse a system is than another, in percent of the other's score.
+
+    Attributes:
+        relative: None where the scores cannot be compared.
+        relative_low, relative_high: its 95% interval; None for an infinite end, as where the other system makes no
+            errors in many of the samples.
+        p_value: two-sided, see `paired_p_value`.
+    """
+
+    relative: float | None
+    relative_low: float | None = None
+    relative_high: float | None = None
+    p_value: float | None
+
+
+NO_GAP = Gap(relative=None, p_value=None)
 
 
 @dataclass(frozen=True)
@@ -36,9 +76,9 @@ class Measure:
 
     Attributes:
         parts: for each subset of the test set, counts (U, C) of its U utterances; the score is the mean of theirs.
-        score: scores (R,) from sums of counts (R, C).
-        higher_is_better: as of BLEU; not of an error rate.
-        details: what is told beside the value, such as sacrebleu's signature.
+        score: maps sums of counts (R, C) to scores (R,).
+        higher_is_better: true of BLEU, false of an error rate.
+        details: further fields of `Score`, such as sacrebleu's signature.
     """
 
     parts: Sequence[np.ndarray]
@@ -48,66 +88,74 @@ class Measure:
 
     @cached_property
     def value(self) -> float:
+        """The score of the test set."""
         return float(np.mean([self.score(counts.sum(0, keepdims=True))[0] for counts in self.parts]))
 
     @cached_property
     def samples(self) -> np.ndarray:
-        """Scores (R,) of resampled test sets; two measures of the same utterances see the same samples."""
+        """Scores (R,) of the resampled test sets; two measures of the same utterances see the same samples."""
         scores = [self.score(resampled_sums(counts, seed=SEED + i)) for i, counts in enumerate(self.parts)]
         return np.mean(scores, axis=0)
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """The central `level` interval of the score, by the percentile method."""
+        """Return the ends of the central `level` interval of the score, by the percentile method."""
         return _central(self.samples, level)
 
-    def row(self, digits: int = 2) -> dict[str, Any]:
-        """Value, low and high end of the interval, None where there is no number, and the details."""
-        values = zip(("value", "low", "high"), (self.value, *self.interval()), strict=True)
-        return {name: round(x, digits) if np.isfinite(x) else None for name, x in values} | self.details
+    def rounded(self, digits: int = 2) -> Score:
+        """Return the value and its interval, rounded to `digits`, with the details."""
+        value, low, high = (_finite(x, digits) for x in (self.value, *self.interval()))
+        return Score(value=value, low=low, high=high, **self.details)
 
-    def gap(self, baseline: Measure) -> dict[str, float | None]:
-        """`relative`: how much worse than `baseline`, in percent of it; `p_value`: see `paired_p_value`.
+    def gap(self, baseline: Measure) -> Gap:
+        """Compare with `baseline` on the same samples of the same utterances.
 
-        `relative_low`, `relative_high`: its 95% interval, from samples of the same utterances for both; None for an
-        end that is infinite, as that of a baseline without errors in many samples. All are None when the baseline's
-        score is no number above 0.
+        The gap is `NO_GAP` where this score is not finite or the baseline's is not above 0.
         """
-        names = ("relative", "relative_low", "relative_high")
         if not (np.isfinite(self.value) and baseline.value > 0):
-            return dict.fromkeys([*names, "p_value"])
+            return NO_GAP
         with np.errstate(divide="ignore", invalid="ignore"):
             samples = relative_gap(self.samples, baseline.samples, self.higher_is_better)
+        relative = relative_gap(self.value, baseline.value, self.higher_is_better)
         low, high = _central(samples, LEVEL)
-        values = relative_gap(self.value, baseline.value, self.higher_is_better), low, high
-        worse = {name: round(x, 2) if np.isfinite(x) else None for name, x in zip(names, values, strict=True)}
-        return worse | {"p_value": round(paired_p_value(self, baseline), 4)}
+        return Gap(
+            relative=_finite(relative, 2),
+            relative_low=_finite(low, 2),
+            relative_high=_finite(high, 2),
+            p_value=round(paired_p_value(self, baseline), 4),
+        )
+
+
+def _finite(x: float, digits: int) -> float | None:
+    return round(x, digits) if np.isfinite(x) else None
 
 
 def relative_gap(value: Number, baseline: Number, higher_is_better: bool) -> Number:
-    """How much worse than the baseline, in percent of it, as the papers print it."""
+    """Return how much worse `value` is than `baseline`, in percent of it, as the papers print it."""
     return (-100 if higher_is_better else 100) * (value / baseline - 1)
 
 
 def _central(samples: np.ndarray, level: float) -> tuple[float, float]:
-    """The ends of the central `level` of the samples that are numbers, or infinite: an end may be that, or nan."""
+    """Return the ends of the central `level` of the samples; NaN samples are ignored, and an end may be infinite."""
     samples = samples[~np.isnan(samples)]
     if not len(samples):
         return float("nan"), float("nan")
-    with np.errstate(invalid="ignore"):  # between two infinite samples
+    with np.errstate(invalid="ignore"):  # an interpolation between two infinite samples is NaN
         low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def mean_over_subsets(measures: Sequence[Measure]) -> Measure:
-    """The measure of a test set from those of its subsets; of their details, those that are the same in all."""
+    """Combine the measures of the subsets of a test set; details that differ between subsets are dropped."""
     first = measures[0]
     same = {k: v for k, v in first.details.items() if all(measure.details.get(k) == v for measure in measures)}
     return replace(first, parts=[counts for measure in measures for counts in measure.parts], details=same)
 
 
-def rate(errors: np.ndarray, lengths: np.ndarray, percent: bool = True, **details: Any) -> Measure:
-    """sum(errors) / sum(lengths), in percent unless told otherwise; nan where the lengths are all 0; both (U,)."""
-    return Measure([np.stack([errors, lengths], axis=1)], _percent if percent else _ratio, details=details)
+def rate(
+    errors: np.ndarray, lengths: np.ndarray, percent: bool = True, details: dict[str, Any] | None = None
+) -> Measure:
+    """Return the measure sum(errors) / sum(lengths), both (U,); NaN where all lengths are 0."""
+    return Measure([np.stack([errors, lengths], axis=1)], _percent if percent else _ratio, details=details or {})
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:
@@ -120,7 +168,7 @@ def _percent(sums: np.ndarray) -> np.ndarray:
 
 
 def paired_p_value(measure: Measure, baseline: Measure) -> float:
-    """Two-sided chance that the sign of the difference to `baseline` is an accident of the test set.
+    """Return the two-sided p-value of the difference to `baseline`.
 
     Both systems, scored on the same utterances in the same order, are evaluated on the same samples:
     p = 2 min(P(difference <= 0), P(difference >= 0)), each with one added count, at most 1.

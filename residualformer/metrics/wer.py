@@ -1,19 +1,24 @@
-"""Error counts per utterance, and the two error rates of recognition: of words (WER) and of characters (CER)."""
+"""Errors per utterance, of words for the word error rate (WER) or of characters for the character error rate (CER)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import jiwer
 import numpy as np
 
-_PROCESS = {"word": jiwer.process_words, "character": jiwer.process_characters}
+Unit = Literal["word", "character"]
+_ALIGN: dict[Unit, Callable[[str, str], jiwer.WordOutput | jiwer.CharacterOutput]] = {
+    "word": jiwer.process_words,
+    "character": jiwer.process_characters,
+}
 
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Counts of U utterances, each (U,) int64; `lengths` are those of the references."""
+    """Counts of errors in U utterances, and the lengths of the references; each (U,) int64."""
 
     insertions: np.ndarray
     deletions: np.ndarray
@@ -22,24 +27,25 @@ class ErrorCounts:
 
     @property
     def errors(self) -> np.ndarray:
+        """Insertions, deletions and substitutions together, (U,)."""
         return self.insertions + self.deletions + self.substitutions
 
     @property
     def rate(self) -> float:
-        """100 x errors / reference length over all utterances, in percent; nan where the references are empty."""
+        """Errors of all utterances in percent of the length of their references; NaN where these are empty."""
         length = int(self.lengths.sum())
         return 100 * int(self.errors.sum()) / length if length else float("nan")
 
 
-def count_errors(references: Sequence[str], hypotheses: Sequence[str], unit: str = "word") -> ErrorCounts:
-    """Insertions, deletions, substitutions of each pair, from a minimal alignment of `word`s or `character`s (jiwer).
+def count_errors(references: Sequence[str], hypotheses: Sequence[str], unit: Unit = "word") -> ErrorCounts:
+    """Count the errors of each hypothesis in a minimal alignment with its reference, by jiwer.
 
     The texts are compared as they are, except that runs of spaces count as one.
     """
     rows = []
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         reference, hypothesis = " ".join(reference.split()), " ".join(hypothesis.split())
-        result = _PROCESS[unit](reference, hypothesis)
+        result = _ALIGN[unit](reference, hypothesis)
         length = result.hits + result.substitutions + result.deletions
         rows.append((result.insertions, result.deletions, result.substitutions, length))
     return ErrorCounts(*np.array(rows, dtype=np.int64).reshape(-1, 4).T)

@@ -1,1 +1,1 @@
-"""Tables and pictures of results, beside the values that the papers print."""
+"""Results as data, as text and as pictures: of decoding runs, and of the papers' tables."""

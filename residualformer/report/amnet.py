@@ -1,4 +1,4 @@
-"""What recurrent encoders cost in the frames they really saw: branch shares, FLOPs per frame, simulated latency.
+"""The cost of recurrent encoders on the frames of a test set: branch shares, FLOPs per frame, simulated latency.
 
 Source: Macoskey, Strimel, Su and Rastrow (2021), "Amortized Neural Networks for Low-Latency Speech Recognition",
 section 5 and table 1. One FLOP is one multiply-accumulate, biases and element-wise operations are not counted.
@@ -20,7 +20,7 @@ from residualformer.loss.amortized import backlog
 
 @dataclass(frozen=True)
 class Device:
-    """What is simulated: a model's FLOPs per frame on a processor.
+    """A simulated processor that runs a model.
 
     Attributes:
         flops: `cost.flops_per_frame` of the model.
@@ -34,21 +34,25 @@ class Device:
 
     @property
     def per_branch(self) -> np.ndarray:
-        """FLOPs (B,) of a frame by the branch that it takes, arbitrator and output projection included."""
+        """FLOPs (B,) of a frame for each branch it may take, with the arbitrator and the output projection."""
         return np.array(self.flops["branches"]) + self.flops["arbitrator"] + self.flops["output"]
 
     def costs(self, decisions: np.ndarray) -> np.ndarray:
-        """q (T,): FLOPs of each frame of `decisions` (T,)."""
+        """Return q (T,), the FLOPs of each frame of `decisions` (T,)."""
         return self.per_branch[decisions]
 
     def backlog_s(self, decisions: np.ndarray) -> np.ndarray:
-        """l_t / mu (T,), seconds of work that are left when frame t + 1 arrives (eq. 7); the last is the latency."""
+        """Return l_t / mu (T,), the seconds of work left when frame t + 1 arrives (eq. 7); the last is the latency."""
         q = torch.from_numpy(self.costs(decisions))[None]
         return (backlog(q, torch.tensor([q.shape[1]]), self.mu, self.rho)[0] / self.mu).numpy()
 
 
 def read_decisions(branches: str, num_branches: int, source: str) -> np.ndarray:
-    """(T,) int64 of a record's `branches`, a digit per frame; UserError, naming `source`, for what is no branch."""
+    """Return (T,) int64 from a record's `branches`, a digit per frame.
+
+    Raises:
+        UserError: a branch does not exist; the message names `source`.
+    """
     try:
         found = np.array([int(digit) for digit in branches], dtype=np.int64)
     except ValueError:
@@ -61,65 +65,82 @@ def read_decisions(branches: str, num_branches: int, source: str) -> np.ndarray:
     return found
 
 
-def summary(
-    device: Device, decisions: Sequence[np.ndarray], compression: Sequence[float] = ()
-) -> dict[str, Any] | None:
-    """A row's `amnet`, from the decisions (T,) of each of its U utterances; None when there is no frame.
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Simulated latency over the utterances of a test set, in milliseconds (eqs. 6-7)."""
 
-    `shares` of the frames by branch; `mflop` per frame, averaged over the frames of all utterances; `latency_ms`: mean,
-    median, p90 and p99 over the utterances (eqs. 6-7); `per_branch`: MFLOP of a frame; `compression`, `mu`, `rho`,
-    `frames`: what it rests on.
+    mean: float
+    median: float
+    p90: float
+    p99: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmnetCost:
+    """The cost of a recurrent encoder on a test set.
+
+    Attributes:
+        frames: encoder frames of all utterances.
+        compression: of each branch, slow first, the share of the weights that is removed.
+        shares: of each branch, its share of the frames.
+        per_branch: of each branch, MFLOPs of a frame.
+        mflop: MFLOPs per frame, averaged over the frames.
+        mu, rho: see `Device`.
+        saving: percent of the baseline's MFLOPs per frame that are saved; None without a baseline.
     """
+
+    frames: int
+    compression: list[float]
+    shares: list[float]
+    per_branch: list[float]
+    mflop: float
+    mu: float
+    rho: float
+    latency_ms: Latency
+    saving: float | None
+
+
+def measure_cost(
+    device: Device, decisions: Sequence[np.ndarray], compression: Sequence[float] = ()
+) -> AmnetCost | None:
+    """Return the cost of the decisions (T,) of each of U utterances, without a saving; None where there is no frame."""
     frames = sum(map(len, decisions))
     if not frames:
         return None
     counts = np.bincount(np.concatenate(decisions), minlength=len(device.per_branch))
     latency_ms = np.array([1e3 * device.backlog_s(taken)[-1] if len(taken) else 0.0 for taken in decisions])
-    median, p90, p99 = np.percentile(latency_ms, [50, 90, 99])
-    return {
-        "frames": frames,
-        "compression": list(compression),
-        "shares": [round(float(share), 4) for share in counts / frames],
-        "per_branch": [round(float(flops) / 1e6, 4) for flops in device.per_branch],
-        "mflop": round(float(counts @ device.per_branch) / frames / 1e6, 4),
-        "mu": device.mu,
-        "rho": round(device.rho, 4),
-        "latency_ms": {
-            name: round(float(value), 3)
-            for name, value in zip(("mean", "median", "p90", "p99"), (latency_ms.mean(), median, p90, p99), strict=True)
-        },
-    }
+    mean, median, p90, p99 = (
+        round(float(value), 3) for value in (latency_ms.mean(), *np.percentile(latency_ms, [50, 90, 99]))
+    )
+    return AmnetCost(
+        frames=frames,
+        compression=list(compression),
+        shares=[round(float(share), 4) for share in counts / frames],
+        per_branch=[round(float(flops) / 1e6, 4) for flops in device.per_branch],
+        mflop=round(float(counts @ device.per_branch) / frames / 1e6, 4),
+        mu=device.mu,
+        rho=round(device.rho, 4),
+        latency_ms=Latency(mean=mean, median=median, p90=p90, p99=p99),
+        saving=None,
+    )
 
 
 def percent_saved(mflop: float, dense: float) -> float:
-    """What `mflop` is less than `dense`, in percent of that."""
+    """Return how much less `mflop` is than `dense`, in percent of `dense`."""
     return 100 * (1 - mflop / dense)
 
 
-def with_savings(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
-    """Rows whose `amnet` also tells the `saving`, in percent of the FLOPs per frame of experiment `baseline`.
-
-    None where there is no such experiment.
-    """
-    dense = next((row["amnet"]["mflop"] for row in rows if row["experiment"] == baseline and row.get("amnet")), None)
-
-    def saving(amnet: dict[str, Any]) -> dict[str, float | None]:
-        return {"saving": None if dense is None else round(percent_saved(amnet["mflop"], dense), 2)}
-
-    return [row | {"amnet": row["amnet"] | saving(row["amnet"])} if row.get("amnet") else row for row in rows]
-
-
 def shared_utterance(decisions: Sequence[dict[str, np.ndarray]], rho: float) -> str | None:
-    """Id of the longest utterance of 3 to 10 s that every model decoded, for a picture: the first of equals by name.
+    """Return the id of the longest utterance of up to 10 s that every model decoded, else of the one nearest to 10 s.
 
-    Where none is that long, the one nearest to 10 s; None where the models share no utterance.
+    Of equally long ones it is the first by name; None where the models share no utterance.
     """
     frames = {name: len(decisions[0][name]) for name in set.intersection(*(set(taken) for taken in decisions))}
     return min(sorted(frames), key=lambda name: (frames[name] > 10 * rho, abs(frames[name] - 10 * rho)), default=None)
 
 
-def table_order(config: Config) -> tuple:
-    """Sorts recurrent experiments as table 1 does: by method, branches, and what decided between the branches."""
+def table_order(config: Config) -> tuple[int, int, int, str]:
+    """Return a key that sorts recurrent experiments as the paper's table 1: by method, branches and cost."""
     amnet = config.amnet
     cost = ("none", "avg", "amr").index(amnet.cost.kind)
     return ("none", "sparse", "factorised").index(amnet.method), len(amnet.compression), cost, amnet.cost.match or ""

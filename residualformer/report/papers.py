@@ -1,4 +1,4 @@
-"""The papers' tables as data (conf/tables/*.yaml): which experiment stands in which cell, and what is printed there."""
+"""The papers' tables (conf/tables/*.yaml): the experiment in each cell, and the values that the paper prints there."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from residualformer.config.yaml_loader import load_yaml
 from residualformer.errors import UserError, closest
 from residualformer.metrics.bootstrap import relative_gap
 
-METRICS = {"WER": "wer", "BLEU": "bleu"}  # key of a metric in a row of results
+METRICS = {"WER": "wer", "BLEU": "bleu"}  # the key of each metric in the scores of a row of results
 LAYOUTS = ("grid", "lines")
 MEASURES = ("value", "mflop", "latency_ms")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A model of the paper. All values are the paper's; None where it prints none.
+    """A model of the paper, with the values that the paper prints for it, None where it prints none.
 
     Attributes:
         experiment: its name in every recipe that has it.
         label: what distinguishes it within its row, where the column's name does not tell.
         value: WER in percent, or BLEU, one for each of the table's `sets`.
-        parameters: millions, in the Transformer layers, or in the recurrent encoder; `residual`: within them.
-        control: the experiment that is trained as long without what this one adds.
-        compression, slow: of AmNets, percent of the weights that go, slow branch first; percent of slow frames.
-        mflop: millions of FLOPs per frame; latency_ms: simulated, in milliseconds.
+        parameters: of the Transformer layers or the recurrent encoder, in millions.
+        residual: those of them that are residual weights, in millions.
+        control: the experiment that is trained for as long without the residual weights.
+        compression: of AmNets, percent of the weights removed from each branch, slow first.
+        slow: percent of the frames that take the slow branch.
+        mflop: millions of FLOPs per frame.
+        latency_ms: simulated latency, in milliseconds.
     """
 
     experiment: str
@@ -44,15 +47,19 @@ class Cell:
 
     @property
     def values(self) -> list[float]:
-        """One for each set; empty where the paper prints none."""
+        """The printed value for each set; empty where the paper prints none."""
         return [] if self.value is None else self.value if isinstance(self.value, list) else [self.value]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """An ordering that the paper reports: of each pair the first is better than the second.
+    """An ordering that the paper reports.
 
-    `measure`: by `value` (WER or BLEU), mflop or latency_ms; `at_most`: the first is at most so many times the second.
+    Attributes:
+        says: it in words.
+        pairs: experiments, of which the first is better than the second.
+        measure: `value` (WER or BLEU), `mflop` or `latency_ms`.
+        at_most: the first is at most this many times the second.
     """
 
     says: str
@@ -63,16 +70,24 @@ class Claim:
 
 @dataclass(frozen=True)
 class Row:
+    """A row of a table."""
+
     name: str
     cells: list[Cell | None]  # one for each column
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table. `layout`: `grid` as printed, or `lines`, a line for each model and a column for each measure.
+    """A table of a paper.
 
-    `sets`: names of the paper's test sets, if it has several; `baseline_values`: where the baseline is in no cell;
-    `trained_on`: the baseline, trained on for as long as what starts from another experiment.
+    Attributes:
+        metric: WER or BLEU.
+        baseline: the experiment that gaps are relative to.
+        baseline_values: its printed values, where it is in no cell.
+        trained_on: the baseline trained on for as long as the models that start from another experiment.
+        sets: names of the paper's test sets, if it has several.
+        layout: `grid` as printed, or `lines`, a line for each model and a column for each measure.
+        claims: orderings that the paper reports.
     """
 
     name: str
@@ -89,24 +104,25 @@ class Table:
     claims: list[Claim] = field(default_factory=list)
 
     def cells(self) -> Iterator[Cell]:
+        """Iterate over the cells that are not empty."""
         for row in self.rows:
             yield from filter(None, row.cells)
 
     @property
     def experiments(self) -> list[str]:
-        """All that the table shows or compares with, each once, in its order."""
+        """All experiments that the table shows or compares with, each once, in its order."""
         shown = [name for cell in self.cells() for name in (cell.experiment, cell.control) if name]
         compared = [name for claim in self.claims for pair in claim.pairs for name in pair]
         return list(dict.fromkeys([self.baseline, *shown, *compared, *filter(None, [self.trained_on])]))
 
     @property
     def key(self) -> str:
-        """Of the metric in a row of results."""
+        """The key of the metric in the scores of a row of results."""
         return METRICS[self.metric]
 
 
 def find_table(folder: Path, name: str) -> Table:
-    """The table `name` of `folder`: its file's name, or its number for short (3 for table3)."""
+    """Read the table `name` of `folder`: its file's name, or its number for short (3 for table3)."""
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     full = f"table{name}" if name.isdigit() else name
     if full not in known:
@@ -115,15 +131,15 @@ def find_table(folder: Path, name: str) -> Table:
 
 
 def read_table(path: Path) -> Table:
-    """The table in a YAML file; UserError, which names the file, for what is no table."""
+    """Read a table from a YAML file; UserError, which names the file, where it does not define a table."""
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
         rows = [Row(row["name"], [cell and Cell(**cell) for cell in row["cells"]]) for row in content.pop("rows")]
         claims = [Claim(**claim) for claim in content.pop("claims", [])]
         table = Table(name=path.stem, rows=rows, claims=claims, **content)
     except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
-        where = "see residualformer/report/papers.py"
-        raise UserError(f"{path} is not the definition of a table ({error}); {where}.") from error
+        advice = "see residualformer/report/papers.py"
+        raise UserError(f"{path} is not the definition of a table ({error}); {advice}.") from error
     for problem in _problems(table):
         raise UserError(f"{path}: {problem}.")
     return table
@@ -148,7 +164,7 @@ def _problems(table: Table) -> Iterator[str]:
 
 
 def paper_gaps(table: Table, cell: Cell) -> list[float]:
-    """The cell's gap to the baseline for each set, from the printed values; empty without any, or for the baseline."""
+    """Return the cell's gap to the baseline for each set, from the printed values; empty for the baseline itself."""
     base = next((each.values for each in table.cells() if each.experiment == table.baseline), table.baseline_values)
     if cell.experiment == table.baseline or not base:
         return []

@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +32,12 @@ from residualformer.files import write_json, write_text
 from residualformer.model.checkpoint import load_model, save_model
 from residualformer.model.cost import flops_per_frame, parameter_table
 from residualformer.nn.transducer import build_model
-from residualformer.report.amnet import Device, read_decisions, shared_utterance, summary, table_order, with_savings
+from residualformer.report.amnet import Device, Latency, measure_cost, read_decisions, shared_utterance, table_order
+from residualformer.report.compare import compare, with_savings
 from residualformer.report.plots import Track, decisions_and_backlog
-from residualformer.report.results import compare, find_runs, score_run
-from residualformer.report.table import cells, render_markdown
+from residualformer.report.results import Results, Row
+from residualformer.report.results_text import cells, render_markdown
+from residualformer.report.scoring import find_runs, score_run
 
 MU, RHO = 650e6, 100 / 3
 PNG = b"\x89PNG"
@@ -47,6 +50,17 @@ def paper_device(slow: float, fast: float) -> Device:
     return Device({"arbitrator": arbitrator, "output": output, "branches": branches}, MU, RHO)
 
 
+def row_of(experiment: str, mflop: float | None) -> Row:
+    """A row that tells nothing but what a frame costs."""
+    cost = None
+    if mflop is not None:
+        cost = measure_cost(
+            Device({"arbitrator": 0.0, "output": 0.0, "branches": [mflop * 1e6]}, MU, RHO), [np.zeros(1, int)]
+        )
+    names = dict.fromkeys(["run", "split", "search", "metric"], "")
+    return Row(experiment=experiment, **names, utterances=0, missing=0, scores={}, amnet=cost)
+
+
 @pytest.mark.parametrize(
     "slow, fast, rows",
     [
@@ -57,13 +71,13 @@ def paper_device(slow: float, fast: float) -> Device:
 def test_the_papers_table(slow, fast, rows):
     """Both rows of a method follow from the FLOPs of its two branches, to what the table's digits leave open."""
     device = paper_device(slow, fast)
-    dense = {"experiment": "rnnt", "amnet": {"mflop": 42.73}}
+    dense = row_of("rnnt", 42.73)
     for share, (mflop, saving) in rows.items():
         decisions = (np.arange(1000) < 1000 * share).astype(np.int64)
-        cost = summary(device, [decisions[:300], decisions[300:]])
-        assert cost["shares"] == [round(1 - share, 4), share] and cost["mflop"] == pytest.approx(mflop, abs=0.15)
-        row = with_savings([dense, {"experiment": "amnet", "amnet": cost}], "rnnt")[1]
-        assert row["amnet"]["saving"] == pytest.approx(saving, abs=0.4)
+        cost = measure_cost(device, [decisions[:300], decisions[300:]])
+        assert cost.shares == [round(1 - share, 4), share] and cost.mflop == pytest.approx(mflop, abs=0.15)
+        row = with_savings([dense, replace(dense, experiment="amnet", amnet=cost)])[1]
+        assert row.amnet.saving == pytest.approx(saving, abs=0.4)
 
 
 def test_latency_and_its_percentiles_are_those_of_the_backlog_by_hand():
@@ -72,17 +86,17 @@ def test_latency_and_its_percentiles_are_those_of_the_backlog_by_hand():
     late, early = np.array([1, 1, 0, 0]), np.array([0, 0, 1, 1])
     assert device.backlog_s(late).tolist() == pytest.approx([0, 0, 0.1, 0.2])
     assert device.backlog_s(early).tolist() == pytest.approx([0.1, 0.2, 0.15, 0.1])
-    cost = summary(device, [late, early, np.array([1]), np.array([], dtype=np.int64)], [0.1, 0.8])
-    assert cost["latency_ms"] == {"mean": 75, "median": 50, "p90": 170, "p99": 197}  # of 0, 0, 100, 200
-    assert (cost["frames"], cost["mflop"], cost["shares"]) == (9, round((4 * 200 + 5 * 50) / 9e6, 4), [0.4444, 0.5556])
-    assert cost["compression"] == [0.1, 0.8] and summary(device, [np.array([], dtype=np.int64)]) is None
+    cost = measure_cost(device, [late, early, np.array([1]), np.array([], dtype=np.int64)], [0.1, 0.8])
+    assert cost.latency_ms == Latency(mean=75, median=50, p90=170, p99=197)  # of 0, 0, 100, 200
+    assert (cost.frames, cost.mflop, cost.shares) == (9, round((4 * 200 + 5 * 50) / 9e6, 4), [0.4444, 0.5556])
+    assert cost.compression == [0.1, 0.8] and measure_cost(device, [np.array([], dtype=np.int64)]) is None
 
 
 def test_a_baseline_that_is_too_slow_is_late_by_the_same_for_every_frame():
     """The paper's 6154 ms are 172 frames' worth."""
     device = Device({"arbitrator": 0.0, "output": 4_195_328.0, "branches": [38_559_745.0]}, MU, RHO)
-    cost = summary(device, [np.zeros(172, dtype=np.int64)])
-    assert cost["latency_ms"]["mean"] == pytest.approx(6153.6, abs=0.1) and cost["shares"] == [1.0]
+    cost = measure_cost(device, [np.zeros(172, dtype=np.int64)])
+    assert cost.latency_ms.mean == pytest.approx(6153.6, abs=0.1) and cost.shares == [1.0]
 
 
 def test_decisions_are_read_or_refused():
@@ -93,8 +107,8 @@ def test_decisions_are_read_or_refused():
 
 
 def test_savings_need_a_baseline():
-    rows = [{"experiment": "mf", "amnet": {"mflop": 3.0}}, {"experiment": "shared"}]
-    assert with_savings(rows, "rnnt") == [{"experiment": "mf", "amnet": {"mflop": 3.0, "saving": None}}, rows[1]]
+    rows = [row_of("mf", 3.0), row_of("shared", None)]
+    assert with_savings(rows) == rows and rows[0].amnet.saving is None is rows[1].amnet
 
 
 def test_the_utterance_of_the_picture():
@@ -235,29 +249,29 @@ def runs_of(egs: Path) -> list:
 
 def test_what_a_row_is_compared_with(egs):
     rows = compare(runs_of(egs), "mf")
-    assert {row["baseline"] for row in rows} == {"mf"} and rows[1]["experiment"] == "mf"
+    assert {row.baseline for row in rows} == {"mf"} and rows[1].experiment == "mf"
     for missing, expected in {"baseline": {"rnnt"}, "rnnt": {"baseline"}}.items():
-        kept = [run for run in runs_of(egs) if run.row["experiment"] != missing]
-        assert {row["baseline"] for row in compare(kept)} == expected
+        kept = [run for run in runs_of(egs) if run.row.experiment != missing]
+        assert {row.baseline for row in compare(kept)} == expected
 
 
 def test_the_table_tells_costs_and_what_they_mean(egs):
     rows = compare(runs_of(egs))
-    head = {"corpus": "x", "split": "test", "baseline": "baseline, rnnt", "command": "c", "commit": "c"}
-    header, lines = cells(head | {"rows": rows})
+    results = Results(corpus="x", split="test", baseline="baseline, rnnt", command="c", commit="c", rows=rows)
+    header, lines = cells(results)
     shown = {line[0]: dict(zip(header, line, strict=True)) for line in lines}
     assert (shown["sparse_avg"]["compression %"], shown["mf"]["compression %"]) == ("15 / 80", "35")
     assert shown["mf"]["branches %"] == shown["rnnt"]["branches %"] == shown["baseline"]["latency ms"] == "-"
     slow, fast = map(int, shown["mf_amr"]["branches %"].split(" / "))
     assert slow + fast == 100
-    cost = rows[-1]["amnet"]
-    assert shown["mf_amr"]["MFLOP/frame"] == f"{cost['mflop']:.3f} ({-cost['saving']:+.1f}%)"
-    late = cost["latency_ms"]
+    cost = rows[-1].amnet
+    assert shown["mf_amr"]["MFLOP/frame"] == f"{cost.mflop:.3f} ({-cost.saving:+.1f}%)"
+    late = asdict(cost.latency_ms)
     assert shown["mf_amr"]["latency ms"] == "{mean:.0f} ({median:.0f}, {p90:.0f}, {p99:.0f})".format(**late)
-    text = render_markdown(head | {"rows": rows})
+    text = render_markdown(results)
     assert "of `baseline` (Transformers) or `rnnt` (recurrent encoders) with" in text
     assert "0.02 MFLOP/s, of which 0.0006 MFLOP are free per frame" in text
-    pruned = {row["experiment"]: row["parameters"]["pruned"] for row in rows[1:]}
+    pruned = {row.experiment: row.parameters["pruned"] for row in rows[1:]}
     assert pruned["sparse_avg"] > pruned["sparse"] > pruned["rnnt"] == 0
     assert f"sparse_avg {pruned['sparse_avg'] / 1e6:.3f}M" in text
 
@@ -268,7 +282,7 @@ def test_branches_that_a_model_lacks_end_in_a_sentence(egs):
         score_run(egs / "exp" / "mf" / "decode_test_beam16")
     write_decoded(egs, "mf", None)  # decoded before branches were written down
     scored = score_run(egs / "exp" / "mf" / "decode_test_beam16")
-    assert "amnet" not in scored.row and not scored.branched
+    assert scored.row.amnet is None and not scored.branched
 
 
 @pytest.mark.parametrize("branches", [2, 3])

@@ -6,6 +6,7 @@ import json
 import re
 import runpy
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,14 @@ from residualformer.errors import UserError
 from residualformer.files import write_json, write_text
 from residualformer.model import checkpoint
 from residualformer.report import plots
+from residualformer.report.amnet import AmnetCost, Latency
+from residualformer.report.compare import compare_runs
+from residualformer.report.paper_table import PaperTable, TableCell
+from residualformer.report.paper_text import findings, render, show_picture
 from residualformer.report.papers import Claim, find_table, read_table
-from residualformer.report.reproduced import FAILS, HOLDS, REVERSED, UNDECIDED, UNKNOWN, reproduce, verdict
-from residualformer.report.reproduced_text import findings, render
-from residualformer.report.results import gap, score_run
+from residualformer.report.reproduce import FAILS, HOLDS, REVERSED, UNDECIDED, UNKNOWN, reproduce, verdict
+from residualformer.report.results import Results
+from residualformer.report.scoring import score_run
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = ROOT / "conf" / "tables"
@@ -75,8 +80,8 @@ def table3(runs):
     return reproduce(find_table(TABLES, "3"), runs, ["test"])
 
 
-def cell(result: dict, name: str) -> dict:
-    return next(cell for row in result["rows"] for cell in row["cells"] if cell and cell["experiment"] == name)
+def cell(result: PaperTable, name: str) -> TableCell:
+    return next(cell for cell in result.cells() if cell.experiment == name)
 
 
 def relative(name: str, other: str, which: int) -> float:
@@ -92,14 +97,14 @@ def bootstrap(name: str, other: str, which: int) -> np.ndarray:
 
 
 def test_a_cell_has_the_scores_of_its_experiment(table3):
-    ours = cell(table3, "shared")["ours"]
+    ours = cell(table3, "shared").ours
     errors, nats = errors_and_nats("shared")
-    scores = ours["sets"]["test"]
-    assert scores["value"]["value"] == pytest.approx(100 * errors.sum() / (UTTERANCES * WORDS), abs=0.005)
-    assert scores["loss"]["value"] == pytest.approx(nats.sum() / (UTTERANCES * WORDS), abs=0.00005)
-    assert scores["loss"]["low"] < scores["loss"]["value"] < scores["loss"]["high"]
-    assert (ours["steps"], ours["minutes"], ours["parameters"], ours["residual"]) == (3000, 1.5, 2_000_000, 150_000)
-    assert cell(table3, "shared9")["ours"] is None and cell(table3, "shared9")["paper"]["value"] == [15.49]
+    scores = ours.sets["test"]
+    assert scores.value.value == pytest.approx(100 * errors.sum() / (UTTERANCES * WORDS), abs=0.005)
+    assert scores.loss.value == pytest.approx(nats.sum() / (UTTERANCES * WORDS), abs=0.00005)
+    assert scores.loss.low < scores.loss.value < scores.loss.high
+    assert (ours.steps, ours.minutes, ours.parameters, ours.residual) == (3000, 1.5, 2_000_000, 150_000)
+    assert cell(table3, "shared9").ours is None and cell(table3, "shared9").paper.value == [15.49]
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["errors", "nats"])
@@ -107,7 +112,7 @@ def test_a_cell_has_the_scores_of_its_experiment(table3):
 def test_gaps_and_their_intervals_are_paired(table3, pair, which):
     name, other = pair
     found = cell(table3, name)
-    found = found["ours"]["sets"]["test"]["gap"] if other == "baseline" else found["control"]["against"]["test"]
+    found = asdict(found.ours.sets["test"].gap if other == "baseline" else found.control.against["test"])
     prefix = ("", "loss_")[which]
     assert found[f"{prefix}relative"] == pytest.approx(relative(name, other, which), abs=0.005)
     samples = bootstrap(name, other, which)
@@ -121,20 +126,20 @@ def test_gaps_and_their_intervals_are_paired(table3, pair, which):
 
 def test_how_much_of_the_gap_is_closed(table3):
     totals = {name: errors_and_nats(name)[0].sum() for name in SYSTEMS}
-    closed = cell(table3, "residual")["control"]["closed"]
+    closed = cell(table3, "residual").control.closed
     lead = totals["shared"] - totals["baseline"]
-    assert closed["ours"] == pytest.approx(100 * (totals["shared"] - totals["residual"]) / lead, abs=0.1)
-    assert closed["control"] == pytest.approx(100 * (totals["shared"] - totals["control"]) / lead, abs=0.1)
-    assert closed["paper"] == pytest.approx(100 * (13.81 - 13.52) / (13.81 - 13.28), abs=0.05)
+    assert closed.ours == pytest.approx(100 * (totals["shared"] - totals["residual"]) / lead, abs=0.1)
+    assert closed.control == pytest.approx(100 * (totals["shared"] - totals["control"]) / lead, abs=0.1)
+    assert closed.paper == pytest.approx(100 * (13.81 - 13.52) / (13.81 - 13.28), abs=0.05)
 
 
 def test_the_fair_lead_is_that_of_models_trained_for_as_long(runs):
     """Here the baseline does not gain by more training, so that its control's errors are all that changes."""
     totals = {name: errors_and_nats(name)[0].sum() for name in SYSTEMS}
     result = reproduce(find_table(TABLES, "3"), runs | {("control1", "test"): runs["baseline", "test"]}, ["test"])
-    closed = cell(result, "residual")["control"]["closed"]
+    closed = cell(result, "residual").control.closed
     share = 100 * (totals["control"] - totals["residual"]) / (totals["control"] - totals["baseline"])
-    assert closed["ours"] == pytest.approx(share, abs=0.1) and closed["control"] is None
+    assert closed.ours == pytest.approx(share, abs=0.1) and closed.control is None
     printed = 100 * (13.81 - 13.52) / (13.81 - 13.28)
     said = f"Of the lead of `control1` over its control, all trained for as long, makes up .*: `residual` {share:.0f}%"
     assert re.search(said + rf" \(paper {printed:.0f}%\)\.", findings(result)[-1])
@@ -143,12 +148,12 @@ def test_the_fair_lead_is_that_of_models_trained_for_as_long(runs):
 
 
 def test_the_orderings_are_judged(runs):
-    judged = {claim["says"]: claim for claim in reproduce(find_table(TABLES, "1"), runs, ["test"])["claims"]}
+    judged = {claim.says: claim for claim in reproduce(find_table(TABLES, "1"), runs, ["test"]).claims}
     beats = judged["sharing beats the shallow model of equal size"]
-    assert [pair["verdict"] for pair in beats["pairs"]] == [HOLDS, UNKNOWN, UNKNOWN, UNKNOWN]
-    assert beats["pairs"][0]["paper"] == [13.81, 16.25]
-    costs = judged["every further sharing costs accuracy"]["pairs"]
-    assert [pair["verdict"] for pair in costs] == [HOLDS, UNDECIDED, UNKNOWN, UNKNOWN]  # shared errs as shared6 does
+    assert [pair.verdict for pair in beats.pairs] == [HOLDS, UNKNOWN, UNKNOWN, UNKNOWN]
+    assert beats.pairs[0].paper == (13.81, 16.25)
+    costs = judged["every further sharing costs accuracy"].pairs
+    assert [pair.verdict for pair in costs] == [HOLDS, UNDECIDED, UNKNOWN, UNKNOWN]  # shared errs as shared6 does
     assert [verdict(*gap) for gap in ((-3, 0.01), (3, 0.01), (-3, 0.06), (0, 1))] == [
         HOLDS, REVERSED, UNDECIDED, UNDECIDED,
     ]  # fmt: skip
@@ -158,7 +163,7 @@ def test_limits_are_compared_as_they_are(runs):
     table = find_table(TABLES, "3")
     for at_most, expected in {1.5: HOLDS, 1.01: FAILS}.items():
         object.__setattr__(table, "claims", [Claim("x", [["shared", "baseline"]], at_most=at_most)])
-        assert reproduce(table, runs, ["test"])["claims"][0]["pairs"][0]["verdict"] == expected
+        assert reproduce(table, runs, ["test"]).claims[0].pairs[0].verdict == expected
 
 
 def test_the_words_say_what_the_numbers_do(table3, runs):
@@ -168,7 +173,7 @@ def test_the_words_say_what_the_numbers_do(table3, runs):
     assert "beat their control, weight sharing trained on for as long, at every K**: appears (3 not measured)" in said
     assert "residual weights at K = 6 beat 4 sets spread evenly**: not measured." in said
     assert "Of the lead of `baseline` over the model that it starts from, makes up: `residual`" in said
-    text = render(table3 | {"recipe": "made_up", "command": "c", "commit": "c"})
+    text = render(table3)
     lines = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:] for line in text.splitlines()}
     assert [value.strip(" |") for value in lines["**one more set of weights instead**"]][1] == "last layer unique"
     assert "Not measured: `shared9`, `shared18`, `residual6`" in text
@@ -178,31 +183,33 @@ def test_the_words_say_what_the_numbers_do(table3, runs):
 
 def test_a_baseline_in_no_cell_is_told_below_the_table(runs, table3):
     result = reproduce(find_table(TABLES, "5"), runs, ["test"])
-    text = render(result | {"recipe": "made_up", "command": "c", "commit": "c"})
+    text = render(result)
     errors = errors_and_nats("baseline")[0].sum()
     told = next(line for line in text.splitlines() if line.startswith("The baseline, in none of these cells: "))
     assert f"WER, paper 13.28; WER [95%] {100 * errors / (UTTERANCES * WORDS):.2f} [" in told and "`baseline`" in told
-    assert table3["baseline_apart"] is None
+    assert table3.baseline_apart is None
     nothing = reproduce(find_table(TABLES, "5"), {}, ["test"])
-    text = render(nothing | {"recipe": "x", "command": "c", "commit": "c"})
+    text = render(nothing)
     assert "`baseline`" in next(line for line in text.splitlines() if line.startswith("Not measured: "))
 
 
 def test_amnets_have_a_line_for_each_model(egs, tmp_path):
-    amnet = {"mflop": 1.0, "shares": [0.4, 0.6], "compression": [0.35, 0.6], "latency_ms": {"mean": 12.5}}
+    amnet = AmnetCost(
+        frames=10, compression=[0.35, 0.6], shares=[0.4, 0.6], per_branch=[], mflop=1.0, mu=1.0, rho=1.0, saving=None,
+        latency_ms=Latency(mean=12.5, median=0.0, p90=0.0, p99=0.0),
+    )  # fmt: skip
     runs = {}
     for name, change in {"rnnt": {"mflop": 2.0, "shares": [1.0], "compression": []}, "mf_amr": {}}.items():
         run = score_run(egs / "exp" / "baseline" / "decode_test_beam16")
-        run.row.update({"experiment": name, "amnet": amnet | change})
-        runs[name, "test"] = run
+        runs[name, "test"] = replace(run, row=replace(run.row, experiment=name, amnet=replace(amnet, **change)))
     result = reproduce(find_table(TABLES, "amnets"), runs, ["test"])
-    text = render(result | {"recipe": "x", "command": "c", "commit": "c"})
+    text = render(result)
     table = [[value.strip() for value in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     line = dict(zip(table[0], next(row for row in table if row[0] == "MF AmNet L_amr"), strict=True))
     assert (line["WER, paper"], line["FLOPs saved %, paper"], line["FLOPs saved %"]) == ("8.6", "45.7", "50.0")
     assert (line["slow / fast %, paper"], line["slow / fast %"], line["latency ms"]) == ("23 / 77", "40 / 60", "12.5")
     assert len(table) == 2 + 9
-    judged = {claim["says"]: [pair["verdict"] for pair in claim["pairs"]] for claim in result["claims"]}
+    judged = {claim.says: [pair.verdict for pair in claim.pairs] for claim in result.claims}
     assert judged["the factorised AmNet with L_amr takes at most 60% of the FLOPs per frame of the RNN-T"] == [HOLDS]
 
 
@@ -214,26 +221,26 @@ def table_step(monkeypatch, *arguments) -> None:
 
 def test_the_step_writes_the_table_and_what_is_in_it(egs, monkeypatch, capsys):
     table_step(monkeypatch, egs, "--table", "3", "--conf", egs / "conf")
-    written = json.loads((egs / "exp" / "tables" / "table3.json").read_text(encoding="utf-8"))
-    assert (egs / "exp" / "tables" / "table3.md").read_text(encoding="utf-8") == render(written, picture=True)
-    assert cell(written, "residual")["ours"]["sets"]["test"]["search"] == "beam16" and written["recipe"] == "made_up"
+    written = PaperTable.read(egs / "exp" / "tables" / "table3.json")
+    assert (egs / "exp" / "tables" / "table3.md").read_text(encoding="utf-8") == render(written, show_picture(written))
+    assert cell(written, "residual").ours.sets["test"].search == "beam16" and written.recipe == "made_up"
     assert "6 of 17 experiments" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_the_picture_draws_a_line_for_each_row_and_its_controls(egs, monkeypatch, tmp_path):
     table_step(monkeypatch, egs, "--table", "3", "--conf", egs / "conf")
     assert (egs / "exp" / "tables" / "table3.png").stat().st_size > 10_000
-    written = json.loads((egs / "exp" / "tables" / "table3.json").read_text(encoding="utf-8"))
+    written = PaperTable.read(egs / "exp" / "tables" / "table3.json")
     figures = []
     monkeypatch.setattr(plots, "_save", lambda figure, picture: figures.append(figure))
     assert plots.table_lines(written, tmp_path / "x.png")
     containers = figures[0].axes[0].containers
     drawn = {each.get_label(): each.lines[0].get_xydata().tolist() for each in containers}
-    ours = cell(written, "residual")["ours"]
-    assert drawn["+ residual weights"][0] == [ours["parameters"] / 1e6, ours["sets"]["test"]["value"]["value"]]
-    control = cell(written, "residual")["control"]["ours"]["sets"]["test"]["value"]["value"]
+    ours = cell(written, "residual").ours
+    assert drawn["+ residual weights"][0] == [ours.parameters / 1e6, ours.sets["test"].value.value]
+    control = cell(written, "residual").control.ours.sets["test"].value.value
     assert drawn["+ residual weights: controls"][0][1] == control
-    assert not plots.table_lines(written | {"rows": []}, tmp_path / "x.png")
+    assert not plots.table_lines(replace(written, rows=[]), tmp_path / "x.png")
 
 
 def test_a_model_that_is_gone_has_no_place_in_the_picture(tmp_path, monkeypatch):
@@ -243,8 +250,8 @@ def test_a_model_that_is_gone_has_no_place_in_the_picture(tmp_path, monkeypatch)
     (tmp_path / "conf").mkdir()
     write_text(tmp_path / "conf" / "base.yaml", "")
     table_step(monkeypatch, tmp_path, "--table", "3", "--conf", tmp_path / "conf")
-    written = json.loads((tmp_path / "exp" / "tables" / "table3.json").read_text(encoding="utf-8"))
-    assert cell(written, "shared")["ours"]["sets"]["test"]["value"]["value"] > 0
+    written = PaperTable.read(tmp_path / "exp" / "tables" / "table3.json")
+    assert cell(written, "shared").ours.sets["test"].value.value > 0
     assert (tmp_path / "exp" / "tables" / "table3.png").stat().st_size > 0
 
 
@@ -254,9 +261,9 @@ def test_each_set_has_the_search_that_the_recipe_asks_for(egs, tmp_path, monkeyp
     (tmp_path / "conf").mkdir()
     write_text(tmp_path / "conf" / "base.yaml", "decode:\n  greedy_sets: [test_long]\n")
     table_step(monkeypatch, tmp_path, "--table", "3", "--conf", tmp_path / "conf", "--split", "test_long test")
-    written = json.loads((tmp_path / "exp" / "tables" / "table3.json").read_text(encoding="utf-8"))
-    scores = cell(written, "baseline")["ours"]["sets"]
-    assert {name: each["search"] for name, each in scores.items()} == {"test_long": "greedy", "test": "beam16"}
+    written = PaperTable.read(tmp_path / "exp" / "tables" / "table3.json")
+    scores = cell(written, "baseline").ours.sets
+    assert {name: each.search for name, each in scores.items()} == {"test_long": "greedy", "test": "beam16"}
     assert "Search: greedy on test_long, beam16 on test." in (tmp_path / "exp" / "tables" / "table3.md").read_text()
 
 
@@ -278,8 +285,8 @@ def test_an_experiment_may_have_a_search_of_its_own(tmp_path, monkeypatch):
     for name, text in (("base", ""), ("baseline", "base: base.yaml"), ("shared", "decode: {beam: 4}")):
         write_text(tmp_path / "conf" / f"{name}.yaml", text)
     table_step(monkeypatch, tmp_path, "--table", "3", "--conf", tmp_path / "conf", "--split", "test")
-    written = json.loads((tmp_path / "exp" / "tables" / "table3.json").read_text(encoding="utf-8"))
-    found = [cell(written, name)["ours"]["sets"]["test"]["search"] for name in ("baseline", "shared")]
+    written = PaperTable.read(tmp_path / "exp" / "tables" / "table3.json")
+    found = [cell(written, name).ours.sets["test"].search for name in ("baseline", "shared")]
     assert found == ["beam16", "beam4"]
 
 
@@ -289,13 +296,14 @@ def test_a_subset_that_is_asked_for_beside_its_set_counts_once_in_the_mean(tmp_p
     (tmp_path / "conf").mkdir()
     write_text(tmp_path / "conf" / "base.yaml", "")
     table_step(monkeypatch, tmp_path, "--table", "3", "--conf", tmp_path / "conf", "--split", "mslt mslt@a")
-    written = json.loads((tmp_path / "exp" / "tables" / "table3.json").read_text(encoding="utf-8"))
-    scores = cell(written, "baseline")["ours"]["sets"]
-    assert {name: each["utterances"] for name, each in scores.items()} == {"mslt": 2 * UTTERANCES, "mslt@a": UTTERANCES}
+    written = PaperTable.read(tmp_path / "exp" / "tables" / "table3.json")
+    scores = cell(written, "baseline").ours.sets
+    assert {name: each.utterances for name, each in scores.items()} == {"mslt": 2 * UTTERANCES, "mslt@a": UTTERANCES}
 
 
 def test_the_sets_are_those_that_were_scored_last(egs, monkeypatch, capsys):
-    write_json(egs / "exp" / "results.json", {"split": "test, dev"})
+    head = Results(corpus="", split="test, dev", baseline="", command="", commit="", rows=[])
+    write_json(egs / "exp" / "results.json", head.to_dict())
     with pytest.raises(SystemExit):
         table_step(monkeypatch, egs, "--table", "3", "--conf", egs / "conf")
     (egs / "exp" / "results.json").unlink()
@@ -326,19 +334,19 @@ def test_losses_are_compared_over_the_same_utterances_only(tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     shared, baseline = (score_run(tmp_path / "exp" / name / "decode_test_beam16") for name in ("shared", "baseline"))
     kept = [line["ref_nats"] for line in lines if line["ref_nats"] is not None]
-    assert shared.row["loss"]["value"] == pytest.approx(sum(kept) / (WORDS * (UTTERANCES - 1)), abs=0.00005)
-    found = gap(shared, baseline)
-    assert found["relative"] is not None and found["loss_relative"] is None
+    assert shared.row.scores["loss"].value == pytest.approx(sum(kept) / (WORDS * (UTTERANCES - 1)), abs=0.00005)
+    found = compare_runs(shared, baseline)
+    assert found.relative is not None and found.loss_relative is None
     for line in lines:
         del line["ref_nats"]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert "loss" not in score_run(path.parent).row
+    assert "loss" not in score_run(path.parent).row.scores
 
 
 def test_a_table_of_ones_own_is_a_file(tmp_path, runs):
     text = "title: t\nsource: s\nmetric: WER\nbaseline: baseline\nrows: [{name: r, cells: [{experiment: shared}]}]\n"
     (tmp_path / "own.yaml").write_text(text)
     found = cell(reproduce(read_table(tmp_path / "own.yaml"), runs, ["test"]), "shared")
-    assert found["paper"]["value"] == [] and found["ours"]["sets"]["test"]["gap"]["relative"] > 0
+    assert found.paper.value == [] and found.ours.sets["test"].gap.relative > 0
     with pytest.raises(UserError, match="is about BLEU"):
         reproduce(find_table(TABLES, "2"), runs, ["test"])

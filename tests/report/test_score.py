@@ -5,6 +5,7 @@ import math
 import random
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from decode_models import save_random_run
 
 from residualformer.errors import UserError
 from residualformer.files import write_json, write_text
-from residualformer.metrics.bootstrap import paired_p_value, rate
+from residualformer.metrics.bootstrap import NO_GAP, Score, paired_p_value, rate
 from residualformer.metrics.wer import count_errors
+from residualformer.report.compare import compare
 from residualformer.report.plots import against_parameters, dev_losses, pareto_front, training_curves
-from residualformer.report.results import compare, find_runs, score_run
-from residualformer.report.table import aligned, cells, render_markdown
+from residualformer.report.results import NO_COMPARISON, Comparison, Decoding, Results, Row, Training
+from residualformer.report.results_text import aligned, cells, render_markdown, show_pictures
+from residualformer.report.scoring import find_runs, score_run
 
 STEP = Path(__file__).parents[2] / "steps" / "score.py"
 PARAMETERS = {"transformer": 1_500_000, "residual": 200_000, "total": 2_000_000, "training_only": 10}
@@ -69,7 +72,7 @@ def test_interval_agrees_with_the_normal_approximation():
     assert measure.interval() == pytest.approx(ends, abs=0.15 * sigma) and measure.value == pytest.approx(100 * ratio)
     assert measure.interval() == rate(errors, lengths).interval()
     assert rate(np.array([2, 2]), np.array([8, 8])).interval() == (25, 25)
-    assert rate(np.array([0]), np.array([0])).row() == {"value": None, "low": None, "high": None}
+    assert rate(np.array([0]), np.array([0])).rounded() == Score(value=None, low=None, high=None)
 
 
 def test_p_value_is_large_by_chance_small_for_a_real_gap_and_symmetric():
@@ -91,9 +94,9 @@ def test_a_gap_to_a_baseline_that_hardly_errs_has_no_upper_end():
     errors[0, :2], errors[1, :8] = 1, 1
     baseline, run = (rate(row, np.full(100, 5)) for row in errors)
     gap = run.gap(baseline)
-    assert gap["relative"] == 300 and gap["relative_low"] >= 0 and gap["relative_high"] is None
-    header, ((*row,),) = cells(results(**gap))
-    assert dict(zip(header, row, strict=True))["vs baseline"] == f"+300.0% [{gap['relative_low']:+.1f}, inf]"
+    assert gap.relative == 300 and gap.relative_low >= 0 and gap.relative_high is None
+    header, ((*row,),) = cells(results(comparison=Comparison.of(gap, NO_GAP)))
+    assert dict(zip(header, row, strict=True))["vs baseline"] == f"+300.0% [{gap.relative_low:+.1f}, inf]"
 
 
 def write_run(egs: Path, name: str, hypotheses: list[str], skipped: int = 0, folder="decode_test_beam16", **decoding):
@@ -115,8 +118,8 @@ def test_a_skipped_utterance_counts_as_all_deleted(tmp_path):
     hypotheses = [text or "ten" for text in sentences(20, 1)]
     row = score_run(write_run(tmp_path, "model", hypotheses, skipped=3)).row
     lost = sum(len((text or "ten").split()) for text in sentences(23, 1)[20:])
-    assert (row["utterances"], row["missing"], row["wer"]["deletions"]) == (23, 3, lost)
-    assert row["wer"]["value"] == round(100 * lost / row["words"], 2)
+    assert (row.utterances, row.missing, row.scores["wer"].deletions) == (23, 3, lost)
+    assert row.scores["wer"].value == round(100 * lost / row.words, 2)
 
 
 def test_the_gap_is_to_the_same_search_on_the_same_utterances(tmp_path):
@@ -126,13 +129,13 @@ def test_the_gap_is_to_the_same_search_on_the_same_utterances(tmp_path):
     write_run(tmp_path, "worse", good, folder="decode_test_greedy")
     write_run(tmp_path, "fewer", good[:30])
     scored = [score_run(folder) for folder in find_runs(tmp_path / "exp", ["test"])]
-    runs = {(run.row["experiment"], run.row["run"]): run for run in scored}
-    rows = {(row["experiment"], row["run"]): row for row in compare(list(runs.values()), "baseline")}
+    runs = {(run.row.experiment, run.row.run): run for run in scored}
+    rows = {(row.experiment, row.run): row.comparison for row in compare(list(runs.values()), "baseline")}
     base, worse = (runs[name, "decode_test_beam16"].measures["wer"].value for name in ("baseline", "worse"))
-    assert rows["worse", "decode_test_beam16"]["relative"] == round(100 * (worse - base) / base, 2)
-    assert rows["worse", "decode_test_beam16"]["p_value"] < 0.05
+    assert rows["worse", "decode_test_beam16"].relative == round(100 * (worse - base) / base, 2)
+    assert rows["worse", "decode_test_beam16"].p_value < 0.05
     for other in [("baseline", "decode_test_beam16"), ("worse", "decode_test_greedy"), ("fewer", "decode_test_beam16")]:
-        assert rows[other]["relative"] is None and rows[other]["p_value"] is None
+        assert rows[other].relative is None and rows[other].p_value is None
 
 
 def test_no_gap_between_other_references_or_other_settings_of_a_search(tmp_path):
@@ -147,14 +150,14 @@ def test_no_gap_between_other_references_or_other_settings_of_a_search(tmp_path)
     assert run.parent.name == "mended"
     write_text(run / "hyp.jsonl", (run / "hyp.jsonl").read_text().replace('"ref": "ten', '"ref": "eleven', 1))
     rows = compare([score_run(folder) for folder in find_runs(tmp_path / "exp", ["test"])])
-    assert [row["experiment"] for row in rows if row["relative"] is not None] == ["same"]
+    assert [row.experiment for row in rows if row.comparison.relative is not None] == ["same"]
 
 
 def test_an_unknown_baseline_or_split_or_a_broken_file_is_named(tmp_path):
     run = write_run(tmp_path, "shared", ["one"])
     with pytest.raises(UserError, match="Did you mean 'shared'"):
         compare([score_run(run)], "share")
-    assert compare([score_run(run)])[0]["relative"] is None
+    assert compare([score_run(run)])[0].comparison.relative is None
     with pytest.raises(UserError, match="decoded so far: test"):
         find_runs(tmp_path / "exp", ["test", "dev"])
     with pytest.raises(UserError, match="run stage 7 first"):
@@ -177,17 +180,17 @@ def test_an_unknown_baseline_or_split_or_a_broken_file_is_named(tmp_path):
         score_run(run)
 
 
-def results(**changes) -> dict:
-    wer = {"value": 9.5, "low": 8.0, "high": 11.25, "insertions": 1, "deletions": 2, "substitutions": 30}
-    row = {
-        "experiment": "a|b", "run": "decode_test_beam16", "split": "test", "search": "beam16", "metric": "WER",
-        "utterances": 10, "missing": 0, "words": 347, "wer": wer, "cer": wer | {"value": 3.0},
-        "relative": -4.25, "p_value": 0.031,
-        "description": "A model.", "parameters": PARAMETERS, "decoding": {"rtf": 0.0213, "settings": {"beam": 16}},
-        "training": {"seed": 1, "command": "train it", "wall_s": 90.0},
-    } | changes  # fmt: skip
-    head = {"corpus": "mini", "split": "test", "baseline": "base", "command": "local/score.sh", "commit": "c"}
-    return head | {"rows": [row]}
+def results(**changes) -> Results:
+    wer = Score(value=9.5, low=8.0, high=11.25, insertions=1, deletions=2, substitutions=30)
+    row = Row(
+        experiment="a|b", run="decode_test_beam16", split="test", search="beam16", metric="WER",
+        utterances=10, missing=0, words=347, scores={"wer": wer, "cer": replace(wer, value=3.0)},
+        comparison=replace(NO_COMPARISON, relative=-4.25, p_value=0.031), description="A model.",
+        parameters=PARAMETERS, decoding=Decoding(rtf=0.0213, settings={"beam": 16}),
+        training=Training(seed=1, command="train it", wall_s=90.0),
+    )  # fmt: skip
+    row = replace(row, **changes)
+    return Results(corpus="mini", split="test", baseline="base", command="local/score.sh", commit="c", rows=[row])
 
 
 def test_tables_show_the_numbers():
@@ -205,7 +208,7 @@ def test_tables_show_the_numbers():
 
 
 def test_a_row_without_model_or_decoding_record_still_shows():
-    bare = results(parameters={}, training={}, decoding={}, description="", relative=None, p_value=None)
+    bare = results(parameters={}, training=Training(), decoding=Decoding(), description="", comparison=NO_COMPARISON)
     assert "9.50 [8.00, 11.25]" in render_markdown(bare) and "Transformer M" not in aligned(bare)
 
 
@@ -225,12 +228,14 @@ def test_the_step_writes_everything_and_the_same_again(tmp_path, monkeypatch, ca
         )
     score_step(monkeypatch, egs)
     printed = capsys.readouterr().out
-    assert aligned(json.loads((egs / "exp" / "results.json").read_text())) in printed
+    assert aligned(Results.read(egs / "exp" / "results.json")) in printed
     row = json.loads((folder / "score.json").read_text(encoding="utf-8"))
     assert row["parameters"] == PARAMETERS and row["training"] == {"seed": 5, "wall_s": 61.0}
     written = json.loads((egs / "exp" / "results.json").read_text(encoding="utf-8"))
     assert written["rows"][1] == row and row["relative"] is not None
-    assert (egs / "exp" / "RESULTS.md").read_text(encoding="utf-8") == render_markdown(written)
+    results, shown = Results.read(egs / "exp" / "results.json"), show_pictures([egs / "exp" / "wer_vs_params.png"])
+    assert results.to_dict() == written
+    assert (egs / "exp" / "RESULTS.md").read_text(encoding="utf-8") == render_markdown(results, shown)
     for picture in (egs / "exp" / "wer_vs_params.png", egs / "exp" / "residual" / "training.png"):
         assert picture.read_bytes().startswith(b"\x89PNG")
     score_step(monkeypatch, egs)
@@ -283,7 +288,7 @@ def test_dev_losses_of_all_trainings_are_one_picture(tmp_path):
 
 @pytest.mark.parametrize(("low", "high"), [(21.0, 25.0), (15.0, 19.0), (20.0 + 1e-14, 20.0)])
 def test_an_interval_beside_its_value_is_drawn(tmp_path, low, high):
-    drawn = results(split="test", search="greedy", wer={"value": 20.0, "low": low, "high": high})
+    drawn = results(split="test", search="greedy", scores={"wer": Score(value=20.0, low=low, high=high)})
     assert against_parameters(drawn, tmp_path) == [tmp_path / "wer_vs_params.png"]
 
 

@@ -4,7 +4,7 @@ import json
 import random
 import runpy
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jiwer
@@ -20,12 +20,14 @@ from residualformer.data.tokenizer import train_tokenizer
 from residualformer.decode.hypotheses import Hypothesis
 from residualformer.files import write_json, write_text
 from residualformer.metrics.bleu import bleu_and_chrf
-from residualformer.metrics.bootstrap import mean_over_subsets, paired_p_value, resampled_sums
+from residualformer.metrics.bootstrap import NO_GAP, Gap, mean_over_subsets, paired_p_value, resampled_sums
+from residualformer.report.compare import compare
+from residualformer.report.paper_text import render
 from residualformer.report.papers import find_table
-from residualformer.report.reproduced import reproduce
-from residualformer.report.reproduced_text import render
-from residualformer.report.results import compare, find_runs, score_run, with_means
-from residualformer.report.table import render_markdown
+from residualformer.report.reproduce import reproduce
+from residualformer.report.results import Results, Row
+from residualformer.report.results_text import render_markdown
+from residualformer.report.scoring import find_runs, score_run, with_means
 from residualformer.train import validation
 from residualformer.train.loop import Trainer
 from residualformer.train.validation import greedy_scores
@@ -57,9 +59,9 @@ def write_run(egs: Path, name: str, split: str, count: int, errors: float, seed:
     return references, hypotheses
 
 
-def scored(egs: Path, *sets: str) -> dict[tuple[str, str], dict]:
+def scored(egs: Path, *sets: str) -> dict[tuple[str, str], Row]:
     runs = with_means([score_run(folder) for folder in find_runs(egs / "exp", sets)])
-    return {(row["experiment"], row["split"]): row for row in compare(runs)}
+    return {(row.experiment, row.split): row for row in compare(runs)}
 
 
 def test_scores_are_those_of_sacrebleu():
@@ -68,9 +70,9 @@ def test_scores_are_those_of_sacrebleu():
     assert measures["bleu"].value == pytest.approx(bleu(references, hypotheses), rel=1e-12)
     chrf = sacrebleu.corpus_chrf(hypotheses, [references]).score
     assert measures["chrf"].value == pytest.approx(chrf, rel=1e-12)
-    row = measures["bleu"].row()
-    assert row["low"] < row["value"] < row["high"] and "tok:zh" in row["signature"]
-    assert "nc:6" in measures["chrf"].row()["signature"]
+    score = measures["bleu"].rounded()
+    assert score.low < score.value < score.high and "tok:zh" in score.signature
+    assert "nc:6" in measures["chrf"].rounded().signature
 
 
 def test_a_resampled_score_is_that_of_the_repeated_sentences():
@@ -86,11 +88,11 @@ def test_a_lower_bleu_is_a_positive_gap_and_a_clear_one_has_a_small_p():
     _, bad = translations(150, 3, 0.15)
     better, worse = (bleu_and_chrf(references, hypotheses)["bleu"] for hypotheses in (good, bad))
     gap = worse.gap(better)
-    assert gap["relative"] == pytest.approx(100 * (better.value - worse.value) / better.value, abs=0.005)
-    assert gap["relative"] > 0 > better.gap(worse)["relative"] and gap["p_value"] == pytest.approx(2 / 2001, abs=1e-4)
-    assert better.gap(better) == {"relative": 0, "relative_low": 0, "relative_high": 0, "p_value": 1}
+    assert gap.relative == pytest.approx(100 * (better.value - worse.value) / better.value, abs=0.005)
+    assert gap.relative > 0 > better.gap(worse).relative and gap.p_value == pytest.approx(2 / 2001, abs=1e-4)
+    assert better.gap(better) == Gap(relative=0, relative_low=0, relative_high=0, p_value=1)
     nothing = bleu_and_chrf(references, [""] * 150)["bleu"]
-    assert set(better.gap(nothing).values()) == {None}
+    assert better.gap(nothing) == NO_GAP and set(asdict(NO_GAP).values()) == {None}
 
 
 def test_the_gap_printed_is_the_papers():
@@ -100,7 +102,7 @@ def test_the_gap_printed_is_the_papers():
         for value in (base, other):
             measure = bleu_and_chrf(["一二三四"], ["一二三四"])["bleu"]
             measures.append(type(measure)(measure.parts, lambda sums, v=value: np.full(len(sums), v), True))
-        assert round(measures[1].gap(measures[0])["relative"], 1) == printed
+        assert round(measures[1].gap(measures[0]).relative, 1) == printed
 
 
 def test_a_set_of_subsets_scores_their_mean_not_what_they_make_together(tmp_path):
@@ -109,11 +111,11 @@ def test_a_set_of_subsets_scores_their_mean_not_what_they_make_together(tmp_path
     rows = scored(tmp_path, "m")
     each = [bleu(*part) for part in parts.values()]
     row = rows["baseline", "m"]
-    assert row["bleu"]["value"] == pytest.approx(np.mean(each), abs=0.005)
-    assert (row["subsets"], row["utterances"], row["run"]) == (["m@dev", "m@test"], 100, "decode_m_beam16")
+    assert row.scores["bleu"].value == pytest.approx(np.mean(each), abs=0.005)
+    assert (row.subsets, row.utterances, row.run) == (["m@dev", "m@test"], 100, "decode_m_beam16")
     together = bleu(*(sum(texts, []) for texts in zip(*parts.values())))
-    assert abs(row["bleu"]["value"] - together) > 1
-    assert [rows["baseline", split]["bleu"]["value"] for split in parts] == pytest.approx(each, abs=0.005)
+    assert abs(row.scores["bleu"].value - together) > 1
+    assert [rows["baseline", split].scores["bleu"].value for split in parts] == pytest.approx(each, abs=0.005)
 
 
 def test_what_is_not_known_of_a_subset_is_not_told_of_the_set(tmp_path):
@@ -122,7 +124,7 @@ def test_what_is_not_known_of_a_subset_is_not_told_of_the_set(tmp_path):
     runs = [score_run(folder) for folder in find_runs(tmp_path / "exp", ["m"])]
     first, second = runs[0], replace(runs[1], measures={"bleu": runs[1].measures["bleu"]})
     mean = with_means([first, second])[-1]
-    assert list(mean.measures) == ["bleu"] and "chrf" in first.row and "chrf" not in mean.row
+    assert list(mean.measures) == ["bleu"] and "chrf" in first.row.scores and "chrf" not in mean.row.scores
 
 
 def test_a_run_that_lacks_a_subset_has_no_mean(tmp_path):
@@ -139,12 +141,11 @@ def test_a_papers_table_of_bleu(tmp_path):
     """More is better: the gap of the worse is positive, and what is better holds."""
     for name, errors in (("baseline", 0.1), ("shared", 0.2), ("shallow6", 0.3)):
         write_run(tmp_path, name, "covost", 80, errors)
-    runs = {(run.row["experiment"], "covost"): run for run in map(score_run, find_runs(tmp_path / "exp", ["covost"]))}
-    values = {name: run.row["bleu"]["value"] for (name, _), run in runs.items()}
+    runs = {(run.row.experiment, "covost"): run for run in map(score_run, find_runs(tmp_path / "exp", ["covost"]))}
+    values = {name: run.row.scores["bleu"].value for (name, _), run in runs.items()}
     result = reproduce(find_table(STEP.parents[1] / "conf" / "tables", "2"), runs, ["covost"])
-    text = render(result | {"recipe": "st", "command": "c", "commit": "c"})
-    cells = {cell["experiment"]: cell["ours"] for row in result["rows"] for cell in row["cells"] if cell}
-    gap = cells["shared"]["sets"]["covost"]["gap"]["relative"]
+    text = render(result)
+    gap = result.measured()["shared"].sets["covost"].gap.relative
     assert 0 < gap == pytest.approx(100 * (values["baseline"] - values["shared"]) / values["baseline"], abs=0.05)
     expected = f"`shared` {values['shared']:.2f} against `shallow6` {values['shallow6']:.2f} ("
     assert f"sharing beats the shallow model of equal size**: appears (3 not measured). {expected}" in text
@@ -170,11 +171,12 @@ def test_sets_are_compared_each_with_its_own_baseline_and_share_a_table(tmp_path
     splits = "covost", "m", "m@dev", "m@test"
     assert list(rows) == [(name, split) for split in splits for name in ("baseline", "shared")]
     for split in ("covost", "m", "m@dev"):
-        base, other = (rows[name, split]["bleu"]["value"] for name in ("baseline", "shared"))
-        assert rows["shared", split]["relative"] == pytest.approx(100 * (base - other) / base, abs=0.05)
-        assert rows["shared", split]["p_value"] < 0.05 and rows["baseline", split]["p_value"] is None
-    head = {"corpus": "st", "split": "covost, m", "baseline": "baseline", "command": "score", "commit": "c"}
-    text = render_markdown(head | {"rows": list(rows.values())})
+        base, other = (rows[name, split].scores["bleu"].value for name in ("baseline", "shared"))
+        assert rows["shared", split].comparison.relative == pytest.approx(100 * (base - other) / base, abs=0.05)
+        assert rows["shared", split].comparison.p_value < 0.05
+        assert rows["baseline", split].comparison.p_value is None
+    head = dict(corpus="st", split="covost, m", baseline="baseline", command="score", commit="c")
+    text = render_markdown(Results(**head, rows=list(rows.values())))
     assert "| set | experiment | search | BLEU [95%] | chrF [95%] | vs baseline | p |" in text and "WER" not in text
     assert "m (mean over m@dev, m@test): 120 utterances; m@dev: 60 utterances" in text
     assert "relative difference to the BLEU of `baseline`" in text and "tok:zh" in text and "| m@dev | shared |" in text
@@ -197,7 +199,9 @@ def test_the_step_writes_one_table_of_all_sets(tmp_path, monkeypatch, capsys):
     assert sorted(path.parent.name for path in run.glob("*/score.json")) == [
         "decode_covost_beam16", "decode_m@dev_beam16", "decode_m@test_beam16",
     ]  # fmt: skip
-    assert (tmp_path / "exp" / "RESULTS.md").read_text(encoding="utf-8") == render_markdown(written)
+    assert (tmp_path / "exp" / "RESULTS.md").read_text(encoding="utf-8") == render_markdown(
+        Results.read(tmp_path / "exp" / "results.json")
+    )
 
 
 def test_a_training_tells_bleu_of_a_translation(cuts, tmp_path, monkeypatch):  # noqa: F811

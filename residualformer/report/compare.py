@@ -1,0 +1,84 @@
+"""The rows of a table of results: each run beside the run of its baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from residualformer.data.splits import set_of
+from residualformer.errors import UserError, closest
+from residualformer.metrics.bootstrap import NO_GAP
+from residualformer.report.amnet import percent_saved, table_order
+from residualformer.report.results import NO_COMPARISON, Comparison, Row
+from residualformer.report.scoring import Scored
+
+TRANSFORMER_BASELINE, RECURRENT_BASELINE = "baseline", "rnnt"  # the experiments that others are compared with
+
+
+def compare(runs: Sequence[Scored], baseline: str | None = None) -> list[Row]:
+    """Return the rows of `runs`, each compared with the run of its baseline whose folder has the same name.
+
+    The baseline is the experiment `baseline` for Transformers and `rnnt` for recurrent encoders; where only one of them
+    exists, it serves both. An experiment given as `baseline` serves all. Test sets are in the order of `runs`, each
+    before its subsets; of each the baselines come first, recurrent encoders last, in the paper's order.
+
+    Raises:
+        UserError: no experiment has the given name.
+    """
+    names = [run.row.experiment for run in runs]
+    if baseline is not None and baseline not in names:
+        allowed = ", ".join(dict.fromkeys(names))
+        advice = closest(baseline, names)
+        raise UserError(f"--baseline {baseline} is not a decoded experiment; there are: {allowed}.{advice}")
+    by_name = {(run.row.experiment, run.row.run): run for run in runs}
+    sets = list(dict.fromkeys(set_of(run.row.split) for run in runs))
+
+    def place(run: Scored) -> tuple:
+        of_set = sets.index(set_of(run.row.split)), run.row.split
+        return *of_set, *_place(run, baseline or _default_baseline(run, names))
+
+    rows = []
+    for run in sorted(runs, key=place):
+        name = baseline or _default_baseline(run, names)
+        comparison = compare_runs(run, by_name.get((name, run.row.run)))
+        rows.append(replace(run.row, baseline=name, comparison=comparison))
+    return with_savings(rows)
+
+
+def compare_runs(run: Scored, other: Scored | None) -> Comparison:
+    """Return how much worse `run` is than `other`; no comparison where they were not `tested` alike."""
+    name = next(iter(run.measures))
+    if other is None or other is run or other.tested != run.tested or name not in other.measures:
+        return NO_COMPARISON
+    loss, other_loss = run.measures.get("loss"), other.measures.get("loss")
+    # The losses of two runs are comparable where they are of the same utterances: of equal numbers of tokens.
+    same = loss and other_loss and all((a[:, 1] == b[:, 1]).all() for a, b in zip(loss.parts, other_loss.parts))
+    return Comparison.of(
+        run.measures[name].gap(other.measures[name]), loss.gap(other_loss) if same and loss and other_loss else NO_GAP
+    )
+
+
+def with_savings(rows: Sequence[Row], baseline: str = RECURRENT_BASELINE) -> list[Row]:
+    """Return the rows with the `saving` of each `amnet`, relative to the first row of experiment `baseline`."""
+    dense = next((row.amnet.mflop for row in rows if row.experiment == baseline and row.amnet), None)
+    return [_with_saving(row, dense) for row in rows]
+
+
+def _with_saving(row: Row, dense: float | None) -> Row:
+    if row.amnet is None:
+        return row
+    saving = None if dense is None else round(percent_saved(row.amnet.mflop, dense), 2)
+    return replace(row, amnet=replace(row.amnet, saving=saving))
+
+
+def _default_baseline(run: Scored, names: Sequence[str]) -> str:
+    own, other = TRANSFORMER_BASELINE, RECURRENT_BASELINE
+    if run.recurrent:
+        own, other = other, own
+    return other if own not in names and other in names else own
+
+
+def _place(run: Scored, baseline: str) -> tuple:
+    """Return a key that sorts models trained from scratch before those that start from them."""
+    order = table_order(run.config) if run.recurrent and run.config else ()
+    return run.recurrent, run.row.experiment != baseline, order, run.row.warm_start

@@ -1,0 +1,216 @@
+"""Results as text: an aligned table for the terminal, and RESULTS.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from residualformer.metrics.bootstrap import Score
+from residualformer.report.amnet import AmnetCost
+from residualformer.report.format import (
+    NOTHING,
+    markdown_table,
+    show_ends,
+    show_millions,
+    show_number,
+    show_percents,
+    show_score,
+)
+from residualformer.report.results import Results, Row
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "set": lambda row: row.split,
+    "experiment": lambda row: row.experiment,
+    "search": lambda row: row.search_name,
+    "WER % [95%]": lambda row: show_score(row.scores.get("wer")),
+    "ins/del/sub": lambda row: _kinds(row.scores.get("wer")),
+    "CER % [95%]": lambda row: show_score(row.scores.get("cer")),
+    "BLEU [95%]": lambda row: show_score(row.scores.get("bleu")),
+    "chrF [95%]": lambda row: show_score(row.scores.get("chrf")),
+    "vs baseline": lambda row: _relative(
+        row.comparison.relative, row.comparison.relative_low, row.comparison.relative_high
+    ),
+    "p": lambda row: show_number(row.comparison.p_value, "{:.3f}"),
+    "nats/token [95%]": lambda row: show_score(row.scores.get("loss"), 3),
+    "nats vs baseline": lambda row: _relative(
+        row.comparison.loss_relative, row.comparison.loss_relative_low, row.comparison.loss_relative_high
+    ),
+    "p (nats)": lambda row: show_number(row.comparison.loss_p_value, "{:.3f}"),
+    "Transformer M": lambda row: show_millions(row.parameters.get("transformer")),
+    "residual M": lambda row: show_millions(row.parameters.get("residual")),
+    "encoder M": lambda row: show_millions(row.parameters.get("encoder")),
+    "total M": lambda row: show_millions(row.parameters.get("total")),
+    "compression %": lambda row: _shares(row.amnet.compression if row.amnet else [], 1),
+    "branches %": lambda row: _shares(row.amnet.shares if row.amnet else [], 2),
+    "MFLOP/frame": lambda row: _flops(row.amnet) if row.amnet else NOTHING,
+    "latency ms": lambda row: _latency(row.amnet) if row.amnet else NOTHING,
+    "updates": lambda row: show_number(row.training.steps, "{}"),
+    "training min": lambda row: show_number(row.training.wall_s, "{:.1f}", 60),
+    "RTF": lambda row: show_number(row.decoding.rtf, "{:.3f}"),
+    "missing": lambda row: str(row.missing),
+}
+
+
+_TITLES = {  # of pictures
+    "wer_vs_params": "word error rates over the parameters of the encoder",
+    "bleu_vs_params": "BLEU over the parameters of the encoder",
+    "training": "transducer loss of the dev set during the trainings",
+    "branches": "the branches that AmNets take on one utterance, and their backlog",
+}
+
+
+def cells(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the table, without columns that are empty or name the only test set."""
+    table = {name: [show(row) for row in results.rows] for name, show in COLUMNS.items()}
+    kept = {name: column for name, column in table.items() if not set(column) <= {NOTHING}}
+    if set(kept["missing"]) == {"0"}:
+        del kept["missing"]
+    if len(set(kept["set"])) == 1:
+        del kept["set"]
+    return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
+
+
+def aligned(results: Results) -> str:
+    """Return the table with padded columns, for a terminal."""
+    header, rows = cells(results)
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def render_markdown(results: Results, pictures: Sequence[str] = ()) -> str:
+    """Return RESULTS.md; `pictures` are Markdown that shows pictures or says how to draw them."""
+    parts = [
+        "<!-- Written by local/score.sh from results.json. Do not edit. -->\n"
+        f"# Results: {results.corpus}, {results.split}",
+        _scope(results),
+        "\n".join(markdown_table(*cells(results))),
+        *_notes(results),
+        *pictures,
+    ]
+    for name in results.experiments:
+        parts += _experiment(name, [row for row in results.rows if row.experiment == name])
+    return "\n\n".join(parts) + "\n"
+
+
+def show_pictures(pictures: Sequence[Path]) -> list[str]:
+    """Return the Markdown that shows `pictures` beside RESULTS.md."""
+    return [f"![{_TITLES[path.stem.removesuffix('_dev')]}]({path.name})" for path in pictures]
+
+
+def _scope(results: Results) -> str:
+    first: dict[str, Row] = {}
+    for row in results.rows:
+        first.setdefault(row.split, row)
+    sizes = []
+    for split, row in first.items():
+        words = f", {row.words} words" if row.words is not None else ""
+        mean = f" (mean over {', '.join(row.subsets)})" if row.subsets else ""
+        sizes.append((f"{split}{mean}: " if len(first) > 1 else "") + f"{row.utterances} utterances{words}")
+    return f"{'; '.join(sizes)}. Scored by `{results.command}` at commit {results.commit}."
+
+
+def _notes(results: Results) -> list[str]:
+    rows = results.rows
+    notes = ["[95%]: bootstrap over utterances. Texts are compared as they are."]
+    if any(row.comparison.relative is not None for row in rows):
+        names = [f"`{name}`" for name in results.baseline.split(", ")]
+        kinds = (" (Transformers)", " (recurrent encoders)") if len(names) == 2 else ("",)
+        of = " or ".join(name + kind for name, kind in zip(names, kinds, strict=True))
+        metrics = " or ".join(dict.fromkeys(row.metric for row in rows))
+        notes.append(
+            f"vs baseline: relative difference to the {metrics} of {of} with the same search (positive is worse), with "
+            "its 95% interval; p: two-sided; both from the paired bootstrap. Where the settings of the search, the "
+            "utterances or the references differ, there is none."
+        )
+    if any("loss" in row.scores for row in rows):
+        notes.append(
+            "nats/token: transducer loss of the references over all alignments, a finer measure than errors; of "
+            "utterances that were decoded."
+        )
+    if any("transformer" in row.parameters for row in rows):
+        notes.append(
+            "Transformer: projections of the Transformer layers with their biases and residual parts, a shared one "
+            "counted once; total: all that decoding needs."
+        )
+    notes += _recurrent_notes(rows)
+    if any(row.missing for row in rows):
+        notes.append("missing: utterances that could not be decoded; each counts as an empty hypothesis.")
+    for key in ("bleu", "chrf"):
+        notes += sorted({f"{key}: `{row.scores[key].signature}`" for row in rows if key in row.scores})
+    return notes
+
+
+def _recurrent_notes(rows: Sequence[Row]) -> list[str]:
+    """Return what the columns of recurrent encoders mean."""
+    notes = []
+    if any("encoder" in row.parameters for row in rows):
+        counts = {row.experiment: row.parameters["pruned"] for row in rows if row.parameters.get("pruned")}
+        pruned = ", ".join(f"{name} {show_millions(count)}M" for name, count in counts.items())
+        zeros = f", without its pruned weights ({pruned})" if pruned else ""
+        notes.append(
+            "encoder: the recurrent encoder with its arbitrator and its projection to the joint network, factors that "
+            f"branches share counted once{zeros}; total: all that decoding needs."
+        )
+    costs = [row.amnet for row in rows if row.amnet]
+    if costs:
+        devices = sorted({(cost.mu / 1e6, cost.mu / cost.rho / 1e6) for cost in costs})
+        device = " or ".join(f"{mu:g} MFLOP/s, of which {free:.4g} MFLOP are free per frame" for mu, free in devices)
+        notes += [
+            "compression: share of the weights of each branch that are gone, slow / fast; branches: share of the test "
+            "frames that took each; MFLOP/frame: multiply-accumulates of the encoder per encoder frame, arbitrator and "
+            "projection included, averaged over these frames, and the difference to `rnnt`.",
+            "latency: mean (median, 90th, 99th percentile of the utterances) of the work that is left one frame after "
+            f"the last frame came in, simulated from the decisions taken, on a device of {device}.",
+        ]
+    return notes
+
+
+def _experiment(name: str, rows: Sequence[Row]) -> list[str]:
+    """Return how one experiment was trained and decoded."""
+    first, training = rows[0], rows[0].training
+    lines = [f"- trained by `{training.command}`"] if training.command else []
+    others = asdict(replace(training, command=None, wall_s=None, cpu_s=None))
+    lines += [f"- {key}: {value}" for key, value in others.items() if value is not None]
+    if training.wall_s is not None:
+        cpu = f", {training.cpu_s / 60:.1f} min of CPU" if training.cpu_s is not None else ""
+        lines.append(f"- time: {training.wall_s / 60:.1f} min{cpu}")
+    for row in rows:
+        if (decoding := row.decoding).settings is not None:
+            settings = ", ".join(f"{key} {value}" for key, value in decoding.settings.items())
+            where = f"{decoding.wall_s} s for {decoding.audio_s} s of audio on {decoding.hardware}"
+            lines.append(f"- {row.run}: {settings}; {where}; commit {decoding.commit}")
+    lines += [f"- scored by {scored}" for scored in dict.fromkeys(row.scored for row in rows) if scored]
+    return list(filter(None, [f"## {name}", first.description.strip(), "\n".join(lines)]))
+
+
+def _relative(relative: float | None, low: float | None, high: float | None) -> str:
+    """Format a gap with its interval, where that is known."""
+    interval = "" if low is None and high is None else " " + show_ends(low, high)
+    return NOTHING if relative is None else f"{relative:+.1f}%{interval}"
+
+
+def _kinds(score: Score | None) -> str:
+    if score is None or score.insertions is None:
+        return NOTHING
+    return f"{score.insertions}/{score.deletions}/{score.substitutions}"
+
+
+def _shares(shares: Sequence[float], fewest: int) -> str:
+    """Format shares as percentages, slow branch first; nothing where there are fewer than `fewest`."""
+    return show_percents(100 * share for share in shares) if len(shares) >= fewest else NOTHING
+
+
+def _flops(amnet: AmnetCost) -> str:
+    return f"{amnet.mflop:.3f}" + (f" ({-amnet.saving:+.1f}%)" if amnet.saving else "")
+
+
+def _latency(amnet: AmnetCost) -> str:
+    late = amnet.latency_ms
+    return f"{_ms(late.mean)} ({_ms(late.median)}, {_ms(late.p90)}, {_ms(late.p99)})"
+
+
+def _ms(value: float) -> str:
+    """Format three significant digits, as the paper prints latencies, but whole milliseconds in full."""
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"

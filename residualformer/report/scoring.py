@@ -1,0 +1,235 @@
+"""Score decoding runs: from hyp.jsonl, decode.json and model.pt to a row of results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from residualformer.config.loading import config_from_dict
+from residualformer.config.schema import Config, DecodeConfig
+from residualformer.constants import FRAME_SHIFT_S
+from residualformer.data.splits import set_of
+from residualformer.errors import UserError
+from residualformer.files import read_json, read_json_lines
+from residualformer.metrics.bleu import bleu_and_chrf
+from residualformer.metrics.bootstrap import Measure, Score, mean_over_subsets, rate
+from residualformer.metrics.wer import ErrorCounts, count_errors
+from residualformer.model import checkpoint
+from residualformer.model.cost import flops_per_frame
+from residualformer.report.amnet import Device, measure_cost, read_decisions
+from residualformer.report.plain import from_plain
+from residualformer.report.results import Decoding, Row, Training
+
+_DIGITS = {"loss": 4}  # of a score, where these are not 2
+_AGAIN = "run stage 7 again, with --overwrite"
+_FOLDER = re.compile(r"decode_(?P<split>.+)_(?P<search>(?:greedy|beam).*)")  # a split's name may have an underscore
+
+Record = dict[str, Any]  # a line of hyp.jsonl
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A scored decoding run: the row that is written, and what the comparison with other runs needs.
+
+    Attributes:
+        tested: for each utterance (U,) its id, its reference, and the settings of the search that change the result.
+        measures: by their names in `row.scores`; runs are compared by the first.
+        config: None where there is no model.pt.
+        decisions: of recurrent encoders, the branch of each frame (T,) by utterance.
+        device: of recurrent encoders, the simulated device.
+    """
+
+    row: Row
+    tested: list[tuple[Any, ...]]
+    measures: dict[str, Measure]
+    config: Config | None = None
+    decisions: dict[str, np.ndarray] = field(default_factory=dict)
+    device: Device | None = None
+
+    @property
+    def recurrent(self) -> bool:
+        """True for a recurrent encoder."""
+        return self.config is not None and self.config.encoder.kind != "transformer"
+
+    @property
+    def branched(self) -> bool:
+        """True where frames had a choice of branches and decoding recorded it."""
+        return bool(self.decisions) and self.device is not None and len(self.device.per_branch) > 1
+
+
+def find_runs(exp: Path, sets: Sequence[str]) -> list[Path]:
+    """Return the folders `<experiment>/decode_<split>_*` below `exp` of all splits of the test sets `sets`.
+
+    A set `name` is the split `name`, or the subsets `name@...`.
+
+    Raises:
+        UserError: one of the sets was not decoded.
+    """
+    found = {path.parent: split_of(path.parent) for path in sorted(exp.glob("*/decode_*/hyp.jsonl"))}
+    runs: list[Path] = []
+    for name in sets:
+        of_set = [folder for folder, split in found.items() if split and name in (split, set_of(split))]
+        if not of_set:
+            splits = ", ".join(sorted({split for split in found.values() if split}))
+            advice = f"decoded so far: {splits}" if splits else "run stage 7 first"
+            raise UserError(f"{exp} holds no experiment that was decoded on '{name}' ({advice}).")
+        runs += of_set
+    return list(dict.fromkeys(runs))
+
+
+def split_of(folder: Path) -> str:
+    """Return the split of a folder `decode_<split>_<search>`; empty for any other folder."""
+    match = _FOLDER.fullmatch(folder.name)
+    return match["split"] if match else ""
+
+
+def score_run(folder: Path) -> Scored:
+    """Score one `hyp.jsonl`; an utterance that decoding skipped counts as an empty hypothesis.
+
+    Raises:
+        UserError: a line is not a record, decode.json is damaged, or there is no utterance.
+    """
+    records = read_records(folder / "hyp.jsonl")
+    decoding, skipped = read_decoding(folder / "decode.json", len(records))
+    records += [{"id": item["id"], "ref": item["ref"], "hyp": ""} for item in skipped]
+    if not records:
+        raise UserError(f"{folder}/hyp.jsonl holds no utterance: run stage 7 again.")
+    records.sort(key=lambda record: record["id"])
+    file = folder.parent / checkpoint.MODEL_FILE
+    saved = checkpoint.load(file, "config", "info") if file.exists() else {}
+    config = config_from_dict(saved["config"], str(file)) if saved else None
+    info = saved.get("info", {})
+    translated = decoding.target == "translation"
+    measures, words = _measures(records, translated)
+    row = Row(
+        experiment=folder.parent.name,
+        run=folder.name,
+        split=split_of(folder),
+        search=decoding.search or "",
+        metric="BLEU" if translated else "WER",
+        utterances=len(records),
+        missing=len(skipped),
+        words=words,
+        scores=_rounded(measures),
+        description=config.description if config else "",
+        warm_start=(config.warm_start if config else None) or "",
+        parameters=info.get("parameters", {}),
+        training=Training(**{each.name: info[each.name] for each in fields(Training) if each.name in info}),
+        decoding=decoding,
+    )
+    settings = asdict(DecodeConfig()) | (decoding.settings or {})  # older files may lack some
+    # Kind and beam are in the folder's name.
+    search = tuple(settings[key] for key in ("max_symbols", "blank_penalty", "token_reward", "length_norm"))
+    scored = Scored(row, [(record["id"], record["ref"], search) for record in records], measures, config)
+    return _with_cost(scored, checkpoint.bundle(saved, file), folder, records) if scored.recurrent else scored
+
+
+def with_means(runs: Sequence[Scored]) -> list[Scored]:
+    """Return `runs` and, of each experiment and search, the mean over the subsets of each test set.
+
+    An experiment that lacks one of the subsets has no mean: a mean over fewer would pass for the score of the set. The
+    row of a mean has the test set as its `split`, and as `run` the folder that a split of that name would have.
+    """
+    groups: dict[tuple[str, str], list[Scored]] = {}
+    subsets: dict[str, set[str]] = {}
+    for run in runs:
+        split = run.row.split
+        if set_of(split) != split:
+            name = run.row.run.replace(f"_{split}_", f"_{set_of(split)}_", 1)
+            groups.setdefault((run.row.experiment, name), []).append(run)
+            subsets.setdefault(set_of(split), set()).add(split)
+    means = [
+        _mean(name, parts)
+        for (_, name), parts in groups.items()
+        if len(parts) == len(subsets[set_of(parts[0].row.split)]) > 1
+    ]
+    return [*runs, *means]
+
+
+def _mean(name: str, parts: list[Scored]) -> Scored:
+    first, rows = parts[0], [run.row for run in parts]
+    keys = [key for key in first.measures if all(key in run.measures for run in parts)]
+    measures = {key: mean_over_subsets([run.measures[key] for run in parts]) for key in keys}
+    row = replace(
+        first.row,
+        run=name,
+        split=set_of(first.row.split),
+        subsets=[row.split for row in rows],
+        utterances=sum(row.utterances for row in rows),
+        missing=sum(row.missing for row in rows),
+        words=None if first.row.words is None else sum(row.words or 0 for row in rows),
+        scores=_rounded(measures),
+        decoding=Decoding(),
+        amnet=None,
+    )
+    tested = [(run.row.split, *each) for run in parts for each in run.tested]
+    return Scored(row, tested, measures, first.config)
+
+
+def _measures(records: list[Record], translated: bool) -> tuple[dict[str, Measure], int | None]:
+    """Return BLEU and chrF, or the two error rates, and the loss where it is known; and the words of transcripts."""
+    references, hypotheses = ([record[key] for record in records] for key in ("ref", "hyp"))
+    if translated:
+        return bleu_and_chrf(references, hypotheses) | _loss(records), None
+    words, characters = (count_errors(references, hypotheses, unit) for unit in ("word", "character"))
+    return {"wer": _error_rate(words), "cer": _error_rate(characters)} | _loss(records), int(words.lengths.sum())
+
+
+def _error_rate(counts: ErrorCounts) -> Measure:
+    kinds = {name: int(getattr(counts, name).sum()) for name in ("insertions", "deletions", "substitutions")}
+    return rate(counts.errors, counts.lengths, details=kinds)
+
+
+def _loss(records: list[Record]) -> dict[str, Measure]:
+    """Return nats per token, as `loss`, over the utterances with a transducer loss; empty where there is none."""
+    known = [record if record.get("ref_nats") is not None else {} for record in records]
+    if not any(known):
+        return {}
+    nats, tokens = (np.array([record.get(key, 0.0) for record in known]) for key in ("ref_nats", "ref_tokens"))
+    return {"loss": rate(nats, tokens, percent=False, details={"tokens": int(tokens.sum())})}
+
+
+def _rounded(measures: dict[str, Measure]) -> dict[str, Score]:
+    return {name: measure.rounded(_DIGITS.get(name, 2)) for name, measure in measures.items()}
+
+
+def _with_cost(scored: Scored, bundle: checkpoint.Bundle, folder: Path, records: list[Record]) -> Scored:
+    """Add the branch of each frame, where decoding recorded it, and what that costs."""
+    model, amnet = bundle.model, bundle.config.amnet
+    device = Device(flops_per_frame(model), amnet.cost.mu, 1 / (model.encoder.stride * FRAME_SHIFT_S))
+    decisions = {
+        record["id"]: read_decisions(record["branches"], len(device.per_branch), f"{folder}/hyp.jsonl")
+        for record in records
+        if "branches" in record
+    }
+    cost = measure_cost(device, list(decisions.values()), amnet.compression)
+    return replace(scored, row=replace(scored.row, amnet=cost), decisions=decisions, device=device)
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read hyp.jsonl, whose lines have an id, ref and hyp."""
+    records = read_json_lines(path, _AGAIN)
+    for number, record in enumerate(records, start=1):
+        texts = [record.get(key) for key in ("id", "ref", "hyp")] if isinstance(record, dict) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise UserError(f"{path}, line {number} is not a record with id, ref and hyp: {_AGAIN}.")
+    return records
+
+
+def read_decoding(path: Path, utterances: int) -> tuple[Decoding, list[Record]]:
+    """Read the decode.json that belongs to a hyp.jsonl of `utterances`, and the utterances that decoding skipped."""
+    values = read_json(path, _AGAIN)
+    skipped = values.get("skipped")
+    if not isinstance(skipped, list) or not all(
+        isinstance(item, dict) and {"id", "ref"} <= set(item) for item in skipped
+    ):
+        raise UserError(f"{path} does not list the utterances that decoding skipped: {_AGAIN}.")
+    if (decoded := values.get("utterances")) != utterances:
+        file = path.with_name("hyp.jsonl")
+        raise UserError(f"{file} holds {utterances} utterances, but {decoded} were decoded: {_AGAIN}.")
+    return from_plain(Decoding, values, str(path), _AGAIN), skipped
