@@ -42,6 +42,7 @@ from residualformer.nn.transducer import build_model
 from residualformer.optional import is_installed
 from residualformer.runtime import Recognizer, load_exported
 from residualformer.runtime.greedy import GreedySearch
+from residualformer.runtime.settings import ModelSettings
 
 PIECE, RATE = 1600, 16000
 CONTEXT = 2
@@ -128,11 +129,11 @@ def stream(recognizer: Recognizer, samples: np.ndarray) -> str:
     return " ".join(segment.text for segment in stream.pop_segments())
 
 
-def programs(folder: Path, settings: dict, beam: int) -> dict[str, Callable[[np.ndarray], str]]:
+def programs(folder: Path, settings: ModelSettings, beam: int) -> dict[str, Callable[[np.ndarray], str]]:
     """By name, what turns samples (S,) into text."""
     model = load_exported(folder)
     decode = replace(model.decode, kind="beam", beam=beam, blank_penalty=0.0)
-    searches = {f"{OURS}, beam {beam}": None, ENCODER: NoSearch(model, model.blank)}
+    searches = {f"{OURS}, beam {beam}": None, ENCODER: NoSearch(model, model.blank, decode)}
     searches["textbook"] = PlainBeamSearch(model, model.blank, beam)
     found = {}
     for name, search in searches.items():

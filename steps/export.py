@@ -1,23 +1,23 @@
-"""Stage 9: a trained run as a folder that sherpa-onnx runs as it is, checked against PyTorch on real utterances."""
+"""Stage 9: export a trained run to a folder that sherpa-onnx runs, checked against PyTorch on real utterances."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from residualformer.decode.settings import decode_settings
 from residualformer.errors import UserError, run_main
 from residualformer.export.audio import dev_cuts, noise, utterances_of_cuts, utterances_of_files
 from residualformer.export.card import CARD_FILE, agreement, megabytes, model_card, scores_of
-from residualformer.export.check import Utterance, check_folder
+from residualformer.export.check import CheckAudio, check_folder
 from residualformer.export.contracts import CONTRACTS
 from residualformer.export.folder import WEIGHTS, choose_contract, encoder_graph, replacing_folder, write_folder
 from residualformer.files import write_json, write_text
 from residualformer.model.checkpoint import load_model
 from residualformer.optional import OPTIONAL, is_installed
 from residualformer.provenance import provenance
+from residualformer.runtime.settings import ModelSettings
 
 
 def main() -> None:
@@ -37,15 +37,15 @@ def main() -> None:
         card = model_card(folder, settings, bundle.config, bundle.info, scores_of(run), report, checked_on)
         write_text(folder / CARD_FILE, card)
     if not is_installed("sherpa_onnx"):
-        print(f"export: sherpa-onnx took no part in the check; to have it: {OPTIONAL['sherpa_onnx'].install}")
+        print(f"export: sherpa-onnx took no part in the check; to install it: {OPTIONAL['sherpa_onnx'].install}")
     if report.tokens == 0:
-        print("export: nothing was recognised, so that the check says little; give speech with --check-cuts")
+        print("export: no tokens were recognized, so the check shows little; give speech with --check-cuts")
     print(f"export: {agreement(report)}, on {report.utterances} utterances, {report.tokens} tokens ({checked_on})")
-    print(f"export: type {settings['type']}, {args.weights}, encoder {sizes(out, settings)} -> {out}")
+    print(f"export: type {settings.type}, {args.weights}, encoder {sizes(out, settings)} -> {out}")
 
 
-def check_audio(args: argparse.Namespace, run: Path, rate: int) -> tuple[str, list[Utterance]]:
-    """What the folder is checked on, in words and as utterances: what is asked for, the dev set, or noise."""
+def check_audio(args: argparse.Namespace, run: Path, rate: int) -> tuple[str, list[CheckAudio]]:
+    """Load the audio of the check: the given one, the dev set, or noise; return its description and utterances."""
     if args.check_audio:
         return "given files", utterances_of_files(args.check_audio, rate)
     if args.check_cuts or dev_cuts(run).is_file():
@@ -54,8 +54,9 @@ def check_audio(args: argparse.Namespace, run: Path, rate: int) -> tuple[str, li
     return "noise, as no development set was found", noise(rate)
 
 
-def sizes(out: Path, settings: dict[str, Any]) -> str:
-    return ", ".join(f"{megabytes(out / files['encoder'])} ({kind})" for kind, files in settings["files"].items())
+def sizes(out: Path, settings: ModelSettings) -> str:
+    """Return the sizes of the encoder's files in words."""
+    return ", ".join(f"{megabytes(out / files.encoder)} ({precision})" for precision, files in settings.files.items())
 
 
 def parse_args() -> argparse.Namespace:

@@ -51,17 +51,25 @@ STATES = {
     "encoder": [("cache_last_channel", ["N", 2, 1, V]), ("cache_last_time", ["N", 1, 1, 1]), ("count", ["N"])],
     "decoder": [("state_0", [1, "N", V]), ("state_1", [1, "N", V])],
 }
-CARD = {
+SETTINGS = {
     "format": 1,
+    "name": "loud",
     "type": "nemo",
+    "weights": "factored",
     "files": {"fp32": {name: f"{name}.onnx" for name in ("encoder", "decoder", "joiner")}},
     "vocab_size": V,
     "blank_id": BLANK,
+    "unk_id": 0,
     "features": {"preset": "sherpa", "sample_rate_hz": RATE, "num_mel_bins": BINS},
     "window": WINDOW,
     "shift": SHIFT,
     "subsampling": STRIDE,
+    "frames_per_step": CHUNK,
+    "chunk_ms": 10 * SHIFT,
+    "look_ahead_ms": 10 * (WINDOW - SHIFT),
     "tail_padding_ms": 1000,
+    "joint_dim": V,
+    "encoder": {"kind": "loudness"},
     "predictor": {"kind": "lstm", "context_size": None},
     "states": {
         part: [dict(input=n, output=n, dtype="int64" if n == "count" else "float32", shape=s) for n, s in states]
@@ -86,7 +94,7 @@ def save_folder(folder: Path) -> Path:
     _export(Decoder(), (targets, lengths.int(), *zeros["decoder"]), folder / "decoder.onnx", state_axis=1)
     _export(Joiner(), (torch.zeros(n, V, 1), torch.zeros(n, V, 1)), folder / "joiner.onnx")
     (folder / "tokens.txt").write_text("".join(f"{piece} {i}\n" for i, piece in enumerate(PIECES)), encoding="utf-8")
-    (folder / "model.json").write_text(json.dumps(CARD), encoding="utf-8")
+    (folder / "model.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
     return folder
 
 

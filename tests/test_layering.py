@@ -75,7 +75,6 @@ ROOMS = (
         "optional",
         "parallel",
         "lock",
-        "padding",
         "provenance",
     ],
     ["config"],

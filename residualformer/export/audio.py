@@ -1,4 +1,4 @@
-"""What an exported folder is checked on: recorded utterances where there are any, else noise."""
+"""Audio for the check of an exported folder: recorded utterances if there are any, else noise."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from residualformer.data.audio import read_audio
 from residualformer.data.splits import cuts_file
 from residualformer.data.validate import read_cuts
 from residualformer.errors import UserError
-from residualformer.export.check import Utterance
+from residualformer.export.check import CheckAudio
 
 NOISE_S, SYLLABLES_PER_S = 5.0, 4
 
 
 def dev_cuts(run: Path) -> Path:
-    """Where stage 1 leaves the development set of the corpus that the run folder `exp/<name>` belongs to."""
+    """Return the path of the development set, from stage 1, of the corpus of the run folder `exp/<name>`."""
     return cuts_file(run.resolve().parent.parent / "data" / "manifests", "dev")
 
 
-def utterances_of_cuts(path: Path, number: int, rate: int) -> list[Utterance]:
-    """At most `number` utterances, from all over the manifest, at `rate` Hz.
+def utterances_of_cuts(path: Path, number: int, rate: int) -> list[CheckAudio]:
+    """Load at most `number` utterances, evenly spread over the manifest, at `rate` Hz.
 
     Raises UserError if the manifest or the audio of a cut cannot be read.
     """
@@ -36,21 +36,21 @@ def utterances_of_cuts(path: Path, number: int, rate: int) -> list[Utterance]:
                 f"{path}: the audio of cut {cut.id} cannot be read ({type(error).__name__}: {error}); "
                 "give other cuts with --check-cuts, or audio files with --check-audio."
             ) from error
-        found.append(Utterance(cut.id, samples.astype(np.float32)))
+        found.append(CheckAudio(cut.id, samples.astype(np.float32)))
     return found
 
 
-def utterances_of_files(paths: list[Path], rate: int) -> list[Utterance]:
-    """One utterance a file, at `rate` Hz; UserError if one cannot be read."""
-    return [Utterance(str(path), read_audio(path, rate)) for path in paths]
+def utterances_of_files(paths: list[Path], rate: int) -> list[CheckAudio]:
+    """Load audio files as utterances at `rate` Hz; UserError if one cannot be read."""
+    return [CheckAudio(str(path), read_audio(path, rate)) for path in paths]
 
 
-def noise(rate: int, seed: int = 0) -> list[Utterance]:
-    """One utterance of `NOISE_S` seconds: noise and a tone that swell, fade and change their pitch, as speech does."""
+def noise(rate: int, seed: int = 0) -> list[CheckAudio]:
+    """Return an utterance of `NOISE_S` seconds: noise and a tone that swell, fade and change pitch, as speech does."""
     rng = np.random.default_rng(seed)
     size = rate // SYLLABLES_PER_S
     time = np.arange(size) / rate
     envelope = 0.05 * (1 - np.cos(2 * np.pi * SYLLABLES_PER_S * time))
     pitches = rng.uniform(100, rate / 4, size=int(NOISE_S * SYLLABLES_PER_S))
     syllables = [envelope * (np.sin(2 * np.pi * pitch * time) + rng.normal(0, 0.3, size)) for pitch in pitches]
-    return [Utterance("noise", np.concatenate(syllables).astype(np.float32))]
+    return [CheckAudio("noise", np.concatenate(syllables).astype(np.float32))]

@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from residualformer.config.schema import Config
 from residualformer.export.check import Report, sherpa_blank_penalty
 from residualformer.files import read_json
-from residualformer.runtime.settings import TOKENS_FILE
+from residualformer.runtime.settings import TOKENS_FILE, ModelSettings
 
 CARD_FILE = "README.md"
 
 
 def scores_of(run: Path) -> list[dict[str, Any]]:
-    """What stage 8 found for each decoding of a run, the contents of its `decode_*/score.json`."""
+    """Read the scores of all decodings of a run, the contents of its `decode_*/score.json`."""
     return [read_json(path, "run stage 8 again") for path in sorted(run.glob("decode_*/score.json"))]
 
 
 def model_card(
     folder: Path,
-    settings: dict[str, Any],
+    settings: ModelSettings,
     config: Config,
     info: dict[str, Any],
     scores: Sequence[dict[str, Any]],
     report: Report,
     checked_on: str,
 ) -> str:
-    """The card as Markdown; `folder` holds the files, whose sizes it tells."""
+    """Return the card as Markdown, with the sizes of the files in `folder`."""
     parts = [
-        f"# {settings['name']}",
-        f"A streaming speech recognizer: {_described(config)}. It works in chunks of {settings['chunk_ms']} ms and "
-        f"looks {settings['look_ahead_ms']} ms ahead.",
+        f"# {settings.name}",
+        f"A streaming speech recognizer: {_described(config)}. It works in chunks of {settings.chunk_ms} ms and "
+        f"looks {settings.look_ahead_ms} ms ahead.",
         _training(config, info),
         "## Error rates\n" + _rates(scores),
         "## Files\n" + _sizes(folder, settings),
@@ -43,11 +44,12 @@ def model_card(
 
 
 def megabytes(path: Path) -> str:
+    """Return the size of a file in words."""
     return f"{path.stat().st_size / 1e6:.2f} MB"
 
 
 def agreement(report: Report) -> str:
-    """Who agreed with whom, in a sentence."""
+    """Return the outcome of the check as a sentence."""
     fp32, int8 = (report.differing.get(kind, {}) for kind in ("fp32", "int8"))
     found = f"PyTorch and, in fp32, {' and '.join(fp32)} write the same tokens"
     if int8:
@@ -96,12 +98,12 @@ def _rates(scores: Sequence[dict[str, Any]]) -> str:
     return "Of the trained model, in PyTorch:\n\n" + head + "\n".join(rows)
 
 
-def _sizes(folder: Path, settings: dict[str, Any]) -> str:
-    lines = [f"Type `{settings['type']}`, weights {settings['weights']}.", ""]
+def _sizes(folder: Path, settings: ModelSettings) -> str:
+    lines = [f"Type `{settings.type}`, weights {settings.weights}.", ""]
     lines += ["| precision | encoder | decoder | joiner |", "|---|---|---|---|"]
-    for kind, files in settings["files"].items():
-        cells = (f"`{file}` {megabytes(folder / file)}" for file in files.values())
-        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    for precision, files in settings.files.items():
+        cells = (f"`{file}` {megabytes(folder / file)}" for file in asdict(files).values())
+        lines.append(f"| {precision} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -109,11 +111,11 @@ def _checked(report: Report, checked_on: str) -> str:
     return f"On {report.utterances} utterances ({checked_on}; {report.tokens} tokens): {agreement(report)}."
 
 
-def _commands(settings: dict[str, Any]) -> str:
-    files = settings["files"].get("int8", settings["files"]["fp32"])
+def _commands(settings: ModelSettings) -> str:
+    files = asdict(settings.files.get("int8", settings.files["fp32"]))
     options = " ".join(f"--{part}={file}" for part, file in files.items())
     arguments = "\n    ".join(f'{part}="{file}",' for part, file in {"tokens": TOKENS_FILE, **files}.items())
-    bins, penalty = settings["features"]["num_mel_bins"], sherpa_blank_penalty(settings)
+    bins, penalty = settings.features.num_mel_bins, sherpa_blank_penalty(settings.decode)
     options += f" --feat-dim={bins}" if bins != 80 else ""
     options += f" --blank-penalty={penalty:g}" if penalty else ""
     arguments += f"\n    feature_dim={bins}," if bins != 80 else ""
@@ -133,7 +135,7 @@ recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
 samples, rate = soundfile.read("audio.wav", dtype="float32")
 stream = recognizer.create_stream()
 stream.accept_waveform(rate, samples)
-stream.accept_waveform(rate, [0.0] * int({settings["tail_padding_ms"] / 1000} * rate))  # or the last words are lost
+stream.accept_waveform(rate, [0.0] * int({settings.tail_padding_ms / 1000} * rate))  # or the last words are lost
 stream.input_finished()
 while recognizer.is_ready(stream):
     recognizer.decode_stream(stream)

@@ -1,20 +1,21 @@
-"""What the encoders have in common as graphs: the states of a stream, and the features that come in."""
+"""The common parts of the encoders' graphs: states of a stream, features, recurrent cells."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from residualformer.export.builder import Graph
+from residualformer.nn.encoder import Encoder
 
 
 @dataclass(frozen=True)
 class StateShape:
-    """What a stream carries besides a counter: `parts` arrays (N, 1, rows, size), and one flat one (N, front).
+    """The state of a stream besides a counter: `parts` arrays (N, 1, rows, size), and a flat one (N, front).
 
-    Every part is of the one or the other kind of two: keys and values, or h and c, first all of the one.
+    The parts are of two kinds: first the keys of all layers, then their values; or h, then c.
     """
 
     parts: int
@@ -24,7 +25,7 @@ class StateShape:
 
 
 class Step(NamedTuple):
-    """Values of one step: frames (N, C, J), and the state as `StateShape` has it, `seen` (N,) int64."""
+    """The values of one step: frames (N, C, J), the state of `StateShape`, and the frames seen, (N,) int64."""
 
     frames: str
     parts: list[str]
@@ -33,43 +34,43 @@ class Step(NamedTuple):
 
 
 class EncoderGraph(Protocol):
-    """An encoder that can be written as a graph; `frames_per_step` is C."""
+    """An encoder that can be written as a graph; `frames_per_step` is C, the frames of a chunk."""
 
     state: StateShape
     frames_per_step: int
 
     def build(self, g: Graph, x: str, length: str | None, state: Step) -> Step:
-        """One step from features x (N, window, F), of which `length` (N,) are real (None: all), and the state."""
+        """Add one step on features x (N, window, F), of which `length` (N,) are real (None: all), and a state."""
 
 
-def normalised(g: Graph, encoder, x: str, real: str | None) -> str:
-    """Global mean and variance of x (N, window, F); zeros (the mean) where `real` (N, window) is false."""
-    x = g.Div(g.Sub(x, g.weight("mean", lambda: encoder.mean)), g.weight("std", lambda: encoder.std))
+def normalized(g: Graph, encoder: Encoder[Any], x: str, real: str | None) -> str:
+    """Normalize x (N, window, F) by mean and variance of the training set; zeros where `real` (N, window) is false."""
+    x = g.op("Div", g.op("Sub", x, g.weight("mean", encoder.mean)), g.weight("std", encoder.std))
     if real is None:
         return x
-    return g.Where(g.Unsqueeze(real, g.constant([2])), x, g.constant(0, "float32"))
+    return g.op("Where", g.op("Unsqueeze", real, g.constant([2])), x, g.constant(0, "float32"))
 
 
-def before(g: Graph, size: int, length: str) -> str:
-    """(N, size) bool: which of the positions 0 ... size - 1 are below `length` (N,) int64."""
-    return g.Less(g.constant(np.arange(size)[None]), g.Unsqueeze(length, g.constant([1])))
+def positions_below(g: Graph, size: int, length: str) -> str:
+    """Return (N, size) bool: which of the positions 0 ... size - 1 are below `length` (N,) int64."""
+    return g.op("Less", g.constant(np.arange(size)[None]), g.op("Unsqueeze", length, g.constant([1])))
 
 
-def whole(g: Graph, length: str, stride: int) -> str:
-    """ceil(length / stride), (N,) int64."""
-    return g.Div(g.Add(length, g.constant(stride - 1)), g.constant(stride))
+def ceil_divide(g: Graph, length: str, stride: int) -> str:
+    """Return ceil(length / stride), (N,) int64."""
+    return g.op("Div", g.op("Add", length, g.constant(stride - 1)), g.constant(stride))
 
 
 def lstm_cell(g: Graph, gates: str, c: str) -> list[str]:
-    """gates (N, 4 H) before their non-linearities, c (N, H) -> h, c."""
-    i, f, candidate, o = g.Split(gates, axis=1, outputs=4)
-    c = g.Add(g.Mul(g.Sigmoid(f), c), g.Mul(g.Sigmoid(i), g.Tanh(candidate)))
-    return [g.Mul(g.Sigmoid(o), g.Tanh(c)), c]
+    """Return the new h and c, each (N, H), for gates (N, 4 H) before their non-linearities and c (N, H)."""
+    i, f, candidate, o = g.ops("Split", gates, axis=1, num_outputs=4)
+    c = g.op("Add", g.op("Mul", g.op("Sigmoid", f), c), g.op("Mul", g.op("Sigmoid", i), g.op("Tanh", candidate)))
+    return [g.op("Mul", g.op("Sigmoid", o), g.op("Tanh", c)), c]
 
 
 def gru_cell(g: Graph, gates: str, recurrent: str, h: str) -> list[str]:
-    """gates: input products (N, 3 H) with the bias, recurrent: products with h (N, H) -> new h."""
-    (r, z, n), (r_h, z_h, n_h) = (g.Split(part, axis=1, outputs=3) for part in (gates, recurrent))
-    r, z = g.Sigmoid(g.Add(r, r_h)), g.Sigmoid(g.Add(z, z_h))
-    n = g.Tanh(g.Add(n, g.Mul(r, n_h)))
-    return [g.Add(n, g.Mul(z, g.Sub(h, n)))]
+    """Return the new h (N, H); gates (N, 3 H): products with the input, plus bias; recurrent (N, 3 H): with h."""
+    (r, z, n), (r_h, z_h, n_h) = (g.ops("Split", part, axis=1, num_outputs=3) for part in (gates, recurrent))
+    r, z = g.op("Sigmoid", g.op("Add", r, r_h)), g.op("Sigmoid", g.op("Add", z, z_h))
+    n = g.op("Tanh", g.op("Add", n, g.op("Mul", r, n_h)))
+    return [g.op("Add", n, g.op("Mul", z, g.op("Sub", h, n)))]

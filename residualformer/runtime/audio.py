@@ -1,4 +1,4 @@
-"""Audio from files, standard input and a microphone, in blocks: an hour takes no more memory than a second."""
+"""Audio from files, standard input and a microphone, in blocks, so that memory does not grow with the length."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ Samples = NDArray[np.float32]
 BLOCK_S = 0.1
 _STDIN = "standard input"
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE  # format tags of a WAV
-_KNOWN = {b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"FORM": "AIFF", b"RF64": "RF64"}
+_DTYPES = {
+    (_PCM, 8): "u1",
+    (_PCM, 16): "<i2",
+    (_PCM, 24): "V3",
+    (_PCM, 32): "<i4",
+    (_FLOAT, 32): "<f4",
+    (_FLOAT, 64): "<f8",
+}
+_CONTAINERS = {b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"FORM": "AIFF", b"RF64": "RF64"}
 
 
 class Block(NamedTuple):
@@ -32,10 +40,10 @@ class Block(NamedTuple):
 
 
 def to_mono(samples: NDArray[Any]) -> Samples:
-    """One channel in [-1, 1], a new array: samples (S,) or (S, channels), floats or integers of 8 to 32 bits.
+    """Return one channel in [-1, 1] of samples (S,) or (S, channels), floats or integers of 8 to 32 bits.
 
-    Channels are averaged. Unsigned 8-bit numbers are centred on 128, as in WAV. Raises UserError for another shape or
-    type, or values that are not finite.
+    The result is a new array. Channels are averaged. Unsigned 8-bit numbers are centered on 128, as in WAV. Raises
+    UserError for another shape or type, or values that are not finite.
     """
     samples = np.asarray(samples)
     if samples.ndim not in (1, 2):
@@ -53,9 +61,9 @@ def to_mono(samples: NDArray[Any]) -> Samples:
 
 
 class _Pcm(NamedTuple):
-    """How samples lie in a stream of bytes; `dtype` void of 3 bytes: 24-bit integers."""
+    """The encoding of samples in a stream of bytes; the `dtype` of 24-bit integers is void of 3 bytes."""
 
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     channels: int
     rate_hz: int
 
@@ -65,18 +73,19 @@ class _Pcm(NamedTuple):
 
 
 class Resampler:
-    """From one rate to another, block by block; the same samples come out however the audio was cut into blocks."""
+    """A resampler that works block by block; its output does not depend on how the audio was cut into blocks."""
 
     def __init__(self, from_hz: int, to_hz: int):
+        self.from_hz = from_hz
         self._stream = None if from_hz == to_hz else soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32")
 
     def __call__(self, samples: Samples, last: bool = False) -> Samples:
-        """Samples (S,) -> those that are ready; `last` gives the rest as well."""
+        """Return the resampled samples that are ready after samples (S,); with `last`, the rest as well."""
         return samples if self._stream is None else self._stream.resample_chunk(samples, last=last)
 
 
 def file_blocks(path: Path | str, block_s: float = BLOCK_S) -> Iterator[Block]:
-    """Blocks of an audio file of any format, rate and channel count that libsndfile opens.
+    """Yield blocks of an audio file of any format, rate and channel count that libsndfile opens.
 
     Raises UserError as `data.audio.audio_blocks`.
     """
@@ -85,14 +94,14 @@ def file_blocks(path: Path | str, block_s: float = BLOCK_S) -> Iterator[Block]:
 
 
 def standard_input_blocks(rate_hz: int, block_s: float = BLOCK_S, file: BinaryIO | None = None) -> Iterator[Block]:
-    """Blocks of standard input as they arrive: WAV by its header, else raw 16-bit little-endian mono at `rate_hz`.
+    """Yield blocks of standard input as they arrive: WAV by its header, or raw 16-bit little-endian mono at `rate_hz`.
 
     Raises UserError when there is nothing, for another container in a pipe, and for a WAV that is cut off or has a
     coding other than PCM and float.
     """
     file = sys.stdin.buffer if file is None else file
     head = file.read(4)
-    name = next((name for magic, name in _KNOWN.items() if head.startswith(magic)), None)
+    name = next((name for magic, name in _CONTAINERS.items() if head.startswith(magic)), None)
     if name:
         raise UserError(f"{_STDIN} is {name}: give it as a file, or pipe WAV or raw 16-bit samples.")
     coding, stated = _wav_header(file) if head == b"RIFF" else (_Pcm(np.dtype("<i2"), 1, rate_hz), 0)
@@ -102,7 +111,7 @@ def standard_input_blocks(rate_hz: int, block_s: float = BLOCK_S, file: BinaryIO
 
 
 def microphone_blocks(rate_hz: int, block_s: float = BLOCK_S) -> Iterator[Block]:
-    """Blocks of the default microphone, without end; UserError when there is none or `sounddevice` is not installed."""
+    """Yield blocks of the default microphone without end; UserError without one, or without `sounddevice`."""
     sounddevice = optional("sounddevice")
     try:
         with sounddevice.InputStream(rate_hz, round(block_s * rate_hz), channels=1, dtype="float32") as stream:
@@ -114,9 +123,9 @@ def microphone_blocks(rate_hz: int, block_s: float = BLOCK_S) -> Iterator[Block]
 
 
 def until_interrupt(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Live `blocks`: Ctrl-C is their end, whether one is waited for or decoded, so that what was said is still told.
+    """Yield live `blocks` until Ctrl-C, so that what was said before it is still transcribed.
 
-    A second Ctrl-C interrupts. To be used in the main thread, where signals are handled.
+    A second Ctrl-C interrupts. Use it in the main thread, where signals are handled.
     """
     ended, waiting = False, False
 
@@ -126,7 +135,7 @@ def until_interrupt(blocks: Iterable[Block]) -> Iterator[Block]:
             raise KeyboardInterrupt
         ended = True
 
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else Ctrl-C has another meaning already
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else the caller handles Ctrl-C itself
     if usual:
         signal.signal(signal.SIGINT, end)
     blocks = iter(blocks)
@@ -147,7 +156,7 @@ def until_interrupt(blocks: Iterable[Block]) -> Iterator[Block]:
 def _pcm_blocks(
     file: BinaryIO, rest: bytes, coding: _Pcm, block_s: float, stated: int
 ) -> Iterator[tuple[NDArray[Any], int]]:
-    """Samples (S, channels) and their rate until the input ends or, where it says so, the `stated` number is there."""
+    """Yield samples (S, channels) and their rate until the input ends, or the `stated` number (0: any) is read."""
     frame = coding.frame_bytes
     size, left = frame * max(1, round(block_s * coding.rate_hz)), stated * frame if stated else sys.maxsize
     while data := file.read(min(size, left)):
@@ -168,7 +177,7 @@ def _int24(data: bytes) -> NDArray[np.int32]:
 
 
 def _wav_header(file: BinaryIO) -> tuple[_Pcm, int]:
-    """The coding of a WAV, of which 4 bytes are read, and its samples per channel; 0 = not known."""
+    """Read a WAV's header after its first 4 bytes; return its encoding and its samples per channel (0: unknown)."""
     file.read(8)
     coding = None
     while len(header := file.read(8)) == 8:
@@ -182,14 +191,13 @@ def _wav_header(file: BinaryIO) -> tuple[_Pcm, int]:
 
 
 def _wav_coding(content: bytes) -> _Pcm:
-    """What a `fmt ` chunk tells; UserError for a coding other than PCM and float."""
+    """Return the encoding of a `fmt ` chunk; UserError for another one than PCM and float."""
     if len(content) < 16:
         raise UserError(f"{_STDIN} is a WAV with a damaged header: record or copy it again.")
     tag, channels, rate_hz, _, _, bits = np.frombuffer(content[:16], "<u2,<u2,<u4,<u4,<u2,<u2")[0].tolist()
     if tag == _EXTENSIBLE and len(content) >= 26:
         tag = int.from_bytes(content[24:26], "little")
-    names = {(_PCM, 8): "u1", (_PCM, 16): "<i2", (_PCM, 24): "V3", (_PCM, 32): "<i4", (_FLOAT, 32): "<f4"}
-    name = {**names, (_FLOAT, 64): "<f8"}.get((tag, bits))
+    name = _DTYPES.get((tag, bits))
     if name is None or not channels or not rate_hz:
         raise UserError(
             f"{_STDIN} is a WAV of coding {tag} with {bits} bits; it must be PCM or float: convert it first."

@@ -1,7 +1,7 @@
-"""Beam search that sums over alignments: the search of `decode/beam.py`, whose module text defines it.
+"""Beam search that sums over alignments, as `decode/beam.py` defines it, in numpy.
 
-The same hypotheses come out; what differs is the work. The predictor runs once for each label sequence and not each
-time that the sequence is proposed again; predictor and joiner see the hypotheses of all streams in one batch.
+It finds the same hypotheses with less work: the predictor runs once for each label sequence instead of each time that
+the sequence is proposed, and predictor and joiner see the hypotheses of all streams in one batch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from residualformer.config.schema import DecodeConfig
 from residualformer.runtime.search import Array, Hypothesis, Network, Predicted, log_softmax
 
 Path = tuple[Any, int, int] | None  # (the path before, label, encoder frame); None is the empty one
@@ -23,8 +24,8 @@ _MASK = (1 << 64) - 1
 class Prefix:
     """A sequence of `length` labels; `score` is its log-probability with their rewards.
 
-    `key` is equal for equal sequences (see `extend_key`). `path` is its likeliest alignment. `predicted` is None until
-    the predictor has been asked.
+    Equal sequences have equal keys (see `extend_key`). `path` is the likeliest alignment. `predicted` is None until
+    the predictor has run.
     """
 
     __slots__ = ("score", "key", "length", "path", "predicted")
@@ -32,14 +33,19 @@ class Prefix:
     def __init__(self, score: float, key: int, length: int, path: Path, predicted: Predicted | None):
         self.score, self.key, self.length, self.path, self.predicted = score, key, length, path, predicted
 
+    def prediction(self) -> Predicted:
+        """Return `predicted` of a prefix whose predictor has run."""
+        assert self.predicted is not None
+        return self.predicted
+
 
 class BeamState:
-    """One stream: the W sequences alive, best score first, and the predictor's answers for them and their proposals."""
+    """A stream: the W sequences alive, best score first, and the predictor's outputs for them and their proposals."""
 
-    def __init__(self, predicted: Predicted, token_reward: float, length_norm: bool):
-        self.token_reward, self.length_norm = token_reward, length_norm
+    def __init__(self, predicted: Predicted, decode: DecodeConfig):
+        self.decode = decode
         self.alive = [Prefix(0.0, 0, 0, None, predicted)]
-        self.known: dict[int, Predicted] = {0: predicted}  # by key; the answers used last come last
+        self.predictions: dict[int, Predicted] = {0: predicted}  # by key; the most recently used come last
         self.num_frames = 0
 
     def nbest(self, most: int = 1) -> list[Hypothesis]:
@@ -50,16 +56,16 @@ class BeamState:
         return None if path is None else path[2]
 
     def _logp(self, prefix: Prefix) -> float:
-        return prefix.score - self.token_reward * prefix.length
+        return prefix.score - self.decode.token_reward * prefix.length
 
     def _best_first(self) -> list[Prefix]:
-        if not self.length_norm:
+        if not self.decode.length_norm:
             return self.alive
         return sorted(self.alive, key=lambda prefix: self._logp(prefix) / (prefix.length + 1), reverse=True)
 
 
 class _Frame:
-    """The rounds of one frame of one stream: A is `alive`, B is `done`, in the letters of `decode/beam.py`."""
+    """The search of one frame of one stream; `alive` and `done` are A and B of `decode/beam.py`."""
 
     def __init__(self, state: BeamState, encoded: Array):
         self.state, self.encoded = state, encoded
@@ -67,11 +73,11 @@ class _Frame:
         self.done: dict[int, Prefix] = {}
 
     def scores(self) -> Array:
-        """(A,) of `alive`."""
+        """Return the scores (A,) of `alive`."""
         return np.array([prefix.score for prefix in self.alive])
 
     def stop_here(self, scores: Array) -> None:
-        """Let `alive`, which are changed, write no more at this frame: with `scores` (A,) they are added to B."""
+        """Add `alive`, with the new scores (A,) after a blank, to B; prefixes are changed in place."""
         for prefix, score in zip(self.alive, scores.tolist(), strict=True):
             same = self.done.setdefault(prefix.key, prefix)
             if same is prefix:
@@ -82,9 +88,13 @@ class _Frame:
             same.score = _log_add(same.score, score)
 
     def write(self, scores: Array, width: int) -> list[tuple[Prefix, Prefix, int]]:
-        """Let the best W one-label continuations that may enter the beam be `alive`; scores (A, V), the blank's -inf.
+        """Replace `alive` by the W best one-label continuations that can still enter the beam.
 
-        Gives (prefix, new prefix, label) of those of which the predictor has not been asked yet.
+        Args:
+            scores: (A, V) of all continuations; those by the blank are -inf.
+
+        Returns:
+            (prefix, new prefix, label) of the continuations for which the predictor has not run yet.
         """
         num_labels, scores = scores.shape[1], scores.ravel()
         index = np.flatnonzero(scores > self._worst(width))
@@ -95,26 +105,26 @@ class _Frame:
         for i, label, score in zip(parents.tolist(), labels.tolist(), scores[index].tolist(), strict=True):
             parent = self.alive[i]
             key = extend_key(parent.key, label)
-            predicted = self.state.known.pop(key, None)
+            predicted = self.state.predictions.pop(key, None)
             new = Prefix(score, key, parent.length + 1, (parent.path, label, self.state.num_frames), predicted)
             alive.append(new)
             if predicted is None:
                 unknown.append((parent, new, label))
             else:
-                self.state.known[key] = predicted  # as the last used
+                self.state.predictions[key] = predicted  # now the most recently used
         self.alive = alive
         return unknown
 
     def finish(self, width: int, keep: int) -> None:
-        """The W best of `done` go on to the next frame; the `keep` answers used last stay known."""
+        """Pass the W best of `done` to the next frame; keep the `keep` predictor outputs used last."""
         state = self.state
         state.alive = sorted(self.done.values(), key=attrgetter("score"), reverse=True)[:width]
         state.num_frames += 1
-        excess = len(state.known) - keep
+        excess = len(state.predictions) - keep
         if excess > 0:
             alive = {prefix.key for prefix in state.alive}
-            for key in list(islice((key for key in state.known if key not in alive), excess)):
-                del state.known[key]
+            for key in list(islice((key for key in state.predictions if key not in alive), excess)):
+                del state.predictions[key]
 
     def _worst(self, width: int) -> float:
         if len(self.done) < width:
@@ -123,56 +133,43 @@ class _Frame:
 
 
 class BeamSearch:
-    """The search with its settings.
+    """Beam search of many streams.
 
     Args:
         model: predictor and joiner.
         blank: id of the blank.
-        beam: W, hypotheses kept of each stream after each frame.
-        max_symbols: S, labels that one frame may write.
-        blank_penalty: subtracted from the blank's logit; scores are log-probabilities after that.
-        token_reward: nats added for each label, within the search.
-        length_norm: the order is that of the log-probability per label, the end counted as one.
-        keep: predictor's answers that a stream remembers, beside those of living hypotheses; default 4 W.
+        decode: `beam`, W, hypotheses kept of each stream after each frame; `max_symbols`, S, labels that one frame may
+            write; `blank_penalty`, subtracted from the blank's logit before the softmax; `token_reward`, nats added
+            for each label, within the search; `length_norm`, rank by the log-probability per label, the end counted
+            as one.
+        keep: predictor outputs that a stream remembers, beside those of living hypotheses; default 4 W.
     """
 
-    def __init__(
-        self,
-        model: Network,
-        blank: int,
-        beam: int = 16,
-        max_symbols: int = 5,
-        blank_penalty: float = 0.0,
-        token_reward: float = 0.0,
-        length_norm: bool = False,
-        keep: int | None = None,
-    ):
-        self.model, self.blank, self.width, self.max_symbols = model, blank, beam, max_symbols
-        self.blank_penalty, self.keep = blank_penalty, 4 * beam if keep is None else keep
-        self.token_reward, self.length_norm = token_reward, length_norm
+    def __init__(self, model: Network, blank: int, decode: DecodeConfig, keep: int | None = None):
+        self.model, self.blank, self.decode = model, blank, decode
+        self.keep = 4 * decode.beam if keep is None else keep
         self._first = Predicted(*model.predict([blank], [model.predictor_state()])[0])
 
     def start(self) -> BeamState:
-        return BeamState(self._first, self.token_reward, self.length_norm)
+        return BeamState(self._first, self.decode)
 
     def advance(self, states: Sequence[BeamState], encoded: Sequence[Array]) -> None:
         for t in range(max(map(len, encoded), default=0)):
             frames = [_Frame(state, x[t]) for state, x in zip(states, encoded, strict=True) if t < len(x)]
-            running = frames
-            for symbols in range(self.max_symbols + 1):
-                running = self._round(running, last=symbols == self.max_symbols)
+            running, symbols = frames, 0
+            while running:
+                running = self._round(running, last=symbols == self.decode.max_symbols)
+                symbols += 1
             for frame in frames:
-                frame.finish(self.width, self.keep)
+                frame.finish(self.decode.beam, self.keep)
 
     def _round(self, frames: list[_Frame], last: bool) -> list[_Frame]:
-        """One round of each of `frames`; gives those that have another."""
-        if not frames:
-            return []
+        """Let the prefixes of each of `frames` write a blank or one more label; return the frames that go on."""
         sizes = [len(frame.alive) for frame in frames]
         encoded = _rows([frame.encoded for frame in frames]).repeat(sizes, axis=0)
-        predicted = _rows([prefix.predicted.output for frame in frames for prefix in frame.alive])
+        predicted = _rows([prefix.prediction().output for frame in frames for prefix in frame.alive])
         logits = self.model.join(encoded, predicted)
-        logits[:, self.blank] -= self.blank_penalty
+        logits[:, self.blank] -= self.decode.blank_penalty
         logp = log_softmax(logits)
         blank = logp[:, self.blank].copy()
         logp[:, self.blank] = -np.inf
@@ -182,25 +179,26 @@ class BeamSearch:
             start += size
             frame.stop_here(scores + blank[rows])
             if not last:
-                longer = scores[:, None] + self.token_reward + logp[rows]
-                unknown += [(frame.state, *new) for new in frame.write(longer, self.width)]
+                longer = scores[:, None] + self.decode.token_reward + logp[rows]
+                unknown += [(frame.state, *new) for new in frame.write(longer, self.decode.beam)]
         if unknown:
             self._predict(unknown)
         return [] if last else [frame for frame in frames if frame.alive]
 
     def _predict(self, unknown: list[tuple[BeamState, Prefix, Prefix, int]]) -> None:
-        found = self.model.predict([label for *_, label in unknown], [p.predicted.state for _, p, *_ in unknown])
+        states = [parent.prediction().state for _, parent, *_ in unknown]
+        found = self.model.predict([label for *_, label in unknown], states)
         for (state, _, prefix, _), new in zip(unknown, found, strict=True):
-            prefix.predicted = state.known[prefix.key] = Predicted(*new)
+            prefix.predicted = state.predictions[prefix.key] = Predicted(*new)
 
 
 def _rows(vectors: list[Array]) -> Array:
-    """np.stack, in half the time."""
+    """Stack vectors, in half the time of np.stack."""
     return np.concatenate(vectors).reshape(len(vectors), -1)
 
 
 def _trace(path: Path, score: float) -> Hypothesis:
-    """The hypothesis at the end of `path`."""
+    """Return the hypothesis at the end of `path`."""
     tokens, frames = [], []
     while path is not None:
         path, label, frame = path
@@ -210,7 +208,7 @@ def _trace(path: Path, score: float) -> Hypothesis:
 
 
 def extend_key(key: int, label: int) -> int:
-    """64-bit key of `sequence + label` from that of `sequence`, by the finaliser of splitmix64 (Steele et al., 2014).
+    """Return the 64-bit key of `sequence + label` from that of `sequence`, by splitmix64 (Steele et al., 2014).
 
     Equal sequences have equal keys; two different ones collide with a chance of about 2^-64.
     """
@@ -221,6 +219,6 @@ def extend_key(key: int, label: int) -> int:
 
 
 def _log_add(a: float, b: float) -> float:
-    """log(e^a + e^b)."""
+    """Return log(e^a + e^b)."""
     high, low = (a, b) if a > b else (b, a)
     return high + math.log1p(math.exp(low - high)) if low > -math.inf else high

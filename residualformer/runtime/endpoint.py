@@ -1,6 +1,6 @@
-"""Where an utterance ends: rules of the form of Kaldi's online decoding, with the numbers of sherpa-onnx.
+"""Endpoint rules in the form of Kaldi's online decoding, with the numbers of sherpa-onnx.
 
-Povey et al., Kaldi, `online2/online-endpoint.h`: an endpoint is where any rule holds.
+Povey et al., Kaldi, `online2/online-endpoint.h`: an utterance ends where any rule holds.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rule:
-    """An utterance ends when all of it holds.
+    """A rule, which holds when all of its conditions do.
 
     Attributes:
-        needs_tokens: something must have been written.
-        trailing_s: audio since the last token (since the start where there is none), at least.
-        length_s: audio of the utterance, at least.
+        needs_tokens: the utterance must have tokens.
+        trailing_s: least seconds of audio since the last token, or since the start if there is none.
+        length_s: least seconds of audio of the utterance.
     """
 
     needs_tokens: bool
@@ -23,6 +23,7 @@ class Rule:
     length_s: float
 
     def holds(self, has_tokens: bool, trailing_s: float, length_s: float) -> bool:
+        """Return whether the rule holds for an utterance."""
         enough = trailing_s >= self.trailing_s - 1e-6 and length_s >= self.length_s - 1e-6  # sums of 0.01 s
         return enough and (has_tokens or not self.needs_tokens)
 
@@ -30,5 +31,5 @@ class Rule:
 ENDPOINT_RULES = (
     Rule(needs_tokens=False, trailing_s=2.4, length_s=0.0),  # nobody speaks
     Rule(needs_tokens=True, trailing_s=1.2, length_s=0.0),  # somebody has spoken
-    Rule(needs_tokens=False, trailing_s=0.0, length_s=20.0),  # memory and mistakes are not carried on for ever
+    Rule(needs_tokens=False, trailing_s=0.0, length_s=20.0),  # bounds memory, and the reach of a mistake
 )

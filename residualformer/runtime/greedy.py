@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from residualformer.config.schema import DecodeConfig
 from residualformer.runtime.search import Array, Hypothesis, Network, Predicted, log_softmax
 
-RUN = 8  # frames of a stream that are tried at once; most write nothing, so one joiner call does for all
+RUN = 8  # frames of a stream that the joiner sees in one call; most of them write nothing
 
 
 class GreedyState:
-    """One stream: the labels written so far, their frames, and what the predictor says after them."""
+    """A stream: the labels written so far, their frames, and the predictor's output after them."""
 
     def __init__(self, predicted: Predicted):
         self.predicted = predicted
@@ -30,29 +31,21 @@ class GreedyState:
 
 
 class GreedySearch:
-    """The search with its settings.
+    """Greedy search of many streams.
 
-    Every stream keeps its own place in time. A call of the joiner looks at the next frames of all streams at once,
-    with what their predictors say now; a stream keeps the frames up to its next label, and the rest is tried again.
+    One call of the joiner takes the next frames of all streams, with their predictors' present outputs. A stream
+    advances to its next label; the frames after it are scored again with the predictor's new output.
 
     Args:
         model: predictor and joiner.
         blank: id of the blank.
-        max_symbols: labels that one frame may write; after so many a blank is forced.
-        blank_penalty: subtracted from the blank's logit; scores are log-probabilities after that.
-        token_reward: nats that a label may be less likely than the blank and still be written.
+        decode: `max_symbols`, the labels that one frame may write before a blank is forced; `blank_penalty`,
+            subtracted from the blank's logit before the softmax; `token_reward`, nats by which a label may be less
+            likely than the blank and still be written.
     """
 
-    def __init__(
-        self,
-        model: Network,
-        blank: int,
-        max_symbols: int = 5,
-        blank_penalty: float = 0.0,
-        token_reward: float = 0.0,
-    ):
-        self.model, self.blank, self.max_symbols = model, blank, max_symbols
-        self.blank_penalty, self.token_reward = blank_penalty, token_reward
+    def __init__(self, model: Network, blank: int, decode: DecodeConfig):
+        self.model, self.blank, self.decode = model, blank, decode
         self._first = Predicted(*model.predict([blank], [model.predictor_state()])[0])
 
     def start(self) -> GreedyState:
@@ -65,7 +58,7 @@ class GreedySearch:
             sizes = [len(frames) for frames in tried]
             predicted = np.stack([state.predicted.output for state, _ in active])
             logits = self.model.join(np.concatenate(tried), predicted.repeat(sizes, axis=0))
-            logits[:, self.blank] -= self.blank_penalty
+            logits[:, self.blank] -= self.decode.blank_penalty
             logp = log_softmax(logits)
             rest, writers = [], []
             for (state, frames), rows in zip(active, np.split(logp, np.cumsum(sizes)[:-1]), strict=True):
@@ -78,11 +71,11 @@ class GreedySearch:
             active = rest
 
     def _read(self, state: GreedyState, logp: Array) -> tuple[int, bool]:
-        """Blanks of `logp` (t, V) up to the first label and that label; gives frames done, and whether it wrote."""
+        """Advance over `logp` (t, V) to the first label; return the frames passed, and whether a label was written."""
         blank = logp[:, self.blank].copy()
-        logp[:, self.blank] -= self.token_reward
+        logp[:, self.blank] -= self.decode.token_reward
         best = logp.argmax(axis=1)
-        if state.written >= self.max_symbols:
+        if state.written >= self.decode.max_symbols:
             best[0] = self.blank
         labels = np.flatnonzero(best != self.blank)
         used = int(labels[0]) if len(labels) else len(logp)

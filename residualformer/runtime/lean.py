@@ -1,46 +1,90 @@
 """A Transformer transducer of an exported folder in numpy, with one group's weights in memory at a time.
 
-As the introduction of ResidualTransformer (Wang and Li, 2023) has it: a small device loads a shared set of weights,
-runs the K layers that use it, and lets it go. The weights are those of the folder's ONNX files, mapped into memory.
-Matrices of 8 bits are multiplied as float32, a block at a time: weights are rounded, and nothing else.
+Following the introduction of ResidualTransformer (Wang and Li, 2023): a small device loads a shared set of weights,
+runs the K layers that use it, and releases it. The weights are those of the folder's ONNX files, mapped into memory.
+Matrices of 8 bits are multiplied as float32, a block at a time: weights are rounded, activations are not.
 
-N streams, T encoder frames of a window, D encoder.dim, H heads, P frames of look-back, J the joint space.
+Shapes: N streams, T encoder frames of a window, D encoder.dim, H heads, P frames of left context, J the joint space.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 
 from residualformer.constants import FRAME_SHIFT_MS
 from residualformer.errors import UserError
-from residualformer.runtime.model import Array, ExportedModel, State, stack
+from residualformer.runtime.model import ExportedModel, stack, zeros
+from residualformer.runtime.search import Array, State
+from residualformer.runtime.settings import Count, Milliseconds, ModelSettings, damaged
+from residualformer.runtime.typed import read_dataclass
 from residualformer.runtime.weights import MappedWeights
 
 HIDDEN = np.float32(-1e30)  # added to the score of a frame that must not be seen
-FRAME_MS = 4 * FRAME_SHIFT_MS  # of a frame of a Transformer's encoder
+
+
+@dataclass(frozen=True)
+class TransformerSettings:
+    """The keys of `encoder` in `model.json` that the layers need."""
+
+    num_layers: Count
+    dim: Count
+    num_heads: Count
+    conv_channels: Count
+    look_back_ms: Milliseconds
+    sharing: Count | list[Annotated[int, Ge(0)]]
+
+    def groups(self) -> list[int]:
+        """Return the group of each layer."""
+        if isinstance(self.sharing, list):
+            return self.sharing
+        return [layer // self.sharing for layer in range(self.num_layers)]
 
 
 class LeanModel(ExportedModel):
     """Encoder, predictor and joiner without onnxruntime; UserError for an encoder that is no Transformer."""
 
-    def __init__(self, folder: Path, card: dict[str, Any], int8: bool):
-        super().__init__(folder, card, int8)
-        encoder, self._blank_last = card["encoder"], card["type"] == "nemo"
-        if encoder["kind"] != "transformer":
+    def __init__(self, folder: Path, settings: ModelSettings, int8: bool):
+        super().__init__(folder, settings, int8)
+        self._blank_last = settings.type == "nemo"
+        kind = settings.encoder.get("kind")
+        if kind != "transformer":
             raise UserError(
-                f"{folder} holds an encoder of kind '{encoder['kind']}', but the memory-lean runner is for "
-                "Transformers: run it without."
+                f"{folder} holds an encoder of kind '{kind}', but the memory-lean engine runs Transformers only: run "
+                "it without."
             )
         self.tail_s = 0.0  # `encode` takes lengths for both types
-        self._encoder = LeanEncoder(self._paths[0], encoder, self.window, self.shift, self.features.num_mel_bins)
-        self._decoder, self._joiner = (MappedWeights(path) for path in self._paths[1:])
-        self._check_metadata(*(each.metadata for each in (self._encoder.weights, self._decoder, self._joiner)))
+        weights = [MappedWeights(path) for path in self._paths]
+        self._check_metadata(*(each.metadata for each in weights))
+        encoder, self._decoder, self._joiner = weights
+        try:
+            self._encoder = LeanEncoder(encoder, settings)
+            self._check_predictor()
+        except ValueError as error:
+            raise damaged(folder, str(error)) from error
+
+    def _check_predictor(self) -> None:
+        """Raise ValueError when the settings are not those of the predictor's weights."""
+        predictor, weights = self._settings.predictor, self._decoder
+        size, dim = weights.shape("embedding")
+        _require("vocab_size", size == self._settings.vocab_size)
+        if predictor.kind == "stateless":
+            _require("predictor", weights.shape("conv.weight")[0] == dim * (predictor.num_previous + 1))
+            return
+        _require("states.decoder", len(self._settings.states.decoder) == 2)
+        for state in self._settings.states.decoder:
+            _require("states.decoder", state.dtype == "float32" and len(state.shape) == 3 and state.shape[1] == "N")
+            layers, _, hidden = state.shape
+            _require("states.decoder", isinstance(layers, int) and f"lstm.{layers}.recurrent.weight" not in weights)
+            _require("states.decoder", weights.shape("lstm.0.recurrent.weight")[0] == hidden)
+            _require("states.decoder", f"lstm.{int(layers) - 1}.recurrent.weight" in weights)
 
     def encoder_state(self) -> State:
         return self._encoder.state()
@@ -49,15 +93,16 @@ class LeanModel(ExportedModel):
         return self._encoder.step(features, lengths, states)
 
     def predictor_state(self) -> State:
-        if self._stateless:
-            return (np.zeros(self._card["predictor"]["context_size"] - 1, np.int64),)
-        return self._zeros("decoder")
+        if self._settings.predictor.kind == "stateless":
+            return (np.zeros(self._settings.predictor.num_previous, np.int64),)
+        return zeros(self._settings.states.decoder)
 
     def _predict(self, labels: Sequence[int], states: Sequence[State]) -> list[tuple[Array, State]]:
-        ids = np.array(labels, np.int64) + self._blank_last  # in the numbering of training, where the blank is 0
-        ids %= len(self.pieces)
-        run = self._convolve if self._stateless else self._recur
-        out, *new = run(ids, states)
+        ids = np.array(labels, np.int64)
+        if self._blank_last:
+            ids = (ids + 1) % len(self.pieces)  # the numbering of training, where the blank comes first
+        stateless = self._settings.predictor.kind == "stateless"
+        out, *new = self._convolve(ids, states) if stateless else self._recur(ids, states)
         out = self._decoder.linear(out, "joiner.project_predictor")
         self._decoder.release()
         return [(out[n].copy(), tuple(part[n].copy() for part in new)) for n in range(len(ids))]
@@ -70,7 +115,7 @@ class LeanModel(ExportedModel):
         return np.roll(encoded + predicted, -1, axis=1) if self._blank_last else encoded + predicted
 
     def _recur(self, ids: Array, states: Sequence[State]) -> tuple[Array, Array, Array]:
-        """LSTM layers: ids (N,) -> output (N, hidden), and h and c, each (N, layers, hidden)."""
+        """Run LSTM layers: ids (N,) -> output (N, hidden), and h and c, each (N, layers, hidden)."""
         h, c = (np.array(part) for part in stack(states))
         x = self._decoder.rows("embedding", ids)
         for layer in range(h.shape[1]):
@@ -83,54 +128,75 @@ class LeanModel(ExportedModel):
         return x, h, c
 
     def _convolve(self, ids: Array, states: Sequence[State]) -> tuple[Array, Array]:
-        """Stateless: ids (N,) -> output (N, P), and the last labels (N, context_size - 1)."""
+        """Run a stateless predictor: ids (N,) -> output (N, hidden), and the last labels (N, context_size - 1)."""
         history = np.concatenate([stack(states)[0], ids[:, None]], axis=1)
         x = self._decoder.rows("embedding", history.ravel()).reshape(len(ids), -1)
         return np.maximum(self._decoder.linear(x, "conv"), 0), history[:, 1:]
 
 
 class LeanEncoder:
-    """`TransformerEncoder.step`, group by group.
+    """`TransformerEncoder.step` of nn/encoder.py, group by group.
 
     The state of a stream: keys and values (layers, 2, P, D), the last frame before each convolution, (1, F) and
     (channels, 1, ceil(F / 2)), and the number of encoder frames seen.
+
+    Raises:
+        ValueError: the settings are not those of the weights.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], window: int, shift: int, bins: int):
-        self.weights = MappedWeights(path)
-        self._heads, self._channels, self._bins = config["num_heads"], config["conv_channels"], bins
-        self._shift, self._chunk, self._size = shift, shift // 4, window // 4
-        self._look_back = math.ceil(config["look_back_ms"] / FRAME_MS)
-        self._layers, self._dim, sharing = config["num_layers"], config["dim"], config["sharing"]
-        groups = sharing if isinstance(sharing, list) else [layer // sharing for layer in range(self._layers)]
+    def __init__(self, weights: MappedWeights, settings: ModelSettings):
+        self.weights = weights
+        config = read_dataclass(TransformerSettings, settings.encoder, "encoder")
+        self._heads, self._layers, self._dim = config.num_heads, config.num_layers, config.dim
+        self._bins, self._channels = settings.features.num_mel_bins, config.conv_channels
+        self._stride, self._shift = settings.subsampling, settings.shift
+        self._chunk, self._size = settings.frames_per_step, settings.window // settings.subsampling
+        self._left_context = math.ceil(config.look_back_ms / (FRAME_SHIFT_MS * self._stride))
+        groups = config.groups()
+        self._check(config, settings, groups)
         self._groups = [(group, list(layers)) for group, layers in groupby(range(self._layers), groups.__getitem__)]
-        self._table = _rotary_table(self._look_back + self._size, self._dim // self._heads)
+        self._table = _rotary_table(self._left_context + self._size, self._dim // self._heads)
+
+    def _check(self, config: TransformerSettings, settings: ModelSettings, groups: list[int]) -> None:
+        """Raise ValueError when the settings are not those of the weights."""
+        _require("subsampling", self._stride == 4)
+        _require("encoder.num_layers", f"layers.{self._layers}.norm1.weight" not in self.weights)
+        _require("encoder.num_layers", f"layers.{self._layers - 1}.norm1.weight" in self.weights)
+        _require("encoder.dim", self.weights.shape("layers.0.norm1.weight") == (self._dim,))
+        _require("encoder.num_heads", self._dim % (2 * self._heads) == 0)
+        _require("encoder.conv_channels", self.weights.shape("subsampling.conv1.weight")[0] == self._channels)
+        _require("features.num_mel_bins", self.weights.shape("mean") == (self._bins,))
+        _require("encoder.sharing", len(groups) == self._layers)
+        _require("encoder.sharing", all(f"bank.{group}.q.bias" in self.weights for group in groups))
+        shapes = [state.shape for state in settings.states.encoder]
+        kept = [shape[2] for shape in shapes if len(shape) == 4 and shape[3] == self._dim]
+        _require("encoder.look_back_ms", max(self._left_context, 1) in kept)  # keys and values
 
     def state(self) -> State:
-        past = np.zeros((self._layers, 2, self._look_back, self._dim), np.float32)
+        past = np.zeros((self._layers, 2, self._left_context, self._dim), np.float32)
         front = (1, self._bins), (self._channels, 1, (self._bins + 1) // 2)
         return past, *(np.zeros(shape, np.float32) for shape in front), np.zeros((), np.int64)
 
     def step(self, features: Array, lengths: Array, states: Sequence[State]) -> tuple[Array, list[State]]:
-        """As `ExportedModel.encode`."""
+        """Encode one chunk, as `ExportedModel.encode`."""
         past, before1, before2, seen = stack(states)
         past = past.copy()  # is changed
         x = (features - self.weights.small("mean")) / self.weights.small("std")
         x[np.arange(x.shape[1]) >= lengths[:, None]] = 0
         x, before1, before2 = self._subsample(x, before1, before2)
         self.weights.release()
-        hidden = self._hidden(seen, -(-lengths // 4))
+        hidden = self._hidden(seen, -(-lengths // self._stride))
         for group, layers in self._groups:
             for layer in layers:
                 x, past[:, layer] = self._layer(layer, group, x, past[:, layer], hidden)
-                hidden = hidden[..., : self._look_back + self._chunk]  # look-ahead is for the first layer alone
+                hidden = hidden[..., : self._left_context + self._chunk]  # look-ahead is for the first layer alone
             self.weights.release()
-        x = self._rowwise(lambda rows: self.weights.linear(_normalised(rows), "joiner.project_encoder"), x)
+        x = self._rowwise(lambda rows: self.weights.linear(_normalized(rows), "joiner.project_encoder"), x)
         self.weights.release()
         return x, list(zip(past, before1, before2, seen + self._chunk, strict=True))
 
     def _subsample(self, x: Array, before1: Array, before2: Array) -> tuple[Array, Array, Array]:
-        """Both convolutions over the window (N, window, F): (N, T, D), and what the next step needs of their inputs."""
+        """Run both convolutions over the window (N, window, F); return (N, T, D) and both parts of the next state."""
         x = np.concatenate([before1, x], axis=1)
         y = np.stack([self._convolve(one[None], "subsampling.conv1") for one in x])  # (N, channels, window / 2, ~F / 2)
         y = np.concatenate([before2, y], axis=2)
@@ -140,7 +206,7 @@ class LeanEncoder:
         return z, x[:, self._shift : self._shift + 1], y[:, :, middle : middle + 1]
 
     def _convolve(self, x: Array, name: str) -> Array:
-        """relu of a 3 x 3 convolution of stride 2: (C, 1 + T, F) -> (C', T / 2, ceil(F / 2))."""
+        """Apply a 3 x 3 convolution of stride 2 and ReLU: (C, 1 + T, F) -> (C', T / 2, ceil(F / 2))."""
         x = np.pad(x, ((0, 0), (0, 0), (1, 1)))
         patches = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))[:, ::2, ::2]
         _, frames, bins, *_ = patches.shape
@@ -149,14 +215,14 @@ class LeanEncoder:
         return np.maximum(y + self.weights.small(f"{name}.bias"), 0).T.reshape(-1, frames, bins)
 
     def _hidden(self, seen: Array, real: Array) -> Array:
-        """(N, 1, 1, P + T): `HIDDEN` for what is empty of the past and not real of the window, else 0."""
-        position = np.arange(self._look_back + self._size)
-        allowed = position >= self._look_back - seen[:, None]
-        allowed &= position < self._look_back + real[:, None]
+        """Return (N, 1, 1, P + T): `HIDDEN` where the past is empty or the window is padding, else 0."""
+        position = np.arange(self._left_context + self._size)
+        allowed = position >= self._left_context - seen[:, None]
+        allowed &= position < self._left_context + real[:, None]
         return np.where(allowed, np.float32(0), HIDDEN)[:, None, None]
 
     def _layer(self, layer: int, group: int, x: Array, past: Array, hidden: Array) -> tuple[Array, Array]:
-        """x (N, T, D), past (N, 2, P, D) -> (N, chunk, D) and the new past."""
+        """Run one layer: x (N, T, D), past (N, 2, P, D) -> (N, chunk, D) and the new past."""
 
         def linear(name: str, x: Array) -> Array:
             return self._rowwise(lambda rows: self._linear(layer, group, name, rows), x)
@@ -167,14 +233,14 @@ class LeanEncoder:
         x = x + linear("out", self._attend(linear("q", y), keys, values, hidden))
         y = self._norm(f"layers.{layer}.norm2", x)
         x = x + linear("down", np.maximum(linear("up", y), 0))
-        kept = slice(self._chunk, self._chunk + self._look_back)
+        kept = slice(self._chunk, self._chunk + self._left_context)
         return x, np.stack([keys[:, kept], values[:, kept]], axis=1)
 
     def _attend(self, q: Array, k: Array, v: Array, hidden: Array) -> Array:
-        """q (N, C, D), k and v (N, P + T, D) -> (N, C, D), with rotary positions as in `nn/attention.py`."""
+        """Attend with rotary positions, as nn/attention.py: q (N, C, D), k and v (N, P + T, D) -> (N, C, D)."""
         q, k, v = (part.reshape(*part.shape[:2], self._heads, -1).transpose(0, 2, 1, 3) for part in (q, k, v))
         cos, sin = (part[: k.shape[2]] for part in self._table)
-        here = slice(self._look_back, self._look_back + self._chunk)
+        here = slice(self._left_context, self._left_context + self._chunk)
         q, k = _rotate(q, cos[here], sin[here]), _rotate(k, cos, sin)
         scores = q @ k.transpose(0, 1, 3, 2) / np.float32(math.sqrt(q.shape[3])) + hidden
         weights = np.exp(scores - scores.max(axis=3, keepdims=True))
@@ -182,7 +248,7 @@ class LeanEncoder:
         return y.transpose(0, 2, 1, 3).reshape(len(y), self._chunk, -1)
 
     def _linear(self, layer: int, group: int, name: str, x: Array) -> Array:
-        """(W + A·B + D)ᵀ x + b of rows x (T, M), factor by factor; or the layer's own dense matrix."""
+        """Return (W + A·B + D)ᵀ x + b of rows x (T, M), factor by factor, or by the layer's own dense matrix."""
         weights, own, bank = self.weights, f"layers.{layer}.{name}", f"bank.{group}.{name}"
         if f"{own}.weight" in weights:
             return weights.product(x, f"{own}.weight") + weights.small(f"{bank}.bias")
@@ -195,21 +261,27 @@ class LeanEncoder:
         return y
 
     def _norm(self, name: str, x: Array) -> Array:
-        return _normalised(x) * self.weights.small(f"{name}.weight") + self.weights.small(f"{name}.bias")
+        return _normalized(x) * self.weights.small(f"{name}.weight") + self.weights.small(f"{name}.bias")
 
-    def _rowwise(self, function: Any, x: Array) -> Array:
-        """`function` of rows (N T, M), on x (N, T, M)."""
+    def _rowwise(self, function: Callable[[Array], Array], x: Array) -> Array:
+        """Apply a function of rows (N T, M) to x (N, T, M)."""
         return function(x.reshape(-1, x.shape[2])).reshape(*x.shape[:2], -1)
 
 
-def _normalised(x: Array) -> Array:
-    """Mean 0 and variance 1 over the last axis."""
+def _require(key: str, fits: bool) -> None:
+    """Raise ValueError unless the setting `key` fits the weights."""
+    if not fits:
+        raise ValueError(f"{key} does not fit the weights")
+
+
+def _normalized(x: Array) -> Array:
+    """Normalize to mean 0 and variance 1 over the last axis."""
     x = x - x.mean(axis=-1, keepdims=True)
     return x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + np.float32(1e-5))
 
 
 def _rotary_table(length: int, head_dim: int) -> tuple[Array, Array]:
-    """cos and signed sin (length, D / H), as `nn/attention.py` has them."""
+    """Return cos and signed sin (length, D / H), as nn/attention.py has them."""
     angle = np.arange(length)[:, None] * 10000.0 ** (-np.arange(0, head_dim, 2) / head_dim)
     cos, sin = np.cos(angle), np.sin(angle)
     return np.hstack([cos, cos]).astype(np.float32), np.hstack([-sin, sin]).astype(np.float32)

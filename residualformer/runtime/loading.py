@@ -1,15 +1,11 @@
-"""Loading of an exported folder (`docs/format.md`) with one of the two engines: onnxruntime, or the memory-lean one."""
+"""Loading of an exported folder (docs/format.md) for one of two engines: onnxruntime, or the memory-lean one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from residualformer.errors import UserError
-from residualformer.files import read_json
 from residualformer.runtime.model import ExportedModel
-from residualformer.runtime.settings import FORMAT, SETTINGS_FILE
-
-TYPES = ("nemo", "ebranchformer")
+from residualformer.runtime.settings import read_settings
 
 
 def load_exported(folder: Path | str, num_threads: int = 1, int8: bool = False, lean: bool = False) -> ExportedModel:
@@ -25,19 +21,11 @@ def load_exported(folder: Path | str, num_threads: int = 1, int8: bool = False, 
         UserError: there is no such folder or no such files, they do not load, or the lean engine does not serve them.
     """
     folder = Path(folder)
-    card = read_json(folder / SETTINGS_FILE, "give a folder that steps/export.py wrote")
-    if card.get("format") != FORMAT or card.get("type") not in TYPES:
-        raise UserError(
-            f"{folder}/{SETTINGS_FILE} is of format {card.get('format')} and type '{card.get('type')}'; this version "
-            f"reads format {FORMAT} of the types {', '.join(TYPES)}: export the model again."
-        )
-    try:
-        if lean:
-            from residualformer.runtime.lean import LeanModel
+    settings = read_settings(folder)
+    if lean:
+        from residualformer.runtime.lean import LeanModel
 
-            return LeanModel(folder, card, int8)
-        from residualformer.runtime.onnx import ONNX_MODELS  # onnxruntime takes 20 MB, which the lean engine saves
+        return LeanModel(folder, settings, int8)
+    from residualformer.runtime.onnx import ONNX_MODELS  # onnxruntime takes 20 MB, which the lean engine saves
 
-        return ONNX_MODELS[card["type"]](folder, card, int8, num_threads)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}/{SETTINGS_FILE} is damaged ({error!r}): export the model again.") from error
+    return ONNX_MODELS[settings.type](folder, settings, int8, num_threads)

@@ -6,40 +6,71 @@ Inputs and outputs are taken by their order, as sherpa-onnx takes them.
 from __future__ import annotations
 
 import ctypes
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 
 from residualformer.errors import UserError
-from residualformer.runtime.model import Array, ExportedModel, State, stack
+from residualformer.runtime.model import ExportedModel, stack, zeros
+from residualformer.runtime.search import Array, State
+from residualformer.runtime.settings import SETTINGS_FILE, ModelSettings, Size, StateArray
+
+
+class Interface(NamedTuple):
+    """The inputs of a network as (type, shape), the shape of its first output, and the number of its outputs."""
+
+    inputs: list[tuple[str, list[Size]]]
+    output: list[Size]
+    num_outputs: int
 
 
 class OnnxModel(ExportedModel):
-    """What both types of folders have in common."""
+    """The common part of both types of folders; `num_threads` are onnxruntime's."""
 
-    def __init__(self, folder: Path, card: dict[str, Any], int8: bool, num_threads: int = 1):
-        super().__init__(folder, card, int8)
-        self._encoder = _Session(self._paths[0], num_threads, keeps_memory=True)
-        self._decoder, self._joiner = (_Session(path, num_threads) for path in self._paths[1:])
-        self._check_metadata(self._encoder.metadata, self._decoder.metadata, self._joiner.metadata)
+    def __init__(self, folder: Path, settings: ModelSettings, int8: bool, num_threads: int = 1):
+        super().__init__(folder, settings, int8)
+        sessions = [
+            Session(path, interface, num_threads, keeps_memory=path is self._paths[0])
+            for path, interface in zip(self._paths, self._interfaces(settings), strict=True)
+        ]
+        self._check_metadata(*(session.metadata for session in sessions))
+        self._encoder, self._decoder, self._joiner = sessions
+
+    @abstractmethod
+    def _interfaces(self, settings: ModelSettings) -> tuple[Interface, Interface, Interface]:
+        """Return what the settings promise of encoder, decoder and joiner."""
 
 
 class NemoModel(OnnxModel):
     """A folder of the type `nemo`: lengths are taken, the predictor has a state of two arrays (layers, hidden)."""
 
-    def __init__(self, *args: Any):
-        super().__init__(*args)
+    def __init__(self, folder: Path, settings: ModelSettings, int8: bool, num_threads: int = 1):
+        super().__init__(folder, settings, int8, num_threads)
         self.tail_s = 0.0
+
+    def _interfaces(self, settings: ModelSettings) -> tuple[Interface, Interface, Interface]:
+        encoder, decoder = settings.states.encoder, settings.states.decoder
+        features: list[Size] = ["N", settings.features.num_mel_bins, settings.window]
+        side: list[Size] = ["N", settings.joint_dim, 1]
+        frames: list[Size] = ["N", settings.joint_dim, settings.frames_per_step]
+        return (
+            Interface(
+                [("float32", features), ("int64", ["N"]), *_types(encoder)], frames, num_outputs=2 + len(encoder)
+            ),
+            Interface([("int32", ["N", 1]), ("int32", ["N"]), *_types(decoder)], side, num_outputs=2 + len(decoder)),
+            Interface([("float32", side), ("float32", side)], ["N", settings.vocab_size], num_outputs=1),
+        )
 
     def encode(self, features: Array, lengths: Array, states: Sequence[State]) -> tuple[Array, list[State]]:
         frames, _, *new = self._encoder(features.transpose(0, 2, 1), lengths, *stack(states))
         return frames.transpose(0, 2, 1), list(zip(*new, strict=True))
 
     def predictor_state(self) -> State:
-        return self._zeros("decoder")
+        return zeros(self._settings.states.decoder)
 
     def _predict(self, labels: Sequence[int], states: Sequence[State]) -> list[tuple[Array, State]]:
         ids, ones = np.array(labels, np.int32)[:, None], np.ones(len(labels), np.int32)
@@ -54,12 +85,24 @@ class NemoModel(OnnxModel):
 class EbranchformerModel(OnnxModel):
     """A folder of the type `ebranchformer`: a stateless predictor, no lengths."""
 
+    def _interfaces(self, settings: ModelSettings) -> tuple[Interface, Interface, Interface]:
+        states = settings.states.encoder
+        side: list[Size] = ["N", settings.joint_dim]
+        features: list[Size] = ["N", settings.window, settings.features.num_mel_bins]
+        frames: list[Size] = ["N", settings.frames_per_step, settings.joint_dim]
+        history: list[Size] = ["N", settings.predictor.num_previous + 1]
+        return (
+            Interface([("float32", features), *_types(states)], frames, num_outputs=1 + len(states)),
+            Interface([("int64", history)], side, num_outputs=1),
+            Interface([("float32", side), ("float32", side)], ["N", settings.vocab_size], num_outputs=1),
+        )
+
     def encode(self, features: Array, lengths: Array, states: Sequence[State]) -> tuple[Array, list[State]]:
         frames, *new = self._encoder(features, *stack(states))
         return frames, list(zip(*new, strict=True))
 
     def predictor_state(self) -> State:
-        return (np.full(self._card["predictor"]["context_size"] - 1, -1, np.int64),)
+        return (np.full(self._settings.predictor.num_previous, -1, np.int64),)
 
     def _predict(self, labels: Sequence[int], states: Sequence[State]) -> list[tuple[Array, State]]:
         histories = np.concatenate([stack(states)[0], np.array(labels, np.int64)[:, None]], axis=1)
@@ -70,16 +113,20 @@ class EbranchformerModel(OnnxModel):
         return self._joiner(encoded, predicted)[0]
 
 
-ONNX_MODELS = {"nemo": NemoModel, "ebranchformer": EbranchformerModel}
+ONNX_MODELS: dict[str, type[OnnxModel]] = {"nemo": NemoModel, "ebranchformer": EbranchformerModel}
 
 
-class _Session:
+class Session:
     """One network; its memory is that of the weights and of the largest activations.
 
-    `keeps_memory`: of activations as well, which saves time; for a network whose batch is of few sizes.
+    Args:
+        keeps_memory: of activations as well, which saves time; for a network whose batches are of few sizes.
+
+    Raises:
+        UserError: the file does not load, or is not of `interface`.
     """
 
-    def __init__(self, path: Path, num_threads: int, keeps_memory: bool = False):
+    def __init__(self, path: Path, interface: Interface, num_threads: int, keeps_memory: bool = False):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -90,18 +137,49 @@ class _Session:
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has an exception for each kind of damage
-            reason = str(error).strip().splitlines()[0][:200]
-            raise UserError(f"{path} cannot be loaded ({reason}): export the model again.") from error
-        _give_back()
-        self._run = session.run
+            raise UserError(f"{path} cannot be loaded ({_reason(error)}): export the model again.") from error
+        _free_memory()
+        _check_interface(path, session, interface)
+        self._path, self._run = path, session.run
         self.metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
         self._inputs = [node.name for node in session.get_inputs()]
 
     def __call__(self, *arrays: Array) -> list[Array]:
-        return self._run(None, dict(zip(self._inputs, arrays, strict=True)))
+        """Return the outputs for the inputs, both in the order of the file; UserError when the network fails."""
+        try:
+            return self._run(None, dict(zip(self._inputs, arrays, strict=True)))
+        except Exception as error:  # as above
+            raise UserError(f"{self._path} cannot be run ({_reason(error)}): export the model again.") from error
 
 
-def _give_back() -> None:
+def _types(states: Sequence[StateArray]) -> list[tuple[str, list[Size]]]:
+    return [(state.dtype, list(state.shape)) for state in states]
+
+
+def _check_interface(path: Path, session: Any, interface: Interface) -> None:
+    """Raise UserError when inputs or outputs of the file are not those that the settings promise."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    names = {"float32": "tensor(float)", "int32": "tensor(int32)", "int64": "tensor(int64)"}
+    found = [(node.type, node.shape) for node in inputs] + [("", outputs[0].shape)]
+    expected = [(names[dtype], shape) for dtype, shape in interface.inputs] + [("", interface.output)]
+    if len(inputs) == len(interface.inputs) and len(outputs) == interface.num_outputs:
+        fits = [a == b and _same_shape(x, y) for (a, x), (b, y) in zip(found, expected, strict=True)]
+        if all(fits):
+            return
+    raise UserError(f"{path} and {SETTINGS_FILE} do not fit together: export the model again.")
+
+
+def _same_shape(found: Sequence[Any], expected: Sequence[Size]) -> bool:
+    """Return whether a shape of onnxruntime, in which None and names stand for any size, can be `expected`."""
+    sizes = zip(found, expected, strict=False)
+    return len(found) == len(expected) and all(a == b for a, b in sizes if isinstance(a, int) and b != "N")
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _free_memory() -> None:
     """Return to the system what loading has freed, 100 MB of the paper's; of C libraries glibc alone can."""
     try:
         ctypes.CDLL(None).malloc_trim(0)

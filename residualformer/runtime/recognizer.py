@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,17 +20,28 @@ from residualformer.runtime.stream import Result, Stream
 
 
 class Recognizer:
-    """A model and a search; all streams of a recognizer share both::
+    """A model and a search, which all streams of a recognizer share.
 
-    recognizer = Recognizer("exp/model/export")
-    stream = recognizer.create_stream()
-    for samples in microphone:
-        stream.accept_waveform(samples, 48000)
+    Example::
+
+        recognizer = Recognizer("exp/model/export")
+        stream = recognizer.create_stream()
+        for samples in microphone:
+            stream.accept_waveform(samples, 48000)
+            recognizer.decode([stream])
+            print(recognizer.partial(stream).text)
+        stream.finish()
         recognizer.decode([stream])
-        print(recognizer.partial(stream).text)
-    stream.finish()
-    recognizer.decode([stream])
-    print([segment.text for segment in stream.pop_segments()])
+        print([segment.text for segment in stream.pop_segments()])
+
+    Args:
+        model: a folder (its fp32 files, one thread), or what `load_exported` returned.
+        decode: the search; default the model's `decode`.
+        endpoint_rules: where any holds, the segment is closed and encoder and predictor start afresh, as they do in
+            sherpa-onnx; for example `ENDPOINT_RULES`. None: the whole stream is one segment.
+
+    Raises:
+        UserError: the folder is no exported model, or a number of `decode` is out of range.
     """
 
     def __init__(
@@ -38,46 +50,36 @@ class Recognizer:
         decode: DecodeConfig | None = None,
         endpoint_rules: Sequence[Rule] = (),
     ):
-        """
-        Args:
-            model: a folder (its fp32 files, one thread), or what `load_exported` gave.
-            decode: the search; default as the model's `decode`.
-            endpoint_rules: where any holds, the segment is closed and encoder and predictor start afresh, as they do
-                in sherpa-onnx; such as `ENDPOINT_RULES`. None: the whole stream is one segment.
-
-        Raises:
-            UserError: the folder is no exported model, or a number of `decode` is out of range.
-        """
         self.model = model if isinstance(model, ExportedModel) else load_exported(model)
         self.decode_config = decode or self.model.decode
         self.endpoint_rules = tuple(endpoint_rules)
-        self._search = _make_search(self.model, self.decode_config)
+        self._search = make_search(self.model, self.decode_config)
 
     def create_stream(self) -> Stream:
-        """A new stream, at time 0."""
+        """Return a new stream, at time 0."""
         return Stream(self.model, self._search.start())
 
     def decode(self, streams: Sequence[Stream]) -> None:
-        """Decode all that the streams have received, in one batch for as long as several have a chunk ready.
+        """Decode all audio that the streams have received, in one batch while several have a chunk ready.
 
-        How the audio was cut and which streams were decoded together changes no token.
+        The tokens do not depend on how the audio was cut, or on which streams were decoded together.
         """
         waiting = list(streams)
         while waiting:
             windows = [(stream, stream.window()) for stream in waiting]
             ready = [(stream, window) for stream, window in windows if window is not None]
             if ready:
-                self._step(*zip(*ready, strict=True))
+                self._step([stream for stream, _ in ready], [window for _, window in ready])
             for stream in waiting:
                 self._close(stream)
             waiting = [stream for stream, _ in ready]
 
     def partial(self, stream: Stream) -> Result:
-        """What is recognised so far in the stream's open segment."""
+        """Return the result so far of the stream's open segment."""
         return stream.result()
 
     def _step(self, streams: Sequence[Stream], windows: Sequence[np.ndarray]) -> None:
-        """One chunk of each of `streams`."""
+        """Decode one chunk of each of `streams`."""
         model = self.model
         lengths = np.array([len(window) for window in windows], np.int64)
         features = np.zeros((len(streams), model.window, windows[0].shape[1]), np.float32)
@@ -94,7 +96,7 @@ class Recognizer:
             stream.step_done(int(length))
 
     def _close(self, stream: Stream) -> None:
-        """Close the open segment where the stream is over or a rule holds; one without tokens leaves no result."""
+        """Close the open segment if the stream is over or a rule holds; one without tokens leaves no result."""
         measures = stream.silence_and_length_s()
         if not stream.is_over() and not any(rule.holds(*measures) for rule in self.endpoint_rules):
             return
@@ -103,13 +105,11 @@ class Recognizer:
         stream.begin(self._search.start())
 
 
-def _make_search(model: ExportedModel, decode: DecodeConfig) -> Search:
+def make_search(model: ExportedModel, decode: DecodeConfig) -> Search[Any]:
+    """Return the search that `decode` describes; UserError when one of its values is out of range."""
     if decode.kind not in ("greedy", "beam"):
         raise UserError(f"decode.kind is '{decode.kind}'; allowed are greedy, beam.")
-    for name in ("beam", "max_symbols"):
+    for name in ("beam", "max_symbols", "nbest"):
         if getattr(decode, name) < 1:
             raise UserError(f"decode.{name} is {getattr(decode, name)}; allowed: 1 or more.")
-    labels = decode.max_symbols, decode.blank_penalty, decode.token_reward
-    if decode.kind == "greedy":
-        return GreedySearch(model, model.blank, *labels)
-    return BeamSearch(model, model.blank, decode.beam, *labels, decode.length_norm)
+    return {"greedy": GreedySearch, "beam": BeamSearch}[decode.kind](model, model.blank, decode)

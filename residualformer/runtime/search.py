@@ -1,9 +1,9 @@
-"""What both searches share: hypotheses, and the part of a model that they need."""
+"""The common ground of both searches: hypotheses, and the part of a model that they need."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class Network(Protocol):
 
 
 class SearchState(Protocol):
-    """What a search knows of one stream.
+    """The search of one stream so far.
 
     Attributes:
         num_frames: encoder frames searched.
@@ -47,23 +47,26 @@ class SearchState(Protocol):
     num_frames: int
 
     def nbest(self, most: int = 1) -> list[Hypothesis]:
-        """The likeliest hypotheses over all frames fed so far, best first."""
+        """Return the likeliest hypotheses over all frames fed so far, best first."""
 
     def last_label(self) -> int | None:
-        """The frame at which the best hypothesis wrote its last label; None when it has none."""
+        """Return the frame at which the best hypothesis wrote its last label; None when it has none."""
 
 
-class Search(Protocol):
+S = TypeVar("S", bound=SearchState)
+
+
+class Search(Protocol[S]):
     """Greedy or beam search of many streams together."""
 
-    def start(self) -> SearchState:
-        """A stream before its first frame."""
+    def start(self) -> S:
+        """Return the state of a stream before its first frame."""
 
-    def advance(self, states: Sequence[SearchState], encoded: Sequence[Array]) -> None:
-        """Go on with the next frames (T, D) of each stream; T may differ, and may be 0. `states` are changed."""
+    def advance(self, states: Sequence[S], encoded: Sequence[Array]) -> None:
+        """Search the next frames (T, D) of each stream; T may differ, and may be 0. `states` are changed."""
 
 
 def log_softmax(logits: Array) -> Array:
-    """Log-probabilities (M, V) of logits (M, V), in their precision."""
+    """Return the log-probabilities (M, V) of logits (M, V), in their precision."""
     logits = logits - np.maximum.reduce(logits, axis=1, keepdims=True)
     return logits - np.log(np.add.reduce(np.exp(logits), axis=1, keepdims=True))

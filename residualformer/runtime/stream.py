@@ -1,4 +1,4 @@
-"""One audio stream: samples in, windows of features out, and where in time it stands."""
+"""One audio stream: samples in, windows of features out, and its position in time."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from residualformer.constants import FRAME_SHIFT_S
 from residualformer.data.fbank import OnlineFbank
 from residualformer.errors import UserError
 from residualformer.runtime.audio import Resampler, to_mono
-from residualformer.runtime.model import ExportedModel, State
-from residualformer.runtime.search import Hypothesis, SearchState
+from residualformer.runtime.model import ExportedModel
+from residualformer.runtime.search import Hypothesis, SearchState, State
 from residualformer.runtime.tokens import to_text
 
 HALF_WINDOW_S = 0.0125  # a feature frame covers 25 ms around its middle
-PIECE_S = 1.0  # audio that is turned into features at a time
+PIECE_S = 1.0  # audio of which features are computed at a time
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was recognised between two endpoints; all times in seconds from the start of the stream.
+    """The result of a segment, from one endpoint to the next; all times in seconds from the start of the stream.
 
     Attributes:
         text: the words.
@@ -34,8 +34,8 @@ class Result:
         needed: of each token, the time of the last sample that had to be heard before it could be written.
         latencies: of each token, real time that passed between the arrival of that sample and the token.
         score: log-probability (natural).
-        start, end: the part of the stream that the result is about.
-        nbest: the best hypotheses as ids, the first of which is told above; their frames count from `start`.
+        start, end: the segment.
+        nbest: the best hypotheses as ids, the first of which is the one above; their frames count from `start`.
     """
 
     text: str
@@ -49,17 +49,18 @@ class Result:
     nbest: list[Hypothesis]
 
     def to_dict(self) -> dict[str, Any]:
-        """All but `nbest` as JSON values."""
+        """Return all but `nbest` as JSON values."""
         values = asdict(self)
         del values["nbest"]
         return values
 
 
 class Stream:
-    """Made by `Recognizer.create_stream`, fed by `accept_waveform` and `finish`, moved on by `Recognizer.decode`.
+    """An audio stream: created by `Recognizer.create_stream`, fed by `accept_waveform` and `finish`, and advanced by
+    `Recognizer.decode`.
 
     Attributes:
-        segments: results that an endpoint or the end has closed; take them out with `pop_segments`.
+        segments: results of closed segments; take them out with `pop_segments`.
     """
 
     def __init__(self, model: ExportedModel, search_state: SearchState):
@@ -67,7 +68,7 @@ class Stream:
         self._model, self._frame_s, self._rate = model, model.stride * FRAME_SHIFT_S, model.features.sample_rate_hz
         self._fbank = OnlineFbank(model.features)
         self._pieces: deque[NDArray[np.float32]] = deque()  # not yet turned into features
-        self._resampler: tuple[int, Resampler] | None = None
+        self._resampler: Resampler | None = None
         self._buffer = np.empty((0, model.features.num_mel_bins), np.float32)
         self._finished = self._flushed = False
         self._received_s = 0.0
@@ -78,7 +79,7 @@ class Stream:
     def accept_waveform(
         self, samples: NDArray[Any], sample_rate_hz: int | None = None, arrived: float | None = None
     ) -> None:
-        """Give the next samples, (S,) or (S, channels): floats in [-1, 1] or integers of 8 to 32 bits.
+        """Accept the next samples, (S,) or (S, channels): floats in [-1, 1] or integers of 8 to 32 bits.
 
         Args:
             sample_rate_hz: their rate; default that of the model. It must not change within a stream.
@@ -91,44 +92,44 @@ class Stream:
         if self._finished:
             raise ValueError("the stream is finished: create another one")
         rate = self._rate if sample_rate_hz is None else sample_rate_hz
-        if rate <= 0 or self._resampler is not None and rate != self._resampler[0]:
-            before = f", not {self._resampler[0]} Hz as before" if self._resampler else ""
+        if rate <= 0 or self._resampler is not None and rate != self._resampler.from_hz:
+            before = f", not {self._resampler.from_hz} Hz as before" if self._resampler else ""
             raise UserError(f"audio at {rate} Hz{before}: give a stream samples of one rate above 0.")
         samples = to_mono(samples)
         if self._resampler is None:
-            self._resampler = rate, Resampler(rate, self._rate)
+            self._resampler = Resampler(rate, self._rate)
         self._received_s += len(samples) / rate
         self._arrivals.append((self._received_s, time.perf_counter() if arrived is None else arrived))
-        for start in range(0, len(samples), size := max(1, round(PIECE_S * rate))):
-            self._pieces.append(samples[start : start + size])
+        size = max(1, round(PIECE_S * rate))
+        self._pieces += [samples[start : start + size] for start in range(0, len(samples), size)]
 
     def finish(self) -> None:
-        """No more samples will come; what is left is decoded by the next `Recognizer.decode`."""
+        """Mark the end of the audio; the next `Recognizer.decode` decodes the rest."""
         if not self._finished:
             self._finished = True
             self._arrivals.append((float("inf"), time.perf_counter()))
 
     @property
     def received_s(self) -> float:
-        """Seconds of audio accepted."""
+        """The seconds of audio accepted."""
         return self._received_s
 
     def pop_segments(self) -> list[Result]:
-        """The closed results, oldest first; they are forgotten."""
+        """Return the results of closed segments, oldest first, and forget them."""
         segments, self.segments = self.segments, []
         return segments
 
-    # What follows is for the recognizer.
+    # The methods below are called by the recognizer.
 
     def begin(self, search_state: SearchState) -> None:
-        """Start a segment here."""
+        """Start a segment at the present position."""
         self.encoder_state: State = self._model.encoder_state()
         self.search_state = search_state
         self._start = self._position
         self._latencies = array("f")  # of each step
 
     def window(self) -> NDArray[np.float32] | None:
-        """The model's next window of features (t, F), shorter at the end; None: not there yet, or never."""
+        """Return the model's next window of features (t, F), shorter at the end; None if it is incomplete."""
         size = self._model.window
         self._fill(size)
         if len(self._buffer) >= size or self._flushed and len(self._buffer) and not self._model.tail_s:
@@ -136,7 +137,7 @@ class Stream:
         return None
 
     def step_done(self, window: int) -> None:
-        """The encoder has seen `window` frames and moved on, and the search has read what it gave."""
+        """Advance by a step, after encoder and search have run on `window` feature frames."""
         shift = self._model.shift
         needed = self._needed_s(self._position + window)
         while len(self._arrivals) > 1 and self._arrivals[0][0] < needed - 1e-9:
@@ -146,17 +147,17 @@ class Stream:
         self._buffer = self._buffer[shift:]
 
     def is_over(self) -> bool:
-        """Whether everything is decoded and no more will come."""
+        """Return whether the audio has ended and all of it is decoded."""
         return self._flushed and len(self._buffer) < (self._model.window if self._model.tail_s else 1)
 
     def silence_and_length_s(self) -> tuple[bool, float, float]:
-        """Of the open segment: whether something was written, audio since then (or since its start), its audio."""
+        """Return of the open segment: whether it has tokens, seconds since the last one (or its start), its length."""
         last, done = self.search_state.last_label(), self.search_state.num_frames
         trailing = done if last is None else done - 1 - last
         return last is not None, trailing * self._frame_s, done * self._frame_s
 
     def result(self, nbest: int = 1) -> Result:
-        """What is recognised so far in the open segment."""
+        """Return the result so far of the open segment."""
         hypotheses = self.search_state.nbest(nbest)
         hypothesis = hypotheses[0]
         pieces = [self._model.pieces[token] for token in hypothesis.tokens]
@@ -166,26 +167,26 @@ class Stream:
         steps = [frame * model.stride // model.shift for frame in hypothesis.frames]
         windows = [self._needed_s(self._start + step * model.shift + model.window) for step in steps]
         return Result(
-            to_text(pieces),
-            pieces,
-            [round(start + frame * self._frame_s, 2) for frame in hypothesis.frames],
-            [round(min(needed, self._received_s), 4) for needed in windows],
-            [round(self._latencies[step], 4) for step in steps],
-            round(hypothesis.score, 4),
-            round(start, 2),
-            round(end, 2),
-            hypotheses,
+            text=to_text(pieces),
+            tokens=pieces,
+            times=[round(start + frame * self._frame_s, 2) for frame in hypothesis.frames],
+            needed=[round(min(needed, self._received_s), 4) for needed in windows],
+            latencies=[round(self._latencies[step], 4) for step in steps],
+            score=round(hypothesis.score, 4),
+            start=round(start, 2),
+            end=round(end, 2),
+            nbest=hypotheses,
         )
 
     def _needed_s(self, frames: int) -> float:
-        """Audio in which the first `frames` feature frames lie."""
+        """Return the seconds of audio that the first `frames` feature frames cover."""
         return (frames - 0.5) * FRAME_SHIFT_S + HALF_WINDOW_S
 
     def _fill(self, size: int) -> None:
-        """Turn samples into features until there are `size`, or no samples are left."""
+        """Compute features until there are `size`, or no samples are left."""
         while len(self._buffer) < size and not self._flushed:
-            if self._pieces:
-                self._fbank.accept(self._resampler[1](self._pieces.popleft()))
+            if self._pieces and self._resampler is not None:
+                self._fbank.accept(self._resampler(self._pieces.popleft()))
             elif self._finished:
                 self._flush()
             else:
@@ -193,9 +194,9 @@ class Stream:
             self._buffer = np.concatenate([self._buffer, self._fbank.pop()])
 
     def _flush(self) -> None:
-        """What resampler and filterbank still hold, and the silence that the model asks for."""
+        """Push the rest of resampler and filterbank through, and the silence that the model needs."""
         if self._resampler is not None:
-            self._fbank.accept(self._resampler[1](np.empty(0, np.float32), last=True))
+            self._fbank.accept(self._resampler(np.empty(0, np.float32), last=True))
         self._fbank.accept(np.zeros(round(self._model.tail_s * self._rate), np.float32))
         self._fbank.finish()
         self._flushed = True

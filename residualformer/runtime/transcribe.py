@@ -1,4 +1,4 @@
-"""Audio through an exported model: what `residualformer transcribe` does with an exported folder."""
+"""Transcription with an exported model, for `residualformer transcribe`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ def transcribe(
 ) -> Iterator[dict[str, Any]]:
     """Yield results as JSON values while audio comes in.
 
-    `recognizer` without endpoint rules: one result at the end: text, score, tokens, times, needed, latencies (see
-    `Result`) and duration (s). With rules: as many as there are segments, each with start and end as well.
+    Without endpoint rules, yield one result at the end: text, score, tokens, times, needed, latencies (see `Result`)
+    and duration (s). With rules, yield a result for each segment, with start and end instead of the duration.
 
     Args:
+        recognizer: model, search and endpoint rules.
         blocks: the audio.
-        name: what the audio is called in messages.
-        partial: also yield, whenever the text of the open segment changes, `partial` (the text) and `end` (s).
+        name: the name of the audio in messages.
+        partial: also yield `partial` (the text) and `end` (s) whenever the text of the open segment changes.
 
     Raises:
         UserError: the audio is bad, or too short for a single frame.
@@ -45,5 +46,6 @@ def transcribe(
     if recognizer.endpoint_rules:
         yield from (segment.to_dict() for segment in segments)
         return
-    found = (segments or [recognizer.partial(stream)])[0].to_dict()
-    yield {**{k: v for k, v in found.items() if k not in ("start", "end")}, "duration": round(stream.received_s, 3)}
+    result = (segments or [recognizer.partial(stream)])[0].to_dict()
+    del result["start"], result["end"]
+    yield {**result, "duration": round(stream.received_s, 3)}

@@ -1,11 +1,12 @@
-"""The weights of an exported ONNX file, mapped into memory and not read before they are used.
+"""The weights of an exported ONNX file, mapped into memory and read when they are used.
 
-Of the file only the outline is parsed: where each initialiser's bytes lie. The pages of the weights that were used can
-be given back at any time; the operating system reads them again when they are next asked for.
+Loading parses the outline of the file only: where each initializer's bytes lie. Pages of used weights can be released
+at any time; the operating system reads them again when they are next used.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections.abc import Iterator
@@ -19,8 +20,12 @@ from residualformer.errors import UserError
 
 Array = NDArray[Any]
 
-BLOCK_BYTES = 1 << 18  # of a matrix that are float32 at a time; they stay in cache
-_TYPES = {1: np.dtype("<f4"), 3: np.dtype("i1"), 7: np.dtype("<i8")}  # onnx.TensorProto.DataType
+BLOCK_BYTES = 1 << 18  # of a matrix as float32 at a time; they stay in cache
+_TYPES: dict[int, np.dtype[Any]] = {
+    1: np.dtype("<f4"),
+    3: np.dtype("i1"),
+    7: np.dtype("<i8"),
+}  # onnx.TensorProto.DataType
 # Fields of the messages in onnx.proto
 _MODEL_GRAPH, _MODEL_METADATA, _GRAPH_INITIALIZER = 7, 14, 5
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
@@ -28,13 +33,13 @@ _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
 
 
 class _Place(NamedTuple):
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     shape: tuple[int, ...]
     offset: int
 
 
 class MappedWeights:
-    """Weights of one file by the names that `docs/format.md` gives them; UserError when it is no such file."""
+    """The weights of one file by their names in docs/format.md; UserError when it is no ONNX file."""
 
     def __init__(self, path: Path):
         try:
@@ -42,30 +47,35 @@ class MappedWeights:
                 data = _Bytes(file)
                 self._places, self.metadata = dict(_initializers(data)), dict(_metadata(data))
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (ValueError, IndexError, KeyError) as error:
+        except (ValueError, IndexError, KeyError, TypeError) as error:
             raise UserError(f"{path} cannot be loaded (it is no ONNX model): export the model again.") from error
-        self._path, self._small = path, {}
+        self._path = path
+        self._small: dict[str, Array] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._places or f"{name}_quantized" in self._places
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a weight, in 8 bits or not."""
+        return self._place(f"{name}_quantized" if f"{name}_quantized" in self._places else name).shape
+
     def small(self, name: str) -> Array:
-        """A vector or another weight that is small enough to stay in memory, float32."""
+        """Return a vector, or another weight that is small enough to stay in memory, as float32."""
         if name not in self._small:
             self._small[name] = np.array(self._view(name))
         return self._small[name]
 
     def product(self, x: Array, name: str) -> Array:
-        """x (T, M) times the matrix (M, N), of which a few rows are float32 at a time: (T, N)."""
-        quantised = f"{name}_quantized" in self._places
-        matrix = self._view(f"{name}_quantized" if quantised else name)
+        """Return x (T, M) times the matrix (M, N) as (T, N); a few rows of the matrix are float32 at a time."""
+        quantized = f"{name}_quantized" in self._places
+        matrix = self._view(f"{name}_quantized" if quantized else name)
         y = np.zeros((len(x), matrix.shape[1]), np.float32)
         for rows, block in _float_blocks(matrix):
             y += x[:, rows] @ block
-        return y * self.small(f"{name}_scale") if quantised else y
+        return y * self.small(f"{name}_scale") if quantized else y
 
     def product_transposed(self, x: Array, name: str) -> Array:
-        """x (T, M) times the transposed float32 matrix (N, ...), whose rows have M numbers: (T, N)."""
+        """Return x (T, M) times the transposed float32 matrix (N, ...), whose rows have M numbers, as (T, N)."""
         matrix = self._view(name)
         y = np.empty((len(x), len(matrix)), np.float32)
         for rows, block in _float_blocks(matrix.reshape(len(matrix), -1)):
@@ -73,30 +83,33 @@ class MappedWeights:
         return y
 
     def linear(self, x: Array, name: str) -> Array:
-        """`product` with `name`.weight, plus `name`.bias if there is one."""
+        """Return `product` with `name`.weight, plus `name`.bias if there is one."""
         y = self.product(x, f"{name}.weight")
         return y + self.small(f"{name}.bias") if f"{name}.bias" in self else y
 
     def rows(self, name: str, ids: Array) -> Array:
-        """Rows (N, E) of a table (V, E), float32."""
+        """Return rows (N, E) of a table (V, E), float32."""
         if f"{name}_quantized" not in self._places:
             return np.array(self._view(name)[ids])
         return self._view(f"{name}_quantized")[ids] * self._view(f"{name}_scale")[ids]
 
     def release(self) -> None:
-        """Give back what of the file is in memory; nothing on systems that cannot be asked to."""
+        """Release the pages of the file that are in memory, on systems that can."""
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def _view(self, name: str) -> Array:
-        if name not in self._places:
-            raise UserError(f"{self._path} has no weight '{name}': the memory-lean runner cannot use it; leave it out.")
-        dtype, shape, offset = self._places[name]
+        dtype, shape, offset = self._place(name)
         return np.ndarray(shape, dtype, self._map, offset)
+
+    def _place(self, name: str) -> _Place:
+        if name not in self._places:
+            raise UserError(f"{self._path} has no weight '{name}': the memory-lean engine cannot run it; leave it out.")
+        return self._places[name]
 
 
 def _float_blocks(matrix: Array) -> Iterator[tuple[slice, Array]]:
-    """(M, N) of any type in blocks of rows, each copied to the same float32 memory."""
+    """Yield a matrix (M, N) of any type in blocks of rows, each copied to the same float32 memory."""
     size = max(1, BLOCK_BYTES // (4 * matrix.shape[1]))
     memory = np.empty((min(size, len(matrix)), matrix.shape[1]), np.float32)
     for start in range(0, len(matrix), size):
@@ -106,7 +119,7 @@ def _float_blocks(matrix: Array) -> Iterator[tuple[slice, Array]]:
 
 
 class _Bytes:
-    """A file as a sequence of bytes of which a page is in memory; to look at a map would bring in far more."""
+    """A file as a sequence of bytes with one page in memory; reading through the map would load far more."""
 
     PAGE = 4096
 
@@ -129,7 +142,7 @@ class _Bytes:
 
 
 def _initializers(data: _Bytes) -> Iterator[tuple[str, _Place]]:
-    """Name and place of every initialiser of a serialised ModelProto."""
+    """Yield name and place of every initializer of a serialized ModelProto."""
     graphs = [value for field, value in _fields(data, 0, len(data)) if field == _MODEL_GRAPH]
     if len(graphs) != 1:
         raise ValueError("no graph")
@@ -139,12 +152,15 @@ def _initializers(data: _Bytes) -> Iterator[tuple[str, _Place]]:
             for number, value in _fields(data, *tensor):
                 parts.setdefault(number, []).append(value)
             if _TENSOR_RAW in parts and parts[_TENSOR_TYPE][0] in _TYPES:
-                name = data.text(*parts[_TENSOR_NAME][0])
-                yield name, _Place(_TYPES[parts[_TENSOR_TYPE][0]], _dims(data, parts), parts[_TENSOR_RAW][0][0])
+                dtype, shape = _TYPES[parts[_TENSOR_TYPE][0]], _dims(data, parts)
+                start, end = parts[_TENSOR_RAW][0]
+                if end - start != math.prod(shape) * dtype.itemsize:
+                    raise ValueError("a tensor of the wrong size")
+                yield data.text(*parts[_TENSOR_NAME][0]), _Place(dtype, shape, start)
 
 
 def _metadata(data: _Bytes) -> Iterator[tuple[str, str]]:
-    """Keys and values of a serialised ModelProto's metadata."""
+    """Yield keys and values of the metadata of a serialized ModelProto."""
     for field, entry in _fields(data, 0, len(data)):
         if field == _MODEL_METADATA:
             parts = dict(_fields(data, *entry))
@@ -152,7 +168,7 @@ def _metadata(data: _Bytes) -> Iterator[tuple[str, str]]:
 
 
 def _dims(data: _Bytes, parts: dict[int, list]) -> tuple[int, ...]:
-    """Repeated numbers, one by one or packed."""
+    """Return a tensor's sizes: repeated numbers, one by one or packed."""
     dims: list[int] = []
     for value in parts.get(_TENSOR_DIMS, []):
         if isinstance(value, int):
@@ -166,10 +182,11 @@ def _dims(data: _Bytes, parts: dict[int, list]) -> tuple[int, ...]:
 
 
 def _fields(data: _Bytes, place: int, end: int) -> Iterator[tuple[int, Any]]:
-    """Fields of a message in Protocol Buffers' wire format: number, and an int or (start, end) of what has a length."""
+    """Yield number and value of a message's fields in Protocol Buffers' wire format: int, or (start, end) of bytes."""
     while place < end:
         key, place = _varint(data, place)
         kind = key & 7
+        value: Any
         if kind == 0:
             value, place = _varint(data, place)
         elif kind == 2:

@@ -16,12 +16,12 @@ from onnx import numpy_helper
 
 from residualformer.errors import UserError
 from residualformer.export.audio import noise, utterances_of_cuts
-from residualformer.export.check import Utterance, check_folder, sherpa_recognizer, steps, with_tail
+from residualformer.export.check import CheckAudio, check_folder, sherpa_recognizer, steps, with_tail
 from residualformer.export.folder import write_folder
 from residualformer.model.checkpoint import save_model
 from residualformer.optional import is_installed
 
-AUDIO = [Utterance(f"noise-{seed}", noise(16000, seed)[0].samples[: 16000 + 7000 * seed]) for seed in range(3)]
+AUDIO = [CheckAudio(f"noise-{seed}", noise(16000, seed)[0].samples[: 16000 + 7000 * seed]) for seed in range(3)]
 KINDS = {
     "nemo": ("lstm", "sherpa"),
     "nemo, stateless": ("three labels", "sherpa"),
@@ -68,7 +68,7 @@ def test_steps_are_those_of_sherpa_onnx():
 @pytest.mark.parametrize("kind", ["nemo", "ebranchformer"])
 def test_the_tail_lets_every_frame_through(tmp_path, kind):
     settings, *_ = folder_of(tmp_path, kind)
-    window, shift = settings["window"], settings["shift"]
+    window, shift = settings.window, settings.shift
     for num_samples in range(160, 160 * 40, 80):
         frames = len(with_tail(np.zeros(num_samples, np.float32), settings)) // 160
         assert len(steps(frames, window, shift)) * shift >= round(num_samples / 160)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import onnx
@@ -23,6 +23,7 @@ from residualformer.export.folder import (
     token_list,
     write_folder,
 )
+from residualformer.runtime.settings import read_settings
 
 DTYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
 
@@ -44,21 +45,22 @@ def sizes(entry) -> list:
 @pytest.mark.parametrize("encoder", ["residual", "gru", "factorised branches"])
 def test_settings_describe_the_files(tmp_path, encoder, kind):
     settings, bundle = written(tmp_path, encoder, kind)
-    assert json.loads((tmp_path / "model.json").read_text()) == settings
-    assert settings["type"] == kind and settings["vocab_size"] == bundle.tokenizer.vocab_size
-    for files in settings["files"].values():
-        sessions = {part: onnxruntime.InferenceSession(tmp_path / file) for part, file in files.items()}
-        for part, states in settings["states"].items():
+    assert json.loads((tmp_path / "model.json").read_text()) == asdict(settings)
+    assert read_settings(tmp_path) == settings
+    assert settings.type == kind and settings.vocab_size == bundle.tokenizer.vocab_size
+    for files in settings.files.values():
+        sessions = {part: onnxruntime.InferenceSession(tmp_path / file) for part, file in asdict(files).items()}
+        for part, states in asdict(settings.states).items():
             inputs, outputs = sessions[part].get_inputs(), sessions[part].get_outputs()
             for side, entries in (("input", inputs), ("output", outputs)):
                 entries = entries[len(entries) - len(states) :]
                 found = [(entry.name, entry.type, sizes(entry)) for entry in entries]
                 assert found == [(state[side], DTYPES[state["dtype"]], state["shape"]) for state in states]
         frames = sessions["encoder"].get_outputs()[0].shape
-        assert set(frames[1:]) == {settings["joint_dim"], settings["frames_per_step"]}
+        assert set(frames[1:]) == {settings.joint_dim, settings.frames_per_step}
         features = sessions["encoder"].get_inputs()[0].shape
-        assert set(features[1:]) == {settings["window"], settings["features"]["num_mel_bins"]}
-        assert sizes(sessions["joiner"].get_outputs()[0]) == ["N", settings["vocab_size"]]
+        assert set(features[1:]) == {settings.window, settings.features.num_mel_bins}
+        assert sizes(sessions["joiner"].get_outputs()[0]) == ["N", settings.vocab_size]
 
 
 def metadata(folder, part: str) -> dict[str, str]:
@@ -70,7 +72,7 @@ def metadata(folder, part: str) -> dict[str, str]:
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_metadata_of_nemo_are_complete_and_true(tmp_path, encoder):
     settings, bundle = written(tmp_path, encoder, int8=False)
-    channel, time, _ = (state["shape"] for state in settings["states"]["encoder"])
+    channel, time, _ = (state.shape for state in settings.states.encoder)
     expected = {f"cache_last_channel_dim{axis}": channel[axis] for axis in (1, 2, 3)}
     expected |= {f"cache_last_time_dim{axis}": time[axis] for axis in (1, 2, 3)}
     expected |= {
@@ -82,7 +84,7 @@ def test_metadata_of_nemo_are_complete_and_true(tmp_path, encoder):
         "pred_hidden": 7,
     }
     found = metadata(tmp_path, "encoder")
-    assert found.pop("normalize_type") == "" and found.pop("fingerprint") == settings["fingerprint"]
+    assert found.pop("normalize_type") == "" and found.pop("fingerprint") == settings.fingerprint
     assert {key: int(value) for key, value in found.items()} == expected
     assert all(value > 0 for value in expected.values())
 
@@ -90,15 +92,15 @@ def test_metadata_of_nemo_are_complete_and_true(tmp_path, encoder):
 def test_metadata_of_ebranchformer_say_the_shapes_of_its_states(tmp_path):
     settings, bundle = written(tmp_path, kind="ebranchformer", int8=False)
     found = metadata(tmp_path, "encoder")
-    assert found.pop("model_type") == "ebranchformer" and found.pop("fingerprint") == settings["fingerprint"]
+    assert found.pop("model_type") == "ebranchformer" and found.pop("fingerprint") == settings.fingerprint
     m = {key: int(value) for key, value in found.items()}
-    key, value, front, unused, processed = (state["shape"] for state in settings["states"]["encoder"])
+    key, value, front, unused, processed = (state.shape for state in settings.states.encoder)
     assert key == value == ["N", m["num_heads"], m["left_context_len"], m["head_dim"]] and m["num_hidden_layers"] == 1
     assert front == ["N", m["intermediate_size"] // 2, m["csgu_kernel_size"] - 1]
     assert unused == ["N", 2 * m["hidden_size"], m["merge_conv_kernel"] - 1] and processed == ["N"]
     assert (m["T"], m["decode_chunk_len"]) == (bundle.model.encoder.window, bundle.model.encoder.shift)
     decoder = {"vocab_size": str(bundle.tokenizer.vocab_size), "context_size": "3"}
-    assert metadata(tmp_path, "decoder") == decoder | {"fingerprint": settings["fingerprint"]}
+    assert metadata(tmp_path, "decoder") == decoder | {"fingerprint": settings.fingerprint}
 
 
 def test_tokens_are_numbered_as_the_type_wants(tmp_path):
@@ -106,7 +108,7 @@ def test_tokens_are_numbered_as_the_type_wants(tmp_path):
     pieces = bundle.tokenizer.pieces  # <blk> <unk> and characters
     lines = (tmp_path / "tokens.txt").read_text(encoding="utf-8").splitlines()
     assert lines == [f"{piece} {i}" for i, piece in enumerate(["<UNK>", *pieces[2:], "<blk>"])]
-    assert (settings["blank_id"], settings["unk_id"]) == (len(pieces) - 1, 0)
+    assert (settings.blank_id, settings.unk_id) == (len(pieces) - 1, 0)
     assert folder_ids([0, 1, len(pieces) - 1], Nemo, len(pieces)) == [len(pieces) - 1, 0, len(pieces) - 2]
     assert token_list(bundle.tokenizer, EBranchformer) == ["<blk>", "<UNK>", *pieces[2:]]
     assert folder_ids([3, 0], EBranchformer, len(pieces)) == [3, 0]

@@ -99,11 +99,11 @@ def test_a_stateless_predictor_answers_once_for_each_history(folders, kind, lean
             assert all(np.array_equal(*parts) for parts in zip(state, new, strict=True))
         states = [state for _, state in found]
     assert len(asked) == len(set(asked)) < 90
-    model._answers.clear()
-    monkeypatch.setattr("residualformer.runtime.model.REMEMBERED", 5)
+    model._cache.clear()
+    monkeypatch.setattr("residualformer.runtime.model.CACHE_SIZE", 5)
     for label in range(len(model.pieces) - 1):
         model.predict([label], [states[0]])
-        assert len(model._answers) <= 5
+        assert len(model._cache) <= 5
         states = [model.predict([label], [states[0]])[0][1]]
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def drawn(seed: int):
         draw.randint(3, 12), seed, draw.uniform(0.5, 4), draw.choice(["lstm", "stateless"]), draw.uniform(-1, 4)
     )
     lengths = [draw.randint(0, 12) for _ in range(draw.randint(1, 4))]
-    settings = dict(
+    settings = DecodeConfig(
         max_symbols=draw.randint(1, 4),
         blank_penalty=draw.choice([0.0, 0.0, 1.5]),
         token_reward=draw.choice([0.0, 0.0, 1.2, -0.5]),
@@ -89,8 +90,8 @@ def assert_equal(found, expected):
 @pytest.mark.parametrize("seed", range(25))
 def test_greedy_equals_that_of_torch(seed):
     network, encoded, lengths, settings, draw = drawn(seed)
-    expected = greedy_search(network.model, encoded, lengths, DecodeConfig(**settings))
-    states = in_pieces(GreedySearch(network, BLANK, **settings), network.project(encoded, lengths), draw)
+    expected = greedy_search(network.model, encoded, lengths, settings)
+    states = in_pieces(GreedySearch(network, BLANK, settings), network.project(encoded, lengths), draw)
     assert_equal([state.nbest()[0] for state in states], expected)
     for state, hypothesis in zip(states, expected, strict=True):
         assert state.last_label() == (hypothesis.frames[-1] if hypothesis.frames else None)
@@ -99,10 +100,11 @@ def test_greedy_equals_that_of_torch(seed):
 @pytest.mark.parametrize("seed", range(40))
 def test_beam_gives_the_nbest_of_the_plain_one(seed):
     network, encoded, lengths, settings, draw = drawn(seed)
-    beam, settings["length_norm"] = draw.choice([1, 2, 3, 4, 8, 16]), draw.random() < 0.5
-    expected = beam_search(network.model, encoded, lengths, DecodeConfig(beam=beam, nbest=beam, **settings))
+    beam = draw.choice([1, 2, 3, 4, 8, 16])
+    settings = replace(settings, beam=beam, nbest=beam, length_norm=draw.random() < 0.5)
+    expected = beam_search(network.model, encoded, lengths, settings)
     keep = draw.choice([0, None])  # what is remembered of the predictor changes only the work
-    search = BeamSearch(network, BLANK, beam, keep=keep, **settings)
+    search = BeamSearch(network, BLANK, settings, keep)
     for state, nbest in zip(in_pieces(search, network.project(encoded, lengths), draw), expected, strict=True):
         assert_equal(state.nbest(beam), nbest)
         assert state.last_label() == (nbest[0].frames[-1] if nbest[0].frames else None)
@@ -111,12 +113,12 @@ def test_beam_gives_the_nbest_of_the_plain_one(seed):
 def test_the_predictor_runs_once_for_each_prefix():
     network, width = TorchNetwork(random_model(9, seed=4, sharpness=2.5, blank_bias=2.0)), 8
     encoded, lengths = random_frames([40], seed=4)
-    search = BeamSearch(network, BLANK, width, keep=100_000)
+    search = BeamSearch(network, BLANK, DecodeConfig(beam=width), keep=100_000)
     state = search.start()
     search.advance([state], network.project(encoded, lengths))
     assert set(network.histories.values()) == {1}
     once, plain = len(network.histories), TorchNetwork(network.model)
-    search = BeamSearch(plain, BLANK, width, keep=0)
+    search = BeamSearch(plain, BLANK, DecodeConfig(beam=width), keep=0)
     search.advance([search.start()], plain.project(encoded, lengths))
     assert plain.histories.total() > 1.2 * once  # a search without memory asks again and again
 
@@ -124,23 +126,23 @@ def test_the_predictor_runs_once_for_each_prefix():
 def test_what_is_remembered_stays_small():
     network, width = TorchNetwork(random_model(30, seed=5, sharpness=1.0)), 4
     encoded, lengths = random_frames([200], seed=5)
-    search = BeamSearch(network, BLANK, width)
+    search = BeamSearch(network, BLANK, DecodeConfig(beam=width))
     state = search.start()
     for frame in network.project(encoded, lengths)[0]:
         search.advance([state], [frame[None]])
-        assert len(state.known) <= 4 * width and len(state.alive) <= width
-        assert all(prefix.key in state.known for prefix in state.alive)
+        assert len(state.predictions) <= 4 * width and len(state.alive) <= width
+        assert all(prefix.key in state.predictions for prefix in state.alive)
 
 
 def test_streams_share_each_call():
     """Four equal streams cost as many calls as one."""
     model = random_model(9, seed=6, sharpness=2.5, blank_bias=1.0)
     encoded, _ = random_frames([20], seed=6)
-    for make in (lambda network: GreedySearch(network, BLANK), lambda network: BeamSearch(network, BLANK, 4)):
+    for kind in (GreedySearch, BeamSearch):
         calls = []
         for count in (1, 4):
             network = TorchNetwork(model)
-            search = make(network)
+            search = kind(network, BLANK, DecodeConfig(beam=4))
             states = [search.start() for _ in range(count)]
             search.advance(states, network.project(encoded, [20]) * count)
             assert len({tuple(state.nbest()[0].tokens) for state in states}) == 1

@@ -1,0 +1,108 @@
+"""Reading of JSON values as dataclasses, by the annotations of their fields and without a library."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+from collections.abc import Callable, Iterator
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
+_BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {  # by the attributes of annotated_types' bounds
+    "ge": (operator.ge, "at least"),
+    "gt": (operator.gt, "above"),
+    "le": (operator.le, "at most"),
+    "lt": (operator.lt, "below"),
+}
+
+
+def read_dataclass(cls: type[T], value: Any, key: str = "") -> T:
+    """Return a JSON mapping as the dataclass `cls`.
+
+    Fields may be booleans, numbers, text, None, literals, lists, mappings, other dataclasses and unions of these, with
+    bounds of `annotated_types`. Keys that are no fields are passed over: a later version may have written them.
+
+    Raises:
+        ValueError: a key is missing, or its value has another type or is out of bounds; `key` goes before its name.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{key or 'it'} must be a mapping, not {value!r:.40}")
+    hints = get_type_hints(cls, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # a type variable cannot be bound to dataclasses
+        name = f"{key}.{field.name}" if key else field.name
+        if field.name in value:
+            found[field.name] = _convert(hints[field.name], value[field.name], name)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{name} is missing")
+    return cls(**found)
+
+
+def _convert(annotation: Any, value: Any, key: str) -> Any:
+    """Return `value` as what `annotation` says; ValueError, which names `key`, when it is something else."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation is Any:
+        return value
+    if origin is Annotated:
+        return _bounded(_convert(arguments[0], value, key), annotation, key)
+    if origin in (Union, UnionType):
+        return _convert_union(annotation, value, key)
+    if origin is Literal and any(type(value) is type(each) and value == each for each in arguments):
+        return value
+    if origin is list and isinstance(value, list):
+        return [_convert(arguments[0], each, f"{key}[{index}]") for index, each in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {_convert(arguments[0], k, key): _convert(arguments[1], v, f"{key}.{k}") for k, v in value.items()}
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return read_dataclass(annotation, value, key)
+    if annotation is float and type(value) in (int, float) and abs(value) < math.inf:  # NaN is not below it either
+        return value
+    if annotation in _NAMES and annotation is not float and type(value) is annotation:  # True is no whole number
+        return value
+    raise ValueError(f"{key} must be {_describe(annotation)}, not {value!r:.40}")
+
+
+def _convert_union(annotation: Any, value: Any, key: str) -> Any:
+    """Return `value` as the first member of a union that takes it."""
+    for member in get_args(annotation):
+        try:
+            return _convert(member, value, key)
+        except ValueError:
+            continue
+    raise ValueError(f"{key} must be {_describe(annotation)}, not {value!r:.40}")
+
+
+def _bounded(value: Any, annotation: Any, key: str) -> Any:
+    """Return `value`; ValueError when it breaks a bound of the `Annotated` type."""
+    for limit, compare, _ in _bounds(annotation):
+        if not compare(value, limit):
+            raise ValueError(f"{key} must be {_describe(annotation)}, not {value!r:.40}")
+    return value
+
+
+def _bounds(annotation: Any) -> Iterator[tuple[Any, Callable[[Any, Any], bool], str]]:
+    """Yield limit, comparison and words of each bound of an `Annotated` type."""
+    for metadata in annotation.__metadata__:
+        for name, (compare, words) in _BOUNDS.items():
+            limit = getattr(metadata, name, None)
+            if limit is not None:
+                yield limit, compare, words
+
+
+def _describe(annotation: Any) -> str:
+    """Return in words what `annotation` allows."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        limits = " and ".join(f"{words} {limit:g}" for limit, _, words in _bounds(annotation))
+        return f"{_describe(arguments[0])} of {limits}" if limits else _describe(arguments[0])
+    if origin in (Union, UnionType):
+        return " or ".join(map(_describe, arguments))
+    if origin is Literal:
+        return " or ".join(map(repr, arguments))
+    if origin is list:
+        return "a list"
+    return _NAMES.get(annotation, "a mapping")
