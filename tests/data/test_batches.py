@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lhotse import CutSet, Features, MonoCut, NumpyFilesWriter, SupervisionSegment
+from lhotse import CutSet, MonoCut
+from support.toy_training import TEXTS, TOKENIZER, F, make_cut
 
 from residualformer.config.schema import DataConfig, TokenConfig
 from residualformer.data.batches import EvalBatches, TrainBatches, quiet_frames
@@ -19,26 +20,8 @@ from residualformer.data.tokenizer import train_tokenizer
 from residualformer.data.utterance import read_utterances
 from residualformer.errors import UserError
 
-F = 4
 SPEEDS = [0.9, 1.0, 1.1]
 DATA = DataConfig(speeds=SPEEDS, max_batch_s=20.0, num_buckets=4)
-TEXTS = [f"{a} {b}" for a in ("GO", "STOP", "HOME", "ENTER") for b in ("ONE", "TWO", "SIX", "NINE", "TEN")]
-TOKENIZER = train_tokenizer(TEXTS, TokenConfig("char"))
-
-
-def make_cut(folder: Path, name: str, num_frames: int, text: str, value: float, **custom) -> MonoCut:
-    """A cut whose features are `value`, but for one quiet frame at the front."""
-    array = np.full((num_frames, F), value, dtype=np.float16)
-    array[0] = -15
-    writer = NumpyFilesWriter(str(folder / "arrays"))
-    duration = num_frames * 0.01
-    translation = {"translation": "".join(chr(ord(c) + 0x4E00) for c in text if c != " ")} if text else None
-    features = Features(
-        "residualformer-fbank", num_frames, F, 0.01, 16000, 0.0, duration, "numpy_files", writer.storage_path,
-        writer.write(name, array), recording_id=name, channels=0,
-    )  # fmt: skip
-    supervision = SupervisionSegment(name, name, 0.0, duration, text=text, custom=translation)
-    return MonoCut(name, 0.0, duration, 0, [supervision], features, custom=custom)
 
 
 @pytest.fixture(scope="module")

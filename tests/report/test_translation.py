@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import sacrebleu
 import torch
-from test_batches import TEXTS, F
-from test_train import CONFIG, changed, cuts  # noqa: F401
+from support.toy_training import TEXTS, F, changed
 
 from residualformer.config.loading import config_to_dict
 from residualformer.data.tokenizer import train_tokenizer
@@ -204,15 +203,15 @@ def test_the_step_writes_one_table_of_all_sets(tmp_path, monkeypatch, capsys):
     )
 
 
-def test_a_training_tells_bleu_of_a_translation(cuts, tmp_path, monkeypatch):  # noqa: F811
+def test_a_training_tells_bleu_of_a_translation(toy_cuts, tmp_path, monkeypatch):
     config = changed("tokens", kind="char", target="translation")
-    texts = ["".join(chr(ord(c) + 0x4E00) for c in text if c != " ") for text in TEXTS]  # as test_batches.make_cut's
+    texts = ["".join(chr(ord(c) + 0x4E00) for c in text if c != " ") for text in TEXTS]  # as make_cut's
     tokenizer = train_tokenizer(texts, config.tokens)
     told = max(texts, key=len)
     found = Hypothesis(tokenizer.encode(told), [], 0.0)
     monkeypatch.setattr(validation, "greedy_search", lambda model, encoded, lengths, **_: [found] * len(lengths))
     cmvn = torch.zeros(F), torch.ones(F)
-    values = Trainer(config, tokenizer, cuts, cmvn, tmp_path, {"config": config_to_dict(config)}).validate()
+    values = Trainer(config, tokenizer, toy_cuts, cmvn, tmp_path, {"config": config_to_dict(config)}).validate()
     references = [text for text in texts if text]
     assert values["greedy_bleu"] == pytest.approx(bleu(references, [told] * len(references)), rel=1e-9) and told
     assert values["greedy_bleu"] > 0 and values["transducer_per_token"] > 0 and "greedy_wer" not in values

@@ -1,9 +1,10 @@
-"""The learning rate of the AmNets, and what decays (the rest of the optimiser is tested with the trainer)."""
+"""Learning rates and their schedules, weight decay, Muon and Adam (more of the optimizer is tested with the loop)."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from support.toy_training import CONFIG, changed
 from torch import nn
 
 from residualformer.config.schema import (
@@ -118,3 +119,17 @@ def test_without_gradients_only_the_schedule_goes_on(kind):
     before, lr = [p.clone() for p in model.parameters()], optimizer.lr
     optimizer.step()
     assert all(map(torch.equal, before, model.parameters())) and optimizer.lr > lr
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_learning_rate_rises_and_falls(schedule):
+    factor = learning_rate_factor(OptimizerConfig(schedule=schedule, warmup_steps=10), 110)
+    assert [factor(0), factor(9), factor(10), factor(60), factor(110)] == pytest.approx([0.1, 1, 1, 0.5, 0])
+
+
+def test_muon_takes_the_shared_matrices_and_nothing_else():
+    model = build_model(changed("encoder", residual=ResidualConfig(2, True)), 9)
+    adamw, muon = Optimizer(model, CONFIG.train).parts
+    owned = [{id(p) for group in part.param_groups for p in group["params"]} for part in (adamw, muon)]
+    assert owned[1] == {id(p) for name, p in model.named_parameters() if "bank" in name and name.endswith("weight")}
+    assert owned[0] | owned[1] == {id(p) for p in model.parameters()} and not owned[0] & owned[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import CONFIG, cuts, make_trainer, one_batch  # noqa: F401 (cuts is a fixture)
+from support.toy_training import CONFIG, make_trainer, one_batch
 
 from residualformer.config.schema import (
     AmNetConfig,
@@ -66,18 +66,18 @@ def no_transcripts():
 
 
 @pytest.fixture(scope="module")
-def rnnt(cuts, tmp_path_factory) -> Path:  # noqa: F811
+def rnnt(toy_cuts, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("exp") / "rnnt"
-    make_trainer(cuts, folder, RNNT).run()
+    make_trainer(toy_cuts, folder, RNNT).run()
     return folder
 
 
 @pytest.fixture
-def trainer(cuts, rnnt, tmp_path):  # noqa: F811
+def trainer(toy_cuts, rnnt, tmp_path):
     """Make the trainer of a configuration, with the teacher it needs."""
 
     def _make(config: Config, slow_share: float | None = None, folder: str = "run") -> Trainer:
-        made = make_trainer(cuts, tmp_path / folder, config)
+        made = make_trainer(toy_cuts, tmp_path / folder, config)
         made.phases = build_phases(config, made.model, Teacher(rnnt, config), slow_share)
         return made
 
@@ -96,8 +96,8 @@ def learned(trainer: Trainer, batch) -> set[str]:
 
 
 @pytest.mark.parametrize("arbitrator", [{}, {"use_state": True, "use_decision": True, "delay": 1}])
-def test_who_learns_and_how_branches_are_chosen(cuts, trainer, arbitrator):  # noqa: F811
-    run, batch = trainer(branches(**arbitrator)), one_batch(cuts)
+def test_who_learns_and_how_branches_are_chosen(toy_cuts, trainer, arbitrator):
+    run, batch = trainer(branches(**arbitrator)), one_batch(toy_cuts)
     everything = set(weights(run))
     own = {name for name in everything if ".arbitrator." in name}
     samplers, learners = [], []
@@ -112,8 +112,8 @@ def test_who_learns_and_how_branches_are_chosen(cuts, trainer, arbitrator):  # n
     assert not learners[2] & own
 
 
-def test_masks_follow_their_branches_and_recover(cuts, trainer):  # noqa: F811
-    run, batch = trainer(branches()), one_batch(cuts)
+def test_masks_follow_their_branches_and_recover(toy_cuts, trainer):
+    run, batch = trainer(branches()), one_batch(toy_cuts)
     matrix = run.model.encoder.layers[1].recurrent
     shares = []
     for _ in range(6):
@@ -130,9 +130,9 @@ def test_masks_follow_their_branches_and_recover(cuts, trainer):  # noqa: F811
     assert held.abs().min() > 0  # they wait
 
 
-def test_one_sparse_branch_is_pruned_without_an_arbitrator(cuts, tmp_path):  # noqa: F811
+def test_one_sparse_branch_is_pruned_without_an_arbitrator(toy_cuts, tmp_path):
     config = dataclasses.replace(RNNT, amnet=AmNetConfig("sparse", [0.5], prune_fraction=0.5, prune_every_steps=1))
-    info = make_trainer(cuts, tmp_path, config).run()
+    info = make_trainer(toy_cuts, tmp_path, config).run()
     bundle = checkpoint.load_model(tmp_path)
     masks = [mask for name, mask in bundle.model.named_buffers() if name.endswith("mask")]
     assert len(masks) == 4 and all(int(mask.sum()) == mask.numel() / 2 for mask in masks)
@@ -140,8 +140,8 @@ def test_one_sparse_branch_is_pruned_without_an_arbitrator(cuts, tmp_path):  # n
 
 
 @pytest.mark.parametrize("kind", ["avg", "amr"])
-def test_the_cost_loss_is_the_weighted_cost_of_the_decisions(cuts, trainer, kind):  # noqa: F811
-    run, batch = trainer(branches("factorised", CostConfig(kind, 3.0, MU))), one_batch(cuts)
+def test_the_cost_loss_is_the_weighted_cost_of_the_decisions(toy_cuts, trainer, kind):
+    run, batch = trainer(branches("factorised", CostConfig(kind, 3.0, MU))), one_batch(toy_cuts)
     phases, model = run.phases, run.model
     model.train()
     phases.begin_update(4)
@@ -168,7 +168,7 @@ def test_the_cost_loss_is_the_weighted_cost_of_the_decisions(cuts, trainer, kind
     assert gradient[0] > 0 > gradient[1]  # the slow branch costs
 
 
-def test_validation_tells_what_one_hot_decisions_cost(cuts, trainer):  # noqa: F811
+def test_validation_tells_what_one_hot_decisions_cost(toy_cuts, trainer):
     run = trainer(branches("factorised"))
     values = run.validate()
     flops, slow, cost, delay, frames = flops_per_frame(run.model), 0, [], [], 0
@@ -188,8 +188,8 @@ def test_validation_tells_what_one_hot_decisions_cost(cuts, trainer):  # noqa: F
     assert values["delay_s"] == pytest.approx(sum(delay) / len(delay), rel=1e-5)
 
 
-def test_the_entropy_is_that_of_the_greedy_path(cuts, rnnt):  # noqa: F811
-    teacher, batch = Teacher(rnnt, branches()), one_batch(cuts)
+def test_the_entropy_is_that_of_the_greedy_path(toy_cuts, rnnt):
+    teacher, batch = Teacher(rnnt, branches()), one_batch(toy_cuts)
     model = teacher.model
     features = batch.features + 5 * torch.randn(batch.features.shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():  # of decided outputs, so that labels are written now and then
@@ -229,14 +229,14 @@ def test_a_teacher_with_other_frames_is_refused(rnnt):
         Teacher(rnnt, other)
 
 
-def test_the_arbitrator_learns_what_its_teacher_finds_uncertain(cuts, trainer):  # noqa: F811
+def test_the_arbitrator_learns_what_its_teacher_finds_uncertain(toy_cuts, trainer):
     config = branches(pretrain_steps=60, entropy_threshold=math.log(3))
     optimizer = dataclasses.replace(config.train.optimizer, lr=1e-2)
     train = dataclasses.replace(config.train, max_steps=80, optimizer=optimizer)
     data = dataclasses.replace(config.data, specaugment=SpecAugmentConfig(start_step=80))
     run = trainer(dataclasses.replace(config, train=train, data=data))
     run.phases.teacher.entropy = lambda features, lengths: features[:, ::3, 0].sign() + 1  # a target it can see
-    batch = one_batch(cuts)
+    batch = one_batch(toy_cuts)
     batch = dataclasses.replace(batch, features=batch.features + 20 * torch.randn(batch.features.shape))
     first = None
     for _ in range(60):
