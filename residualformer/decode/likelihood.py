@@ -1,4 +1,4 @@
-"""What a model thinks of the right answer: the transducer loss of references, a finer measure than their error rate."""
+"""The transducer loss of the references: a finer measure of a model than the error rate of its hypotheses."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from residualformer.loss import get_backend
 from residualformer.loss.objective import exact_loss, lattice_boundary
 from residualformer.nn.transducer import Transducer
 
-LARGEST = 2**24  # nodes (frames times label positions) taken together; alone, ten minutes of speech have as many
+MAX_NODES = 2**24  # frames times label positions, computed together; ten minutes of speech alone have as many
 
 
 @torch.no_grad()
 def reference_nats(
     model: Transducer, encoded: Tensor, lengths: Tensor, references: Sequence[Sequence[int]]
 ) -> list[float | None]:
-    """-log P(reference), in nats, of each utterance by the model's own joiner: the exact loss, over all alignments.
+    """Return -log P(reference), in nats, of each utterance: the exact loss of the model's joiner, over all alignments.
 
     Args:
         encoded: (N, T, D) encoder frames, of which `lengths` (N,) are real.
         references: the N label sequences, without blanks.
 
     Returns:
-        A number for each utterance, summed over its labels; None for one whose lattice has more than `LARGEST` nodes.
+        A number per utterance, summed over its labels; None if its lattice has more than `MAX_NODES` nodes.
     """
     N, frames = len(references), int(lengths.max())
-    if N * frames * (max(map(len, references)) + 1) <= LARGEST:
+    if N * frames * (max(map(len, references)) + 1) <= MAX_NODES:
         return _nats(model, encoded[:, :frames], lengths, references)
     if N == 1:
         return [None]
@@ -37,9 +37,11 @@ def reference_nats(
     return [x for part in parts for x in reference_nats(model, encoded[part], lengths[part], references[part])]
 
 
-def _nats(model: Transducer, encoded: Tensor, lengths: Tensor, references: Sequence[Sequence[int]]) -> list[float]:
+def _nats(
+    model: Transducer, encoded: Tensor, lengths: Tensor, references: Sequence[Sequence[int]]
+) -> list[float | None]:
     tokens = pad_sequence([torch.tensor(labels, dtype=torch.int64) for labels in references], batch_first=True)
     tokens = tokens.to(encoded.device)
     boundary = lattice_boundary(torch.tensor([len(labels) for labels in references]), lengths.to(encoded.device))
-    labels = tokens, boundary, get_backend("torch")
-    return exact_loss(model.joiner, encoded, model.predictor(tokens), *labels, reduction="none").tolist()
+    predicted, backend = model.predictor(tokens), get_backend("torch")
+    return exact_loss(model.joiner, encoded, predicted, tokens, boundary, backend, reduction="none").tolist()

@@ -1,10 +1,10 @@
 """The lattice recursion on CUDA, in Triton, which must be installed: `recursion.py` imports this file when it needs it.
 
-Steps, nodes and shares are those of `recursion_numba.py`, with a program for each utterance and a lane for each label
-position. Log-sums are kept in float64, of which a node takes two additions and two comparisons; exp, log and all that
-comes backwards is float32.
+Steps, nodes and fractions are those of `recursion_numba.py`, with a program per utterance and a lane per label
+position. Log-sums are float64, of which a node takes two additions and two comparisons; exp, log and the backward pass
+are float32.
 
-So far this has been run by Triton's interpreter and compiled for sm_80 and sm_90, but not run on a GPU.
+So far this has run in Triton's interpreter and been compiled for sm_80 and sm_90, but has not run on a GPU.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_NEVER = tl.constexpr(-1e30)  # log 0; finite, for a difference of two must not be nan
-_DEAD = tl.constexpr(-1e29)  # below it lie log 0 and what arcs make of it
+_NEVER = tl.constexpr(-1e30)  # log 0; finite, so that the difference of two is not nan
+_DEAD = tl.constexpr(-1e29)  # log 0 plus some arcs lies below this
 
 
 @triton.jit
@@ -26,9 +26,9 @@ def _arc(pointer, exists):
 
 @triton.jit
 def _recursion(
-    px, py, px_grad, py_grad, boundary, total, shares,
+    px, py, px_grad, py_grad, boundary, total, x_fractions,
     px_row, px_s, px_t, py_row, py_s, py_t,
-    gx_row, gx_s, gx_t, gy_row, gy_s, gy_t, shares_row,
+    gx_row, gx_s, gx_t, gy_row, gy_s, gy_t, x_fractions_row,
     SLOPE: tl.constexpr, WITH_GRAD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -38,10 +38,10 @@ def _recursion(
     lane = tl.arange(0, BLOCK)  # the label position of a node, less s0
     s = lane.to(tl.int64)
     below, above = tl.maximum(lane - 1, 0), tl.minimum(lane + 1, BLOCK - 1)
-    # Where the arcs into the nodes of step 1 are; those into the next step are one frame later.
+    # The arcs into the nodes of step 1; those into the next step are one frame later.
     px += row * px_row + (s0 + s - 1) * px_s + (t0 - SLOPE * (s - 1)) * px_t
     py += row * py_row + (s0 + s) * py_s + (t0 - SLOPE * s) * py_t
-    shares += row * shares_row + s
+    x_fractions += row * x_fractions_row + s
 
     p = tl.where(lane == 0, 0.0, _NEVER).to(tl.float64)
     for d in range(D):
@@ -54,35 +54,37 @@ def _recursion(
         p = tl.where(more_x, via_x, via_y) + tl.log(1.0 + z).to(tl.float64)
         p = tl.where(node, p, _NEVER)
         if WITH_GRAD:
-            tl.store(shares + d * BLOCK, tl.where(more_x, 1.0, z) / (1.0 + z), mask=node)
+            tl.store(x_fractions + d * BLOCK, tl.where(more_x, 1.0, z) / (1.0 + z), mask=node)
     result = tl.sum(tl.where(s == S, p, 0.0), 0)
     tl.store(total + row, tl.where(result < _DEAD, float("-inf"), result))
 
     if WITH_GRAD:
-        tl.debug_barrier()  # another thread may read what this one has stored
+        tl.debug_barrier()  # threads read what others have stored
         px_grad += row * gx_row + (s0 + s - 1) * gx_s + (t0 - SLOPE * (s - 1)) * gx_t
         py_grad += row * gy_row + (s0 + s) * gy_s + (t0 - SLOPE * s) * gy_t
         occupied = tl.where((s == S) & (p >= _DEAD), 1.0, 0.0)
         for i in range(D):
             d = D - 1 - i
             node = (s >= d + 1 - (D - S)) & (s <= d + 1) & (s <= S)
-            along_x = occupied * tl.load(shares + d * BLOCK, mask=node, other=0.0)
+            along_x = occupied * tl.load(x_fractions + d * BLOCK, mask=node, other=0.0)
             along_y = occupied - along_x
             tl.store(px_grad + d * gx_t, along_x, mask=node & (s > 0))
             tl.store(py_grad + d * gy_t, along_y, mask=node & (s <= d))
             occupied = along_y + tl.where(s < S, tl.gather(along_x, above, 0), 0.0)
 
 
-def run(px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """As `recursion.plain`: total (B,), px_grad and py_grad. float32, of any strides."""
+def run(
+    px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool
+) -> tuple[Tensor, Tensor, Tensor] | tuple[Tensor, None, None]:
+    """Compute `recursion.lattice_recursion` for float32 tensors of any strides on CUDA."""
     (B, S1, T), slope = py.shape, px.shape[2] - py.shape[2]
     total, block = px.new_empty(B), max(32, triton.next_power_of_2(S1))
     grads = (torch.zeros_like(px), torch.zeros_like(py)) if with_grad else (px, py)
-    shares = px.new_empty(B if with_grad else 0, slope * (S1 - 1) + T, block)
+    x_fractions = px.new_empty(B if with_grad else 0, slope * (S1 - 1) + T, block)
     if B > 0:
         strides = [stride for p in (px, py, *grads) for stride in p.stride()]
         _recursion[(B,)](
-            px, py, *grads, boundary.contiguous(), total, shares, *strides, shares.stride(0),
+            px, py, *grads, boundary.contiguous(), total, x_fractions, *strides, x_fractions.stride(0),
             SLOPE=slope, WITH_GRAD=with_grad, BLOCK=block, num_warps=min(8, max(1, block // 128)),
         )  # fmt: skip
-    return (total, *grads) if with_grad else (total, None, None)
+    return (total, grads[0], grads[1]) if with_grad else (total, None, None)

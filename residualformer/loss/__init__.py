@@ -1,7 +1,7 @@
 """Transducer losses: k2's functions by k2's names, and three that never hold the logits (`*_joiner_loss`)."""
 
+from residualformer.loss.arcs import NotFiniteError
 from residualformer.loss.backends import get_backend
-from residualformer.loss.common import NotFiniteError
 from residualformer.loss.exact import get_rnnt_logprobs_joint, rnnt_loss
 from residualformer.loss.fused_joiner import exact_joiner_loss, pruned_joiner_loss
 from residualformer.loss.fused_simple import simple_joiner_loss
@@ -12,7 +12,7 @@ from residualformer.loss.pruning import (
     rnnt_loss_pruned,
 )
 from residualformer.loss.recursion import mutual_information_recursion
-from residualformer.loss.rnnt import (
+from residualformer.loss.simple import (
     get_rnnt_logprobs,
     get_rnnt_logprobs_smoothed,
     rnnt_loss_simple,

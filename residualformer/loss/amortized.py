@@ -1,11 +1,11 @@
-"""What the decisions of an arbitrator cost: the mean, and the delay with which a device answers.
+"""The amortized losses: mean cost of an arbitrator's decisions, and the delay with which a device answers.
 
-Source: Macoskey, Strimel, Su and Rastrow (2021), "Amortized Neural Networks for Low-Latency Speech Recognition",
-section 4. Letters are the paper's: q_t FLOPs of frame t, mu FLOP/s of the device, rho frames per second, so that
-mu / rho FLOPs are free per frame; N utterances, T encoder frames.
+Macoskey, Strimel, Su and Rastrow, "Amortized Neural Networks for Low-Latency Speech Recognition", 2021, section 4.
+Letters are the paper's: q_t FLOPs of frame t, mu FLOP/s of the device, rho frames per second, so that mu / rho FLOPs
+are free per frame; N utterances, T encoder frames.
 
-The device: frame t arrives at second (t - 1) / rho, an idle processor begins with it at once, a busy one when all
-before it is done. L_amr is the time from T / rho, when the next frame would arrive, to the end of all work.
+The device: frame t arrives (t - 1) / rho seconds after the start. An idle processor begins with it at once, a busy one
+when all earlier frames are done. L_amr is the time from T / rho, when the next frame would arrive, to the end of work.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from residualformer.loss.common import full_precision
+from residualformer.kernels.precision import full_precision
 
 
 @full_precision
 def average_cost(q: Tensor, lengths: Tensor, mu: float, rho: float) -> Tensor:
-    """L_avg (eq. 5) as a real-time factor: the mean of q (N, T) over `lengths` (N,) frames, divided by mu / rho.
+    """Return L_avg (eq. 5) as a real-time factor, (N,): the mean of q (N, T) over lengths (N,), divided by mu / rho.
 
-    Gives (N,), in the dtype of q; an utterance without frames costs nothing.
+    The result has the dtype of q; an utterance without frames costs nothing.
     """
     total = _real(q, lengths).sum(1)
     return (total / lengths.clamp(min=1) * (rho / mu)).to(q.dtype)
@@ -29,9 +29,9 @@ def average_cost(q: Tensor, lengths: Tensor, mu: float, rho: float) -> Tensor:
 
 @full_precision
 def amortized_latency(q: Tensor, lengths: Tensor, mu: float, rho: float) -> Tensor:
-    """L_amr (eq. 6), seconds: the work that is left after the last of `lengths` (N,) frames, over mu; q (N, T) -> (N,).
+    """Return L_amr (eq. 6) in seconds, (N,): the work left after the last of lengths (N,) frames of q (N, T), over mu.
 
-    Convex in q. Where the processor runs idle after frame s for the last time, the derivative is 1 / mu for every
+    L_amr is convex in q. If the processor is idle for the last time after frame s, the derivative is 1 / mu for every
     frame after s and 0 up to s.
     """
     return (_backlog(q, lengths, mu, rho)[:, -1] / mu).to(q.dtype)
@@ -39,18 +39,18 @@ def amortized_latency(q: Tensor, lengths: Tensor, mu: float, rho: float) -> Tens
 
 @full_precision
 def backlog(q: Tensor, lengths: Tensor, mu: float, rho: float) -> Tensor:
-    """l_1 ... l_T (eq. 7), FLOPs: what is still to be done when the next frame arrives; q (N, T) -> (N, T).
+    """Return l_1 ... l_T (eq. 7) in FLOPs, (N, T): the work of q (N, T) left when the next frame arrives.
 
-    Beyond `lengths` (N,) the last value is held.
+    Beyond lengths (N,) the last value is repeated.
     """
     return _backlog(q, lengths, mu, rho)[:, 1:].to(q.dtype)
 
 
 def _backlog(q: Tensor, lengths: Tensor, mu: float, rho: float) -> Tensor:
-    """l_0 ... l_T, (N, T + 1) float64.
+    """Return l_0 ... l_T, (N, T + 1) float64.
 
-    max(l_{t-1} + a_t, 0), unrolled, is S_t - min_{s <= t} S_s with the running sums S of a = q - mu / rho (S_0 = 0).
-    Of equal minima `cummin` takes the last: a processor that has just caught up is idle.
+    l_t = max(l_{t-1} + a_t, 0), unrolled, is S_t - min_{s <= t} S_s with the running sums S of a = q - mu / rho
+    (S_0 = 0). Of equal minima `cummin` takes the last: a processor that has just caught up is idle.
     """
     surplus = _real(q.double() - mu / rho, lengths)
     sums = F.pad(surplus, (1, 0)).cumsum(1)
@@ -58,6 +58,6 @@ def _backlog(q: Tensor, lengths: Tensor, mu: float, rho: float) -> Tensor:
 
 
 def _real(values: Tensor, lengths: Tensor) -> Tensor:
-    """values (N, T) in float64 (sums of GFLOPs are to be exact to a FLOP), 0 beyond `lengths`."""
+    """Return values (N, T) in float64, so that sums of GFLOPs are exact to a FLOP, and 0 beyond `lengths`."""
     padding = torch.arange(values.shape[1], device=values.device) >= lengths[:, None]
     return values.double().masked_fill(padding, 0.0)

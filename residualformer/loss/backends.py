@@ -1,119 +1,147 @@
-"""Who computes the transducer losses: this package (`torch`), k2, or torchaudio (exact loss only).
+"""The back-ends of the transducer losses: this package (`torch`), k2, and torchaudio (exact loss only).
 
-Beside k2's functions a back-end has three that start from what the joiner is made of: `simple_joiner_loss`,
-`pruned_joiner_loss` and `exact_joiner_loss`. This package's never hold the logits; with k2 and torchaudio they make
-them and call the function that takes them.
+Beside k2's functions a back-end has three that start from the inputs of the joiner: `simple_joiner_loss`,
+`pruned_joiner_loss` and `exact_joiner_loss`. This package's never keep the logits; those of k2 and torchaudio compute
+the logits and call the function that takes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from residualformer.errors import UserError, closest
-from residualformer.loss import exact, fused_joiner, fused_simple, pruning, rnnt
-from residualformer.loss.common import REDUCTIONS, full_precision
+from residualformer.kernels.precision import full_precision
+from residualformer.loss.arcs import REDUCTIONS, Loss
+from residualformer.loss.exact import rnnt_loss
+from residualformer.loss.fused_joiner import exact_joiner_loss, pruned_joiner_loss
+from residualformer.loss.fused_simple import simple_joiner_loss
+from residualformer.loss.pruning import do_rnnt_pruning, get_rnnt_prune_ranges, rnnt_loss_pruned
 from residualformer.loss.recursion import checked_boundary
+from residualformer.loss.simple import rnnt_loss_simple, rnnt_loss_smoothed
 from residualformer.optional import describe, optional
 
 
+@dataclass(frozen=True)
 class Backend:
-    """Functions of one back-end as attributes, with k2's arguments; UserError for one that it lacks."""
+    """The functions of one back-end, with k2's arguments; a call of one that it lacks raises UserError."""
 
-    def __init__(self, name: str, functions: dict[str, Callable]):
-        self.name = name
-        self._functions = functions
+    name: str
+    rnnt_loss: Callable[..., Tensor]
+    rnnt_loss_simple: Callable[..., Any]  # a loss, or with return_grad (loss, (px_grad, py_grad)), as in the next
+    rnnt_loss_smoothed: Callable[..., Any]
+    rnnt_loss_pruned: Callable[..., Tensor]
+    simple_joiner_loss: Callable[..., Any]
+    pruned_joiner_loss: Callable[..., Tensor]
+    exact_joiner_loss: Callable[..., Tensor]
+    # Ours with every back-end: k2's ranges are the same numbers, but refuse a batch of empty transcripts and print.
+    get_rnnt_prune_ranges: Callable[[Tensor, Tensor, Tensor | None, int], Tensor] = get_rnnt_prune_ranges
+    do_rnnt_pruning: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = do_rnnt_pruning
 
-    def __getattr__(self, function: str) -> Callable:
-        if function not in (*_LOSSES, *_PLAIN, *_OF_JOINERS):
-            raise AttributeError(function)
-        if function in _OF_JOINERS and function not in self._functions:
-            return _OF_JOINERS[function](self)
-        if function not in self._functions:
-            raise UserError(
-                f"loss back-end '{self.name}' has no {function}, only {', '.join(self._functions)}; "
-                "choose loss.backend torch or k2"
-            )
-        return self._functions[function]
+    @classmethod
+    def from_losses_of_logits(cls, name: str, losses: Mapping[str, Callable[..., Any]]) -> Backend:
+        """Return a back-end of the given losses, any of the four above by name, none of which starts from a joiner."""
 
+        def find(loss: str) -> Callable[..., Any]:
+            def missing(*args: Any, **kwargs: Any) -> Any:
+                raise UserError(
+                    f"loss back-end '{name}' has no {loss}, only {', '.join(losses)}; choose loss.backend torch or k2"
+                )
 
-_LOSSES = ("rnnt_loss", "rnnt_loss_simple", "rnnt_loss_smoothed", "rnnt_loss_pruned")
-_PLAIN = ("get_rnnt_prune_ranges", "do_rnnt_pruning")  # plain PyTorch with every back-end
+            return losses.get(loss, missing)
 
-
-def _simple_joiner(backend: Backend) -> Callable:
-    def simple_joiner_loss(
-        encoded: Tensor, predicted: Tensor, encoder_weight: Tensor, encoder_bias: Tensor | None,
-        predictor_weight: Tensor, predictor_bias: Tensor | None, symbols: Tensor, termination_symbol: int,
-        boundary: Tensor | None = None, **options,
-    ) -> rnnt.Loss:  # fmt: skip
-        lm = F.linear(predicted, predictor_weight, predictor_bias)
-        am = F.linear(encoded, encoder_weight, encoder_bias)
-        smoothed = {"lm_only_scale": 0.0, "am_only_scale": 0.0} | options
-        return backend.rnnt_loss_smoothed(lm, am, symbols, termination_symbol, boundary=boundary, **smoothed)
-
-    return simple_joiner_loss
-
-
-def _pruned_joiner(backend: Backend) -> Callable:
-    def pruned_joiner_loss(
-        am: Tensor, lm: Tensor, weight: Tensor, bias: Tensor | None, symbols: Tensor, ranges: Tensor, *args, **options
-    ) -> Tensor:
-        am, lm = backend.do_rnnt_pruning(am, lm, ranges)
-        logits = F.linear(torch.tanh(am + lm), weight, bias)
-        return backend.rnnt_loss_pruned(logits, symbols, ranges, *args, **options)
-
-    return pruned_joiner_loss
+        return cls(
+            name,
+            rnnt_loss=find("rnnt_loss"),
+            rnnt_loss_simple=find("rnnt_loss_simple"),
+            rnnt_loss_smoothed=find("rnnt_loss_smoothed"),
+            rnnt_loss_pruned=find("rnnt_loss_pruned"),
+            simple_joiner_loss=partial(_simple_joiner_loss, find("rnnt_loss_smoothed")),
+            pruned_joiner_loss=partial(_pruned_joiner_loss, find("rnnt_loss_pruned")),
+            exact_joiner_loss=partial(_exact_joiner_loss, find("rnnt_loss")),
+        )
 
 
-def _exact_joiner(backend: Backend) -> Callable:
-    def exact_joiner_loss(
-        am: Tensor, lm: Tensor, weight: Tensor, bias: Tensor | None, symbols: Tensor, *args, **options
-    ) -> Tensor:
-        logits = F.linear(torch.tanh(am.unsqueeze(2) + lm.unsqueeze(1)), weight, bias)
-        return backend.rnnt_loss(logits, symbols, *args, **options)
-
-    return exact_joiner_loss
-
-
-_OF_JOINERS = {
-    "simple_joiner_loss": _simple_joiner,
-    "pruned_joiner_loss": _pruned_joiner,
-    "exact_joiner_loss": _exact_joiner,
-}
-
-
-def _torch() -> dict[str, Callable]:
-    return {
-        "rnnt_loss": exact.rnnt_loss,
-        "rnnt_loss_simple": rnnt.rnnt_loss_simple,
-        "rnnt_loss_smoothed": rnnt.rnnt_loss_smoothed,
-        "rnnt_loss_pruned": pruning.rnnt_loss_pruned,
-        "get_rnnt_prune_ranges": pruning.get_rnnt_prune_ranges,
-        "do_rnnt_pruning": pruning.do_rnnt_pruning,
-        "simple_joiner_loss": fused_simple.simple_joiner_loss,
-        "pruned_joiner_loss": fused_joiner.pruned_joiner_loss,
-        "exact_joiner_loss": fused_joiner.exact_joiner_loss,
-    }
+def _simple_joiner_loss(
+    smoothed_loss: Callable[..., Loss],
+    encoded: Tensor,
+    predicted: Tensor,
+    encoder_weight: Tensor,
+    encoder_bias: Tensor | None,
+    predictor_weight: Tensor,
+    predictor_bias: Tensor | None,
+    symbols: Tensor,
+    termination_symbol: int,
+    boundary: Tensor | None = None,
+    **options: Any,
+) -> Loss:
+    lm = F.linear(predicted, predictor_weight, predictor_bias)
+    am = F.linear(encoded, encoder_weight, encoder_bias)
+    options = {"lm_only_scale": 0.0, "am_only_scale": 0.0} | options
+    return smoothed_loss(lm, am, symbols, termination_symbol, boundary=boundary, **options)
 
 
-def _k2() -> dict[str, Callable]:
-    # k2's own ranges refuse a batch of empty transcripts and print warnings: ours are the same numbers.
+def _pruned_joiner_loss(
+    pruned_loss: Callable[..., Tensor],
+    am: Tensor,
+    lm: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    symbols: Tensor,
+    ranges: Tensor,
+    *args: Any,
+    **options: Any,
+) -> Tensor:
+    am, lm = do_rnnt_pruning(am, lm, ranges)
+    return pruned_loss(F.linear(torch.tanh(am + lm), weight, bias), symbols, ranges, *args, **options)
+
+
+def _exact_joiner_loss(
+    exact_loss: Callable[..., Tensor],
+    am: Tensor,
+    lm: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    symbols: Tensor,
+    *args: Any,
+    **options: Any,
+) -> Tensor:
+    logits = F.linear(torch.tanh(am.unsqueeze(2) + lm.unsqueeze(1)), weight, bias)
+    return exact_loss(logits, symbols, *args, **options)
+
+
+def _torch() -> Backend:
+    return Backend(
+        "torch",
+        rnnt_loss=rnnt_loss,
+        rnnt_loss_simple=rnnt_loss_simple,
+        rnnt_loss_smoothed=rnnt_loss_smoothed,
+        rnnt_loss_pruned=rnnt_loss_pruned,
+        simple_joiner_loss=simple_joiner_loss,
+        pruned_joiner_loss=pruned_joiner_loss,
+        exact_joiner_loss=exact_joiner_loss,
+    )
+
+
+def _k2() -> Backend:
     k2 = optional("k2")
-    functions = {name: full_precision(getattr(k2, name)) for name in _LOSSES}
-    return functions | {name: getattr(pruning, name) for name in _PLAIN}
+    names = "rnnt_loss", "rnnt_loss_simple", "rnnt_loss_smoothed", "rnnt_loss_pruned"
+    return Backend.from_losses_of_logits("k2", {name: full_precision(getattr(k2, name)) for name in names})
 
 
-def _torchaudio() -> dict[str, Callable]:
+def _torchaudio() -> Backend:
     functional = optional("torchaudio").functional
     if not hasattr(functional, "rnnt_loss"):
         raise UserError("this torchaudio has no functional.rnnt_loss; choose loss.backend torch or another release")
 
     @full_precision
-    def rnnt_loss(
+    def exact(
         logits: Tensor,
         symbols: Tensor,
         termination_symbol: int,
@@ -122,7 +150,7 @@ def _torchaudio() -> dict[str, Callable]:
         delay_penalty: float = 0.0,
         reduction: str | None = "mean",
     ) -> Tensor:
-        """k2's arguments on torchaudio's exact loss: regular type, boundaries from 0, no delay penalty."""
+        """Return torchaudio's exact loss, given k2's arguments: regular type, boundaries from 0, no delay penalty."""
         B, T, S1, _ = logits.shape
         boundary = checked_boundary(boundary, B, S1 - 1, T, logits.device)
         if rnnt_type != "regular" or delay_penalty != 0 or boundary[:, :2].any():
@@ -139,17 +167,18 @@ def _torchaudio() -> dict[str, Callable]:
             reduction=reduction,
         )
 
-    return {"rnnt_loss": rnnt_loss}
+    return Backend.from_losses_of_logits("torchaudio", {"rnnt_loss": exact})
 
 
-BACKENDS = {"torch": _torch, "k2": _k2, "torchaudio": _torchaudio}
+BACKENDS: dict[str, Callable[[], Backend]] = {"torch": _torch, "k2": _k2, "torchaudio": _torchaudio}
 
 
 def get_backend(name: str = "auto") -> Backend:
-    """The back-end `name`; `auto` is this package's own.
+    """Return the back-end `name`; `auto` is this package's own.
 
-    Raises UserError if the name is unknown or its package is missing: the message lists what is installed and how to
-    get the rest.
+    Raises:
+        UserError: the name is unknown or its package is missing; the message lists what is installed and how to get
+            the rest.
     """
     name = "torch" if name == "auto" else name
     if name not in BACKENDS:
@@ -158,11 +187,11 @@ def get_backend(name: str = "auto") -> Backend:
             f"\n{backend_table()}"
         )
     try:
-        return Backend(name, BACKENDS[name]())
+        return BACKENDS[name]()
     except UserError as error:
         raise UserError(f"loss back-end '{name}' cannot be used: {error}\n{backend_table()}") from error
 
 
 def backend_table() -> str:
-    """Which back-ends are installed and how to get the others, for people."""
+    """Return a table for people: the back-ends that are installed, and how to get the others."""
     return "loss back-ends:\n  torch: always there\n" + describe([name for name in BACKENDS if name != "torch"])

@@ -86,11 +86,9 @@ class TransducerObjective:
         self, model: Transducer, encoded: Tensor, predicted: Tensor, tokens: Tensor, boundary: Tensor
     ) -> dict[str, Tensor]:
         """Compute the simple joiner's loss, and the joiner's on the label positions that the former finds likely."""
-        config, joiner, output = self.config, model.joiner, model.joiner.vocabulary
-        simple_encoder, simple_predictor = (
-            model.training_only["simple_encoder"],
-            model.training_only["simple_predictor"],
-        )
+        config, joiner, heads = self.config, model.joiner, model.training_only
+        assert isinstance(joiner, TanhJoiner)  # the configuration refuses others with the pruned loss
+        output, simple_encoder, simple_predictor = joiner.vocabulary, heads["simple_encoder"], heads["simple_predictor"]
         am, lm = joiner.project_encoder(encoded), joiner.project_predictor(predicted)
         with loss_autocast(joiner, encoded, self.backend, self.bf16):
             simple, (px_grad, py_grad) = self.backend.simple_joiner_loss(

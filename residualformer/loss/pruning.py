@@ -1,7 +1,7 @@
-"""The pruned transducer loss: the joiner is run only on the few label positions that matter at each frame.
+"""The pruned transducer loss: the joiner runs only on the few label positions that matter at each frame.
 
-"Pruned RNN-T for fast, memory-efficient ASR training", Kuang et al., 2022, section 3.2; names, arguments and
-conventions as in k2. R is the prune range s_range; arguments that are not described here: see the top of `rnnt.py`.
+Kuang et al., "Pruned RNN-T for fast, memory-efficient ASR training", 2022, section 3.2; names, arguments and
+conventions as in k2. R is the prune range s_range. Arguments that are not described here: see the top of `simple.py`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from residualformer.loss.common import check_arguments, finish_arcs, full_precision, label_and_blank, loss_of_arcs
+from residualformer.kernels.precision import full_precision
+from residualformer.loss.arcs import check_arguments, finish_arcs, label_and_blank, loss_of_arcs
 from residualformer.loss.recursion import checked_boundary
 
 
 def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor | None, s_range: int) -> Tensor:
-    """Label positions to keep at each frame, (B, T, R): R = min(s_range, S+1) consecutive ones.
+    """Return the label positions to keep at each frame, (B, T, R): R = min(s_range, S+1) consecutive ones.
 
-    px_grad, py_grad: occupation of the arcs, from a simple loss with `return_grad=True`.
-    Each window holds the most occupation that its frame allows. The first position starts at 0, never falls, rises by
-    at most R-1 from frame to frame (1 if labels consume frames), so that no label is jumped over, and the last frame
-    reaches end_symbol. An s_range too narrow for the shortest utterance to fit its labels is widened, with a warning.
+    Each window holds the most occupation that its frame allows. The first position starts at 0, never falls and rises
+    by at most R-1 from frame to frame (1 if labels consume frames), so that no label is skipped; the last frame reaches
+    end_symbol. An s_range too narrow for an utterance with many labels and few frames is widened, with a warning.
+
+    Args:
+        px_grad, py_grad: occupation of the arcs, from a simple loss with `return_grad=True`.
+
+    Raises:
+        ValueError: shapes do not fit, or s_range is too small for any path.
     """
     B, S, width = px_grad.shape
     T = py_grad.shape[2]
@@ -40,7 +46,7 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor | N
             s_range = needed
     R = min(s_range, S + 1)
 
-    # Occupation that leaves a window's positions by blanks, less what flows in from the label below the window.
+    # Occupation that leaves a window's positions by blanks, minus the inflow from the label below the window.
     inflow = F.pad(px_grad, (0, 0, 1, 0))[:, : S + 2 - R, :T]
     starts = (py_grad.unfold(1, R, 1).sum(-1) - inflow).argmax(1)  # (B, T)
     frames = torch.arange(T, device=starts.device)
@@ -50,7 +56,7 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor | N
 
 
 def _reachable(starts: Tensor, step: int) -> Tensor:
-    """`starts` (B, T) moved as little as k2 moves them to begin at 0, never fall and never rise by more than `step`."""
+    """Move `starts` (B, T), as little as k2 does, to begin at 0, never fall and never rise by more than `step`."""
     ramp = step * torch.arange(starts.shape[1], device=starts.device)
     starts = starts.flip(1).cummin(1).values.flip(1)
     starts = (starts - ramp).flip(1).cummax(1).values.flip(1) + ramp  # a later start must be in reach
@@ -58,9 +64,10 @@ def _reachable(starts: Tensor, step: int) -> Tensor:
 
 
 def do_rnnt_pruning(am: Tensor, lm: Tensor, ranges: Tensor) -> tuple[Tensor, Tensor]:
-    """Encoder output am (B, T, D) and predictor output lm (B, S+1, P) at the kept positions: (B, T, R, D or P).
+    """Return am (B, T, D) and lm (B, S+1, P) at the kept positions, (B, T, R, D) and (B, T, R, P).
 
-    ranges: (B, T, R), from `get_rnnt_prune_ranges`. The first result is a view of am.
+    Args:
+        ranges: (B, T, R), from `get_rnnt_prune_ranges`. The first result is a view of am.
     """
     B, T, R = ranges.shape
     if am.ndim != 3 or lm.ndim != 3 or am.shape[:2] != (B, T) or lm.shape[0] != B:
@@ -82,9 +89,10 @@ def get_rnnt_logprobs_pruned(
     boundary: Tensor | None,
     rnnt_type: str = "regular",
 ) -> tuple[Tensor, Tensor]:
-    """Arcs of softmax(logits (B, T, R, C)) at the positions of ranges (B, T, R), log 0 elsewhere.
+    """Return the arcs of softmax(logits), logits (B, T, R, C), at the positions of ranges (B, T, R), log 0 elsewhere.
 
-    px (B, S, T+1), or (B, S, T) if labels consume frames, and py (B, S+1, T).
+    Returns:
+        px (B, S, T+1), or (B, S, T) if labels consume frames, and py (B, S+1, T).
     """
     if logits.ndim != 4 or ranges.shape != logits.shape[:3] or symbols.ndim != 2:
         raise ValueError(
@@ -93,7 +101,7 @@ def get_rnnt_logprobs_pruned(
         )
     (B, T, R, C), S = logits.shape, symbols.shape[1]
     check_arguments(symbols, B, S, C, termination_symbol, rnnt_type)
-    with_end = F.pad(symbols, (0, 1), value=termination_symbol)  # no label leaves position S: anything will do
+    with_end = F.pad(symbols, (0, 1), value=termination_symbol)  # any class will do: no label leaves position S
     labels = with_end.gather(1, ranges.flatten(1)).view(B, T, R)
     px, py = label_and_blank(logits, labels, termination_symbol)
     nowhere = logits.new_full((B, T, S + 1), -torch.inf)
@@ -113,10 +121,11 @@ def rnnt_loss_pruned(
     reduction: str | None = "mean",
     use_hat_loss: bool = False,
 ) -> Tensor:
-    """Transducer loss over the paths within ranges (B, T, R), of joiner output logits (B, T, R, C), not normalised.
+    """Return the transducer loss over the paths within ranges (B, T, R), of unnormalized logits (B, T, R, C).
 
-    use_hat_loss: the blank is a Bernoulli trial of its own and the labels share the rest (Variani et al., "Hybrid
-    Autoregressive Transducer", 2020); the blank must be class 0, as in k2.
+    Args:
+        use_hat_loss: the blank is a Bernoulli trial of its own and the labels share the rest (Variani et al., "Hybrid
+            Autoregressive Transducer", 2020); the blank must be class 0, as in k2.
     """
     if use_hat_loss:
         if termination_symbol != 0:
@@ -127,6 +136,6 @@ def rnnt_loss_pruned(
 
 
 def _hat_logprobs(logits: Tensor) -> Tensor:
-    """(..., C) logits to log-probabilities: sigmoid for class 0, softmax over the others times what is left."""
+    """Return the log-probabilities of logits (..., C): a sigmoid for class 0, a softmax of the others for the rest."""
     blank, labels = logits[..., :1], logits[..., 1:]
     return torch.cat([F.logsigmoid(blank), labels.log_softmax(-1) + F.logsigmoid(-blank)], dim=-1)

@@ -24,7 +24,7 @@ from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError
 from residualformer.files import remove_leftovers
 from residualformer.kernels.dropout import restore_pools
-from residualformer.loss.common import NotFiniteError
+from residualformer.loss.arcs import NotFiniteError
 from residualformer.model import checkpoint
 from residualformer.model.cost import parameter_table
 from residualformer.model.identity import is_same_training

@@ -53,6 +53,6 @@ def test_it_is_minus_the_log_of_the_sum_over_all_alignments(model):
 def test_what_does_not_fit_at_once_is_taken_in_parts_and_what_never_fits_is_left_out(model, monkeypatch):
     encoded, lengths = random_frames(LENGTHS, seed=3)
     whole = reference_nats(model, encoded, lengths, REFERENCES)
-    monkeypatch.setattr(likelihood, "LARGEST", 8)
+    monkeypatch.setattr(likelihood, "MAX_NODES", 8)
     parts = reference_nats(model, encoded, lengths, REFERENCES)
     assert parts[0] is None and parts[1:] == pytest.approx(whole[1:], abs=1e-9)  # 7 frames, 4 positions: 28 nodes

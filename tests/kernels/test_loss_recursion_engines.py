@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from residualformer.errors import UserError
-from residualformer.loss import mutual_information_recursion, recursion, rnnt_loss_smoothed
-from residualformer.loss.recursion import recursion_engine
+from residualformer.kernels import dispatch, recursion
+from residualformer.kernels.dispatch import recursion_engine
+from residualformer.loss import mutual_information_recursion, rnnt_loss_smoothed
 from residualformer.optional import is_installed
 
 numba = pytest.mark.skipif(not is_installed("numba"), reason="numba is not installed")
@@ -112,8 +113,8 @@ def test_the_exponential_is_that_of_the_library():
 @numba
 def test_the_engine_of_a_cpu_is_numba_and_a_forced_one_serves_every_loss(monkeypatch):
     asked = []
-    original = recursion._engine_named
-    monkeypatch.setattr(recursion, "_engine_named", lambda name: asked.append(name) or original(name))
+    original = recursion.load_kernels
+    monkeypatch.setattr(recursion, "load_kernels", lambda kernel, name: asked.append(name) or original(kernel, name))
     lm, am, symbols = torch.randn(2, 4, 5), torch.randn(2, 6, 5), torch.ones(2, 3, dtype=torch.int64)
     loss = rnnt_loss_smoothed(lm, am, symbols, 0)
     with recursion_engine("plain"):
@@ -129,25 +130,28 @@ def test_other_kinds_of_numbers_are_for_plain():
 
 
 def test_an_engine_that_fails_is_given_up_with_one_warning(monkeypatch, caplog):
-    def broken(name):
-        raise OSError("libsvml.so has no such symbol")
+    def broken(kernel, engine):
+        if engine != "plain":
+            raise OSError("libsvml.so has no such symbol")
+        return original(kernel, engine)
 
     px, py, boundary = lattices(True, S=6, T=8)
     expected = run("plain", px, py, boundary)
-    monkeypatch.setattr(recursion, "_broken", set())
-    monkeypatch.setattr(recursion, "_is_there", lambda name: True)
-    monkeypatch.setattr(recursion, "_engine_named", broken)
+    original = recursion.load_kernels
+    monkeypatch.setattr(dispatch, "_failed", set())
+    monkeypatch.setattr(dispatch, "_is_there", lambda name: True)
+    monkeypatch.setattr(recursion, "load_kernels", broken)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert all(torch.equal(a, b) for a, b in zip(run("auto", px, py, boundary), expected))
-    assert len(caplog.records) == 1 and "without numba, slower, for it failed: libsvml.so" in caplog.text
+    assert len(caplog.records) == 1 and "without numba, which failed, and therefore slower: libsvml.so" in caplog.text
 
 
 def test_an_engine_that_is_not_installed_is_passed_over_unless_it_is_asked_for(monkeypatch):
     px, py, boundary = lattices(True, S=6, T=8)
-    recursion._engine_named.cache_clear()
+    dispatch.load_kernels.cache_clear()
     monkeypatch.setattr("residualformer.optional.is_installed", lambda name: False)
-    monkeypatch.setattr(recursion, "_is_there", lambda name: False)
+    monkeypatch.setattr(dispatch, "_is_there", lambda name: False)
     assert torch.equal(run("auto", px, py, boundary)[0], run("plain", px, py, boundary)[0])
     with pytest.raises(UserError, match="numba .* is not installed; to get it: pip install numba"):
         run("numba", px, py, boundary)

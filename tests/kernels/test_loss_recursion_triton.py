@@ -82,7 +82,7 @@ from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from residualformer.kernels.recursion_triton import _recursion
-pointers = dict.fromkeys(["px", "py", "px_grad", "py_grad", "total", "shares"], "*fp32") | {"boundary": "*i64"}
+pointers = dict.fromkeys(["px", "py", "px_grad", "py_grad", "total", "x_fractions"], "*fp32") | {"boundary": "*i64"}
 for slope, with_grad, block in ((1, True, 64), (0, True, 2048), (1, False, 128)):
     constants = {"SLOPE": slope, "WITH_GRAD": with_grad, "BLOCK": block}
     signature = {n: "constexpr" if n in constants else pointers.get(n, "i32") for n in _recursion.arg_names}

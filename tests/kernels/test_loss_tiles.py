@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from residualformer.kernels.tiles import Tiles
-from residualformer.loss import exact_joiner_loss, recursion
-from residualformer.loss.common import NotFiniteError
-from residualformer.loss.fused_joiner import _kind_of_tiles
-from residualformer.loss.recursion import recursion_engine
+from residualformer.kernels import dispatch
+from residualformer.kernels.dispatch import recursion_engine
+from residualformer.kernels.tiles import fastest_tiles
+from residualformer.kernels.tiles_plain import Tiles
+from residualformer.loss import exact_joiner_loss
+from residualformer.loss.arcs import NotFiniteError
 from residualformer.optional import is_installed
 
 numba = pytest.mark.skipif(not is_installed("numba"), reason="numba is not installed")
@@ -33,9 +34,9 @@ def run(kind, joiner, nodes, grad):
     """Arcs, and gradients of the joiner, in two tiles."""
     arcs, grads = grad.new_empty(NODES, 2), [torch.zeros_like(each) for each in joiner]
     tiles = kind(*joiner)
-    for rows in tiles.of(NODES, 40):
-        tiles.write_arcs(*(each[rows] for each in nodes), arcs[rows])
-    for rows in tiles.of(NODES, 40):
+    for rows in tiles.split(NODES, 40):
+        tiles.write_log_probs(*(each[rows] for each in nodes), arcs[rows])
+    for rows in tiles.split(NODES, 40):
         tiles.add_grads(*(each[rows] for each in nodes), grad[rows], *grads)
     return arcs, grads
 
@@ -45,11 +46,11 @@ def run(kind, joiner, nodes, grad):
 @pytest.mark.parametrize("spread", [0.05, 1.0, 20.0])
 def test_kernels_are_float64_but_for_rounding(C, spread):
     """tanh is off by 1.5e-7, products of D by a few eps, in logits of up to 5 sqrt(D) spread; and so are gradients."""
-    from residualformer.kernels.tiles_numba import CompiledTiles
+    from residualformer.kernels.tiles_numba import NumbaTiles
 
     joiner, nodes, grad = problem(C, spread=spread)
     exact, exact_grads = run(Tiles, [each.double() for each in joiner], nodes, grad.double())
-    arcs, grads = run(CompiledTiles, joiner, nodes, grad)
+    arcs, grads = run(NumbaTiles, joiner, nodes, grad)
     logit = 3e-7 * (5 * 37**0.5 * spread + 5)
     torch.testing.assert_close(arcs.double(), exact, rtol=0, atol=logit)
     for ours, theirs in zip(grads, exact_grads, strict=True):
@@ -72,36 +73,36 @@ def test_exponential_and_tanh_are_those_of_the_library():
 
 @numba
 def test_impossible_classes_and_logits_that_are_not_finite():
-    from residualformer.kernels.tiles_numba import CompiledTiles
+    from residualformer.kernels.tiles_numba import NumbaTiles
 
     joiner, nodes, grad = problem(40)
     joiner[3][:8] = -torch.inf
     nodes[2][nodes[2] < 8] += 8
     expected, expected_grads = run(Tiles, joiner, nodes, grad)
-    arcs, grads = run(CompiledTiles, joiner, nodes, grad)
+    arcs, grads = run(NumbaTiles, joiner, nodes, grad)
     torch.testing.assert_close(arcs, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(grads[0], expected_grads[0], rtol=1e-4, atol=1e-4)
     assert not grads[3][:8].any() and not grads[2][:8].any()
     for wrong in (torch.nan, torch.inf, -torch.nan):
         joiner[0][4] = wrong  # tanh of inf is 1, as it should be
-        arcs, _ = run(CompiledTiles, joiner, nodes, grad)
+        arcs, _ = run(NumbaTiles, joiner, nodes, grad)
         assert torch.equal(arcs.isnan()[:, 0], (nodes[0] == 4) & (wrong != torch.inf))
         joiner[0][4] = 0.5
         joiner[3][20] = wrong
-        assert run(CompiledTiles, joiner, nodes, grad)[0].isnan().all()
+        assert run(NumbaTiles, joiner, nodes, grad)[0].isnan().all()
         joiner[3][20] = 0.5
     joiner[3][:] = -torch.inf
-    assert run(CompiledTiles, joiner, nodes, grad)[0].isnan().all()
+    assert run(NumbaTiles, joiner, nodes, grad)[0].isnan().all()
 
 
 @numba
 def test_no_gradient_is_a_denormal_number():
     """Products of matrices that meet them are several times slower."""
-    from residualformer.kernels.tiles_numba import CompiledTiles
+    from residualformer.kernels.tiles_numba import NumbaTiles
 
     joiner, nodes, grad = problem(300, spread=5.0)
-    tiles = CompiledTiles(*joiner)
-    tiles.of(NODES, NODES)
+    tiles = NumbaTiles(*joiner)
+    tiles.split(NODES, NODES)
     grads = [torch.zeros_like(each) for each in joiner]
     tiles.add_grads(*nodes, grad.clamp(min=1e-7), *grads)
     tiny = tiles.logits[tiles.logits != 0].abs().min()
@@ -117,7 +118,7 @@ def test_threads_change_no_bit(monkeypatch):
     try:
         for number in (1, 2, 5):
             torch.set_num_threads(number)
-            arcs, grads = run(tiles_numba.CompiledTiles, *problem_)
+            arcs, grads = run(tiles_numba.NumbaTiles, *problem_)
             results.append([arcs, *grads])
     finally:
         torch.set_num_threads(threads)
@@ -128,22 +129,23 @@ def test_threads_change_no_bit(monkeypatch):
 @numba
 def test_kernels_are_for_float32_and_not_for_the_plain_engine():
     am = torch.zeros(2, 3)
-    assert _kind_of_tiles(am) is not Tiles
-    assert _kind_of_tiles(am.double()) is Tiles and _kind_of_tiles(am.to("meta")) is Tiles
+    assert fastest_tiles(am) is not Tiles
+    assert fastest_tiles(am.double()) is Tiles and fastest_tiles(am.to("meta")) is Tiles
     with recursion_engine("plain"):
-        assert _kind_of_tiles(am) is Tiles
+        assert fastest_tiles(am) is Tiles
 
 
 def test_kernels_that_fail_are_given_up_with_one_warning(monkeypatch, caplog):
     def broken(name):
         raise OSError("libsvml.so has no such symbol")
 
-    monkeypatch.setattr(recursion, "_broken", set())
-    monkeypatch.setattr(recursion, "_is_there", lambda name: True)
-    monkeypatch.setattr(recursion.importlib, "import_module", broken)
+    dispatch.load_kernels.cache_clear()
+    monkeypatch.setattr(dispatch, "_failed", set())
+    monkeypatch.setattr(dispatch, "_is_there", lambda name: True)
+    monkeypatch.setattr(dispatch.importlib, "import_module", broken)
     with caplog.at_level(logging.WARNING):
-        assert [_kind_of_tiles(torch.zeros(2, 3)) for _ in range(2)] == [Tiles, Tiles]
-    assert len(caplog.records) == 1 and "without numba, slower, for it failed: libsvml.so" in caplog.text
+        assert [fastest_tiles(torch.zeros(2, 3)) for _ in range(2)] == [Tiles, Tiles]
+    assert len(caplog.records) == 1 and "without numba, which failed" in caplog.text and "libsvml.so" in caplog.text
 
 
 @pytest.mark.parametrize("engine", ["auto", "plain"])

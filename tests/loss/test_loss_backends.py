@@ -8,7 +8,7 @@ from loss_paths import additive_case, case
 
 import residualformer.loss as ours
 from residualformer.errors import UserError
-from residualformer.loss.backends import BACKENDS, get_backend
+from residualformer.loss.backends import BACKENDS, Backend, get_backend
 from residualformer.optional import is_installed
 
 
@@ -70,10 +70,12 @@ def test_a_missing_back_end_is_answered_with_how_to_get_it(name):
 
 
 def test_a_function_that_a_back_end_lacks_is_a_user_error():
-    backend = ours.backends.Backend("torchaudio", {"rnnt_loss": ours.rnnt_loss})
+    backend = Backend.from_losses_of_logits("torchaudio", {"rnnt_loss": ours.rnnt_loss})
     assert backend.rnnt_loss is ours.rnnt_loss
     with pytest.raises(UserError, match="'torchaudio' has no rnnt_loss_pruned, only rnnt_loss"):
-        _ = backend.rnnt_loss_pruned
+        backend.rnnt_loss_pruned()
+    with pytest.raises(UserError, match="'torchaudio' has no rnnt_loss_smoothed, only rnnt_loss"):
+        backend.simple_joiner_loss(*joiner_problem()[0], torch.ones(5, 3, dtype=torch.int64), 0)
     with pytest.raises(AttributeError):
         _ = backend.no_such_function
 
@@ -139,8 +141,7 @@ def joiner_problem():
 def test_losses_of_joiners_are_those_of_their_logits():
     """The same numbers with functions of another package, which take logits, and with ours, which do not."""
     plain = {name: getattr(ours, name) for name in ("rnnt_loss", "rnnt_loss_smoothed", "rnnt_loss_pruned")}
-    plain |= {name: getattr(ours, name) for name in ("get_rnnt_prune_ranges", "do_rnnt_pruning")}
-    other, torch_ = ours.backends.Backend("other", plain), get_backend("torch")
+    other, torch_ = Backend.from_losses_of_logits("other", plain), get_backend("torch")
     additive, joiner, (symbols, boundary) = joiner_problem()
     for scales in ({}, {"lm_only_scale": 0.25, "am_only_scale": 0.1}):
         simple = [

@@ -4,7 +4,8 @@ import pytest
 import torch
 from loss_paths import TYPES, LargestTensor, case, loss_by_paths
 
-from residualformer.loss import fused_joiner, get_rnnt_prune_ranges, rnnt_loss_pruned, rnnt_loss_simple
+from residualformer.kernels import tanh_joiner
+from residualformer.loss import get_rnnt_prune_ranges, rnnt_loss_pruned, rnnt_loss_simple
 from residualformer.loss.fused_joiner import exact_joiner_loss, pruned_joiner_loss
 
 D = 6
@@ -52,7 +53,7 @@ def test_exact_loss_and_gradients_are_those_of_all_paths(rnnt_type, delay_penalt
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("tile", [1, 7, 1000])
 def test_pruned_loss_is_that_of_its_logits(rnnt_type, s_range, reduction, tile, monkeypatch):
-    monkeypatch.setitem(fused_joiner.TILE, "cpu", tile)
+    monkeypatch.setitem(tanh_joiner.TILE, "cpu", tile)
     joiner, symbols, boundary = problem(seed=1)
     ranges = ranges_of(*joiner[:2], symbols, boundary, rnnt_type, s_range)
     args = (0, boundary, rnnt_type, 0.1, reduction)
@@ -145,7 +146,7 @@ def test_bf16_products_bound_the_error():
 
 def test_nothing_grows_with_the_vocabulary_but_a_tile_and_the_gradient(monkeypatch):
     N, T, S, C = 4, 40, 9, 600
-    monkeypatch.setitem(fused_joiner.TILE, "cpu", 64)
+    monkeypatch.setitem(tanh_joiner.TILE, "cpu", 64)
     shapes = (N, T, D), (N, S + 1, D), (C, D), (C,)
     joiner = [torch.randn(shape, requires_grad=True) for shape in shapes]
     symbols = torch.randint(1, C, (N, S))

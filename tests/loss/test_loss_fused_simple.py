@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from loss_paths import TYPES, LargestTensor, case
 
-from residualformer.loss import fused_simple, projection, rnnt_loss_simple, rnnt_loss_smoothed, simple_joiner_loss
-from residualformer.loss.common import NotFiniteError
+from residualformer.kernels import additive_joiner, projection
+from residualformer.loss import fused_simple, rnnt_loss_simple, rnnt_loss_smoothed, simple_joiner_loss
+from residualformer.loss.arcs import NotFiniteError
 
 E, P = 5, 6
 SCALES = [(0.0, 0.0), (0.25, 0.0), (0.0, 0.1), (0.3, 0.2), (0.5, 0.5)]
@@ -38,7 +39,7 @@ def cut(request, monkeypatch):
     if request.param == "small":
         monkeypatch.setitem(fused_simple.SMALL, "cpu", 10_000)
     if request.param == "cut":
-        monkeypatch.setitem(fused_simple.FRAMES, "cpu", 6)
+        monkeypatch.setitem(additive_joiner.FRAMES, "cpu", 6)
         monkeypatch.setitem(projection.BLOCK, "cpu", 1)
         monkeypatch.setattr(projection, "CHUNK", 100)
     return request.param

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from residualformer.loss import rnnt_loss, rnnt_loss_pruned, rnnt_loss_simple
-from residualformer.loss.common import NotFiniteError, loss_of_arcs
+from residualformer.loss.arcs import NotFiniteError, loss_of_arcs
 from residualformer.loss.recursion import recursion_engine
 
 B, T, S, C = 4, 6, 3, 5

@@ -9,7 +9,7 @@ import torch
 
 from residualformer.config.schema import Config, EncoderConfig, FeatureConfig, JoinerConfig, LossConfig, PredictorConfig
 from residualformer.data.collate import Batch
-from residualformer.kernels.precision import products, wanted
+from residualformer.kernels.precision import bf16_products, is_bf16_autocast
 from residualformer.loss import get_backend, objective
 from residualformer.loss.objective import TransducerObjective
 from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner
@@ -65,7 +65,7 @@ def test_bf16_products_bound_the_error_of_losses_and_gradients(config, monkeypat
 def cpu_rounds_products() -> bool:
     """Whether this processor takes bf16 factors when it may: with AVX-512 alone oneDNN goes on in float32."""
     a, b = torch.randn(2, 64, 64, generator=torch.Generator().manual_seed(0))
-    with products("cpu", bf16=True):
+    with bf16_products("cpu", enabled=True):
         rounded = a @ b
     return not torch.equal(rounded, a @ b)
 
@@ -81,13 +81,13 @@ def test_a_small_output_layer_stays_float32_to_the_bit(config):
 def test_where_bf16_products_are_taken():
     paper, an4 = TanhJoiner(8, 8, 512, 4002), TanhJoiner(8, 8, 512, 29)
     amnets = AdditiveJoiner(640, 8, 4097)
-    ours, other = get_backend("torch"), type(get_backend("torch"))("k2", {})
+    ours, other = get_backend("torch"), dataclasses.replace(get_backend("torch"), name="k2")
     cases = [(paper, ours, True), (amnets, ours, True), (an4, ours, False), (paper, other, False)]
     for joiner, backend, expected in cases:
         for bf16 in (True, False):
             with objective.loss_autocast(joiner, torch.zeros(1), backend, bf16):
-                assert wanted("cpu") == (expected and bf16)
-    assert not wanted("cpu")
+                assert is_bf16_autocast("cpu") == (expected and bf16)
+    assert not is_bf16_autocast("cpu")
 
 
 def test_the_transcripts_ctc_is_that_of_its_bytes():

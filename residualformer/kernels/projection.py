@@ -1,29 +1,33 @@
-"""Logits of a vocabulary too large to be held for a whole batch: some classes, or some rows, at a time."""
+"""Logits of a vocabulary too large to be kept for a whole batch: some classes, or some rows, at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from residualformer.kernels.precision import products
-from residualformer.loss.common import full_precision, of_device
+from residualformer.kernels.dispatch import limit_for_device
+from residualformer.kernels.precision import bf16_products, no_autocast
 
-# Elements of a block of logits: large, since each product reads the rows or the weights anew. On a CPU what goes over
-# a block element by element does so in chunks that stay in a core's cache.
+# Elements of a block of logits: many, since each product reads the rows or the weights again. On a CPU, elementwise
+# operations take a block in chunks that stay in a core's cache.
 BLOCK = {"cpu": 2**20, "cuda": 2**24}
 CHUNK = 2**18
 
 
 @dataclass
 class Projection:
-    """Logits x W^T + b of rows x (M, D) for some of C classes, and gradients, summed over all that is added to them.
+    """Logits x W^T + b of rows x (M, D) for some of C classes, and the sums of their gradients.
 
-    weight: (C, D); bias: (C,) or None; bf16: see `precision.products`. A gradient has the shape of its tensor, and is
-    None where it is not needed. Exponentials, (M, n), are those of logits - maximum, the maximum being (M,).
+    Exponentials, (M, n), are those of logits - maximum, with a maximum (M,).
+
+    Attributes:
+        weight: (C, D); bias: (C,) or None; bf16: see `precision.bf16_products`.
+        x_grad, weight_grad, bias_grad: shaped as their tensors, None where not needed.
     """
 
     x: Tensor
@@ -35,30 +39,33 @@ class Projection:
     bias_grad: Tensor | None = None
 
     def logits(self, rows: slice, classes: slice | Tensor) -> Tensor:
-        """(m, n); classes are a slice or an index (n,) in which one may recur."""
-        with products(self.x.device.type, self.bf16):
+        """Return logits (m, n); classes are a slice or indices (n,), in which a class may occur more than once."""
+        with bf16_products(self.x.device.type, self.bf16):
             logits = self.x[rows] @ self.weight[classes].t()
         return logits if self.bias is None else logits.add_(self.bias[classes])
 
     def add_grads(self, grad: Tensor, rows: slice, classes: slice | Tensor) -> None:
-        """Add what the gradient (m, n) of `logits(rows, classes)` gives."""
-        x, indexed = self.x[rows], isinstance(classes, Tensor)
-        with products(grad.device.type, self.bf16):
+        """Propagate the gradient (m, n) of `logits(rows, classes)`."""
+        x = self.x[rows]
+        with bf16_products(grad.device.type, self.bf16):
             if self.x_grad is not None:
                 self.x_grad[rows].addmm_(grad, self.weight[classes])
-            if self.weight_grad is not None and indexed:
-                self.weight_grad.index_add_(0, classes, grad.t() @ x)
-            elif self.weight_grad is not None:
-                self.weight_grad[classes].addmm_(grad.t(), x)
-        if self.bias_grad is not None and indexed:
-            self.bias_grad.index_add_(0, classes, grad.sum(0))
-        elif self.bias_grad is not None:
-            self.bias_grad[classes] += grad.sum(0)
+            if self.weight_grad is not None:
+                if isinstance(classes, Tensor):
+                    self.weight_grad.index_add_(0, classes, grad.t() @ x)
+                else:
+                    self.weight_grad[classes].addmm_(grad.t(), x)
+        if self.bias_grad is not None:
+            if isinstance(classes, Tensor):
+                self.bias_grad.index_add_(0, classes, grad.sum(0))
+            else:
+                self.bias_grad[classes] += grad.sum(0)
 
     def running_exp(self, classes: slice, maximum: Tensor, out: Tensor) -> Tensor:
-        """Write exponentials under the maximum, which is raised where a logit exceeds it.
+        """Write the exponentials of some classes to `out`, raising the maximum where a logit exceeds it.
 
-        Returns (M,): what sums of exponentials under the maximum as it was are to be scaled by.
+        Returns:
+            (M,), the factor that turns earlier sums of exponentials into sums under the new maximum.
         """
         before = maximum.clone()
         for chunk, chunk_max in self._biased_chunks(classes, out, maximum):
@@ -67,19 +74,19 @@ class Projection:
         return before.sub_(maximum).exp_()
 
     def exp(self, classes: slice, maximum: Tensor, out: Tensor) -> None:
-        """Write exponentials."""
+        """Write the exponentials of some classes to `out`."""
         for chunk, chunk_max in self._biased_chunks(classes, out, maximum):
             chunk.sub_(chunk_max[:, None]).exp_()
 
     def add_grads_of_exp(self, grad: Tensor, exp: Tensor, classes: slice) -> None:
-        """Add what the gradient (M, n) of exponentials gives, the maximum being a constant; `grad` is overwritten."""
+        """Propagate the gradient (M, n) of exponentials under a constant maximum; `grad` is overwritten."""
         for chunk, exp_chunk in _chunks(grad, exp):
             chunk.mul_(exp_chunk)
         self.add_grads(grad, slice(None), classes)
 
     def _biased_chunks(self, classes: slice, out: Tensor, maximum: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Chunks of logits written to `out`, and of the maximum."""
-        with products(out.device.type, self.bf16):
+        """Write logits to `out` and yield them in chunks, each with its part of the maximum."""
+        with bf16_products(out.device.type, self.bf16):
             torch.mm(self.x, self.weight[classes].t(), out=out)
         for chunk, chunk_max in _chunks(out, maximum):
             if self.bias is not None:
@@ -88,16 +95,16 @@ class Projection:
 
 
 def _chunks(block: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows of both, some at a time."""
+    """Return the rows of both, some at a time."""
     size = max(1, CHUNK // block.shape[1]) if block.device.type == "cpu" else len(block)
     return zip(block.split(size), other.split(size))
 
 
 class Blocks:
-    """Blocks of C classes, and buffers for them: (rows, classes) for each of `rows`."""
+    """Blocks of C classes, each with a buffer (n, classes of the block) for each n in `rows`."""
 
     def __init__(self, like: Tensor, C: int, *rows: int) -> None:
-        self.size, self.C = min(C, max(64, of_device(BLOCK, like) // max(rows) // 64 * 64)), C
+        self.size, self.C = min(C, max(64, limit_for_device(BLOCK, like) // max(rows) // 64 * 64)), C
         self.rows, self.buffers = rows, [like.new_empty(n * self.size) for n in rows]
 
     def __iter__(self) -> Iterator[tuple[slice, list[Tensor]]]:
@@ -107,8 +114,16 @@ class Blocks:
             yield slice(start, start + width), views
 
 
+def grads_where_needed(ctx: Any, *inputs: Tensor | None) -> list[Tensor | None]:
+    """Return zeros for the gradients of the first inputs of an autograd function, None where none is needed."""
+    return [
+        torch.zeros_like(each) if each is not None and needed else None
+        for each, needed in zip(inputs, ctx.needs_input_grad)
+    ]
+
+
 def mean_softmax(x: Tensor, weight: Tensor, bias: Tensor | None, bf16: bool) -> Tensor:
-    """softmax of the logits x W^T + b averaged over the rows of x (..., D), plus what keeps its log finite: (C,)."""
+    """Return the mean of softmax(x W^T + b) over the rows of x (..., D): (C,), never 0, so that its log is finite."""
     return _MeanSoftmax.apply(x.flatten(0, -2), weight, bias, bf16)
 
 
@@ -124,19 +139,19 @@ class _MeanSoftmax(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    @full_precision
     def backward(ctx, mean_grad: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors
-        grads = [torch.zeros_like(x) if needed else None for x, needed in zip(inputs, ctx.needs_input_grad)]
-        projection, mean_grad = Projection(*inputs, ctx.bf16, *grads), mean_grad / len(inputs[0])
-        for rows, probs in _softmax_blocks(projection):
-            projection.add_grads(probs.mul_(mean_grad - (probs @ mean_grad)[:, None]), rows, slice(None))
+        x, weight, bias = ctx.saved_tensors
+        grads = grads_where_needed(ctx, x, weight, bias)
+        projection, mean_grad = Projection(x, weight, bias, ctx.bf16, *grads), mean_grad / len(x)
+        with no_autocast(x):
+            for rows, probs in _softmax_blocks(projection):
+                projection.add_grads(probs.mul_(mean_grad - (probs @ mean_grad)[:, None]), rows, slice(None))
         return *grads, None
 
 
 def _softmax_blocks(projection: Projection) -> Iterator[tuple[slice, Tensor]]:
-    """softmax over all classes, some rows at a time."""
-    size = max(1, of_device(BLOCK, projection.x) // len(projection.weight))
+    """Yield the softmax over all classes, some rows at a time."""
+    size = max(1, limit_for_device(BLOCK, projection.x) // len(projection.weight))
     for start in range(0, len(projection.x), size):
         rows = slice(start, start + size)
         yield rows, projection.logits(rows, slice(None)).softmax(1)

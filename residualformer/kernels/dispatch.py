@@ -1,0 +1,78 @@
+"""Choose who computes the transducer losses: plain PyTorch, numba on a CPU, or Triton on CUDA.
+
+`auto` takes the fastest engine that is installed and works. One that fails, because it does not import or cannot
+compile for this machine, is given up for the rest of the process, with one warning.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from residualformer.optional import is_installed, optional
+
+log = logging.getLogger("residualformer")
+ENGINES = ("auto", "plain", "numba", "triton")
+
+_requested: ContextVar[str] = ContextVar("recursion engine", default="auto")
+_failed: set[str] = set()  # engines given up in this process
+_is_there = functools.cache(is_installed)
+
+
+@contextmanager
+def recursion_engine(name: str) -> Iterator[None]:
+    """Run every loss of this thread on engine `name`, one of ENGINES, within the context; `plain` is all PyTorch.
+
+    Raises:
+        ValueError: there is no such engine. A loss raises UserError if the engine's package is missing or broken.
+    """
+    if name not in ENGINES:
+        raise ValueError(f"recursion engine is {name!r}; it must be one of {', '.join(ENGINES)}")
+    token = _requested.set(name)
+    try:
+        yield
+    finally:
+        _requested.reset(token)
+
+
+def requested_engine() -> str:
+    """Return the engine of the innermost `recursion_engine` context, `auto` outside any."""
+    return _requested.get()
+
+
+def is_usable(engine: str) -> bool:
+    """Return True if the package of `engine` is installed and has not failed in this process."""
+    return engine not in _failed and _is_there(engine)
+
+
+@functools.cache
+def load_kernels(kernel: str, engine: str) -> ModuleType:
+    """Import `residualformer.kernels.<kernel>_<engine>`; raise UserError if the engine's package is missing."""
+    if engine != "plain":
+        optional(engine)
+    return importlib.import_module(f"residualformer.kernels.{kernel}_{engine}")
+
+
+@contextmanager
+def give_up_on_failure(engine: str) -> Iterator[None]:
+    """Within the context, let an error end the context and the use of `engine`, with a warning; the caller goes on."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a package can fail to import, or to compile for this machine, in one of many ways
+        _failed.add(engine)
+        log.warning("transducer losses are computed without %s, which failed, and therefore slower: %s", engine, error)
+
+
+def limit_for_device(limits: dict[str, int], tensor: Tensor) -> int:
+    """Return the limit for the tensor's type of device, or that of `cuda` for a type that `limits` does not name."""
+    return limits.get(tensor.device.type, limits["cuda"])
