@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from residualformer.data.collate import Batch
-from residualformer.loss.common import NotFiniteError
+from residualformer.loss.arcs import NotFiniteError
 
 log = logging.getLogger("residualformer")
 

@@ -11,7 +11,7 @@ from residualformer.constants import FRAME_SHIFT_S
 from residualformer.data.collate import Batch
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.decode.greedy import greedy_search
-from residualformer.loss.common import NotFiniteError
+from residualformer.loss.arcs import NotFiniteError
 from residualformer.metrics.bleu import bleu_and_chrf
 from residualformer.metrics.wer import count_errors
 from residualformer.nn.transducer import Transducer
