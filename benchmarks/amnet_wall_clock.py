@@ -76,7 +76,7 @@ def run(model: Loaded, features: Tensor, branches: list[int], clock: Callable[[]
         frame, state = encoder.step(window, lengths, state)
         output(frame)
         times.append(clock() - started)
-        assert state.decisions.item() == branch
+        assert state.branch.item() == branch
     return times
 
 

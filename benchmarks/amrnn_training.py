@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from residualformer.config.schema import AmNetConfig, EncoderConfig
-from residualformer.kernels.scan import lstm_cell
+from residualformer.kernels.recurrent import lstm_cell
 from residualformer.nn.arbitrator import GumbelSoftmax
 from residualformer.nn.recurrent import RecurrentEncoder
 

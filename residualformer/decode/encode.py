@@ -49,7 +49,7 @@ def encode_chunks(model: Transducer, features: Tensor, lengths: Tensor) -> Itera
         real = (lengths - start).clamp(min=0)
         window = padded[:, start : start + encoder.window]
         encoded, state = encoder.step(window, real.clamp(max=encoder.window), state)
-        branches = state.decisions[:, None] if isinstance(encoder, RecurrentEncoder) else None
+        branches = state.branch[:, None] if isinstance(encoder, RecurrentEncoder) else None
         yield EncodedFrames(encoded, encoder.output_lengths(real.clamp(max=encoder.shift)), branches)
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from residualformer.export.builder import Graph
 from residualformer.export.encoder_graphs import StateShape, Step, gru_cell, lstm_cell, normalized, positions_below
-from residualformer.kernels.scan import NUM_STATES
+from residualformer.kernels.recurrent import NUM_STATES
 from residualformer.nn.arbitrator import Arbitrator
 from residualformer.nn.branches import FactorisedWeight, Weight
 from residualformer.nn.joiner import Joiner

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def _find(path: str) -> Callable[..., Any] | None:
+def find(path: str) -> Callable[..., Any] | None:
     """Return the operator `torch.<path>`, None if this version of PyTorch does not have it."""
     found: Any = torch
     for name in path.split("."):
@@ -22,12 +22,12 @@ def _find(path: str) -> Callable[..., Any] | None:
     return found
 
 
-_LINEAR_POINTWISE = _find("ops.mkldnn._linear_pointwise")
-_SUPPORTS_BF16 = _find("ops.mkldnn._is_mkldnn_bf16_supported")
-_SOFTMAX_BACKWARD = _find("_softmax_backward_data")
-_THRESHOLD_BACKWARD = _find("ops.aten.threshold_backward.grad_input")
-_SIGMOID_BACKWARD = _find("ops.aten.sigmoid_backward.grad_input")
-_TANH_BACKWARD = _find("ops.aten.tanh_backward.grad_input")
+_LINEAR_POINTWISE = find("ops.mkldnn._linear_pointwise")
+_SUPPORTS_BF16 = find("ops.mkldnn._is_mkldnn_bf16_supported")
+_SOFTMAX_BACKWARD = find("_softmax_backward_data")
+_THRESHOLD_BACKWARD = find("ops.aten.threshold_backward.grad_input")
+_SIGMOID_BACKWARD = find("ops.aten.sigmoid_backward.grad_input")
+_TANH_BACKWARD = find("ops.aten.tanh_backward.grad_input")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, relu: bool = False) -> Tensor:

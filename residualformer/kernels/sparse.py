@@ -1,20 +1,21 @@
 """Products with sparse matrices at run time: y = W x for the few streams of a frame, one thread, fp32, on a CPU.
 
-A product with one vector is bound by memory, so a layout is judged by the bytes it holds for each weight of W, of which
-a share `d` is not zero (fp32 dense: 4). Measured with `benchmarks/sparse_product.py`; torch's CSR is always slower than
-its dense product at the densities that matter.
+A product with one vector is bound by memory, so a layout is judged by the bytes it holds for each weight of W, a share
+`d` of which is not zero (fp32 dense: 4). Measured with `benchmarks/sparse_product.py`; PyTorch's CSR product is slower
+than its dense one at the densities that matter.
 
     sliced    5 d          16 rows at once, 8-bit column gaps, gathers     unstructured, d < 0.25
     bitmask   4 d + 1/8    16 columns at once, vector expansion (AVX-512)  unstructured, denser
     blocks    4 d + 2 d/B  row by row, blocks of B = 4 or 8 columns        blocks, d < 0.5
 
-Others were measured and left: 16 columns of a row gathered at once (as `sliced`, but 10 to 20% slower), 16-bit columns
-instead of gaps (6 d bytes), two rows at once in `bitmask`.
+Measured and rejected: 16 columns of a row gathered at once (as `sliced`, but 10 to 20% slower), 16-bit columns instead
+of gaps (6 d bytes), two rows at once in `bitmask`.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -30,6 +31,45 @@ SLICED_BELOW = 0.25  # density at which `bitmask` overtakes `sliced`
 BLOCKS_BELOW = 0.5  # density at which it overtakes `blocks`
 DENSE_ABOVE = 0.9  # density at which torch's dense product is as fast
 LANES = 16
+Packed = tuple[str, tuple[np.ndarray, ...], tuple[int, int]]  # the kernel's name, its arrays, v and w as it sees them
+FEW_VECTORS = 8  # a sparse product with more is not faster than the dense one
+
+
+class MaskedProduct:
+    """x (N, v) -> x (W * mask)ᵀ (N, w), by a sparse kernel for a few x without gradients.
+
+    The matrix is packed at the first such product, and again at the first one after a change of W or the mask.
+
+    Args:
+        block: columns that are zero or not together.
+    """
+
+    def __init__(self, block: int = 1) -> None:
+        self.block = block
+        self._packed_from: tuple[tuple[int, int], ...] | None = None
+        self._packed: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, x: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or len(x) > FEW_VECTORS or x.dtype != torch.float32:
+            return plain_masked_product(x, weight, mask)
+        now = tuple((tensor.data_ptr(), _version(tensor)) for tensor in (weight, mask))
+        if self._packed is None or self._packed_from != now:
+            self._packed_from, self._packed = now, best_product(weight * mask, self.block)
+        return self._packed(x)
+
+    def forget(self) -> None:
+        """Free the packed matrix."""
+        self._packed_from = self._packed = None
+
+
+def plain_masked_product(x: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
+    """Compute `MaskedProduct` by PyTorch's operators."""
+    return F.linear(x, weight * mask)
+
+
+def _version(tensor: Tensor) -> int:
+    """Return a number that grows with every change in place; 0 for tensors made in inference mode, which have none."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 class SparseMatrix:
@@ -41,38 +81,52 @@ class SparseMatrix:
         layout: one of `LAYOUTS`.
     """
 
-    def __init__(self, shape: tuple[int, int], nnz: int, layout: str, kernel: str, packed: tuple, sizes: tuple) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        nnz: int,
+        layout: str,
+        kernel: str,
+        packed: tuple[np.ndarray, ...],
+        sizes: tuple[int, int],
+    ) -> None:
         self.shape, self.nnz, self.layout = shape, nnz, layout
         self._kernel, self._packed = kernel, packed
         self._width, self._height = sizes  # v and w as the kernel sees them, padded
 
     @classmethod
     def from_dense(cls, weight: Tensor, block: int = 1, layout: str | None = None) -> SparseMatrix:
-        """Pack W (w, v); `block`: columns that are zero or not together; `layout`: what density and block suggest.
+        """Pack a matrix.
+
+        Args:
+            weight: W (w, v).
+            block: columns that are zero or not together.
+            layout: one of `LAYOUTS`; default: the one that density and block suggest.
 
         Raises:
             UserError: numba is not installed, or a layout is unknown or not for this block.
         """
         optional("numba")
         array = weight.detach().to("cpu", torch.float32).numpy()
-        layout = layout or suggested(density(weight), block)
+        layout = layout or suggested_layout(density(weight), block)
         if layout not in LAYOUTS or (layout == "blocks" and block not in (4, 8)):
             raise UserError(f"layout '{layout}' with block {block}; allowed: {', '.join(LAYOUTS)}, blocks of 4 or 8")
         kernel, packed, sizes = {"sliced": _sliced, "bitmask": _bitmask, "blocks": _blocks}[layout](array, block)
         aligned = tuple(torch.from_numpy(part).clone().numpy() for part in packed)  # to 64 bytes, as torch allocates
-        return cls(array.shape, int(np.count_nonzero(array)), layout, kernel, aligned, sizes)
+        shape = (array.shape[0], array.shape[1])
+        return cls(shape, int(np.count_nonzero(array)), layout, kernel, aligned, sizes)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed matrix."""
+        """The bytes of the packed matrix."""
         return sum(part.nbytes for part in self._packed)
 
     def matvec(self, x: Tensor) -> Tensor:
-        """x (v,) -> W x (w,); fp32, CPU, no gradient."""
+        """Compute W x (w,) of x (v,); fp32, on a CPU, without gradients."""
         return self.matmul(x.unsqueeze(0))[0]
 
     def matmul(self, x: Tensor) -> Tensor:
-        """x (N, v) -> x W' (N, w); fp32, CPU, no gradient."""
+        """Compute x Wᵀ (N, w) of x (N, v); fp32, on a CPU, without gradients."""
         (w, v), x = self.shape, x.detach() if x.requires_grad else x
         if v < self._width:
             x = F.pad(x, (0, self._width - v))
@@ -84,7 +138,7 @@ class SparseMatrix:
 
 
 class DenseProduct:
-    """torch's own product, for what is not sparse enough: x (N, v) -> x W' (N, w)."""
+    """PyTorch's own product x (N, v) -> x Wᵀ (N, w), for matrices that are not sparse enough."""
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.detach()
@@ -94,25 +148,25 @@ class DenseProduct:
 
 
 def best_product(weight: Tensor, block: int = 1) -> SparseMatrix | DenseProduct:
-    """What computes x (N, v) -> x W' (N, w) fastest for small N: a sparse layout if numba is there, else torch's dense.
+    """Return the fastest product x (N, v) -> x Wᵀ (N, w) for small N: PyTorch's dense one unless numba is installed.
 
     The choice depends on the density and the processor, never on a measurement, so that results repeat to the last bit.
     """
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or not is_installed("numba"):
         return DenseProduct(weight)
     share = density(weight)
-    if share > DENSE_ABOVE or (suggested(share, block) == "bitmask" and not _expands()):
+    if share > DENSE_ABOVE or (suggested_layout(share, block) == "bitmask" and not _expands()):
         return DenseProduct(weight)
     return SparseMatrix.from_dense(weight, block)
 
 
 def density(weight: Tensor) -> float:
-    """Share of the weights that are not zero."""
+    """Return the share of the weights that are not zero."""
     return weight.count_nonzero().item() / weight.numel()
 
 
-def suggested(density: float, block: int) -> str:
-    """The layout for a density and a block size."""
+def suggested_layout(density: float, block: int) -> str:
+    """Return the layout for a density and a block size."""
     if block in (4, 8) and density < BLOCKS_BELOW:
         return "blocks"
     return "sliced" if density < SLICED_BELOW else "bitmask"
@@ -127,14 +181,14 @@ def _simd() -> ModuleType:
 
 @functools.cache
 def _expands() -> bool:
-    """Whether the processor spreads packed numbers over a vector in one instruction; `bitmask` is slow elsewhere."""
+    """Return whether the processor spreads packed numbers over a vector in one instruction; else `bitmask` is slow."""
     from llvmlite.binding import get_host_cpu_features
 
     return bool(get_host_cpu_features().get("avx512f"))
 
 
-def _sliced(array: np.ndarray, block: int) -> tuple:
-    """Rows sorted by length, 16 to a slice, padded to the longest of the slice (an even number)."""
+def _sliced(array: np.ndarray, block: int) -> Packed:
+    """Pack rows sorted by length, 16 to a slice, padded to the longest of the slice (an even number)."""
     w, v = array.shape
     rows, columns = np.nonzero(array)
     first = np.diff(rows, prepend=-1) > 0
@@ -156,7 +210,8 @@ def _sliced(array: np.ndarray, block: int) -> tuple:
     return "sliced", (packed_values, packed_gaps, starts, order.astype(np.int32)), (v, len(order))
 
 
-def _bitmask(array: np.ndarray, block: int) -> tuple:
+def _bitmask(array: np.ndarray, block: int) -> Packed:
+    """Pack a bit for each weight, and the non-zeros one after the other."""
     w, v = array.shape
     array = np.pad(array, ((0, 0), (0, -v % (4 * LANES))))  # the kernel's step
     bits = array != 0
@@ -164,7 +219,8 @@ def _bitmask(array: np.ndarray, block: int) -> tuple:
     return "bitmask", (np.append(array[bits], np.zeros(LANES, np.float32)), masks), (array.shape[1], w)
 
 
-def _blocks(array: np.ndarray, block: int) -> tuple:
+def _blocks(array: np.ndarray, block: int) -> Packed:
+    """Pack the blocks that are not zero row by row, each with its number."""
     w, v = array.shape
     array = np.pad(array, ((0, 0), (0, -v % block))).reshape(w, -1, block)
     if array.shape[1] > 2**16:

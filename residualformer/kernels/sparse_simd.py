@@ -1,18 +1,25 @@
-"""Kernels of sparse products in numba, which must be installed: `sparse.py` imports this file when it needs it.
+"""Kernels of sparse products in numba, which must be installed; `kernels.sparse` imports this file when it needs it.
 
 Written in vectors of 16 fp32 numbers, which LLVM maps to what the processor has: a register of AVX-512, two of AVX2.
 The products are bound by memory, so each kernel prefetches what it reads far ahead: the processor's own prefetcher is
 too slow for streams of a few bytes per product, and that alone makes them twice as fast.
 
-In all: `values` the non-zeros, `x` (N, v), `y` (N, w), `n` a row of both. Vectors index a matrix as if it were flat.
+In all of them `values` are the non-zeros, `x` is (N, v), `y` (N, w), and `n` a row of both. Vectors index a matrix as
+if it were flat.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numba.extending
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
+
+intrinsic: Callable[..., Any] = numba.extending.intrinsic  # its types are those of the generator, not of the calls
 
 LANES = 16  # numbers in a vector
 AHEAD = 4096  # numbers between what is read and what is prefetched
@@ -46,13 +53,13 @@ class _Pointers(ir.instructions.Instruction):
 
 
 def _address(context, builder, array_type, array, index, kind=None):
-    """Pointer to array[index], as one to `kind`."""
+    """Return a pointer to array[index], as one to `kind`."""
     pointer = builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
     return builder.bitcast(pointer, kind.as_pointer()) if kind else pointer
 
 
 def _addresses(context, builder, array_type, array, offset, index):
-    """Pointers to array[offset + index], for a vector of indices."""
+    """Return pointers to array[offset + index], for a vector of indices."""
     base = _address(context, builder, array_type, array, offset)
     pointers = _Pointers(builder.block, ir.VectorType(base.type, LANES), "getelementptr", [base, index], "places")
     builder._insert(pointers)
@@ -83,7 +90,7 @@ def no_index(typing):
 
 @intrinsic
 def total(typing, a, b):
-    """The sum of all numbers in two vectors."""
+    """Return the sum of all numbers in two vectors."""
 
     def generate(context, builder, signature, args):
         start = ir.Constant(_F32, 0.0)
@@ -157,7 +164,7 @@ def expand_fma(typing, acc, values, k, mask, x, j):
 
 @intrinsic
 def ones(typing, mask):
-    """How many bits of the mask are set."""
+    """Return the number of bits that are set in the mask."""
     return types.intp(types.uint16), lambda context, builder, signature, args: builder.zext(
         builder.ctpop(args[0]), _I64
     )
@@ -187,10 +194,11 @@ def block_fma(typing, acc, values, k, x, offset, index, size):
 
 @intrinsic
 def prefetch(typing, array, k):
-    """Ask for array[k], which may lie beyond its end, into the second cache: the first one holds x."""
+    """Load array[k], which may lie beyond its end, into the second cache: the first one holds x."""
 
     def generate(context, builder, signature, args):
-        pointer = _address(context, builder, signature.args[0], *args, ir.IntType(8))
+        array, k = args
+        pointer = _address(context, builder, signature.args[0], array, k, ir.IntType(8))
         _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, _I32(0), _I32(2), _I32(1)])
         return context.get_dummy_value()
 
@@ -203,7 +211,7 @@ def _kernel(signature: str):
 
 @_kernel("f4[::1], u1[::1], i8[::1], i4[::1], f4[:, ::1], f4[:, ::1]")
 def sliced(values, gaps, starts, rows, x, y):
-    """16 rows at once, a non-zero of each in a vector; `gaps` are columns from one non-zero to the next of its row."""
+    """Take a non-zero of each of 16 rows at once; `gaps` are columns from one non-zero to the next of its row."""
     (num, w), v = y.shape, x.shape[1]
     for s in range(len(starts) - 1):
         for n in range(num):
@@ -221,7 +229,7 @@ def sliced(values, gaps, starts, rows, x, y):
 
 @_kernel("f4[::1], u2[::1], f4[:, ::1], f4[:, ::1]")
 def bitmask(values, masks, x, y):
-    """Row by row, 16 columns at once: a bit for each weight, and the non-zeros one after the other."""
+    """Take 16 columns of a row at once: a bit for each weight, and the non-zeros one after the other."""
     (num, w), v, first = y.shape, x.shape[1], 0
     for r in range(w):
         k = first
@@ -247,7 +255,7 @@ def bitmask(values, masks, x, y):
 
 
 def _blocks_of(size: int):
-    """The kernel for blocks of `size` columns, row by row; `index` are the blocks' numbers."""
+    """Return the kernel for blocks of `size` columns, row by row; `index` are the numbers of the blocks."""
 
     @_kernel("f4[::1], u2[::1], i8[::1], f4[:, ::1], f4[:, ::1]")
     def blocks(values, index, starts, x, y):

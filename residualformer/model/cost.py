@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from residualformer.config.schema import Config
-from residualformer.kernels.scan import GATES
+from residualformer.kernels.recurrent import GATES
 from residualformer.nn.recurrent import RecurrentEncoder
 from residualformer.nn.transducer import Transducer, build_model
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residualformer.config.schema import ArbitratorConfig
-from residualformer.kernels.scan import State, fused
+from residualformer.kernels.recurrent import State, recurrent_layer
 
 Sampler = Callable[[Tensor], Tensor]  # logits (N, T, B) -> decisions (N, T, B), which sum to one over B
 
@@ -83,7 +83,7 @@ class Arbitrator(nn.Module):
         state = self.init_state(len(x)) if state is None else state
         y, new = x.transpose(0, 1), []
         for before, *weights in zip(state, self.input, self.recurrent, self.bias, strict=True):
-            y, after = fused("lstm", y, before, *weights)
+            y, after = recurrent_layer("lstm", y, before, *weights)
             new.append(after)
         return self.out(y).transpose(0, 1), new
 

@@ -1,27 +1,26 @@
-"""Weights of recurrent branches (AmNets, section 3): plain, sparse, factorised.
+"""Weights of recurrent branches (AmNets, section 3): plain, sparse, factorized.
 
-A weight here is a w x v matrix of one layer, y = W x, with all gates stacked in w, for every branch (slow first). Each
-kind gives: `dense(n)`: the matrix of branch n, (w, v), for training; `dense_all()`: (B, w, v); `product(x, n)`: W x the
-cheap way of this kind, for run time; `flops(n)`: multiply-accumulates of one product.
+A weight here is a w x v matrix of one layer, y = W x, with all gates stacked in w, for every branch (slow first). Every
+kind has the same methods: `dense(n)` returns the matrix of branch n, (w, v), for training, `dense_all()` those of all
+branches, (B, w, v); `product(x, n)` computes W x the cheap way of this kind, for run time; `flops(n)` returns the
+multiply-accumulates of one product.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residualformer.config.schema import AmNetConfig
-from residualformer.kernels.sparse import best_product
-
-FEW_VECTORS = 8  # a sparse product with more is not faster than the dense one
+from residualformer.kernels.sparse import MaskedProduct
+from residualformer.nn.typed import ModuleList
 
 
 def rank_for(w: int, v: int, compression: float) -> int:
-    """The rank at which two factors of a w x v matrix hold at most (1 - compression) w v numbers; at least 1."""
+    """Return the rank at which two factors of a w x v matrix hold at most (1 - compression) w v numbers; at least 1."""
     return max(1, math.floor((1 - compression) * w * v / (w + v)))
 
 
@@ -52,33 +51,29 @@ class SparseWeight(PlainWeight):
     A masked weight keeps its value and gets no gradient, so that a later mask may bring it back.
     """
 
+    mask: Tensor
+
     def __init__(self, w: int, v: int, bound: float, block: int = 1) -> None:
         super().__init__(w, v, bound)
-        self.block = block
         self.register_buffer("mask", torch.ones(w, v, dtype=torch.bool))
-        self._packed: tuple[tuple, Callable[[Tensor], Tensor]] | None = None
+        self._masked_product = MaskedProduct(block)
 
     def dense(self, branch: int = 0) -> Tensor:
         return self.W * self.mask
 
     def train(self, mode: bool = True) -> SparseWeight:
-        self._packed = None
+        self._masked_product.forget()
         return super().train(mode)
 
     def product(self, x: Tensor, branch: int = 0) -> Tensor:
-        """x (N, v) -> (N, w). A few x, no gradients: by a sparse kernel, packed at the first product after a change."""
-        if torch.is_grad_enabled() or len(x) > FEW_VECTORS or x.dtype != torch.float32:
-            return super().product(x)
-        now = tuple((tensor.data_ptr(), _version(tensor)) for tensor in (self.W, self.mask))
-        if self._packed is None or self._packed[0] != now:
-            self._packed = now, best_product(self.dense(), self.block)
-        return self._packed[1](x)
+        """x (N, v) -> (N, w); by a sparse kernel where that is faster."""
+        return self._masked_product(x, self.W, self.mask)
 
     def flops(self, branch: int = 0) -> float:
         return float(self.mask.count_nonzero())
 
 
-class BranchWeights(nn.ModuleList):
+class BranchWeights(ModuleList[SparseWeight]):
     """A `SparseWeight` of its own for every branch."""
 
     def dense(self, branch: int) -> Tensor:
@@ -139,16 +134,11 @@ class FactorisedWeight(nn.Module):
         return f"ranks={self.ranks}"
 
 
-def _version(tensor: Tensor) -> int:
-    """Grows with every change in place; tensors made in inference mode have none."""
-    return 0 if tensor.is_inference() else tensor._version
-
-
 Weight = PlainWeight | BranchWeights | FactorisedWeight
 
 
 def make_weight(amnet: AmNetConfig, w: int, v: int, bound: float) -> Weight:
-    """The weight that `amnet.method` and `amnet.compression` ask for."""
+    """Return the weight that `amnet.method` and `amnet.compression` ask for."""
     if amnet.method == "sparse":
         return BranchWeights(SparseWeight(w, v, bound, amnet.block) for _ in amnet.compression)
     if amnet.method == "factorised":

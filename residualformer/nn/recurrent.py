@@ -1,6 +1,6 @@
-"""Recurrent encoder: plain LSTM or GRU layers, or branches of them of which an arbitrator takes one for each frame.
+"""Recurrent encoder: plain LSTM or GRU layers, or branches of them, one of which an arbitrator chooses for each frame.
 
-AmNets, section 2 (the AmRNN layer) and section 3. N utterances, T' encoder frames, H = encoder.dim, B branches.
+AmNets, section 2 (the AmRNN layer) and section 3. Letters: N utterances, T' encoder frames, H outputs, B branches.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from torch import Tensor, nn
 
 from residualformer.config.schema import AmNetConfig, EncoderConfig
 from residualformer.kernels.dropout import Dropout
-from residualformer.kernels.scan import GATES, NUM_STATES, State, fused, gru_cell, lstm_cell, scan
+from residualformer.kernels.recurrent import GATES, NUM_STATES, State, cell, recurrent_layer
+from residualformer.kernels.scan import scan
 from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, OneHot, Sampler
 from residualformer.nn.branches import PlainWeight, make_weight
 from residualformer.nn.encoder import Encoder
+from residualformer.nn.typed import ModuleList
 
-Matrices = tuple[Tensor, Tensor]
+Matrices = tuple[Tensor, Tensor]  # input and recurrent ones of all branches: (B, gates * H, D), (B, gates * H, H)
 
 
 class Encoded(NamedTuple):
-    """What `RecurrentEncoder.encode` gives; the last two are None where there is one branch."""
+    """The result of `RecurrentEncoder.encode`; the last two are None where there is one branch."""
 
     frames: Tensor  # (N, T', H)
     lengths: Tensor  # (N,)
@@ -38,14 +40,14 @@ class RecurrentState:
     Attributes:
         layers: (h, c) of each layer, or (h,) for GRU, each (N, H).
         arbitrator: (h, c) of each of the arbitrator's layers, each (N, hidden_dim); empty where there is one branch.
-        decision: (N, B), what the arbitrator last decided, one-hot; slow before the first frame.
-        decisions: (N,) int64, the branch that the last frame of each stream went through.
+        decision: (N, B), the arbitrator's last decision, one-hot; slow before the first frame.
+        branch: (N,) int64, the branch that the last frame of each stream went through.
     """
 
     layers: list[State]
     arbitrator: list[State]
     decision: Tensor
-    decisions: Tensor
+    branch: Tensor
 
 
 class RecurrentLayer(nn.Module):
@@ -64,17 +66,23 @@ class RecurrentLayer(nn.Module):
         self.bias = nn.Parameter(torch.empty(*own, width).uniform_(-bound, bound))
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One branch: x (T, N, D) -> (T, N, H) and the new state."""
-        return fused(self.kind, x, state, self.input.dense(0), self.recurrent.dense(0), self.bias.view(-1))
+        """Run the only branch: x (T, N, D) -> (T, N, H) and the new state."""
+        return recurrent_layer(self.kind, x, state, self.input.dense(0), self.recurrent.dense(0), self.bias.view(-1))
 
     def dense(self) -> Matrices:
-        """The input and the recurrent matrices of all branches: (B, gates * H, D), (B, gates * H, H)."""
+        """Return the matrices of all branches."""
         return self.input.dense_all(), self.recurrent.dense_all()
 
     def branched(self, x: Tensor, state: State, decisions: Tensor, dense: Matrices) -> tuple[Tensor, Tensor, State]:
-        """All branches, with their matrices from `dense()`.
+        """Run all branches in step.
 
-        x (T, N, D) or of each branch (B, T, N, D), decisions (B, T, N) -> h of each (B, T, N, H), combined h, state.
+        Args:
+            x: (T, N, D), or of each branch (B, T, N, D).
+            decisions: (B, T, N).
+            dense: from `dense()`.
+
+        Returns:
+            h of each branch (B, T, N, H), combined h (T, N, H), and the new state.
         """
         w_input, w_recurrent = dense
         x = x.expand(len(w_input), *x.shape) if x.dim() == 3 else x
@@ -82,18 +90,16 @@ class RecurrentLayer(nn.Module):
         gates = torch.baddbmm(bias, x.flatten(1, 2), w_input.transpose(1, 2))
         return scan(self.kind, gates.to(state[0].dtype), w_recurrent, decisions, state)
 
-    def cell(self, x: Tensor, state: State, branch: int) -> State:
-        """One frame of one branch, the cheap way: x (N, D) -> the new state."""
+    def step(self, x: Tensor, state: State, branch: int) -> State:
+        """Run one frame x (N, D) through one branch, by the cheap products of its weights; returns the new state."""
         bias = self.bias if self.bias.dim() == 1 else self.bias[branch]
-        if isinstance(self.input, PlainWeight):
-            return fused(self.kind, x.unsqueeze(0), state, self.input.W, self.recurrent.W, bias)[1]
+        if isinstance(self.input, PlainWeight) and isinstance(self.recurrent, PlainWeight):
+            return recurrent_layer(self.kind, x.unsqueeze(0), state, self.input.W, self.recurrent.W, bias)[1]
         gates = self.input.product(x, branch) + bias
-        recurrent = self.recurrent.product(state[0], branch)
-        if self.kind == "gru":
-            return (gru_cell(gates, recurrent, state[0]),)
-        return lstm_cell(gates + recurrent, state[1])
+        return cell(self.kind, gates, self.recurrent.product(state[0], branch), state)
 
     def flops(self, branch: int) -> float:
+        """Return the multiply-accumulates of one frame of a branch, without biases."""
         return self.input.flops(branch) + self.recurrent.flops(branch)
 
 
@@ -116,47 +122,54 @@ class RecurrentEncoder(Encoder[RecurrentState]):
         self.sampler: Sampler = GumbelSoftmax(1.0)
         size = config.stack_frames * num_mel_bins
         inputs = [size] + [config.dim] * (config.num_layers - 1)
-        self.layers = nn.ModuleList(RecurrentLayer(config.kind, i, config.dim, amnet) for i in inputs)
+        self.layers = ModuleList[RecurrentLayer](RecurrentLayer(config.kind, i, config.dim, amnet) for i in inputs)
         self.dropout = Dropout(config.dropout)
-        self.arbitrator = None
+        self.arbitrator: Arbitrator | None = None
         if self.num_branches > 1:
             extra = amnet.arbitrator.use_state * config.dim + amnet.arbitrator.use_decision * self.num_branches
             self.arbitrator = Arbitrator(size + extra, self.num_branches, amnet.arbitrator)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """features (N, T, F), lengths (N,) in frames -> (N, T', H) and (N,), T' = ceil(T / stride)."""
-        return self.encode(features, lengths, self.sampler if self.training else OneHot())[:2]
+        """Encode whole utterances; see `Encoder.forward`."""
+        encoded = self.encode(features, lengths, self.sampler if self.training else OneHot())
+        return encoded.frames, encoded.lengths
 
     def encode(self, features: Tensor, lengths: Tensor, sampler: Sampler) -> Encoded:
-        """As `forward`, with decisions made by `sampler`, and with the decisions and what they were drawn from."""
+        """Encode whole utterances as `forward` does, with decisions made by `sampler`, and return these as well."""
         x = self._stack(features, lengths)
         lengths, first = self.output_lengths(lengths), self.init_state(len(x))
         if self.arbitrator is None:
             return Encoded(self._one_branch(x, first.layers), lengths, None, None)
         dense = [layer.dense() for layer in self.layers]
-        if self.amnet.arbitrator.use_state or self.amnet.arbitrator.use_decision:
+        frames = None
+        if self._arbitrator_looks_back:
             frames, decisions, logits = self._frame_by_frame(x, first, dense, sampler)
         else:
-            logits = self.arbitrator(x)[0]
-            frames, decisions = None, self._delayed(sampler(logits), first.decision)
+            logits, _ = self.arbitrator(x)
+            decisions = self._delayed(sampler(logits), first.decision)
         if frames is None:
-            frames = self._branches(x, first.layers, dense, decisions)[0]
+            frames, _ = self._branches(x, first.layers, dense, decisions)
         return Encoded(frames, lengths, decisions, logits)
 
     def arbitrate(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """The arbitrator's logits (N, T', B) alone; branches run only where it looks at what they or it did before."""
-        arbitrator = self.amnet.arbitrator
-        if arbitrator.use_state or arbitrator.use_decision:
-            return self.encode(features, lengths, OneHot()).arbitrator_logits
+        """Return the arbitrator's logits (N, T', B) alone, running branches only if it looks at what they did before.
+
+        There must be several branches.
+        """
+        assert self.arbitrator is not None
+        if self._arbitrator_looks_back:
+            logits = self.encode(features, lengths, OneHot()).arbitrator_logits
+            assert logits is not None
+            return logits
         return self.arbitrator(self._stack(features, lengths))[0]
 
     def matrices(self) -> list[tuple[nn.Parameter, int]]:
-        """What Muon is for: the weight matrices of plain layers, and how many are stacked in each: one of each gate."""
-        gates = GATES[self.config.kind]
-        return [(weight.W, gates) for layer in self.layers for weight in (layer.input, layer.recurrent)]
+        """Return the weight matrices of plain layers, each with one matrix of every gate stacked in it."""
+        weights = [weight for layer in self.layers for weight in (layer.input, layer.recurrent)]
+        return [(weight.W, GATES[self.config.kind]) for weight in weights if isinstance(weight, PlainWeight)]
 
     def init_state(self, batch_size: int) -> RecurrentState:
-        """The state before the first frame of `batch_size` streams."""
+        """Return the state before the first frame of `batch_size` streams."""
         zeros = self.mean.new_zeros(batch_size, self.dim)
         decision = self.mean.new_zeros(batch_size, self.num_branches)
         decision[:, 0] = 1
@@ -167,32 +180,27 @@ class RecurrentEncoder(Encoder[RecurrentState]):
         )
 
     def step(self, features: Tensor, lengths: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-        """Encode one frame of each stream; of its branches only the chosen one is computed.
-
-        Args:
-            features: (N, window, F).
-            lengths: (N,) real frames in the window: `window`, but fewer at the end of a stream.
-            state: from `init_state` or the last call; it is not changed.
-
-        Returns:
-            (N, 1, H) and the new state.
-        """
+        """Encode one frame of each stream by its chosen branch, (N, window, F) -> (N, 1, H); see `Encoder.step`."""
         x = self._stack(features, lengths)
-        arbitrator, decision, branches = state.arbitrator, state.decision, torch.zeros_like(state.decisions)
+        arbitrator, decision, branch = state.arbitrator, state.decision, torch.zeros_like(state.branch)
         if self.arbitrator is not None:
             logits, arbitrator = self._arbitrate(x, state.layers[-1][0], state.decision, state.arbitrator)
             decision = OneHot()(logits)[:, 0]
-            branches = (state.decision if self.amnet.arbitrator.delay else decision).argmax(1)
-        layers = self._chosen(x[:, 0], state.layers, branches)
-        return layers[-1][0].unsqueeze(1), RecurrentState(layers, arbitrator, decision, branches)
+            branch = (state.decision if self.amnet.arbitrator.delay else decision).argmax(1)
+        layers = self._chosen(x[:, 0], state.layers, branch)
+        return layers[-1][0].unsqueeze(1), RecurrentState(layers, arbitrator, decision, branch)
 
     def branch_flops(self) -> list[float]:
-        """Multiply-accumulates per encoder frame of each branch, without biases."""
+        """Return the multiply-accumulates per encoder frame of each branch, without biases."""
         return [sum(layer.flops(n) for layer in self.layers) for n in range(self.num_branches)]
 
     def arbitrator_flops(self) -> float:
-        """Multiply-accumulates per encoder frame of the arbitrator; 0 where there is none."""
+        """Return the multiply-accumulates per encoder frame of the arbitrator; 0 where there is none."""
         return self.arbitrator.flops() if self.arbitrator is not None else 0.0
+
+    @property
+    def _arbitrator_looks_back(self) -> bool:
+        return self.amnet.arbitrator.use_state or self.amnet.arbitrator.use_decision
 
     def _stack(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Return normalized frames, stacked: (N, T, F) -> (N, T', stride * F)."""
@@ -200,7 +208,7 @@ class RecurrentEncoder(Encoder[RecurrentState]):
         return x.reshape(len(x), -1, self.stride * x.size(2))
 
     def _one_branch(self, x: Tensor, states: list[State]) -> Tensor:
-        """Layer after layer over all frames: x (N, T', D) -> (N, T', H)."""
+        """Run x (N, T', D) through the only branch, layer by layer: (N, T', H)."""
         y = x.transpose(0, 1)
         for layer, state in zip(self.layers, states, strict=True):
             y = self.dropout(layer(y, state)[0])
@@ -209,8 +217,9 @@ class RecurrentEncoder(Encoder[RecurrentState]):
     def _branches(
         self, x: Tensor, states: list[State], dense: list[Matrices], decisions: Tensor
     ) -> tuple[Tensor, list[State]]:
-        """Layer after layer over all frames: x (N, T', D), decisions (N, T', B) -> (N, T', H) and the new states."""
-        y, new, decisions = x.transpose(0, 1), [], decisions.permute(2, 1, 0)
+        """Run x (N, T', D) through all branches, layer by layer, by decisions (N, T', B): (N, T', H), new states."""
+        y, decisions = x.transpose(0, 1), decisions.permute(2, 1, 0)
+        new: list[State] = []
         for layer, state, matrices in zip(self.layers, states, dense, strict=True):
             y = self.dropout(y) if new else y
             y, h, state = layer.branched(y, state, decisions, matrices)
@@ -220,7 +229,11 @@ class RecurrentEncoder(Encoder[RecurrentState]):
     def _frame_by_frame(
         self, x: Tensor, state: RecurrentState, dense: list[Matrices], sampler: Sampler
     ) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Frames (where the arbitrator sees h_{t-1}, else None), decisions, logits of an arbitrator that looks back."""
+        """Ask an arbitrator that looks back, one frame after another.
+
+        Returns:
+            frames (N, T', H) if the arbitrator sees h_{t-1}, else None; decisions and logits (N, T', B).
+        """
         layers, arbitrator, before = state.layers, state.arbitrator, state.decision
         frames, decisions, logits = [], [], []
         for x_t in x.split(1, dim=1):
@@ -235,7 +248,8 @@ class RecurrentEncoder(Encoder[RecurrentState]):
         return torch.cat(frames, 1) if frames else None, torch.cat(decisions, 1), torch.cat(logits, 1)
 
     def _arbitrate(self, x: Tensor, h: Tensor, decision: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
-        """The arbitrator on one frame x (N, 1, D), with h_{t-1} and d_{t-1} where it sees them."""
+        """Ask the arbitrator about one frame x (N, 1, D), with h_{t-1} and d_{t-1} where it sees them."""
+        assert self.arbitrator is not None
         seen = [x[:, 0]]
         if self.amnet.arbitrator.use_state:
             seen.append(h)
@@ -244,29 +258,31 @@ class RecurrentEncoder(Encoder[RecurrentState]):
         return self.arbitrator(torch.cat(seen, 1).unsqueeze(1), state)
 
     def _delayed(self, decisions: Tensor, before: Tensor) -> Tensor:
-        """Decisions (N, T, B) moved on by `delay`; before (N, B) comes first."""
+        """Move decisions (N, T, B) on by `delay` frames; before (N, B) comes first."""
         if not self.amnet.arbitrator.delay:
             return decisions
         return torch.cat([before.unsqueeze(1).to(decisions.dtype), decisions[:, :-1]], 1)
 
-    def _chosen(self, x: Tensor, states: list[State], branches: Tensor) -> list[State]:
-        """One frame x (N, D) of each stream through its branch (N,); streams of a branch go together."""
-        present = sorted(set(branches.tolist()))
+    def _chosen(self, x: Tensor, states: list[State], branch: Tensor) -> list[State]:
+        """Run one frame x (N, D) of each stream through its branch (N,), streams of the same branch together."""
+        present = sorted(set(branch.tolist()))
         if len(present) == 1:
             return self._branch(x, states, present[0])
         new = [tuple(torch.empty_like(part) for part in state) for state in states]
-        for branch in present:
-            streams = (branches == branch).nonzero().flatten()
-            mine = [tuple(part[streams] for part in state) for state in states]
-            for state, done in zip(new, self._branch(x[streams], mine, branch), strict=True):
-                for part, values in zip(state, done, strict=True):
+        for number in present:
+            streams = (branch == number).nonzero().flatten()
+            before = [tuple(part[streams] for part in state) for state in states]
+            after = self._branch(x[streams], before, number)
+            for state, state_after in zip(new, after, strict=True):
+                for part, values in zip(state, state_after, strict=True):
                     part[streams] = values
         return new
 
     def _branch(self, x: Tensor, states: list[State], branch: int) -> list[State]:
+        """Run one frame x (N, D) through all layers of one branch."""
         new = []
         for layer, state in zip(self.layers, states, strict=True):
-            state = layer.cell(x, state, branch)
+            state = layer.step(x, state, branch)
             new.append(state)
             x = state[0]
         return new

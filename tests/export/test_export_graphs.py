@@ -51,7 +51,7 @@ def test_a_nemo_encoder_is_the_step_of_pytorch(encoder, merged):
         for n, length in enumerate(valid):
             torch.testing.assert_close(found[n, :, :length].T, expected[n, :length], **CLOSE)
         if isinstance(model.encoder, RecurrentEncoder):
-            taken |= set(state.decisions.tolist())
+            taken |= set(state.branch.tolist())
         if state_of_arbitrator := [part for layer in getattr(state, "arbitrator", []) for part in layer]:
             expected = torch.cat([*state_of_arbitrator, state.decision[:, 1:]], 1)
             torch.testing.assert_close(states[1][:, 0, 0], expected, **CLOSE)

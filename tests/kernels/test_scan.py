@@ -1,11 +1,11 @@
-"""The recurrent loop: torch's own layers, and ours against a plain loop over cells and finite differences."""
+"""The recurrent loop of branches against the plain one, a loop written out by hand, and finite differences."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from residualformer.kernels import scan as scan_module
-from residualformer.kernels.scan import GATES, NUM_STATES, fused, gru_cell, lstm_cell, scan
+from residualformer.kernels.recurrent import GATES, NUM_STATES, gru_cell, lstm_cell, recurrent_layer
+from residualformer.kernels.scan import plain_scan, scan
 
 KINDS = ("lstm", "gru")
 
@@ -27,7 +27,12 @@ def ours(kind: str, gates: Tensor, weight: Tensor, decisions: Tensor, *state: Te
     return own, h, *state
 
 
-def plain_loop(kind: str, gates: Tensor, weight: Tensor, decisions: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+def plain(kind: str, gates: Tensor, weight: Tensor, decisions: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+    own, h, state = plain_scan(kind, gates, weight, decisions, state)
+    return own, h, *state
+
+
+def by_hand(kind: str, gates: Tensor, weight: Tensor, decisions: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
     """Eq. 2 word by word: cell after cell, branch after branch."""
     gates = gates.unflatten(1, decisions.shape[1:])
     own, combined = [], []
@@ -48,25 +53,11 @@ def plain_loop(kind: str, gates: Tensor, weight: Tensor, decisions: Tensor, *sta
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fused_is_torchs_layer_with_the_second_bias_zero(kind):
-    torch.manual_seed(0)
-    layer = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[kind](6, 4)
-    torch.nn.init.zeros_(layer.bias_hh_l0)
-    x, state = torch.randn(7, 3, 6), tuple(torch.randn(3, 4) for _ in range(NUM_STATES[kind]))
-    first = tuple(part.unsqueeze(0) for part in state)
-    expected, last = layer(x, first if kind == "lstm" else first[0])
-    y, new = fused(kind, x, state, layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0)
-    # The same kernel on the same numbers.
-    assert torch.equal(y, expected)
-    assert all(torch.equal(a, b[0]) for a, b in zip(new, last if kind == "lstm" else (last,), strict=True))
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_one_branch_is_torchs_layer(kind):
     gates, weight, _, *state = inputs(kind, branches=1, dtype=torch.float32)
     bias = torch.zeros(gates.size(2))
-    # Input products that are the input itself: fused gets the unit matrix.
-    expected, last = fused(kind, gates[0].view(5, 3, -1), tuple(state), torch.eye(len(bias)), weight[0], bias)
+    # Input products that are the input itself: the layer gets the unit matrix.
+    expected, last = recurrent_layer(kind, gates[0].view(5, 3, -1), tuple(state), torch.eye(len(bias)), weight[0], bias)
     own, h, *new = ours(kind, gates, weight, torch.ones(1, 5, 3), *state)
     for got, wanted in zip([own[0], h, *new], [expected, expected, *last], strict=True):
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)  # fp32: other exponentials, other sums
@@ -74,9 +65,10 @@ def test_one_branch_is_torchs_layer(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("branches", (1, 2, 3))
-def test_scan_and_its_gradients_are_those_of_a_plain_loop(kind, branches):
+@pytest.mark.parametrize("reference", [plain, by_hand])
+def test_scan_and_its_gradients_are_those_of_a_plain_loop(kind, branches, reference):
     tensors = inputs(kind, branches)
-    results, expected = ours(kind, *tensors), plain_loop(kind, *tensors)
+    results, expected = ours(kind, *tensors), reference(kind, *tensors)
     weights = [torch.randn_like(result) for result in expected]
     for used in ([0], [1], [-1], range(len(expected))):  # outputs that nobody uses must not matter
         gradients = [
@@ -119,23 +111,6 @@ def test_one_hot_decisions_run_the_chosen_branch_alone(kind):
             current = lstm_cell(z + recurrent, current[1]) if kind == "lstm" else [gru_cell(z, recurrent, current[0])]
             torch.testing.assert_close(h[t, n], current[0][0], rtol=0, atol=1e-12)  # float64, sums in another order
             assert torch.equal(own[b, t, n], h[t, n])  # a branch that was not chosen leaves no trace
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("frames", [1, 5])
-def test_where_torchs_layers_have_an_autocast_of_their_own_they_run_in_fp32(kind, frames, monkeypatch):
-    """cuDNN's would be fp16, and refuse the bf16 products of factors beside an fp32 bias."""
-    monkeypatch.setattr(scan_module, "_own_autocast", torch.is_autocast_enabled)  # as of a GPU
-    gates, weight, _, *state = (t.detach() for t in inputs(kind, 1, frames, dtype=torch.float32))
-    x, bias = gates[0].view(frames, 3, -1).bfloat16(), torch.zeros(gates.size(2))
-    w_input, w_recurrent = torch.eye(len(bias)).bfloat16(), weight[0].bfloat16()
-    wide = (x.float(), tuple(state), w_input.float(), w_recurrent.float(), bias)
-    with torch.no_grad():
-        expected = fused(kind, *wide)
-        with torch.autocast("cpu", torch.bfloat16):
-            y, new = fused(kind, x, tuple(state), w_input, w_recurrent, bias)
-    for got, wanted in zip((y, *new), (expected[0], *expected[1]), strict=True):
-        assert got.dtype == torch.float32 and torch.equal(got, wanted)
 
 
 @pytest.mark.parametrize("kind, tolerance", [("lstm", 0.01), ("gru", 0.03)])

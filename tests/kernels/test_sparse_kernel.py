@@ -8,7 +8,14 @@ import torch
 
 from residualformer.errors import UserError
 from residualformer.kernels import sparse as sparse_kernel
-from residualformer.kernels.sparse import DenseProduct, SparseMatrix, best_product
+from residualformer.kernels.sparse import (
+    FEW_VECTORS,
+    DenseProduct,
+    MaskedProduct,
+    SparseMatrix,
+    best_product,
+    plain_masked_product,
+)
 from residualformer.optional import is_installed
 
 CASES = [("sliced", 1), ("bitmask", 1), ("bitmask", 4), ("blocks", 4), ("blocks", 8)]
@@ -120,3 +127,28 @@ def test_without_numba_or_fitting_instructions_it_is_torchs_own(monkeypatch):
     assert isinstance(product, DenseProduct)
     assert_equal(best_product(weight)(x), weight, x)
     assert isinstance(best_product(weight.double()), DenseProduct)
+
+
+@torch.no_grad()
+def test_a_masked_product_is_the_plain_one_and_packs_again_after_a_change():
+    weight, mask, product = torch.randn(64, 512), sparse(64, 512, 0.2) != 0, MaskedProduct()
+    x = torch.randn(2, 512)
+    assert_equal(product(x, weight, mask), weight * mask, x)
+    packed = product._packed
+    product(x, weight, mask)
+    assert product._packed is packed
+    for change in (lambda: weight.mul_(2), lambda: mask.logical_not_(), product.forget):
+        change()
+        assert_equal(product(x, weight, mask), weight * mask, x)
+        assert product._packed is not packed
+        packed = product._packed
+
+
+def test_masked_products_with_gradients_or_of_many_vectors_are_pytorchs():
+    weight, mask, product = torch.randn(8, 16, requires_grad=True), torch.ones(8, 16, dtype=torch.bool), MaskedProduct()
+    x = torch.randn(FEW_VECTORS + 1, 16)
+    assert torch.equal(product(x[:2], weight, mask), plain_masked_product(x[:2], weight, mask))
+    assert product(x[:2], weight, mask).requires_grad
+    with torch.no_grad():
+        assert torch.equal(product(x, weight, mask), plain_masked_product(x, weight, mask))
+    assert product._packed is None

@@ -168,5 +168,5 @@ def test_a_step_multiplies_as_often_as_is_counted(amnet):
     with torch.backends.mkldnn.flags(enabled=False), torch.no_grad(), FlopCounterMode(display=False) as counter:
         frame, state = model.encoder.step(features, torch.tensor([3]), state)
         model.joiner.project_encoder(frame)
-    expected = flops["arbitrator"] + flops["output"] + flops["branches"][int(state.decisions)]
+    expected = flops["arbitrator"] + flops["output"] + flops["branches"][int(state.branch)]
     assert counter.get_total_flops() == 2 * expected

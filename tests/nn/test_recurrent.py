@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from residualformer.config.schema import AmNetConfig, ArbitratorConfig, EncoderConfig
-from residualformer.kernels.scan import gru_cell, lstm_cell
+from residualformer.kernels.recurrent import gru_cell, lstm_cell
 from residualformer.nn.arbitrator import GumbelSoftmax, OneHot, UniformBranch
 from residualformer.nn.branches import SparseWeight
 from residualformer.nn.recurrent import RecurrentEncoder
@@ -51,7 +51,7 @@ def stream(encoder, features, lengths):
     for start in range(0, features.size(1), encoder.shift):
         window = padded[:, start : start + encoder.window]
         out, state = encoder.step(window, (lengths - start).clamp(0, encoder.window), state)
-        frames.append(out), branches.append(state.decisions)
+        frames.append(out), branches.append(state.branch)
     return torch.cat(frames, 1), torch.stack(branches, 1)
 
 
@@ -123,7 +123,7 @@ def test_streams_of_a_batch_may_start_at_different_times():
     joined.layers = [tuple(map(torch.cat, zip(a, b))) for a, b in zip(old.layers, new.layers, strict=True)]
     joined.arbitrator = [tuple(map(torch.cat, zip(a, b))) for a, b in zip(old.arbitrator, new.arbitrator, strict=True)]
     joined.decision = torch.cat([old.decision, new.decision])
-    joined.decisions = torch.cat([old.decisions, new.decisions])
+    joined.branch = torch.cat([old.branch, new.branch])
     window = torch.stack([features[0, STACK : 2 * STACK], features[1, :STACK]])
     out, _ = encoder.step(window, full.expand(2), joined)
     torch.testing.assert_close(out[:, 0], torch.stack([alone[0][0, 1], alone[1][0, 0]]), rtol=0, atol=1e-6)

@@ -312,6 +312,6 @@ def test_decoding_writes_down_the_branches_that_were_computed(egs, name):
         features, state, taken = torch.from_numpy(cut.load_features())[None], encoder.init_state(1), []
         for window in features.split(3, dim=1):
             _, state = encoder.step(window, torch.tensor([window.shape[1]]), state)
-            taken.append(int(state.decisions))
+            taken.append(int(state.branch))
         assert record["branches"] == "".join(map(str, taken)) and len(taken) == -(-cut.num_frames // 3)
     assert set("".join(record["branches"] for record in records)) == set("01" if encoder.num_branches == 2 else "0")
