@@ -75,6 +75,7 @@ ROOMS = (
         "optional",
         "parallel",
         "lock",
+        "padding",
         "provenance",
     ],
     ["config"],

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, counted once each; for recurrent encoders also FLOPs per frame.
+"""The cost of a model: parameters, each counted once, and for recurrent encoders FLOPs per frame.
 
 One FLOP is one multiply-accumulate, as in the AmNets paper's table 1; biases and element-wise work are not counted.
 """
@@ -6,7 +6,7 @@ One FLOP is one multiply-accumulate, as in the AmNets paper's table 1; biases an
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
@@ -15,16 +15,35 @@ from residualformer.config.schema import Config
 from residualformer.kernels.recurrent import GATES
 from residualformer.nn.recurrent import RecurrentEncoder
 from residualformer.nn.transducer import Transducer, build_model
+from residualformer.nn.transformer import TransformerEncoder
+
+
+class FlopsPerFrame(TypedDict):
+    """FLOPs per encoder frame of a recurrent encoder: a frame costs `arbitrator` + `output` + one of `branches`.
+
+    Attributes:
+        arbitrator: 0 where there is none.
+        output: the joiner's projection of the encoder, which the paper counts as the encoder's.
+        branches: of each branch, slow first, as trained: masked weights cost nothing.
+    """
+
+    arbitrator: float
+    output: float
+    branches: list[float]
 
 
 def describe(config: Config) -> dict[str, Any]:
-    """`count_parameters`, and for a recurrent encoder `planned_flops` under the key `flops_per_frame`."""
-    recurrent = config.encoder.kind != "transformer"
-    return count_parameters(config) | ({"flops_per_frame": planned_flops(config)} if recurrent else {})
+    """Return `count_parameters` and, for a recurrent encoder, `planned_flops` under the key `flops_per_frame`."""
+    costs: dict[str, Any] = dict(count_parameters(config))
+    if config.encoder.kind != "transformer":
+        costs["flops_per_frame"] = planned_flops(config)
+    return costs
 
 
 def count_parameters(config: Config, vocab_size: int | None = None) -> dict[str, int]:
-    """Parameters of the model that `config` describes, fully pruned where it asks for that; none is allocated.
+    """Count the parameters of the model that `config` describes, pruned to the end where it asks for pruning.
+
+    The model is not allocated.
 
     Args:
         vocab_size: V; default `tokens.vocab_size`.
@@ -35,7 +54,7 @@ def count_parameters(config: Config, vocab_size: int | None = None) -> dict[str,
 
 
 def parameter_table(model: Transducer, pruned: int | None = None) -> dict[str, int]:
-    """Parameters by component, a shared one counted once.
+    """Count parameters by component, shared ones once.
 
     Keys: `predictor`; `joiner`; `total`: all that decoding needs; `training_only`: heads that are dropped after
     training, not within the total. And
@@ -47,41 +66,33 @@ def parameter_table(model: Transducer, pruned: int | None = None) -> dict[str, i
       that the model file holds beside these, in no sum.
 
     Args:
-        pruned: weights at zero; default: what the model's masks say.
+        pruned: number of weights at zero (default: counted in the model's masks).
     """
     training_only = _count(model.training_only.parameters())
     total = _count(model.parameters()) - training_only
     rest = {"predictor": _count(model.predictor.parameters()), "joiner": _count(model.joiner.parameters())}
     if isinstance(model.encoder, RecurrentEncoder):
-        zeros = _masked(model) if pruned is None else pruned
+        zeros = _masked(model.encoder) if pruned is None else pruned
         projection = _count(model.joiner.project_encoder.parameters())
-        arbitrator = model.encoder.arbitrator
-        table = {
-            "encoder": _count(model.encoder.parameters()) + projection - zeros,
-            "arbitrator": _count(arbitrator.parameters()) if arbitrator is not None else 0,
-            "pruned": zeros,
-        }
+        table = _recurrent_table(model.encoder, projection, zeros)
         rest["joiner"] -= projection
         total -= zeros
         parts = table["encoder"]
     else:
-        table = _transformer_table(model)
+        assert isinstance(model.encoder, TransformerEncoder)
+        table = _transformer_table(model.encoder)
         parts = sum(table.values()) - table["residual"]
     assert total == parts + sum(rest.values()), "a component is missing from the table"
     return table | rest | {"total": total, "training_only": training_only}
 
 
-def flops_per_frame(model: Transducer) -> dict[str, Any]:
-    """FLOPs per encoder frame of a recurrent encoder: a frame costs `arbitrator` + `output` + one of `branches`.
-
-    `arbitrator` (0 where there is none); `output`: the joiner's projection of the encoder, which the paper counts as
-    the encoder's; `branches`: of each branch, slow first, as trained: masked weights cost nothing.
-    """
-    return _flops(model, model.encoder.branch_flops())
+def flops_per_frame(model: Transducer) -> FlopsPerFrame:
+    """Return the cost of a frame of a model with a recurrent encoder, as trained."""
+    return _flops(model)
 
 
-def planned_flops(config: Config, vocab_size: int | None = None) -> dict[str, Any]:
-    """`flops_per_frame` of the model that `config` describes, fully pruned where it asks for that."""
+def planned_flops(config: Config, vocab_size: int | None = None) -> FlopsPerFrame:
+    """Return `flops_per_frame` of the model that `config` describes, pruned to the end where it asks for pruning."""
     model = _unallocated(config, vocab_size)
     if config.amnet.method != "sparse":
         return flops_per_frame(model)
@@ -90,16 +101,19 @@ def planned_flops(config: Config, vocab_size: int | None = None) -> dict[str, An
     return _flops(model, branches)
 
 
-def _flops(model: Transducer, branches: list[float]) -> dict[str, Any]:
+def _flops(model: Transducer, branches: list[float] | None = None) -> FlopsPerFrame:
+    """Return the cost of a frame, that of the branches as given or as the model is."""
+    encoder = model.encoder
+    assert isinstance(encoder, RecurrentEncoder)
     return {
-        "arbitrator": model.encoder.arbitrator_flops(),
+        "arbitrator": encoder.arbitrator_flops(),
         "output": float(model.joiner.project_encoder.weight.numel()),
-        "branches": branches,
+        "branches": encoder.branch_flops() if branches is None else branches,
     }
 
 
 def _shapes(config: Config) -> list[tuple[int, int]]:
-    """(w, v) of the matrices of a branch: per layer, all gates of the input and of the recurrent product."""
+    """Return (w, v) of the matrices of a branch: per layer, all gates of the input and of the recurrent product."""
     encoder = config.encoder
     w = GATES[encoder.kind] * encoder.dim
     first = encoder.stack_frames * config.features.num_mel_bins
@@ -107,7 +121,7 @@ def _shapes(config: Config) -> list[tuple[int, int]]:
 
 
 def _zeros(w: int, v: int, compression: float) -> int:
-    """Weights of a pruned matrix that are zero (with `amnet.block` above 1, to within a block)."""
+    """Return how many weights of a pruned matrix are zero (with `amnet.block` above 1, to within a block)."""
     return round(compression * w * v)
 
 
@@ -116,19 +130,30 @@ def _unallocated(config: Config, vocab_size: int | None) -> Transducer:
         return build_model(config, vocab_size or config.tokens.vocab_size)
 
 
-def _transformer_table(model: Transducer) -> dict[str, int]:
-    residual = [p for name, p in model.encoder.named_parameters() if name.rsplit(".", 1)[-1] in ("A", "B", "D")]
-    norms = [m for m in model.encoder.modules() if isinstance(m, nn.LayerNorm)]
+def _recurrent_table(encoder: RecurrentEncoder, projection: int, zeros: int) -> dict[str, int]:
+    """Count the parameters of an encoder and the joiner's `projection` of it, without the `zeros` of its matrices."""
+    arbitrator = encoder.arbitrator
     return {
-        "transformer": _count(model.encoder.bank.parameters()) + _count(residual),
-        "residual": _count(residual),
-        "layer_norm": sum(_count(norm.parameters()) for norm in norms),
-        "subsampling": _count(model.encoder.subsampling.parameters()),
+        "encoder": _count(encoder.parameters()) + projection - zeros,
+        "arbitrator": _count(arbitrator.parameters()) if arbitrator is not None else 0,
+        "pruned": zeros,
     }
 
 
-def _masked(model: Transducer) -> int:
-    masks = [buffer for name, buffer in model.encoder.named_buffers() if name.rsplit(".", 1)[-1] == "mask"]
+def _transformer_table(encoder: TransformerEncoder) -> dict[str, int]:
+    residual = [p for name, p in encoder.named_parameters() if name.rsplit(".", 1)[-1] in ("A", "B", "D")]
+    norms = [m for m in encoder.modules() if isinstance(m, nn.LayerNorm)]
+    return {
+        "transformer": _count(encoder.bank.parameters()) + _count(residual),
+        "residual": _count(residual),
+        "layer_norm": sum(_count(norm.parameters()) for norm in norms),
+        "subsampling": _count(encoder.subsampling.parameters()),
+    }
+
+
+def _masked(encoder: RecurrentEncoder) -> int:
+    """Count the weights that the masks of sparse matrices set to zero."""
+    masks = [buffer for name, buffer in encoder.named_buffers() if name.rsplit(".", 1)[-1] == "mask"]
     return sum(mask.numel() - int(mask.count_nonzero()) for mask in masks)
 
 
