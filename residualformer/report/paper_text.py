@@ -183,14 +183,14 @@ def _closing(table: PaperTable) -> list[str]:
         leader = closed.leader
         paper = f" (paper {closed.paper:.0f}%)" if closed.paper is not None else ""
         control = f", its control {closed.control:.0f}%" if closed.control is not None else ""
-        share = "there is none" if closed.ours is None else f"{closed.ours:.0f}%"
+        share = "no lead" if closed.ours is None else f"{closed.ours:.0f}%"
         parts.append(f"`{cell.experiment}` {share}{paper}{control}")
     start = "the model that it starts from"
-    head = f"Of the lead of `{leader}` over {start}, makes up: "
+    head = f"Share that each makes up of the lead of `{leader}` over {start}: "
     if leader != table.baseline:
         head = (
-            f"Of the lead of `{leader}` over its control, all trained for as long, makes up (paper: of the lead of "
-            f"`{table.baseline}` over {start}, trained for half as long): "
+            f"Share that each makes up of the lead of `{leader}` over its control, all trained for as long (paper: of "
+            f"the lead of `{table.baseline}` over {start}, trained for half as long): "
         )
     return [head + "; ".join(parts) + "."] if parts else []
 
@@ -210,12 +210,12 @@ def _not_measured(table: PaperTable) -> str:
 
 def _notes(table: PaperTable) -> list[str]:
     notes = [
-        "Lines that say paper are the paper's, on its own data; all others are ours. gap: relative to "
+        "Lines marked paper are the paper's values, on its own data; all others are ours. gap: relative to "
         f"`{table.baseline}` (positive is worse), with its 95% interval and two-sided p from the paired bootstrap over "
-        "utterances. They tell the chance in the test set, not that of another seed.",
+        "utterances. They reflect the choice of the test utterances, not that of the seed.",
         "nats/token: transducer loss of the references, all alignments summed.",
-        "An ordering holds, or is the other way round, with p below 0.05; within chance lies what has a larger p.",
-        "training: of this experiment alone; what it starts from was trained before.",
+        "An ordering holds, or is the other way round, where p is below 0.05; else it is within chance.",
+        "training: of this experiment alone, without that of the model that it starts from.",
     ]
     if any(cell.control for cell in table.cells()):
         notes.append("control: the same model without residual weights, trained on for as many updates as with them.")

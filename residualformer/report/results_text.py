@@ -121,18 +121,18 @@ def _notes(results: Results) -> list[str]:
         metrics = " or ".join(dict.fromkeys(row.metric for row in rows))
         notes.append(
             f"vs baseline: relative difference to the {metrics} of {of} with the same search (positive is worse), with "
-            "its 95% interval; p: two-sided; both from the paired bootstrap. Where the settings of the search, the "
-            "utterances or the references differ, there is none."
+            "its 95% interval; p: two-sided; both from the paired bootstrap. Runs that differ in the settings of the "
+            "search, the utterances or the references are not compared."
         )
     if any("loss" in row.scores for row in rows):
         notes.append(
-            "nats/token: transducer loss of the references over all alignments, a finer measure than errors; of "
-            "utterances that were decoded."
+            "nats/token: transducer loss of the references, summed over all alignments, of the utterances that were "
+            "decoded; a finer measure than errors."
         )
     if any("transformer" in row.parameters for row in rows):
         notes.append(
-            "Transformer: projections of the Transformer layers with their biases and residual parts, a shared one "
-            "counted once; total: all that decoding needs."
+            "Transformer: weights, biases and residual weights of the projections in the Transformer layers, shared "
+            "ones counted once; total: all that decoding needs."
         )
     notes += _recurrent_notes(rows)
     if any(row.missing for row in rows):
@@ -158,11 +158,11 @@ def _recurrent_notes(rows: Sequence[Row]) -> list[str]:
         devices = sorted({(cost.mu / 1e6, cost.mu / cost.rho / 1e6) for cost in costs})
         device = " or ".join(f"{mu:g} MFLOP/s, of which {free:.4g} MFLOP are free per frame" for mu, free in devices)
         notes += [
-            "compression: share of the weights of each branch that are gone, slow / fast; branches: share of the test "
-            "frames that took each; MFLOP/frame: multiply-accumulates of the encoder per encoder frame, arbitrator and "
-            "projection included, averaged over these frames, and the difference to `rnnt`.",
-            "latency: mean (median, 90th, 99th percentile of the utterances) of the work that is left one frame after "
-            f"the last frame came in, simulated from the decisions taken, on a device of {device}.",
+            "compression: share of the weights of each branch that are removed, slow / fast; branches: share of the "
+            "test frames that took each; MFLOP/frame: multiply-accumulates of the encoder per encoder frame, "
+            "arbitrator and projection included, averaged over these frames, and the difference to `rnnt`.",
+            "latency: mean (median, 90th and 99th percentile over the utterances) of the time for the work left "
+            f"one frame after the last frame arrived, simulated from the decisions taken, on a device of {device}.",
         ]
     return notes
 

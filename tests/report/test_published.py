@@ -10,6 +10,7 @@ import pytest
 
 from residualformer.report.paper_table import PaperTable
 from residualformer.report.paper_text import findings
+from residualformer.report.publish import results_text, table_text
 from residualformer.report.results import Results
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "docs" / "results"
@@ -29,6 +30,7 @@ def test_there_are_results_to_check():
 def test_results_are_written_as_they_were_read(path):
     results = Results.read(path)
     assert results.to_dict() == json.loads(path.read_text(encoding="utf-8"))
+    assert path.with_name("RESULTS.md").read_text(encoding="utf-8") == results_text(results, path.parent)
     assert results.corpus == path.parent.name and set(results.sets) == {row.split for row in results.rows}
 
 
@@ -36,6 +38,7 @@ def test_results_are_written_as_they_were_read(path):
 def test_tables_are_written_as_they_were_read(path):
     table = PaperTable.read(path)
     assert table.to_dict() == json.loads(path.read_text(encoding="utf-8"))
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == table_text(table, path.parents[1])
     assert table.recipe == path.parents[1].name and table.findings == findings(table)
 
 

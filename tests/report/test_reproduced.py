@@ -141,10 +141,10 @@ def test_the_fair_lead_is_that_of_models_trained_for_as_long(runs):
     share = 100 * (totals["control"] - totals["residual"]) / (totals["control"] - totals["baseline"])
     assert closed.ours == pytest.approx(share, abs=0.1) and closed.control is None
     printed = 100 * (13.81 - 13.52) / (13.81 - 13.28)
-    said = f"Of the lead of `control1` over its control, all trained for as long, makes up .*: `residual` {share:.0f}%"
+    said = f"makes up of the lead of `control1` over its control, all trained for as long .*: `residual` {share:.0f}%"
     assert re.search(said + rf" \(paper {printed:.0f}%\)\.", findings(result)[-1])
     without = reproduce(find_table(TABLES, "3"), runs | {("control1", "test"): runs["shallow6", "test"]}, ["test"])
-    assert "`residual` there is none (paper 55%)" in findings(without)[-1]
+    assert "`residual` no lead (paper 55%)" in findings(without)[-1]
 
 
 def test_the_orderings_are_judged(runs):
@@ -172,7 +172,7 @@ def test_the_words_say_what_the_numbers_do(table3, runs):
     assert f"`residual` {errors['residual']:.2f} against `control` {errors['control']:.2f}" in said
     assert "beat their control, weight sharing trained on for as long, at every K**: appears (3 not measured)" in said
     assert "residual weights at K = 6 beat 4 sets spread evenly**: not measured." in said
-    assert "Of the lead of `baseline` over the model that it starts from, makes up: `residual`" in said
+    assert "Share that each makes up of the lead of `baseline` over the model that it starts from: `residual`" in said
     text = render(table3)
     lines = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:] for line in text.splitlines()}
     assert [value.strip(" |") for value in lines["**one more set of weights instead**"]][1] == "last layer unique"
