@@ -8,7 +8,7 @@ On request, synthetic speech of the same domain joins train: pieces of its trans
 word boundaries and rejoined, and random letter and digit strings, said by espeak-ng voices in noise and reverberation.
 A result that uses it must say so; ids of such utterances start with `syn-`.
 
-Every utterance has a Chinese translation too, word for word (an4_lexicon.py).
+Every utterance has a Chinese translation too, word for word (an4_corpus/lexicon.py).
 """
 
 from __future__ import annotations

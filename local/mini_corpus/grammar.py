@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from local.mini_corpus.templates import COMMANDS, STATEMENTS
-from local.mini_corpus.words import WORDS
+from local.mini_corpus.tables import COMMANDS, STATEMENTS, WORDS
 
 UNITS = (
     "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE TEN ELEVEN TWELVE THIRTEEN FOURTEEN FIFTEEN SIXTEEN SEVENTEEN "

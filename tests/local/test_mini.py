@@ -24,7 +24,7 @@ from local.mini_corpus.grammar import (
     english_number,
     english_ordinal,
 )
-from local.mini_corpus.templates import COMMANDS, STATEMENTS
+from local.mini_corpus.tables import COMMANDS, STATEMENTS
 from residualformer.errors import UserError
 from residualformer.parallel import worker_map
 
