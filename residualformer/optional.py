@@ -1,4 +1,4 @@
-"""Packages that the project can use but does not need: one table of what they are for and how to get them."""
+"""Packages that the project can use but does not need: what they are for, and how to install them."""
 
 from __future__ import annotations
 
@@ -14,62 +14,63 @@ from residualformer.errors import UserError, closest
 
 @dataclass(frozen=True)
 class OptionalPackage:
-    """A row of the table; `name` is both the module and, but for underscores, the distribution."""
+    """A package that may be missing.
 
-    name: str
+    Attributes:
+        purpose: what it is used for.
+        install: the command that installs it.
+        min_version: the oldest version that works.
+    """
+
     purpose: str
     install: str
     min_version: str = "0"
 
 
+# By the name of the module, which is also that of the distribution, with "-" for "_". Packages of an extra in
+# pyproject.toml are installed by it.
 OPTIONAL = {
-    row.name: row
-    for row in (
-        OptionalPackage(
-            "k2",
-            "transducer losses in C++ and CUDA",
-            "pick the wheel of your torch and CUDA at https://k2-fsa.github.io/k2/installation/from_wheels.html, "
-            "e.g. pip install k2==VERSION -f https://k2-fsa.github.io/k2/cuda.html",
-            "1.24.3",  # delay_penalty and rnnt_type
-        ),
-        OptionalPackage("torchaudio", "exact transducer loss", "pip install torchaudio", "0.10"),
-        OptionalPackage(
-            "kaldifeat",
-            "filterbank features on a GPU",
-            "pick the wheel of your torch and CUDA, e.g. pip install kaldifeat==VERSION -f "
-            "https://csukuangfj.github.io/kaldifeat/cuda.html",
-            "1.25",
-        ),
-        OptionalPackage(
-            "numba",
-            "fast transducer losses and products of sparse branches on a CPU",
-            "pip install numba==0.68.1",
-            "0.68",
-        ),
-        OptionalPackage(
-            "sounddevice",
-            "the microphone",
-            "pip install sounddevice==0.5.6, and PortAudio where its wheel has none (apt install libportaudio2)",
-            "0.4",
-        ),
-        OptionalPackage("sherpa_onnx", "the check of exported models", "pip install sherpa-onnx==2.0.1", "2.0.1"),
-        OptionalPackage(
-            "triton",
-            "fast transducer losses on an NVIDIA GPU",
-            "pip install triton, in the version that your torch asks for",
-            "3.2",  # gather
-        ),
-    )
+    "k2": OptionalPackage(
+        "transducer losses in C++ and CUDA",
+        "pick the wheel of your torch and CUDA at https://k2-fsa.github.io/k2/installation/from_wheels.html, "
+        "e.g. pip install k2==VERSION -f https://k2-fsa.github.io/k2/cuda.html",
+        "1.24.3",  # delay_penalty and rnnt_type
+    ),
+    "kaldifeat": OptionalPackage(
+        "filterbank features on a GPU",
+        "pick the wheel of your torch and CUDA, e.g. pip install kaldifeat==VERSION -f "
+        "https://csukuangfj.github.io/kaldifeat/cuda.html",
+        "1.25",
+    ),
+    "numba": OptionalPackage(
+        "fast transducer losses and products of sparse branches on a CPU", "pip install 'residualformer[train]'", "0.60"
+    ),
+    "sherpa_onnx": OptionalPackage("the check of exported models", "pip install 'residualformer[sherpa]'", "2.0.1"),
+    "sounddevice": OptionalPackage(
+        "the microphone",
+        "pip install sounddevice, and PortAudio where its wheel has none (apt install libportaudio2)",
+        "0.4",
+    ),
+    "torchaudio": OptionalPackage("exact transducer loss", "pip install torchaudio", "0.10"),
+    "triton": OptionalPackage(
+        "fast transducer losses on an NVIDIA GPU",
+        "pip install triton, in the version that your torch asks for",
+        "3.2",  # gather
+    ),
 }
 
 
 def is_installed(name: str) -> bool:
-    """Whether the module can be found; it is not imported."""
+    """Return True if the module can be found, without importing it."""
     return importlib.util.find_spec(name) is not None
 
 
 def optional(name: str) -> ModuleType:
-    """The module `name` of the table; UserError with its install command if it is missing, too old or broken."""
+    """Import a module of the table.
+
+    Raises:
+        UserError: the module is not in the table, missing, too old or broken; the message tells how to install it.
+    """
     if name not in OPTIONAL:
         raise UserError(f"unknown optional package '{name}'; known: {', '.join(OPTIONAL)}.{closest(name, OPTIONAL)}")
     row = OPTIONAL[name]
@@ -88,7 +89,7 @@ def optional(name: str) -> ModuleType:
 
 
 def describe(names: list[str] | None = None) -> str:
-    """One line per package of the table: installed version, or how to get it."""
+    """Return one line per package: the installed version, or how to install it."""
     lines = []
     for name in names or list(OPTIONAL):
         row = OPTIONAL[name]
@@ -107,6 +108,6 @@ def _version(module: ModuleType) -> str:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """'1.24.4.dev2025+cpu' -> (1, 24, 4); a version that cannot be read counts as new enough."""
+    """Return the numbers of a version, (1, 24, 4) for "1.24.4.dev2025+cpu"; unreadable ones count as new enough."""
     match = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(part) for part in match[0].split(".")) if match else (10**6,)

@@ -1,6 +1,8 @@
 """Optional packages: found, missing, broken or too old, each with one sentence."""
 
+import re
 import sys
+import tomllib
 
 import pytest
 
@@ -20,9 +22,19 @@ def fake_kaldifeat(tmp_path, monkeypatch):
 def test_a_missing_package_is_answered_with_its_install_command(name):
     if is_installed(name):
         pytest.skip(f"{name} is installed")
-    with pytest.raises(UserError, match=f"^{name} .* not installed; to get it: .*pip install {name.replace('_', '-')}"):
+    command = f"pip install ({name}|'residualformer.[a-z]+.')"
+    with pytest.raises(UserError, match=f"^{name} .* not installed; to get it: .*{command}"):
         optional(name)
     assert "is not installed" in describe([name])
+
+
+def test_packages_of_an_extra_are_installed_by_it(root):
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name, row in OPTIONAL.items():
+        requirement = f"{name.replace('_', '-')}>={row.min_version}"
+        holding = [extra for extra, packages in extras.items() if requirement in packages]
+        told = re.findall(r"residualformer\[(.+)\]", row.install)
+        assert told == holding, name
 
 
 def test_a_found_package_is_returned(fake_kaldifeat):
