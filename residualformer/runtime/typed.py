@@ -14,9 +14,9 @@ T = TypeVar("T")
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
 _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {  # by the attributes of annotated_types' bounds
     "ge": (operator.ge, "at least"),
-    "gt": (operator.gt, "above"),
+    "gt": (operator.gt, "more than"),
     "le": (operator.le, "at most"),
-    "lt": (operator.lt, "below"),
+    "lt": (operator.lt, "less than"),
 }
 
 
