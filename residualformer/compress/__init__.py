@@ -1,1 +1,1 @@
-"""Making trained weights cheaper: magnitude pruning and low-rank factors (AmNets, section 3)."""
+"""Compression of trained weights: magnitude pruning and low-rank factors (AmNets, section 3)."""

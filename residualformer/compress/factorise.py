@@ -1,4 +1,4 @@
-"""Low-rank factors of trained weights (AmNets, section 3): W = U S V', P1 = U sqrt(S), P2 = V sqrt(S).
+"""Low-rank factors of trained weights (AmNets, section 3): W = U S Vᵀ, P1 = U sqrt(S), P2 = V sqrt(S).
 
 Columns are ordered by singular value, so that the first r of them are the best approximation of rank r
 (Eckart and Young, 1936) for every r: branches are truncations of the same factors (eq. 4).
@@ -13,13 +13,13 @@ from residualformer.errors import UserError
 
 
 def factorise(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The `rank` largest singular values of a dense matrix, spread evenly over two factors.
+    """Factorize a dense matrix: its `rank` largest singular values, spread evenly over two factors.
 
     Args:
         weight: W (w, v).
 
     Returns:
-        P1 (w, rank), P2 (v, rank), in the dtype of `weight`; P1 P2' is W when rank = min(w, v).
+        P1 (w, rank), P2 (v, rank), in the dtype of `weight`; P1 P2ᵀ is W when rank = min(w, v).
 
     Raises:
         UserError: the rank is below 1 or above min(w, v).
@@ -32,7 +32,9 @@ def factorise(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def refactorise(p1: Tensor, p2: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """`factorise(P1 P2', rank)` at the price of the factors: training has mixed the columns, this orders them again.
+    """Return `factorise(P1 P2ᵀ, rank)` without forming the product.
+
+    Training mixes the columns of factors; this orders them by singular value again.
 
     Args:
         p1: (w, r), p2: (v, r).

@@ -10,15 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from residualformer.errors import UserError
+from residualformer.nn.branches import SparseWeight
 
 
 @dataclass(frozen=True)
 class PruningSchedule:
-    """Eq. 3: from nothing to the final sparsity s_f in nu updates of the masks, one every Delta m steps.
+    """The growth of sparsity (eq. 3): from 0 to s_f in nu updates of the masks, one every Delta m steps.
 
     Attributes:
-        final: s_f, the share of weights that go in the end, in [0, 1).
-        num_updates: nu; 0 = the masks are never touched.
+        final: s_f, the share of weights that are zero in the end, in [0, 1).
+        num_updates: nu; 0: the masks never change.
         every_steps: Delta m.
     """
 
@@ -32,30 +33,30 @@ class PruningSchedule:
 
     @property
     def last_step(self) -> int:
-        """nu Delta m, the step of the last update."""
+        """The step of the last update, nu Delta m."""
         return self.num_updates * self.every_steps
 
     def is_due(self, step: int) -> bool:
-        """Whether the masks are to be computed again before training step `step`, counted from the start of pruning."""
+        """Return whether to compute the masks again before training step `step`, counted from the start of pruning."""
         return self.num_updates > 0 and step % self.every_steps == 0 and 0 <= step <= self.last_step
 
     def sparsity(self, step: int) -> float:
-        """s_t = s_f - s_f (1 - m / (nu Delta m))^3, m being `step`, at most nu Delta m."""
+        """Return s_t = s_f - s_f (1 - m / (nu Delta m))^3, where m is `step`, at most nu Delta m."""
         left = 1 - min(step, self.last_step) / self.last_step if self.num_updates else 0.0
         return self.final - self.final * left**3
 
 
 def magnitude_mask(weight: Tensor, sparsity: float, block: int = 1) -> Tensor:
-    """The mask that takes the smallest weights of one matrix away.
+    """Return a mask that removes the smallest weights of one matrix.
 
     Args:
-        weight: (w, v), the whole matrix, masked weights included: what was taken away may so come back.
-        sparsity: share of weights that go.
-        block: so many weights of a row, side by side, stay or go together, ranked by their Euclidean norm; a row's last
-            block may be shorter, and is ranked by its root mean square like all the others.
+        weight: (w, v), the whole matrix with its masked weights, so that these may come back.
+        sparsity: share of weights to remove.
+        block: number of adjacent weights of a row that stay or go together, ranked by their root mean square; a row's
+            last block may be shorter.
 
     Returns:
-        (w, v) bool, true where a weight stays; round(sparsity * blocks) blocks are false, whatever the ties.
+        (w, v) bool, True where a weight stays; exactly round(sparsity * blocks) blocks are False.
     """
     rows, columns = weight.shape
     per_row = -(-columns // block)
@@ -69,19 +70,19 @@ def magnitude_mask(weight: Tensor, sparsity: float, block: int = 1) -> Tensor:
 
 
 class BranchPruner:
-    """The sparsity tracker of one branch: all its matrices follow one schedule, each ranked by itself.
+    """The masks of one branch: all its matrices follow one schedule, and each is ranked by itself.
 
     Args:
-        weights: the branch's matrices, each with a parameter `W` (w, v) and a buffer `mask` of the same shape.
+        weights: the branch's matrices.
         block: as in `magnitude_mask`.
     """
 
-    def __init__(self, weights: Sequence, schedule: PruningSchedule, block: int = 1) -> None:
+    def __init__(self, weights: Sequence[SparseWeight], schedule: PruningSchedule, block: int = 1) -> None:
         self.weights, self.schedule, self.block = weights, schedule, block
 
     @torch.no_grad()
     def update(self, step: int) -> bool:
-        """Compute the masks again if they are due at `step`, counted from the start of pruning; says whether."""
+        """Compute the masks again if they are due at `step`, counted from the start of pruning; return whether."""
         if not self.schedule.is_due(step):
             return False
         sparsity = self.schedule.sparsity(step)

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from residualformer.kernels import operators
 from residualformer.kernels.linear import trains_on_cpu
+from residualformer.kernels.precision import no_autocast
 
 Table = tuple[Tensor, Tensor]  # cosines and signed sines of the angles of T' positions, each (T', D / H)
 
@@ -93,7 +94,7 @@ class _SelfAttention(torch.autograd.Function):
         N, T, _ = qkv.shape
         heads = qkv.view(N, T, 3, num_heads, -1).permute(2, 0, 3, 1, 4).contiguous()  # (3, N, H, T', D / H)
         ctx.cos, ctx.sin = (_for_q_and_k(part, heads.dtype) for part in table)
-        with torch.autocast(heads.device.type, enabled=False):
+        with no_autocast(heads):
             _rotate_(heads[:2], ctx.cos, ctx.sin)
             q, k, v = heads.flatten(1, 2)  # each (N H, T', D / H)
             weights = torch.baddbmm(mask, q, k.mT).softmax(-1)

@@ -1,4 +1,7 @@
-"""Dropout that is cheap on a CPU."""
+"""Dropout that is cheap on a CPU, where drawing random masks costs more than the matrix products around it.
+
+A mask is a random stretch of a pool of masks, which is drawn anew every 2,000 uses.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,17 @@ from torch import Tensor, nn
 
 _POOL_SIZE = 1 << 23
 _REFRESH = 2000
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of one
+
+PoolStates = list[tuple[float, torch.dtype, int, int]]  # p, dtype, seed, uses
 
 
 @dataclass
 class _Pool:
-    """Masks in a row, (_POOL_SIZE,), and how to draw them again; of an integer type: see `Dropout.bits`."""
+    """Masks in a row, (_POOL_SIZE,), and what is needed to draw them again.
+
+    They are factors of floating-point numbers, 0 or 1 / (1 - p), or bits of integers: see `Dropout.bits`.
+    """
 
     masks: Tensor
     seed: int
@@ -28,11 +36,10 @@ class _Pool:
 
 
 _pools: dict[tuple[float, torch.dtype], _Pool] = {}
-PoolStates = list[tuple[float, torch.dtype, int, int]]  # p, dtype, seed, uses
 
 
 def pool_states() -> PoolStates:
-    """What `restore_pools` needs to go on with the same masks."""
+    """Return what `restore_pools` needs to continue with the same masks."""
     return [(p, dtype, pool.seed, pool.uses) for (p, dtype), pool in _pools.items()]
 
 
@@ -43,10 +50,7 @@ def restore_pools(states: PoolStates) -> None:
 
 
 class Dropout(nn.Module):
-    """Inverted dropout; on a CPU the mask is a random stretch of a pool that is drawn anew every 2,000 uses.
-
-    Drawing Bernoulli numbers costs more there than the matrix products around it.
-    """
+    """Inverted dropout with probability p: on a CPU by a mask from a pool, elsewhere PyTorch's own."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -60,9 +64,9 @@ class Dropout(nn.Module):
         return x * _mask(self.p, x.dtype, x.numel()).view(x.shape)
 
     def bits(self, shape: torch.Size, dtype: torch.dtype) -> Tensor | None:
-        """The mask of a tensor on the CPU without its scale, as integers of the size of `dtype`: all bits or none.
+        """Return a mask on the CPU as integers of the size of `dtype`, with all bits set or none; None drops nothing.
 
-        To and them with the numbers' own bits takes a third of the time of a product. None: nothing is dropped.
+        A bitwise "and" with the bits of numbers takes a third of the time of a product, but leaves out the scale.
         """
         if not self.training or self.p == 0:
             return None
@@ -76,6 +80,7 @@ class Dropout(nn.Module):
 
 
 def _mask(p: float, dtype: torch.dtype, size: int) -> Tensor:
+    """Return a mask (size,) from the pool of its kind."""
     pool = _pools.get((p, dtype))
     if pool is None or pool.uses == _REFRESH:
         pool = _pools[p, dtype] = _Pool.draw(p, dtype, seed=int(torch.randint(1 << 62, ())))

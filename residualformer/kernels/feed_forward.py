@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from residualformer.kernels import operators
 from residualformer.kernels.dropout import Dropout
 from residualformer.kernels.linear import trains_on_cpu
+from residualformer.kernels.precision import no_autocast
 
 Projection = TypeVar("Projection", bound=Callable[[Tensor], Tensor])
 
@@ -64,7 +65,7 @@ class _FeedForward(torch.autograd.Function):
         bits: Tensor | None,
         scale: float,
     ) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             down = down * scale
             hidden = operators.linear(x, up, up_bias.to(x.dtype), relu=True)
             if bits is not None:

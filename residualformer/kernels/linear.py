@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from residualformer.kernels import operators
+from residualformer.kernels.precision import no_autocast
 
 
 class WeightParts(NamedTuple):
@@ -50,7 +51,7 @@ def dense_weight(projections: Sequence[WeightParts], dtype: torch.dtype) -> Tens
 def plain_dense_weight(projections: Sequence[WeightParts], dtype: torch.dtype) -> Tensor:
     """Compute `dense_weight` by PyTorch's operators."""
     weights = []
-    with torch.autocast(projections[0].W.device.type, enabled=False):
+    with no_autocast(projections[0].W):
         for W, A, B, D in projections:
             weight = W
             if A is not None and B is not None:
@@ -85,7 +86,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.bias_dtype = bias.dtype
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             return operators.linear(x, weight, bias.to(x.dtype))
 
     @staticmethod
@@ -105,7 +106,7 @@ class _DenseWeight(torch.autograd.Function):
         projections = _grouped(parts)
         heights = [len(each.W) for each in projections]
         stack = projections[0].W.new_empty(sum(heights), projections[0].W.size(1), dtype=dtype)
-        with torch.autocast(stack.device.type, enabled=False):
+        with no_autocast(stack):
             for rows, (W, A, B, D) in zip(stack.split(heights), projections, strict=True):
                 weight = W if A is None or B is None else torch.addmm(W, B.T, A.T)
                 if D is not None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from residualformer.kernels.operators import find
+from residualformer.kernels.precision import no_autocast
 
 GATES = {"lstm": 4, "gru": 3}
 NUM_STATES = {"lstm": 2, "gru": 1}
@@ -60,7 +61,7 @@ def recurrent_layer(
     """
     device = x.device.type
     if _has_own_autocast(device):
-        with torch.autocast(device, enabled=False):
+        with no_autocast(x):
             state = tuple(part.float() for part in state)
             return recurrent_layer(kind, x.float(), state, w_input.float(), w_recurrent.float(), bias.float())
     if len(x) == 1 and not torch.is_grad_enabled() and _CELLS[kind]:

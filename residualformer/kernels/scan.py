@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from residualformer.kernels import operators
+from residualformer.kernels.precision import no_autocast
 from residualformer.kernels.recurrent import State, cell
 
 
@@ -34,7 +35,7 @@ def scan(kind: str, gates: Tensor, weight: Tensor, decisions: Tensor, state: Sta
     device = gates.device.type
     if torch.is_autocast_enabled(device):
         weight = weight.to(torch.get_autocast_dtype(device))
-    with torch.autocast(device, enabled=False):
+    with no_autocast(gates):
         if kind == "gru":
             return plain_scan(kind, gates, weight, decisions, state)
         own, h, c, _ = _LSTM.apply(gates, weight, decisions.to(gates.dtype).unsqueeze(3), *state)

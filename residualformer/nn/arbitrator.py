@@ -1,4 +1,4 @@
-"""The network that chooses a branch for each frame, and how its choice becomes a decision (AmNets, section 2)."""
+"""The network that chooses a branch for each frame, and the ways to a decision (AmNets, section 2)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Sampler = Callable[[Tensor], Tensor]  # logits (N, T, B) -> decisions (N, T, B),
 
 @dataclass(frozen=True)
 class OneHot:
-    """The most probable branch: run time."""
+    """The most probable branch, as at run time."""
 
     def __call__(self, logits: Tensor) -> Tensor:
         return _one_hot(logits.argmax(2), logits)
@@ -25,23 +25,25 @@ class OneHot:
 
 @dataclass(frozen=True)
 class GumbelSoftmax:
-    """Eq. 1: softmax((log pi + g) / tau), g of the Gumbel distribution; tau > 0, towards 0 the harder.
+    """softmax((log pi + g) / tau) (eq. 1), where g follows the Gumbel distribution.
 
-    `noise` is a factor of g, 1 in the paper. Without noise there is none of the chance that run time does not know.
+    Attributes:
+        tau: temperature, above 0; the lower, the closer to one-hot decisions.
+        noise: factor of g, 1 in the paper; at 0 the decisions are deterministic, as those of run time are.
     """
 
     tau: float = 1.0
     noise: float = 1.0
 
     def __call__(self, logits: Tensor) -> Tensor:
-        # -log of an exponential variable is a Gumbel one. log pi is the logits up to a constant, which softmax ignores.
+        # -log of an exponential variable is a Gumbel variable; log pi is the logits up to a constant, which cancels.
         noise = -torch.empty_like(logits, dtype=torch.float32).exponential_().log()
         return ((logits.float() + self.noise * noise) / self.tau).softmax(2)
 
 
 @dataclass(frozen=True)
 class UniformBranch:
-    """One branch drawn for each frame, all alike, whatever the logits: for pruning."""
+    """A branch drawn for each frame with equal probabilities, whatever the logits; for pruning."""
 
     def __call__(self, logits: Tensor) -> Tensor:
         branch = torch.randint(logits.size(2), logits.shape[:2], device=logits.device)
@@ -56,7 +58,7 @@ class Arbitrator(nn.Module):
     """LSTM layers with one bias per gate and a linear layer: frames (N, T, D) -> logits (N, T, B), whose softmax is pi.
 
     Args:
-        input_dim: D: of x_t and of what else it sees (h_{t-1}, d_{t-1}), concatenated.
+        input_dim: D, the size of x_t and, where the arbitrator sees them, h_{t-1} and d_{t-1} together.
         num_branches: B.
     """
 
@@ -74,12 +76,12 @@ class Arbitrator(nn.Module):
         self.out = nn.Linear(dim, num_branches)
 
     def init_state(self, batch_size: int) -> list[State]:
-        """(h, c) of each layer, each (N, hidden_dim)."""
+        """Return (h, c) of each layer, zero, each (N, hidden_dim)."""
         zeros = self.out.weight.new_zeros(batch_size, self.dim)
         return [(zeros, zeros) for _ in self.bias]
 
     def forward(self, x: Tensor, state: list[State] | None = None) -> tuple[Tensor, list[State]]:
-        """x (N, T, D) -> logits (N, T, B) and the new state; without a state from the start."""
+        """Return the logits (N, T, B) of x (N, T, D) and the new state; `state` defaults to `init_state`."""
         state = self.init_state(len(x)) if state is None else state
         y, new = x.transpose(0, 1), []
         for before, *weights in zip(state, self.input, self.recurrent, self.bias, strict=True):
@@ -88,5 +90,5 @@ class Arbitrator(nn.Module):
         return self.out(y).transpose(0, 1), new
 
     def flops(self) -> float:
-        """Multiply-accumulates per frame."""
+        """Return the multiply-accumulates per frame."""
         return float(sum(weight.numel() for weight in [*self.input, *self.recurrent, self.out.weight]))

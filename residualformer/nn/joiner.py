@@ -1,4 +1,4 @@
-"""Joint networks. Both kinds give their two sides apart: search projects a frame and a label history only once."""
+"""Joint networks. Both kinds offer their two projections apart, so that search computes each only once."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class TanhJoiner(nn.Module):
         self.vocabulary = nn.Linear(dim, vocab_size)
 
     def output(self, joint: Tensor) -> Tensor:
-        """The sum of both projections (..., dim) -> logits (..., V)."""
+        """Return the logits (..., V) of the sum of both projections (..., dim)."""
         return self.vocabulary(torch.tanh(joint))
 
     def forward(self, encoder_out: Tensor, predictor_out: Tensor) -> Tensor:
-        """(..., D) and (..., P), of the same or broadcasting leading shape -> logits (..., V)."""
+        """Join (..., D) and (..., P), of the same or broadcasting leading shapes, to logits (..., V)."""
         return self.output(self.project_encoder(encoder_out) + self.project_predictor(predictor_out))
 
 
 class AdditiveJoiner(nn.Module):
     """The sum of both sides, each projected to the vocabulary; it has no parameters beside these (AmNets, section 5).
 
-    The bias is on the encoder's side: one of the two would be idle.
+    Only the encoder's side has a bias: a second one would add nothing.
     """
 
     def __init__(self, encoder_dim: int, predictor_dim: int, vocab_size: int) -> None:
@@ -36,11 +36,11 @@ class AdditiveJoiner(nn.Module):
         self.project_predictor = nn.Linear(predictor_dim, vocab_size, bias=False)
 
     def output(self, joint: Tensor) -> Tensor:
-        """The sum of both projections is the logits already: (..., V) -> (..., V)."""
+        """Return the sum of both projections (..., V), which is the logits."""
         return joint
 
     def forward(self, encoder_out: Tensor, predictor_out: Tensor) -> Tensor:
-        """(..., D) and (..., P), of the same or broadcasting leading shape -> logits (..., V)."""
+        """Join (..., D) and (..., P), of the same or broadcasting leading shapes, to logits (..., V)."""
         return self.project_encoder(encoder_out) + self.project_predictor(predictor_out)
 
 

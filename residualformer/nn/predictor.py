@@ -1,4 +1,4 @@
-"""Prediction networks: what the labels so far say of the next one. Both kinds give the same methods."""
+"""Prediction networks over the labels so far. Both kinds have the same methods."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PredictorState = tuple[Tensor, ...]  # every tensor has N first, so that hypothe
 
 
 class LabelEmbedding(nn.Module):
-    """Embedding of the label history; in training a label is hidden (zeros) with chance `token_dropout`."""
+    """Embedding of labels; in training the embedding of a label becomes zero with probability `token_dropout`."""
 
     def __init__(self, vocab_size: int, config: PredictorConfig) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class LabelEmbedding(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, labels: Tensor) -> Tensor:
-        """labels (N, S) -> (N, S, E)."""
+        """Embed labels (N, S): (N, S, E)."""
         x = self.table(labels)
         if self.training and self.token_dropout:
             x = x * (torch.rand(labels.shape, device=x.device) >= self.token_dropout).unsqueeze(2)
@@ -31,7 +31,7 @@ class LabelEmbedding(nn.Module):
 
 
 class LSTMPredictor(nn.Module):
-    """The paper's: embedding and LSTM layers over the whole history."""
+    """Embedding and LSTM layers over the whole history (ResidualTransformer, section 4.2)."""
 
     def __init__(self, vocab_size: int, config: PredictorConfig) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class LSTMPredictor(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, labels: Tensor) -> Tensor:
-        """labels (N, S) -> (N, S + 1, P): position s has seen the first s labels."""
+        """Map labels (N, S) to (N, S + 1, P): position s has seen the first s labels."""
         return self.dropout(self.lstm(self.embedding(F.pad(labels, (1, 0), value=BLANK)))[0])
 
     def init_state(self, batch_size: int) -> PredictorState:
@@ -50,7 +50,7 @@ class LSTMPredictor(nn.Module):
         return zeros, zeros
 
     def step(self, labels: Tensor, state: PredictorState) -> tuple[Tensor, PredictorState]:
-        """labels (N,) -> (N, P) and the new state."""
+        """Map the next labels (N,) to (N, P); returns that and the new state."""
         h, c = (part.transpose(0, 1).contiguous() for part in state)
         y, (h, c) = self.lstm(self.embedding(labels.unsqueeze(1)), (h, c))
         return y.squeeze(1), (h.transpose(0, 1), c.transpose(0, 1))
@@ -67,7 +67,7 @@ class StatelessPredictor(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, labels: Tensor) -> Tensor:
-        """labels (N, S) -> (N, S + 1, P): position s has seen the last context_size of the first s labels."""
+        """Map labels (N, S) to (N, S + 1, P): position s has seen the last context_size of the first s labels."""
         return self.dropout(self._convolve(F.pad(labels, (self.config.context_size, 0), value=BLANK)))
 
     def init_state(self, batch_size: int) -> PredictorState:
@@ -76,7 +76,7 @@ class StatelessPredictor(nn.Module):
         return (torch.full((batch_size, self.config.context_size - 1), BLANK, dtype=torch.long, device=device),)
 
     def step(self, labels: Tensor, state: PredictorState) -> tuple[Tensor, PredictorState]:
-        """labels (N,) -> (N, P) and the new state."""
+        """Map the next labels (N,) to (N, P); returns that and the new state."""
         history = torch.cat([state[0], labels.unsqueeze(1)], dim=1)
         return self._convolve(history).squeeze(1), (history[:, 1:],)
 

@@ -10,12 +10,12 @@ SUBSAMPLING = 4
 
 
 def num_encoder_frames(lengths: Tensor) -> Tensor:
-    """T' = ceil(T / 4); a last group of fewer than 4 frames is completed with zeros."""
+    """Return T' = ceil(T / 4); a last group of fewer than 4 frames is completed with zeros."""
     return (lengths + SUBSAMPLING - 1) // SUBSAMPLING
 
 
 class ConvSubsampling(nn.Module):
-    """(N, T, F) -> (N, T', D).
+    """Two convolutions and a linear layer, (N, T, F) -> (N, T', D).
 
     Each convolution sees one frame before its pair and none after it, so encoder frame t depends on feature frames
     4t - 3 ... 4t + 3 only: nothing beyond its own group of four. Streaming carries one frame per convolution.
@@ -29,10 +29,15 @@ class ConvSubsampling(nn.Module):
         self.out = nn.Linear(channels * bins, dim)
 
     def forward(self, x: Tensor, cache1: Tensor | None = None, cache2: Tensor | None = None) -> tuple[Tensor, ...]:
-        """x (N, T, F), T a multiple of 4 -> out (N, T / 4, D) and the two caches to pass with the frames that follow.
+        """Subsample whole utterances, or the next frames of a stream.
 
-        cache1 (N, 1, 1, F): the last input frame; cache2 (N, channels, 1, ~F / 2): the last frame after conv1.
-        Without caches the past is zero.
+        Args:
+            x: (N, T, F), T a multiple of 4.
+            cache1: (N, 1, 1, F), the last input frame before x; default: zeros.
+            cache2: (N, channels, 1, ceil(F / 2)), the last frame after conv1 before those of x; default: zeros.
+
+        Returns:
+            (N, T / 4, D), and the two caches for the frames that follow.
         """
         x = x.unsqueeze(3).movedim(3, 1)  # (N, 1, T, F); unsqueeze(1) would make the only channel count as first
         x, y = self._convolve(self.conv1, x, cache1)  # y (N, C, T / 2, F / 2)
@@ -42,7 +47,7 @@ class ConvSubsampling(nn.Module):
 
     @staticmethod
     def _convolve(conv: nn.Conv2d, x: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x after its past, if there is one, and relu(conv(x))."""
+        """Return x with its past, if there is one, before it, and relu(conv(x))."""
         weight, padding = conv.weight, conv.padding
         if torch.is_grad_enabled():  # channels last: on a CPU, backward takes a third of the time
             weight = weight.contiguous(memory_format=torch.channels_last)

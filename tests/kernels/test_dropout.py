@@ -29,6 +29,16 @@ def test_drops_the_share_and_keeps_the_mean(size):
     assert torch.equal(layer.eval()(y), y) and torch.equal(Dropout(0.0).train()(y), y)
 
 
+@pytest.mark.parametrize("size", [100 * 100, 300 * 300])  # from the pool, and larger than half of it
+def test_output_and_gradient_are_those_of_the_mask_that_was_drawn(size):
+    x = torch.randn(size, dtype=torch.float64, requires_grad=True)
+    y = Dropout(0.3).train()(x)
+    mask = y.detach() != 0
+    torch.testing.assert_close(y, x * mask / 0.7, rtol=1e-15, atol=0)  # x (1 / 0.7) is rounded twice
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(gradient, mask.double() / 0.7, rtol=1e-15, atol=0)
+
+
 def test_goes_on_with_the_masks_it_would_have_drawn():
     layers = [Dropout(0.2).train(), Dropout(0.5).train()]
 

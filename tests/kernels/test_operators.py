@@ -1,4 +1,4 @@
-"""PyTorch's private operators against the public ones that take their place where they are missing."""
+"""PyTorch's private operators against the public ones that replace them where they are missing."""
 
 from __future__ import annotations
 
