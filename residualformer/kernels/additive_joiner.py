@@ -44,9 +44,6 @@ class LinearGrads(NamedTuple):
     bias: Tensor | None = None
 
 
-NO_GRADS = LinearGrads()
-
-
 class LogitsAndNorms(NamedTuple):
     """Logits of labels (px) and blank (py) and log-normalizers, or the gradients of these; 0 outside the boundary."""
 
@@ -180,7 +177,8 @@ class _LogitsAndNorms(torch.autograd.Function):
         ctx.save_for_backward(*encoder, *predictor, unigram, symbols)
         ctx.blank, ctx.bf16, ctx.groups = blank, bf16, []
         for group in groups:
-            am, lm = _projections(group, encoder, predictor, NO_GRADS, NO_GRADS, bf16)
+            am = _joined([encoded[u.b, u.t] for u in group], encoder, LinearGrads(), bf16)
+            lm = _joined([predicted[u.b, u.s] for u in group], predictor, LinearGrads(), bf16)
             sums = _Sums.of(am, lm, unigram, group)
             ctx.groups.append((group, sums))
             for u, joint_sum in zip(group, sums.joint):
@@ -202,7 +200,8 @@ class _LogitsAndNorms(torch.autograd.Function):
         parts = LogitsAndNorms(*part_grads)
         with no_autocast(symbols):
             for group, sums in ctx.groups:
-                am, lm = _projections(group, encoder, predictor, encoder_grads, predictor_grads, ctx.bf16)
+                am = _joined([encoder.x[u.b, u.t] for u in group], encoder, encoder_grads, ctx.bf16)
+                lm = _joined([predictor.x[u.b, u.s] for u in group], predictor, predictor_grads, ctx.bf16)
                 _add_grads_of_norms(parts, am, lm, unigram, unigram_grad, sums, group)
                 for u in group:
                     _add_grads_of_logits(parts, am, lm, u, u.classes(symbols, ctx.blank))
@@ -213,32 +212,20 @@ class _LogitsAndNorms(torch.autograd.Function):
         return *grads, unigram_grad, None, None, None, None
 
 
-def _projections(
-    group: Group,
-    encoder: Linear,
-    predictor: Linear,
-    encoder_grads: LinearGrads,
-    predictor_grads: LinearGrads,
-    bf16: bool,
-) -> tuple[Projection, Projection]:
-    """Return both sides' projections of a group, whose utterances' rows are joined."""
-    frames = torch.cat([encoder.x[u.b, u.t] for u in group])
-    labels = torch.cat([predictor.x[u.b, u.s] for u in group])
-    frames_grad = None if encoder_grads.x is None else torch.zeros_like(frames)
-    labels_grad = None if predictor_grads.x is None else torch.zeros_like(labels)
-    return (
-        Projection(frames, encoder.weight, encoder.bias, bf16, frames_grad, encoder_grads.weight, encoder_grads.bias),
-        Projection(
-            labels, predictor.weight, predictor.bias, bf16, labels_grad, predictor_grads.weight, predictor_grads.bias
-        ),
-    )
+def _joined(rows: list[Tensor], linear: Linear, grads: LinearGrads, bf16: bool) -> Projection:
+    """Return the projection of the rows of a group's utterances, one after the other."""
+    x = torch.cat(rows)
+    x_grad = None if grads.x is None else torch.zeros_like(x)
+    return Projection(x, linear.weight, linear.bias, bf16, x_grad, grads.weight, grads.bias)
 
 
 def _write_logits(parts: LogitsAndNorms, am: Projection, lm: Projection, u: _Utterance, classes: Tensor) -> None:
     """Write the logits of blank and labels of an utterance."""
     am_logits, lm_logits = am.logits(u.frames, classes).t(), lm.logits(u.labels, classes)
-    parts.py_am[u.b, 0, u.t], parts.px_am[u.b, u.emitting, u.t] = am_logits[0], am_logits[1:]
-    parts.py_lm[u.b, u.s, 0], parts.px_lm[u.b, u.emitting, 0] = lm_logits[:, 0], lm_logits.diagonal(1)
+    parts.py_am[u.b, 0, u.t] = am_logits[0]
+    parts.px_am[u.b, u.emitting, u.t] = am_logits[1:]
+    parts.py_lm[u.b, u.s, 0] = lm_logits[:, 0]
+    parts.px_lm[u.b, u.emitting, 0] = lm_logits.diagonal(1)
 
 
 def _add_grads_of_logits(grads: LogitsAndNorms, am: Projection, lm: Projection, u: _Utterance, classes: Tensor) -> None:

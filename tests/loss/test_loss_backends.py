@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from loss_paths import additive_case, case
+from support.loss_paths import additive_case, case
 
 import residualformer.loss as ours
 from residualformer.errors import UserError

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from loss_paths import TYPES, case, loss_by_paths
+from support.loss_paths import TYPES, case, loss_by_paths
 
 from residualformer.loss import rnnt_loss
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from loss_paths import TYPES, LargestTensor, case, loss_by_paths
+from support.loss_paths import TYPES, LargestTensor, case, loss_by_paths
 
 from residualformer.kernels import tanh_joiner
 from residualformer.loss import get_rnnt_prune_ranges, rnnt_loss_pruned, rnnt_loss_simple

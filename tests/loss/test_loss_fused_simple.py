@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from loss_paths import TYPES, LargestTensor, case
+from support.loss_paths import TYPES, LargestTensor, case
 
 from residualformer.kernels import additive_joiner, projection
 from residualformer.loss import fused_simple, rnnt_loss_simple, rnnt_loss_smoothed, simple_joiner_loss

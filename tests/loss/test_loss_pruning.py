@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from loss_paths import TYPES, additive_case, case, loss_by_paths
+from support.loss_paths import TYPES, additive_case, case, loss_by_paths
 
 from residualformer.loss import (
     do_rnnt_pruning,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from loss_paths import TYPES, additive_case, loss_by_paths
+from support.loss_paths import TYPES, additive_case, loss_by_paths
 
 from residualformer.loss import (
     get_rnnt_logprobs,
