@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not is_installed("triton"), reason="triton is no
 
 
 def in_a_process(code: str, **environment: str) -> str:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), "tests"])} | environment
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout
