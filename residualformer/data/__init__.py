@@ -1,0 +1,1 @@
+"""Data: audio, features, tokens and batches."""

@@ -38,7 +38,7 @@ class Augmentation:
         self.mel, hz = (_slaney_mel, _slaney_hz) if options.is_librosa else (_htk_mel, _htk_hz)
         low, high = self.mel(torch.tensor([options.low_freq, self.highest], dtype=torch.float64))
         self.first, self.step = low, (high - low) / (count + 1)
-        self.centres = hz(low + self.step * torch.arange(1, count + 1))  # (F,), Hz
+        self.centers = hz(low + self.step * torch.arange(1, count + 1))  # (F,), Hz
 
     def __call__(self, features: Tensor, lengths: Tensor, generator: torch.Generator) -> Tensor:
         """Return augmented features.
@@ -70,7 +70,7 @@ class Augmentation:
 
     def warped(self, features: Tensor, factors: Tensor) -> Tensor:
         """Return features (N, T, F) as of vocal tracts `factors` (N,) times as long: frequencies fall by the factor."""
-        hz, factors = self.centres, factors[:, None]
+        hz, factors = self.centers, factors[:, None]
         bend = BEND * self.highest / factors.clamp(min=1)  # (N, 1)
         rest = (self.highest - bend * factors) / (self.highest - bend)
         source = torch.where(hz <= bend, hz * factors, self.highest - rest * (self.highest - hz))  # (N, F)

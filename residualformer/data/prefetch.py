@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Failure:
+    """An exception of the thread, to raise again in the consumer."""
+
     error: BaseException
 
 

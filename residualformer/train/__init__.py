@@ -1,0 +1,1 @@
+"""Training: the loop, its phases, warm starts and optimizers."""

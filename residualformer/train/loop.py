@@ -269,7 +269,7 @@ class Trainer:
         paths = self.checkpoints.newest_weights()
         expected = min(train.average_last, math.ceil(self.step / train.save_every_steps))
         if len(paths) < expected:
-            log.warning("only %d of the last %d checkpoints are there to be averaged", len(paths), expected)
+            log.warning("only %d of the last %d checkpoints exist to be averaged", len(paths), expected)
         checkpoint.load_weights(self.model, checkpoint.average(paths), "the average")
         self.phases.finalize(self.dev)
         weights = self._weights()

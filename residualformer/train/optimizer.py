@@ -93,9 +93,11 @@ class Optimizer:
         return float(self.schedules[0].get_last_lr()[0])
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the states of optimizers and schedules."""
         return {"parts": [p.state_dict() for p in self.parts], "schedules": [s.state_dict() for s in self.schedules]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         for part, saved in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(saved)
         for schedule, saved in zip(self.schedules, state["schedules"], strict=True):

@@ -69,8 +69,10 @@ class WeightController:
             self.offset = self.mean_share - dev_share
 
     def state_dict(self) -> dict[str, float]:
+        """Return all attributes."""
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, float]) -> None:
+        """Restore what `state_dict` returned."""
         for name, value in state.items():
             setattr(self, name, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-from residualformer import provenance as record
+from residualformer import provenance
 
 
 def git(folder, *arguments) -> str:
@@ -14,8 +14,8 @@ def git(folder, *arguments) -> str:
 
 
 def test_the_commit_and_what_makes_it_dirty(tmp_path, monkeypatch):
-    monkeypatch.setattr(record, "__file__", str(tmp_path / "code.py"))
-    assert record.commit() == "unknown"  # no checkout
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "code.py"))
+    assert provenance.commit() == "unknown"  # no checkout
     results = tmp_path / "egs" / "mini" / "exp" / "RESULTS.md"
     results.parent.mkdir(parents=True)
     (tmp_path / "code.py").write_text("old\n")
@@ -24,9 +24,9 @@ def test_the_commit_and_what_makes_it_dirty(tmp_path, monkeypatch):
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "--message", "all")
     head = git(tmp_path, "rev-parse", "HEAD")[:10]
-    assert record.commit() == head
+    assert provenance.commit() == head
     results.write_text("new\n")  # by stage 8
     (tmp_path / "not_tracked").write_text("new\n")
-    assert record.commit() == head
+    assert provenance.commit() == head
     (tmp_path / "code.py").write_text("new\n")
-    assert record.commit() == f"{head}-dirty"
+    assert provenance.commit() == f"{head}-dirty"
