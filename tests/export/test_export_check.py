@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 import soundfile
-from export_models import config_of, contract_of, random_bundle
 from onnx import numpy_helper
+from support.export_models import config_of, contract_of, random_bundle
 
 from residualformer.errors import UserError
 from residualformer.export.audio import noise, utterances_of_cuts

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 import pytest
-from export_models import ENCODERS, config_of, contract_of, random_bundle
+from support.export_models import ENCODERS, config_of, contract_of, random_bundle
 
 from residualformer.config.schema import FeatureConfig
 from residualformer.data.tokenizer import Tokenizer

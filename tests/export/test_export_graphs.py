@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_models import BINS, ENCODERS, PREDICTORS, Session, config_of, contract_of, random_model, zeros
+from support.export_models import BINS, ENCODERS, PREDICTORS, Session, config_of, contract_of, random_model, zeros
 
 from residualformer.config.schema import ResidualConfig
 from residualformer.export.builder import Graph

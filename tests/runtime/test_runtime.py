@@ -1,4 +1,4 @@
-"""The streaming recognizer on a model whose answers are known: pieces, batches, endpoints, times, bad audio."""
+"""The streaming recognizer on a model whose outputs are known: pieces, batches, endpoints, times, bad audio."""
 
 import json
 import subprocess
@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_folder import AHEAD, CHUNK, RATE, STRIDE, save_folder
+from support.loud_model import AHEAD, CHUNK, RATE, SPEECH, STRIDE, A, B, save_folder, sound
 
 from residualformer.errors import UserError
 from residualformer.runtime import ENDPOINT_RULES, Recognizer, Rule, load_exported
 
 CHUNK_S, FRAME_S = CHUNK * STRIDE / 100, STRIDE / 100
-A, B = 500.0, 5000.0  # Hz
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +30,7 @@ def beam(model, width: int = 4):
     return replace(model.decode, kind="beam", beam=width)
 
 
-def sound(*parts: tuple[float, float], rate: int = RATE) -> np.ndarray:
-    """(Hz, seconds) one after another, each with soft ends; 0 Hz is silence."""
-    pieces = []
-    for hz, seconds in parts:
-        time = np.arange(round(seconds * rate)) / rate
-        edge = np.clip(np.minimum(time, seconds - time) / 0.03, 0, 1)
-        pieces.append(0.3 * np.sin(np.pi / 2 * edge) ** 2 * np.sin(2 * np.pi * hz * time))
-    return np.concatenate(pieces).astype(np.float32)
-
-
-def recognise(recognizer: Recognizer, samples: np.ndarray, piece: int = 1600, rate: int = RATE) -> list:
+def recognize(recognizer: Recognizer, samples: np.ndarray, piece: int = 1600, rate: int = RATE) -> list:
     """The segments of one stream that is fed `piece` samples at a time."""
     stream = recognizer.create_stream()
     for start in range(0, len(samples), piece):
@@ -50,9 +39,6 @@ def recognise(recognizer: Recognizer, samples: np.ndarray, piece: int = 1600, ra
     stream.finish()
     recognizer.decode([stream])
     return stream.pop_segments()
-
-
-SPEECH = sound((0, 0.5), (A, 0.5), (B, 0.7), (0, 0.4), (A, 0.31), (0, 0.2))
 
 
 def test_neither_torch_nor_lhotse_is_imported(folder):
@@ -71,14 +57,14 @@ def test_neither_torch_nor_lhotse_is_imported(folder):
 
 @pytest.mark.parametrize("width", [None, 4])
 def test_what_is_heard_is_written_with_its_time(model, width):
-    [segment] = recognise(Recognizer(model, beam(model) if width else None), SPEECH)
+    [segment] = recognize(Recognizer(model, beam(model) if width else None), SPEECH)
     assert segment.text == "a b a" and segment.tokens == ["\u2581a", "\u2581b", "\u2581a"]
     assert segment.times == pytest.approx([0.5, 1.0, 2.1], abs=FRAME_S)
     assert (segment.start, segment.end) == (0.0, pytest.approx(len(SPEECH) / RATE))
 
 
 def test_needed_audio_and_latency(model):
-    [segment] = recognise(Recognizer(model), SPEECH)
+    [segment] = recognize(Recognizer(model), SPEECH)
     for time, needed, latency in zip(segment.times, segment.needed, segment.latencies, strict=True):
         chunk_start = time // CHUNK_S * CHUNK_S
         # the window's last frame, half of whose 25 ms lie beyond its middle
@@ -96,15 +82,15 @@ def test_needed_audio_and_latency(model):
 def test_the_cut_of_the_audio_changes_nothing(model, piece):
     samples = SPEECH[: RATE + RATE // 2] if piece == 1 else SPEECH
     rules = (Rule(True, 0.3, 0.0),)
-    expected = recognise(Recognizer(model, endpoint_rules=rules), samples, 5000)
-    found = recognise(Recognizer(model, endpoint_rules=rules), samples, piece)
+    expected = recognize(Recognizer(model, endpoint_rules=rules), samples, 5000)
+    found = recognize(Recognizer(model, endpoint_rules=rules), samples, piece)
     assert [replace(s, latencies=[]) for s in found] == [replace(s, latencies=[]) for s in expected]
 
 
 def test_streams_together_are_as_alone(model):
     signals = [SPEECH, SPEECH[:9000], sound((B, 0.2)), np.zeros(0, np.float32), sound((0, 3), (B, 0.3), (A, 1.1))]
     for decode in (None, beam(model)):
-        alone = [recognise(Recognizer(model, decode, ENDPOINT_RULES), signal) for signal in signals]
+        alone = [recognize(Recognizer(model, decode, ENDPOINT_RULES), signal) for signal in signals]
         recognizer = Recognizer(model, decode, ENDPOINT_RULES)
         streams = [recognizer.create_stream() for _ in signals]
         for start in range(0, max(map(len, signals)), 2000):
@@ -135,8 +121,8 @@ def test_partial_results_grow(model):
 
 def test_endpoints_after_speech_and_the_search_starts_afresh(model):
     samples = sound((0, 1.0), (A, 0.4), (0, 2.0), (A, 0.4), (0, 5.0), (A, 0.2), (B, 0.3))
-    assert [s.text for s in recognise(Recognizer(model), samples)] == ["a b"]  # a label is written once
-    segments = recognise(Recognizer(model, endpoint_rules=ENDPOINT_RULES), samples)
+    assert [s.text for s in recognize(Recognizer(model), samples)] == ["a b"]  # a label is written once
+    segments = recognize(Recognizer(model, endpoint_rules=ENDPOINT_RULES), samples)
     assert [s.text for s in segments] == ["a", "a", "a b"]
     assert [s.times[0] for s in segments] == pytest.approx([1.0, 3.4, 8.8], abs=FRAME_S)
     # 1.2 s of silence after the frame that wrote `a`, seen at the end of a chunk
@@ -148,32 +134,32 @@ def test_endpoints_after_speech_and_the_search_starts_afresh(model):
 
 def test_a_long_utterance_is_cut(model):
     rules = (Rule(needs_tokens=False, trailing_s=0.0, length_s=2.0),)
-    segments = recognise(Recognizer(model, endpoint_rules=rules), sound((A, 5.0)))
+    segments = recognize(Recognizer(model, endpoint_rules=rules), sound((A, 5.0)))
     assert [s.text for s in segments] == ["a", "a", "a"]
     assert [s.start for s in segments] == [0.0, 2.0, 4.0]
 
 
 def test_silence_alone_gives_no_segment(model):
     for rules in ((), ENDPOINT_RULES):
-        assert recognise(Recognizer(model, endpoint_rules=rules), np.zeros(10 * RATE, np.float32)) == []
-    assert recognise(Recognizer(model), np.zeros(0, np.float32)) == []
+        assert recognize(Recognizer(model, endpoint_rules=rules), np.zeros(10 * RATE, np.float32)) == []
+    assert recognize(Recognizer(model), np.zeros(0, np.float32)) == []
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 44100, 48000, 96000])
 def test_any_rate(model, rate):
     samples = sound((0, 0.5), (A, 0.5), (B if rate > 11025 else 3500, 0.7), (0, 0.4), rate=rate)
-    [segment] = recognise(Recognizer(model), samples, 1000, rate)
+    [segment] = recognize(Recognizer(model), samples, 1000, rate)
     assert segment.text == "a b" and segment.times == pytest.approx([0.5, 1.0], abs=FRAME_S)
 
 
 def test_integers_channels_and_clipping(model):
     scaled = {np.uint8: (128, 128), np.int8: (128, 0), np.int16: (32768, 0), np.int32: (2**31, 0)}
     for dtype, (scale, offset) in scaled.items():
-        [segment] = recognise(Recognizer(model), (SPEECH.astype(np.float64) * scale + offset).astype(dtype))
+        [segment] = recognize(Recognizer(model), (SPEECH.astype(np.float64) * scale + offset).astype(dtype))
         assert segment.text == "a b a"
-    [segment] = recognise(Recognizer(model), np.stack([SPEECH] * 6, axis=1))
+    [segment] = recognize(Recognizer(model), np.stack([SPEECH] * 6, axis=1))
     assert segment.text == "a b a"
-    [segment] = recognise(Recognizer(model), np.clip(SPEECH * 100, -1, 1))
+    [segment] = recognize(Recognizer(model), np.clip(SPEECH * 100, -1, 1))
     assert segment.text.startswith("a b")
 
 
@@ -234,4 +220,4 @@ def test_searches_that_cannot_be_are_refused(model):
     for changed, word in ((dict(kind="best"), "greedy, beam"), (dict(kind="beam", beam=0), "decode.beam is 0")):
         with pytest.raises(UserError, match=word):
             Recognizer(model, replace(model.decode, **changed))
-    assert json.dumps(recognise(Recognizer(model), SPEECH)[0].to_dict())
+    assert json.dumps(recognize(Recognizer(model), SPEECH)[0].to_dict())

@@ -1,92 +1,20 @@
 """Exported random models in the runtime against the PyTorch search: from a checkpoint to tokens, times and scores."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from decode_models import BLANK
+from support.exported import RATE, by_runtime, exported, random_bundle, utterances
 
-from residualformer.config.schema import (
-    Config,
-    DecodeConfig,
-    EncoderConfig,
-    FeatureConfig,
-    JoinerConfig,
-    PredictorConfig,
-    ResidualConfig,
-    TokenConfig,
-)
+from residualformer.config.schema import DecodeConfig
 from residualformer.data.fbank import compute_fbank
-from residualformer.data.tokenizer import train_tokenizer
 from residualformer.decode.encode import encode
 from residualformer.decode.greedy import GreedySearch
 from residualformer.decode.hypotheses import Hypothesis
 from residualformer.decode.recognize import search
-from residualformer.export.contracts import CONTRACTS
-from residualformer.export.folder import encoder_graph, write_folder
 from residualformer.model.checkpoint import Bundle
-from residualformer.nn.transducer import build_model
-from residualformer.runtime import Recognizer, Stream, load_exported
-
-RATE = 16000
-
-
-def random_bundle(kind: str, predictor: str, preset: str) -> Bundle:
-    """A small random recognizer of the letters a-e, sure enough of itself that rounding decides nothing."""
-    torch.manual_seed(5)
-    recurrent = dict(kind="lstm", num_layers=2, dim=16)
-    transformer = dict(num_layers=3, dim=16, num_heads=2, ffn_dim=32, conv_channels=4, sharing=3)
-    config = Config(
-        features=FeatureConfig(preset),
-        tokens=TokenConfig(kind="char"),
-        encoder=EncoderConfig(**recurrent)
-        if kind == "lstm"
-        else EncoderConfig(**transformer, residual=ResidualConfig(2, True)),
-        predictor=PredictorConfig(kind=predictor, embedding_dim=6, hidden_dim=7, num_layers=2),
-        joiner=JoinerConfig(dim=9),
-        decode=DecodeConfig(kind="greedy", max_symbols=3),
-    )
-    tokenizer = train_tokenizer(["abc de"], config.tokens)
-    model = build_model(config, tokenizer.vocab_size).eval()
-    with torch.no_grad():
-        model.encoder.mean.fill_(-8.0)
-        model.encoder.std.fill_(3.0)
-        for parameter in (*model.predictor.parameters(), *model.joiner.parameters()):
-            torch.nn.init.normal_(parameter)
-        _balance(model, config.features)
-    return Bundle(model, config, tokenizer, {})
-
-
-def _balance(model, features: FeatureConfig) -> None:
-    """Let what is heard decide, not a liking for a label; the blank is liked a little."""
-    x = torch.from_numpy(compute_fbank(np.concatenate(utterances()), features))[None]
-    frames = model.encoder(x, torch.tensor([x.shape[1]]))[0][0]
-    side, histories = model.joiner.project_encoder, torch.randint(1, model.vocab_size, (1, 100))
-    side.weight.div_(frames.std(0))
-    side.bias.copy_(-side.weight @ frames.mean(0))
-    logits = model.joiner(frames[::3, None], model.predictor(histories)[0, 1:])
-    model.joiner.vocabulary.bias.sub_(logits.mean((0, 1)))
-    model.joiner.vocabulary.bias[BLANK] += 0.5
-
-
-def exported(bundle: Bundle, name: str, folder: Path, weights: str = "factored", int8: bool = False) -> Path:
-    folder.mkdir()
-    contract = CONTRACTS[name](bundle.model, encoder_graph(bundle.model, weights == "merged"))
-    write_folder(folder, "random", bundle, contract, weights, int8)
-    return folder
-
-
-def utterances() -> list[np.ndarray]:
-    """Noise that comes and goes, of 0.05 to 3.1 s."""
-    rng = np.random.default_rng(3)
-    found = []
-    for seconds in (1.0, 3.1, 0.05, 0.77):
-        size = round(seconds * RATE)
-        loudness = np.exp(3 * np.sin(np.arange(size) / RATE * 12) - 5)
-        found.append((rng.standard_normal(size) * loudness).astype(np.float32))
-    return found
+from residualformer.runtime import Recognizer, load_exported
 
 
 def by_torch(bundle: Bundle, settings: DecodeConfig, samples: np.ndarray) -> list[Hypothesis]:
@@ -94,19 +22,6 @@ def by_torch(bundle: Bundle, settings: DecodeConfig, samples: np.ndarray) -> lis
     encoded = encode(bundle.model, features, torch.tensor([features.shape[1]]), streaming=True)
     with torch.no_grad():
         return search(bundle.model, encoded.frames, encoded.lengths, settings)[0]
-
-
-def by_runtime(recognizer: Recognizer, signals: list[np.ndarray]) -> list[Stream]:
-    """Fed in pieces of 100 ms, all streams together."""
-    streams = [recognizer.create_stream() for _ in signals]
-    for start in range(0, max(map(len, signals)), 1600):
-        for stream, samples in zip(streams, signals, strict=True):
-            stream.accept_waveform(samples[start : start + 1600])
-        recognizer.decode(streams)
-    for stream in streams:
-        stream.finish()
-    recognizer.decode(streams)
-    return streams
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from test_runtime_exported import by_runtime, exported, random_bundle, utterances
+from support.exported import by_runtime, exported, random_bundle, utterances
 
 from residualformer.errors import UserError
 from residualformer.runtime import Recognizer, load_exported

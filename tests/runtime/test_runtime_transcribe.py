@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from runtime_folder import RATE, save_folder
-from test_runtime import SPEECH, A, sound
+from support.loud_model import RATE, SPEECH, A, save_folder, sound
 from test_transcribe import damaged, transcribe
 
 from residualformer.errors import UserError

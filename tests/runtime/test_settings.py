@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pytest
 from annotated_types import Ge, Interval
-from test_runtime_exported import exported, random_bundle, utterances
+from support.exported import exported, random_bundle, utterances
 
 from residualformer.errors import UserError
 from residualformer.runtime import Recognizer, load_exported

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import soundfile
-from test_runtime_exported import RATE, exported, random_bundle, utterances
+from support.exported import RATE, exported, random_bundle, utterances
 
 BLOCKED = "torch lhotse numba sacrebleu jiwer matplotlib pydantic tensorboard onnx pandas scipy".split()
 CODE = """

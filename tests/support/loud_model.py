@@ -1,4 +1,4 @@
-"""Exported folders for the tests of the runtime, with a model whose every number is known.
+"""An exported folder whose model is known in every number.
 
 A feature frame is loud below 2 kHz (label `a`), loud above (label `b`), or not (blank). A label is written once: the
 predictor forbids the last one until another has been written.
@@ -8,6 +8,7 @@ import json
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ PIECES = ["\u2581a", "\u2581b", "<blk>"]
 V, BLANK = 3, 2
 LOUD = -4.0  # log power of the loudest bin of a half: a tone is above, its leakage below, silence is at -15.9
 LOW_BINS = 30  # of 80 Slaney bins up to 8 kHz, those up to about 2 kHz
+A, B = 500.0, 5000.0  # Hz, tones that are heard as `a` and `b`
 
 
 class Encoder(nn.Module):
@@ -106,3 +108,16 @@ def _export(module: nn.Module, inputs: tuple, path: Path, state_axis: int = 0) -
         torch.onnx.export(
             module, inputs, path, input_names=names, dynamic_axes=axes, dynamo=False, opset_version=17, verbose=False
         )
+
+
+def sound(*parts: tuple[float, float], rate: int = RATE) -> np.ndarray:
+    """(Hz, seconds) one after another, each with soft ends; 0 Hz is silence."""
+    pieces = []
+    for hz, seconds in parts:
+        time = np.arange(round(seconds * rate)) / rate
+        edge = np.clip(np.minimum(time, seconds - time) / 0.03, 0, 1)
+        pieces.append(0.3 * np.sin(np.pi / 2 * edge) ** 2 * np.sin(2 * np.pi * hz * time))
+    return np.concatenate(pieces).astype(np.float32)
+
+
+SPEECH = sound((0, 0.5), (A, 0.5), (B, 0.7), (0, 0.4), (A, 0.31), (0, 0.2))
