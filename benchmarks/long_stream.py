@@ -4,7 +4,7 @@
         [--search greedy|beam] [--int8] [--lean] [--check-every 10] [--json FILE] AUDIO...
 
 The audio files are said one after the other, again and again, with a pause after each, in pieces of 100 ms, with
-endpoints. Every `--check-every`th segment that an endpoint closes is cut out of the audio and recognised alone; the
+endpoints. Every `--check-every`th segment that an endpoint closes is cut out of the audio and recognized alone; the
 text must be the same. Memory is that of the whole process; warm is the state after a twelfth of the audio.
 """
 

@@ -108,7 +108,7 @@ def kept(model: torch.nn.Module) -> set[str]:
 
 @torch.no_grad()
 def with_features(bundle: Bundle, preset: str, audio: list[np.ndarray]) -> Bundle:
-    """The model on features of another preset, normalised by those of `audio`."""
+    """The model on features of another preset, normalized by those of `audio`."""
     if bundle.config.features.preset == preset:
         return bundle
     config = replace(bundle.config, features=replace(bundle.config.features, preset=preset))
@@ -205,7 +205,7 @@ def main() -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="a run folder, or its model.pt")
-    parser.add_argument("--cuts", type=Path, required=True, help="what to recognise")
+    parser.add_argument("--cuts", type=Path, required=True, help="what to recognize")
     parser.add_argument("--utterances", type=int, default=20)
     parser.add_argument("--beam", type=int, default=16)
     parser.add_argument("--type", nargs="+", choices=list(CONTRACTS), default=list(CONTRACTS))

@@ -1,1 +1,1 @@
-"""A trained run as a folder that sherpa-onnx, unmodified, and our own runtime recognise with (docs/format.md)."""
+"""Export of a trained run to a folder that the unmodified sherpa-onnx and our own runtime run (docs/format.md)."""

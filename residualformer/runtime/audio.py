@@ -12,7 +12,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from residualformer.data.audio import audio_blocks, checked, stated_wav_bytes
+from residualformer.data.audio import audio_blocks, checked, rate_problem, stated_wav_bytes
 from residualformer.errors import UserError
 from residualformer.optional import optional
 
@@ -106,6 +106,8 @@ def standard_input_blocks(rate_hz: int, block_s: float = BLOCK_S, file: BinaryIO
         raise UserError(f"{_STDIN} is {name}: give it as a file, or pipe WAV or raw 16-bit samples.")
     coding, stated = _wav_header(file) if head == b"RIFF" else (_Pcm(np.dtype("<i2"), 1, rate_hz), 0)
     rest = b"" if head == b"RIFF" else head
+    if problem := rate_problem(coding.rate_hz):
+        raise UserError(f"{_STDIN} {problem}: give the rate at which it was recorded.")
     for samples, rate_hz in checked(_pcm_blocks(file, rest, coding, block_s, stated), _STDIN, stated):
         yield Block(to_mono(samples), rate_hz)
 

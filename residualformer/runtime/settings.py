@@ -10,6 +10,7 @@ from annotated_types import Ge, Le
 
 from residualformer.config.schema import DecodeConfig, FeatureConfig
 from residualformer.constants import FRAME_SHIFT_MS
+from residualformer.data.audio import rate_problem
 from residualformer.data.fbank import checked_preset
 from residualformer.errors import UserError
 from residualformer.files import read_json
@@ -19,7 +20,6 @@ SETTINGS_FILE, TOKENS_FILE = "model.json", "tokens.txt"
 FORMAT = 1
 FINGERPRINT = "fingerprint"  # of the model's weights: a key of the settings and of each ONNX file's metadata
 TYPES = ("nemo", "ebranchformer")
-SAMPLE_RATES_HZ = 2_000, 384_000
 
 Precision = Literal["fp32", "int8"]
 Count = Annotated[int, Ge(1)]
@@ -138,9 +138,8 @@ def damaged(folder: Path, reason: str) -> UserError:
 def _check(settings: ModelSettings) -> None:
     """Raise ValueError or UserError when values of the settings contradict each other."""
     checked_preset(settings.features)
-    low, high = SAMPLE_RATES_HZ
-    if not low <= settings.features.sample_rate_hz <= high:
-        raise ValueError(f"features.sample_rate_hz must be {low} to {high}, not {settings.features.sample_rate_hz}")
+    if problem := rate_problem(settings.features.sample_rate_hz):
+        raise ValueError(f"features.sample_rate_hz {problem}")
     window, shift, stride = settings.window, settings.shift, settings.subsampling
     if settings.blank_id >= settings.vocab_size:
         raise ValueError(f"blank_id is {settings.blank_id}, but vocab_size {settings.vocab_size}")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from residualformer.constants import FRAME_SHIFT_S
+from residualformer.data.audio import rate_problem
 from residualformer.data.fbank import OnlineFbank
 from residualformer.errors import UserError
 from residualformer.runtime.audio import Resampler, to_mono
@@ -92,9 +93,10 @@ class Stream:
         if self._finished:
             raise ValueError("the stream is finished: create another one")
         rate = self._rate if sample_rate_hz is None else sample_rate_hz
-        if rate <= 0 or self._resampler is not None and rate != self._resampler.from_hz:
-            before = f", not {self._resampler.from_hz} Hz as before" if self._resampler else ""
-            raise UserError(f"audio at {rate} Hz{before}: give a stream samples of one rate above 0.")
+        if self._resampler is not None and rate != self._resampler.from_hz:
+            raise UserError(f"audio at {rate} Hz, not {self._resampler.from_hz} Hz as before: keep to one rate.")
+        if problem := rate_problem(rate):
+            raise UserError(f"audio {problem}: give the rate at which it was recorded.")
         samples = to_mono(samples)
         if self._resampler is None:
             self._resampler = Resampler(rate, self._rate)

@@ -177,6 +177,9 @@ def test_what_is_no_audio_is_refused(model):
     for rate in (16000, 0, -1):
         with pytest.raises(UserError, match="8000"):
             stream.accept_waveform(np.zeros(10), rate)
+    for rate in (0, -1, 1999, 10**13):
+        with pytest.raises(UserError, match=f"{rate} Hz; allowed are 2000 to 384000 Hz"):
+            recognizer.create_stream().accept_waveform(np.zeros(10), rate)
     stream.finish()
     with pytest.raises(ValueError, match="finished"):
         stream.accept_waveform(np.zeros(10), 8000)

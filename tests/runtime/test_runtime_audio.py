@@ -112,6 +112,7 @@ def test_what_a_pipe_may_not_hold():
         "without samples": samples[:38],
         "FLAC": b"fLaC" + bytes(100),
         "coding 7": wav(tone(RATE), "ULAW"),
+        "sampling rate of 1 Hz": samples[:24] + struct.pack("<I", 1) + samples[28:],
         "damaged header": b"RIFF\0\0\0\0WAVEfmt \x04\0\0\0abcd",
         "not finite": wav(np.full(100, np.nan), "FLOAT"),
     }
