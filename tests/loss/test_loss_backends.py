@@ -1,5 +1,7 @@
 """The table of back-ends, and every installed one against this package."""
 
+import importlib
+import inspect
 import sys
 
 import pytest
@@ -155,3 +157,35 @@ def test_losses_of_joiners_are_those_of_their_logits():
     exact = [each.exact_joiner_loss(*joiner, symbols, *where) for each in both]
     torch.testing.assert_close(*pruned, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(*exact, rtol=1e-5, atol=1e-6)
+
+
+COMMON = ["boundary", "rnnt_type", "delay_penalty", "reduction"]
+ARGUMENTS = {
+    "mutual_information_recursion": ["px", "py", "boundary", "return_grad"],
+    "get_rnnt_logprobs": ["lm", "am", "symbols", "termination_symbol", "rnnt_type", "boundary"],
+    "rnnt_loss": ["logits", "symbols", "termination_symbol", *COMMON],
+    "rnnt_loss_simple": ["lm", "am", "symbols", "termination_symbol", *COMMON, "return_grad"],
+    "rnnt_loss_smoothed": [
+        "lm", "am", "symbols", "termination_symbol", "lm_only_scale", "am_only_scale", *COMMON, "return_grad"
+    ],
+    "get_rnnt_prune_ranges": ["px_grad", "py_grad", "boundary", "s_range"],
+    "do_rnnt_pruning": ["am", "lm", "ranges"],
+    "rnnt_loss_pruned": ["logits", "symbols", "ranges", "termination_symbol", *COMMON],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_arguments_are_those_of_k2_and_fast_rnnt_in_their_order(name):
+    """Of k2 1.24.3 and fast_rnnt 1.2 and later, whose own tests pass with these functions instead."""
+    arguments = list(inspect.signature(getattr(ours, name)).parameters)
+    assert arguments[: len(ARGUMENTS[name])] == ARGUMENTS[name]
+    for package in ("k2", "fast_rnnt"):
+        if is_installed(package):
+            theirs = inspect.signature(getattr(importlib.import_module(package), name)).parameters
+            assert list(theirs)[: len(ARGUMENTS[name])] == ARGUMENTS[name]
+
+
+def test_the_older_name_of_the_modified_type_is_refused():
+    lm, am, symbols, boundary = additive_case(seed=0)
+    with pytest.raises(TypeError, match="modified"):
+        ours.rnnt_loss_simple(lm, am, symbols, 0, boundary=boundary, modified=True)
