@@ -30,13 +30,13 @@ Step = tuple[torch.nn.Module, Callable[[Tensor], Tensor]]  # features (N, STACK 
 
 
 def torch_lstm(args: argparse.Namespace) -> Step:
-    """What is compared with: torch's own layers, one branch."""
+    """Return the baseline: PyTorch's own layers, one branch."""
     lstm = torch.nn.LSTM(STACK * BINS, args.dim, args.layers)
     return lstm, lambda features: lstm(stacked(features).transpose(0, 1))[0]
 
 
 def amrnn(method: str, args: argparse.Namespace) -> Step:
-    """The encoder as it is trained: arbitrator, Gumbel-softmax, `nn/scan.py`."""
+    """Return the encoder as it is trained: arbitrator, Gumbel-softmax, `kernels/scan.py`."""
     encoder = two_branches(method, args)
 
     def forward(features: Tensor) -> Tensor:
