@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from decode_models import save_random_run
+from support.transducers import save_random_run
 
 from residualformer.errors import UserError
 from residualformer.model import checkpoint

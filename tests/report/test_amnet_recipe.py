@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from decode_models import save_random_run
 from lhotse import CutSet, Features, MonoCut, NumpyFilesWriter, Recording, SupervisionSegment
+from support.transducers import save_random_run
 
 from residualformer.config.schema import (
     AmNetConfig,

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from decode_models import save_random_run
 from support.decoded_runs import PARAMETERS, sentences, write_run, write_translation
+from support.transducers import save_random_run
 
 from residualformer.files import write_text
 from residualformer.report.results import Results

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 import soundfile
-from test_transcribe import damaged, tone
+from support.audio import damaged, tone
 
 from residualformer.data.audio import read_audio
 from residualformer.errors import UserError

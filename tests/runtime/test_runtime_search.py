@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from decode_models import BLANK, random_frames, random_model
+from support.transducers import BLANK, random_frames, random_model
 
 from residualformer.config.schema import DecodeConfig
 from residualformer.decode.beam import beam_search

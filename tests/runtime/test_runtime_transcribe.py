@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from support.audio import damaged
+from support.commands import transcribe
 from support.loud_model import RATE, SPEECH, A, save_folder, sound
-from test_transcribe import damaged, transcribe
 
 from residualformer.errors import UserError
 from residualformer.runtime import Recognizer

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from decode_models import BLANK
+from support.transducers import BLANK
 
 from residualformer.config.schema import (
     Config,

@@ -1,4 +1,4 @@
-"""Small random transducers for the tests of search, in float64 so that a different order of summation does not show."""
+"""Small random transducers for tests, in float64 where the order of a summation must not show."""
 
 import pytest
 import torch

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from decode_models import BLANK, Oracle, random_frames, random_model
+from support.transducers import BLANK, Oracle, random_frames, random_model
 
 from residualformer.decode import likelihood
 from residualformer.decode.likelihood import reference_nats

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from decode_models import BLANK, Oracle, random_frames, random_model
+from support.transducers import BLANK, Oracle, random_frames, random_model
 
 from residualformer.config.schema import DecodeConfig
 from residualformer.decode.greedy import GreedySearch, greedy_search

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from decode_models import BLANK, Oracle, assert_same, random_frames, random_model
+from support.transducers import BLANK, Oracle, assert_same, random_frames, random_model
 
 from residualformer.config.schema import DecodeConfig
 from residualformer.decode.beam import beam_search

@@ -1,6 +1,5 @@
 """The device of a search: that of the model for every tensor, and what `--device` asks for."""
 
-import argparse
 import json
 import subprocess
 import sys
@@ -9,10 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from decode_models import save_random_run
-from test_decode_search import decode_step, features_of, write_cuts
+from support.commands import decode_step, transcribe
+from support.decoding import features_of, write_cuts
+from support.transducers import save_random_run
 
-from residualformer.cli.transcribe import add_arguments, run
 from residualformer.config.schema import AmNetConfig, Config, DecodeConfig, EncoderConfig, PredictorConfig
 from residualformer.decode.recognize import recognize
 from residualformer.decode.transcribe import recognize_stream
@@ -72,9 +71,7 @@ def test_decoding_moves_the_model_to_the_gpu_where_there_is_one(moves, monkeypat
 def test_transcribing_moves_the_model_too(moves, tmp_path, options, device):
     save_random_run(tmp_path / "model")
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-1, 1, 8000), 16000)
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    run(parser.parse_args(["--model", str(tmp_path / "model"), str(tmp_path / "a.wav"), *options]))
+    transcribe("--model", tmp_path / "model", tmp_path / "a.wav", *options)
     assert moves == [device]
 
 
