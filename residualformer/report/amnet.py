@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ import torch
 from residualformer.config.schema import Config
 from residualformer.errors import UserError
 from residualformer.loss.amortized import backlog
+from residualformer.model.cost import FlopsPerFrame
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Device:
         rho: encoder frames per second.
     """
 
-    flops: dict[str, Any]
+    flops: FlopsPerFrame
     mu: float
     rho: float
 

@@ -63,6 +63,7 @@ class Decoding:
     target: str | None = None
     search: str | None = None
     streaming: bool | None = None
+    device: str | None = None
     settings: dict[str, Any] | None = None
     utterances: int | None = None
     audio_s: float | None = None

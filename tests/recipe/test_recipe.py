@@ -121,6 +121,8 @@ def test_it_ends_in_a_table_on_the_terminal_and_in_files(first):
         errors = sum(row["wer"][kind] for kind in ("insertions", "deletions", "substitutions"))
         assert row["wer"]["value"] == pytest.approx(100 * errors / words, abs=0.01)
         assert row["training"]["steps"] == 8 and row["search"] == "beam4"
+        decoding = json.loads((recipe.egs / "exp" / name / row["run"] / "decode.json").read_text(encoding="utf-8"))
+        assert row["decoding"] | {"skipped": []} == decoding
         wer = re.escape(f"{row['wer']['value']:.2f} [")
         assert re.search(rf"^{name} +beam4 +{wer}", printed, re.MULTILINE)
         assert re.search(rf"^\| {name} \| beam4 \| {wer}", markdown, re.MULTILINE)

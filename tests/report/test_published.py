@@ -26,6 +26,11 @@ def test_there_are_results_to_check():
     assert len(RESULTS) >= 5 and len(TABLES) >= 9 and len(TEXTS) >= 14
 
 
+def test_a_run_writes_where_git_does_not_look():
+    ignored = (PUBLISHED.parents[1] / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert {"egs/*/exp/", "egs/*/data/"} <= set(ignored)
+
+
 @pytest.mark.parametrize("path", RESULTS, ids=name)
 def test_results_are_written_as_they_were_read(path):
     results = Results.read(path)
