@@ -1,7 +1,7 @@
-"""The work that `transducer_loss.py` measures, and who does it: this package and its peers.
+"""The problem that `transducer_loss.py` measures, and the contenders: this package and its peers.
 
-Pruned contenders: linear simple joiner and its smoothed loss, ranges, tanh joiner and its pruned loss. Those of the
-full lattice: tanh joiner and exact loss. All begin with the same tensors and give the gradients of all that they use.
+Pruned contenders: linear simple joiner and its smoothed loss, ranges, tanh joiner and its pruned loss. Contenders of
+the full lattice: tanh joiner and exact loss. All start from the same tensors and compute the gradients of all they use.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Size(NamedTuple):
         return "x".join(map(str, self))
 
     def logits_mb(self) -> float:
-        """Of the full lattice, float32."""
+        """Return the size of the full lattice's logits in float32."""
         return self.N * self.T * (self.S + 1) * self.V * 4 / 2**20
 
 
@@ -60,9 +60,11 @@ class Problem:
 
     @classmethod
     def random(cls, size: Size, ragged: bool, spread: float, device: str) -> Problem:
-        """The same for everybody; with `ragged` utterances have from half of the frames and labels to all of them.
+        """Return the same problem for every contender.
 
-        `spread` is the scale of the weights and, about, the standard deviation of logits.
+        Args:
+            ragged: utterances have from half of the frames and labels to all of them.
+            spread: scale of the weights and, approximately, the standard deviation of logits.
         """
         N, T, S, V = size
         generator = torch.Generator().manual_seed(0)
@@ -85,9 +87,9 @@ class Problem:
         )  # fmt: skip
 
     def flops(self) -> float:
-        """Of the products of the pruned work that have to be done, forward and twice backward; padding is not counted.
+        """Return the FLOPs of the unavoidable products of the pruned loss, forward and twice backward, without padding.
 
-        Tanh joiner D -> V at the kept nodes, simple joiner E -> V and P -> V, and the normaliser of its logits.
+        Tanh joiner D -> V at the kept nodes, simple joiner E -> V and P -> V, and the normalizer of its logits.
         """
         S, T = (self.boundary[:, column].double() for column in (2, 3))
         kept = T * (S + 1).clamp(max=PRUNE_RANGE)
@@ -95,7 +97,7 @@ class Problem:
         return 3 * 2 * len(self.weight) * float(multiplications.sum())
 
     def share_with_gradient(self) -> float:
-        """Share of the kept nodes whose gradient is more than rounding errors of the utterance's largest one."""
+        """Return the fraction of the kept nodes whose gradient exceeds the rounding error of the largest."""
         shares = [self._share_with_gradient(slice(n, n + 1)) for n in range(len(self.am))]
         return sum(shares) / len(shares)
 
@@ -118,7 +120,7 @@ Loss = Callable[[Problem], Tensor]
 
 
 class Contender(NamedTuple):
-    """`load` imports what is needed, and raises if that cannot be had."""
+    """A way to compute the loss; `load` imports what it needs and raises if that is not installed."""
 
     load: Callable[[], Loss]
     lattice: str  # `pruned` or `full`: losses of one kind are the same number
@@ -126,7 +128,7 @@ class Contender(NamedTuple):
 
 
 def ours() -> Loss:
-    """The fused losses."""
+    """Return the fused losses of this package."""
     from residualformer.loss import get_rnnt_prune_ranges
     from residualformer.loss.fused_joiner import pruned_joiner_loss
     from residualformer.loss.fused_simple import simple_joiner_loss
@@ -143,7 +145,7 @@ def ours() -> Loss:
 
 
 def unfused(name: str) -> Loss:
-    """The usual way through a library with k2's functions: logits of all kept nodes, in float32 for the loss."""
+    """Return the usual computation with a library of k2's functions: logits of all kept nodes, in float32."""
     library = importlib.import_module(name)
 
     def loss(p: Problem) -> Tensor:
@@ -163,28 +165,28 @@ def unfused(name: str) -> Loss:
     return loss
 
 
-def straight(load: Callable[[], Loss]) -> Loss:
-    """A loss of this package in PyTorch alone, its recursion as well."""
+def plain_pytorch(load: Callable[[], Loss]) -> Loss:
+    """Return a loss of this package in PyTorch alone, recursion included."""
     from residualformer.loss.recursion import recursion_engine
 
     loss = load()
 
-    def plain(p: Problem) -> Tensor:
+    def in_pytorch(p: Problem) -> Tensor:
         with recursion_engine("plain"):
             return loss(p)
 
-    return plain
+    return in_pytorch
 
 
 def ours_exact() -> Loss:
-    """The fused loss of the full lattice."""
+    """Return the fused loss of the full lattice."""
     from residualformer.loss.fused_joiner import exact_joiner_loss
 
     return lambda p: exact_joiner_loss(p.am, p.lm, p.weight, p.bias, p.symbols, BLANK, p.boundary)
 
 
 def full_lattice(load: Callable[[], Callable[[Tensor, Problem], Tensor]]) -> Loss:
-    """An exact loss of the logits of all nodes."""
+    """Return an exact loss of the logits of all nodes."""
     of_logits = load()
 
     def loss(p: Problem) -> Tensor:
@@ -215,11 +217,11 @@ def warprnnt() -> Callable[[Tensor, Problem], Tensor]:
 
 CONTENDERS: dict[str, Contender] = {
     "ours": Contender(ours, "pruned"),
-    "pytorch": Contender(partial(straight, partial(unfused, "residualformer.loss")), "pruned"),
+    "pytorch": Contender(partial(plain_pytorch, partial(unfused, "residualformer.loss")), "pruned"),
     "fast_rnnt": Contender(partial(unfused, "fast_rnnt"), "pruned"),
     "k2": Contender(partial(unfused, "k2"), "pruned"),
     "ours-exact": Contender(ours_exact, "full"),
-    "pytorch-exact": Contender(partial(straight, partial(full_lattice, partial(k2_style, "torch"))), "full"),
+    "pytorch-exact": Contender(partial(plain_pytorch, partial(full_lattice, partial(k2_style, "torch"))), "full"),
     "warprnnt-numba": Contender(partial(full_lattice, warprnnt), "full"),
     "torchaudio": Contender(partial(full_lattice, partial(k2_style, "torchaudio")), "full"),
 }

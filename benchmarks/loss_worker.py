@@ -1,4 +1,4 @@
-"""Processes that take turns at a transducer loss: each waits until it is told to do its work once more."""
+"""Processes that take turns at a transducer loss: each waits until it is told to take its next turn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from loss_peers import CONTENDERS, DIM, PRUNE_RANGE, WARM_UP, Contender, Loss, Problem, Size
 from torch import Tensor
 
-ROWS = {"cpu": 2048, "cuda": 2**16}  # larger products are no faster
+ROWS = {"cpu": 2048, "cuda": 2**16}  # rows of a product from which larger ones are no faster
 DIED = "its process died; out of memory?"
 
 
@@ -25,20 +25,20 @@ class Turn(NamedTuple):
     ms: float
     processor_ms: float
     loss: float
-    norms: list[float]  # of the gradients of `Problem.leaves`, those that there are
-    added_mb: float = 0.0  # peak memory so far, less what there was before the first turn
+    norms: list[float]  # of the gradients of `Problem.leaves`, where there are any
+    added_mb: float = 0.0  # peak memory so far, minus the memory before the first turn
     peak_mb: float = 0.0
 
 
 class Clock:
-    """Milliseconds of a piece of work; with `processor` those of processor time, which leaves waiting out."""
+    """A clock in milliseconds; with `processor` of processor time, which does not count waiting."""
 
     def __init__(self, device: str, processor: bool) -> None:
         self.processor = processor
         self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device == "cuda" else []
 
     def time(self, work: Callable[[], Tensor]) -> tuple[float, float, Tensor]:
-        """(ms, ms of processor time, what `work` gives)."""
+        """Return (ms, ms of processor time, result of `work`)."""
         self._synchronize()
         started = time.perf_counter(), time.process_time()
         if self.events:
@@ -58,7 +58,7 @@ class Clock:
 
 
 class Memory:
-    """Peak memory in MB since this was made: resident (Linux), or on a GPU what tensors take."""
+    """Peak memory in MB since creation: resident (Linux), or on a GPU that of tensors."""
 
     def __init__(self, device: str) -> None:
         self.cuda = device == "cuda"
@@ -76,7 +76,7 @@ class Memory:
 
 
 def contend(connection: Connection, name: str, size: Size, args: argparse.Namespace) -> None:
-    """A contender's process: sends a Turn of the warm-up, then one for every command, or why there is none."""
+    """Run a contender's process: send a Turn of the warm-up, then one per command, or the reason why there is none."""
     try:
         torch.set_flush_denormal(args.flush_denormals)  # before there are other threads, which inherit it
         torch.set_num_threads(args.threads)
@@ -91,7 +91,7 @@ def contend(connection: Connection, name: str, size: Size, args: argparse.Namesp
             peak = memory.peak()
             connection.send(result._replace(added_mb=peak - memory.before, peak_mb=peak))
             if args.device == "cuda" and contender.lattice == "full":
-                torch.cuda.empty_cache()  # or the others would find no memory
+                torch.cuda.empty_cache()  # leaves memory for the others
     except EOFError:
         pass
     except Exception as error:
@@ -116,7 +116,7 @@ def turn(contender: Contender, loss: Loss, problem: Problem, clock: Clock) -> Tu
 
 
 def multiply(connection: Connection, _: str, size: Size, args: argparse.Namespace) -> None:
-    """A process that sends the FLOP/s of the tanh joiner's products, the best of several, in [float32, bf16]."""
+    """Run the process that sends the FLOP/s of the tanh joiner's products, the best of several, in [float32, bf16]."""
     torch.set_num_threads(args.threads)
     clock = Clock(args.device, args.clock == "cpu")
     rows = min(size.N * size.T * PRUNE_RANGE, ROWS[args.device])
@@ -144,7 +144,7 @@ class Worker:
         self.limit_s = args.limit_s
 
     def step(self) -> Turn | list[float] | str:
-        """Let it work once and give what it sends; a string says why there is nothing."""
+        """Request a turn and return what the process sends; a string is the reason why there is no turn."""
         try:
             self.connection.send(True)
         except OSError:

@@ -1,21 +1,21 @@
-"""Joiner and transducer loss, forward and backward: us against peers in time, memory and share of what is possible.
+"""Compare joiner and transducer loss, forward and backward, with peers: time, memory, fraction of the possible speed.
 
     . ./path.sh && python benchmarks/transducer_loss.py [--threads 2] [--rounds 7] [--bf16] [--json FILE]
 
 The work: from encoder and predictor outputs (N, T, 512) and (N, S+1, 512) to the pruned loss (range 5) of a tanh
-joiner 512 -> V plus half the smoothed loss of a linear joiner, with the gradients of all inputs and weights; peers that
-know no pruning compute the exact loss of the tanh joiner alone. Each contender lives in a process of its own; they take
+joiner 512 -> V plus half the smoothed loss of a linear joiner, with the gradients of all inputs and weights. Peers
+without pruning compute the exact loss of the tanh joiner alone. Each contender runs in a process of its own; they take
 turns.
 
-Logits are random with a standard deviation of about `--spread`; 0.58 is that of torch's own initialisation with inputs
-of unit variance. It decides how many nodes of the lattice have a gradient. With 0.1 nearly all have one. With more of
-it, and in trained models, many have none to speak of: ours skips these, while others multiply numbers that are denormal
-in float32, which a CPU does slowly, unless it takes them for 0 (`--flush-denormals`).
+Logits are random with a standard deviation of about `--spread`, which decides how many nodes of the lattice have a
+gradient; 0.58 is that of torch's own initialization with inputs of unit variance. With 0.1 nearly all nodes have one.
+With a larger spread, and in trained models, many gradients are negligible: ours skips these nodes, while others
+multiply denormal float32 numbers, which is slow on a CPU unless it treats them as 0 (`--flush-denormals`).
 
-`of floor` is the time of the unavoidable matrix products at the rate that this run measures for such products (on lines
-of bf16: for bf16 products), over the time taken. `+MB` is the growth of peak memory over the state before the first
-step, `peak MB` the whole process (on a GPU: what tensors take). Ratios and shares are medians over rounds, of what was
-measured in the same one. How to get the peers: `README.md`.
+`of floor` is the time of the unavoidable matrix products, at the rate that this run measures for such products (bf16
+products on the lines of bf16), divided by the time taken. `+MB` is the growth of peak memory since the first step,
+`peak MB` that of the whole process (on a GPU: of tensors). Ratios and fractions are medians over rounds, of
+measurements in the same round. How to install the peers: `README.md`.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from residualformer.files import write_json
 
 CPU_SIZES = "8x250x60x500,8x250x40x4002,4x250x40x11109"
 CUDA_SIZES = "32x300x40x4002"
-FULL_LATTICE_COPIES = 6  # of its logits are alive at a time, at most
+FULL_LATTICE_COPIES = 6  # of the logits, at most, exist at a time
 PRODUCTS = "products"  # the worker that measures their rate
 
-# Relative differences of WHAT that are allowed, in float32 and bf16. In the warm-up nothing is pruned. At full size and
-# with random inputs some windows of range 5 all but tie, and rounding decides which of them is kept.
+# Allowed relative differences of WHAT, without and with bf16. In the warm-up nothing is pruned. At full size and with
+# random inputs some windows of range 5 nearly tie, and rounding decides which of them is kept.
 WHAT = ("loss", "norms of gradients")
 SMALL_TOLERANCE = {False: (1e-4, 1e-3), True: (1e-2, 5e-2)}
 TOLERANCE = {False: (2e-3, 2e-2), True: (1e-2, 5e-2)}
@@ -49,7 +49,7 @@ Rates = list[list[float]]  # FLOP/s in a round, of float32 and bf16 products
 
 
 def measure(size: Size, args: argparse.Namespace) -> tuple[Turns, Rates]:
-    """Turns of every contender that could be measured, and the rates of products in each round."""
+    """Return the turns of every contender that could be measured, and the rates of products in each round."""
     turns: Turns = {}
     warm_ups: dict[str, Turn] = {}
     workers = {PRODUCTS: Worker(multiply, PRODUCTS, size, args)}
@@ -79,7 +79,7 @@ def measure(size: Size, args: argparse.Namespace) -> tuple[Turns, Rates]:
 
 
 def start(name: str, size: Size, args: argparse.Namespace) -> tuple[Worker, Turn, Turn] | tuple[None, str]:
-    """A contender's process with its turn of the warm-up and its first, untimed one; or the reason why not."""
+    """Start a contender's process; return it with its warm-up and first turn, or None and the reason why not."""
     needed = FULL_LATTICE_COPIES * size.logits_mb()
     if CONTENDERS[name].lattice == "full" and needed > available_mb(args.device):
         return None, f"it may need {needed / 1024:.0f} GB"
@@ -95,7 +95,7 @@ def start(name: str, size: Size, args: argparse.Namespace) -> tuple[Worker, Turn
 
 
 def play(workers: dict[str, Worker], turns: Turns, number: int) -> list[float]:
-    """A round: one turn of each; gives the rates of products."""
+    """Play a round, one turn of each contender, and return the rates of products."""
     rates = workers[PRODUCTS].step()
     if isinstance(rates, str):
         raise RuntimeError(f"the rate of products cannot be measured: {rates}")
@@ -118,7 +118,7 @@ def available_mb(device: str) -> float:
 
 
 def summary(turns: Turns, rates: Rates, flops: float) -> dict[str, dict[str, float]]:
-    """The numbers of a table's lines; the first contender that was measured is what the others are compared with."""
+    """Return the numbers of each contender; ratios are to the first contender that was measured."""
     base = next(iter(turns.values()), {})
     return {name: numbers(measured, base, [row[CONTENDERS[name].bf16] for row in rates], flops)
             for name, measured in turns.items()}  # fmt: skip
@@ -141,7 +141,7 @@ def numbers(measured: dict[int, Turn], base: dict[int, Turn], rates: list[float]
 
 
 def disagreements(turns: dict[str, Turn], tolerances: dict[bool, tuple[float, float]], where: str) -> list[str]:
-    """Who does not compute what the first contender of its lattice does, a turn of each given."""
+    """Return a message per contender that differs from the first one of its lattice, given a turn of each."""
     found, references = [], {}
     for name, own in turns.items():
         other, reference = references.setdefault(CONTENDERS[name].lattice, (name, own))

@@ -136,7 +136,7 @@ def test_bf16_products_bound_the_error():
         rough = torch.autograd.grad(rounded.sum(), joiner)
     assert rounded.dtype == torch.float32
     weight = joiner[2]
-    per_node = 2 * 2**-8 * weight.norm(dim=1).max() * D**0.5  # a label's logit and the normaliser's
+    per_node = 2 * 2**-8 * weight.norm(dim=1).max() * D**0.5  # a label's logit and the normalizer's
     nodes = boundary[:, 2] - boundary[:, 0] + boundary[:, 3] - boundary[:, 1]
     assert ((rounded - exact).abs() <= per_node * nodes).all()
     for ours, theirs in zip(rough, torch.autograd.grad(exact.sum(), joiner), strict=True):

@@ -208,7 +208,7 @@ def test_bf16_products_bound_the_error(inside):
     logit = 2**-8 * (norms[0] * norms[2] + norms[1] * norms[3])
     arcs = boundary[:, 2] - boundary[:, 0] + boundary[:, 3] - boundary[:, 1]
     assert rounded.dtype == torch.float32
-    assert ((rounded - exact).abs() <= 2 * logit * arcs).all()  # a label's logit and the normaliser's
+    assert ((rounded - exact).abs() <= 2 * logit * arcs).all()  # a label's logit and the normalizer's
     for ours, theirs in zip(grads, torch.autograd.grad(exact.sum(), inputs), strict=True):
         assert ours.dtype == torch.float32
         assert (ours - theirs).norm() <= 0.02 * theirs.norm()

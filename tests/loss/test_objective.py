@@ -1,4 +1,4 @@
-"""The precision of what training minimises: bf16 products in the losses of large output layers, and only there."""
+"""The precision of what training minimizes: bf16 products in the losses of large output layers, and only there."""
 
 import dataclasses
 import itertools
