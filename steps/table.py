@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from residualformer.config.composition import experiment_names
 from residualformer.config.loading import load_config
 from residualformer.config.schema import DecodeConfig
 from residualformer.decode.settings import search_name, settings_for
@@ -63,8 +64,8 @@ def scored_sets(egs: Path) -> list[str]:
 def decode_config(args: argparse.Namespace, experiment: str) -> DecodeConfig:
     """Return the section `decode` of an experiment, or of the recipe where it lacks the experiment."""
     conf = args.conf or Path("conf", args.egs_dir.resolve().name)
-    own = conf / f"{experiment}.yaml"
-    return load_config(own if own.is_file() else conf / "base.yaml", args.set).decode
+    own = experiment if experiment in experiment_names(conf) else "base"
+    return load_config(conf / f"{own}.yaml", args.set).decode
 
 
 def search(decode: dict[str, DecodeConfig], folder: Path) -> str:

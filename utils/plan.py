@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from residualformer.config.composition import experiment_names
 from residualformer.config.loading import load_config
 from residualformer.config.schema import Config
 from residualformer.errors import UserError, closest, run_main
@@ -62,12 +63,12 @@ def in_order(needed: dict[str, list[str]]) -> list[str]:
 
 
 def _file(folder: Path, name: str, why: str = "") -> Path:
-    path = folder / f"{name}.yaml"
-    if name == "base" or "/" in name or not path.is_file():
-        known = [file.stem for file in folder.glob("*.yaml") if file.stem != "base"]
-        advice = closest(name, known) or f" There are: {', '.join(sorted(known)) or 'none'}."
-        raise UserError(f"there is no experiment '{name}'{why}: {path} is not an experiment's file.{advice}")
-    return path
+    known = experiment_names(folder)
+    if name not in known:
+        advice = closest(name, known) or f" There are: {', '.join(known) or 'none'}."
+        where = f"neither {folder} nor the list of experiments in its base.yaml has it"
+        raise UserError(f"there is no experiment '{name}'{why}: {where}.{advice}")
+    return folder / f"{name}.yaml"
 
 
 if __name__ == "__main__":

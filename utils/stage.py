@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import residualformer
-from residualformer.config.loading import flat, load_config
-from residualformer.config.schema import Config
+from residualformer.config.loading import complete, flat, load_config
 from residualformer.errors import UserError, run_main
 from residualformer.files import set_aside, write_json
 
@@ -142,11 +141,12 @@ def _read(marker: Path) -> dict[str, Any] | None:
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What is not as it was. What an older marker does not tell was as it is now: inputs, which follow from the
     configuration; and a key of the configuration that did not exist then had the default that it has now."""
-    defaults = flat(Config()) | {key: new[key] for key in new if key.startswith("input ")}
+    before = {key: new[key] for key in new if key.startswith("input ")} | complete(old)
     changes = []
-    for name in {**old, **new}:
-        if old.get(name, defaults.get(name)) != new.get(name):
-            what = "was made with other options" if name.startswith("input ") else f"{old.get(name)} -> {new.get(name)}"
+    for name in {**{name: None for name in old if name in before}, **new}:
+        if before.get(name) != new.get(name):
+            told = f"{before.get(name)} -> {new.get(name)}"
+            what = "was made with other options" if name.startswith("input ") else told
             changes.append(f"{name} {what}")
     return changes
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from residualformer.config.loading import flat, load_config
+from residualformer.config.composition import experiment_names
+from residualformer.config.loading import complete, flat, load_config
 from residualformer.config.schema import Config
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_json
@@ -159,10 +160,11 @@ class Queue:
         """What run.sh noted of the training as it, and what it needs, are configured now; empty if it did not begin."""
         path = self.exp / f".{job.name}.done"
         content = read_json(path, "run it again") if path.is_file() else {}
-        noted, defaults = content.get("identity", {}), flat(Config())
+        noted = content.get("identity", {})
+        before = complete(noted)  # a new key had its default
         sections = {key.partition(".")[0] for key in noted}  # on which a training depends
         own = [(key, value) for key, value in flat(job.config).items() if key.partition(".")[0] in sections]
-        same = all(noted.get(key, defaults[key]) == value for key, value in own)  # a new key had its default
+        same = all(before[key] == value for key, value in own)
         return content if same and all(self.finished(each) for each in self.jobs if each.name in job.needs) else {}
 
     def finished(self, job: Job) -> bool:
@@ -232,7 +234,8 @@ def main() -> None:
         raise UserError(f"there is no recipe '{args.recipe}': {script} is missing.")
     tables = [find_table(Path("conf/tables"), name) for name in args.table]
     asked = [*args.experiments, *(name for table in tables for name in table.experiments)]
-    lacking = [name for name in dict.fromkeys(asked) if not (conf / f"{name}.yaml").is_file()]
+    known = experiment_names(conf)
+    lacking = [name for name in dict.fromkeys(asked) if name not in known]
     if lacking:
         print(f"not in {conf}, their cells stay empty: {', '.join(lacking)}")
     names = [name for name in dict.fromkeys(asked) if name not in lacking]
@@ -332,9 +335,9 @@ def known_results() -> list[Pace]:
     for path, recipe in (own | published).items():
         for row in read_json(path, "run stage 8 again")["rows"]:
             steps, wall_s = (row["training"].get(key, 0) for key in ("steps", "wall_s"))
-            file = Path("conf", recipe, f"{row['experiment']}.yaml")
-            if steps and wall_s and file.is_file():
-                paces.append(Pace(load_config(file), steps, wall_s))
+            conf = Path("conf", recipe)
+            if steps and wall_s and row["experiment"] in experiment_names(conf):
+                paces.append(Pace(load_config(conf / f"{row['experiment']}.yaml"), steps, wall_s))
     return paces
 
 

@@ -71,7 +71,7 @@ def choose(hours: float, texts: list[str], target: str, longest_s: float) -> dic
             **({"kind": "stateless"} if translates else {}),
             "embedding_dim": embedding,
             "hidden_dim": hidden,
-            "num_layers": layers,
+            **({} if translates else {"num_layers": layers}),
             "dropout": size.predictor_dropout,
         },
         "joiner": {"dim": size.joiner},

@@ -1,161 +1,89 @@
-"""Reading a configuration: defaults < base < file < `--set a.b=c`, in order; everything wrong with it is told at once.
+"""Read a configuration: defaults < base < experiment < `--set a.b=c`; everything wrong with it is told at once.
 
 `--set @FILE` takes the YAML file FILE in between: over the remotest base, under all that the other files say.
+`composition.py` finds the files of an experiment, `schema.py` defines the keys.
 
-A YAML file holds only what differs from the file its `base:` names (a path beside the file itself); what no file
-names keeps the default of `schema.py`.
+A key may mean something only with certain values of another (`Only`). When a later source changes that other value,
+what earlier sources gave the key is dropped; a key without a meaning in the same or a later source is a mistake.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from residualformer.config.checks import check
+from residualformer.config.composition import config_chain, read_mapping
+from residualformer.config.keys import Key, Only, deciding_first, keys_of, section_type
 from residualformer.config.schema import Config
 from residualformer.config.yaml_loader import load_yaml
 from residualformer.errors import UserError, closest
 from residualformer.files import write_text
 
-_OVERRIDE = "--set"
+KEYS = {key.name: key for key in keys_of(Config)}
+IN_ORDER = deciding_first(KEYS)
+RENAMED = {"encoder.look_back_ms": "encoder.left_context_ms"}  # former names, still found in recorded configurations
+_RECORDED = -1  # the rank of recorded values: whatever means nothing is dropped
+_OUT_OF_RANGE = {
+    *("greater_than", "greater_than_equal", "less_than", "less_than_equal"),
+    *("too_short", "too_long", "literal_error", "predicate_failed"),
+}  # fmt: skip
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
-    """The experiment in the YAML file `path`, with `overrides` such as 'encoder.residual.rank=16' over it.
+    """Load the experiment `path` (`conf/<recipe>/<name>.yaml`), with `overrides` such as 'encoder.residual.rank=16'.
 
-    Raises UserError with every unknown key, wrong type and value out of range, each with the file that holds it.
+    Raises UserError with every unknown key, wrong type, value out of range and key without a meaning, each with the
+    file that holds it.
     """
-    reader = _Reader()
     chain = config_chain(path)
     between = [part for override in overrides if override.startswith("@") for part in config_chain(override[1:])]
+    reader = _Reader()
     for file, content in [chain[0], *between, *chain[1:]]:
-        reader.add(content, source=str(file))
-    for override in overrides:
-        if not override.startswith("@"):
-            reader.add_override(override)
+        reader.add(content, str(file))
+    reader.add_overrides([override for override in overrides if not override.startswith("@")])
     return reader.config()
 
 
-def config_from_dict(content: Mapping[str, Any], source: str = "configuration") -> Config:
-    """The inverse of `config_to_dict`, as strict as `load_config`; `source` names the origin in errors."""
+def load_recorded(path: Path | str) -> Config:
+    """Load the `config.yaml` of a run folder, as `config_from_dict` does."""
+    return config_from_dict(read_mapping(Path(path)), str(path))
+
+
+def config_from_dict(
+    content: Mapping[str, Any], source: str = "configuration", overrides: Sequence[str] = ()
+) -> Config:
+    """Return the configuration that `config_to_dict` gave as `content`, with `overrides` over it.
+
+    It is as strict as `load_config`, but drops recorded values without a meaning and knows former names of keys;
+    `source` names the record in errors.
+    """
     reader = _Reader()
-    reader.add(content, source)
+    reader.add(content, source, _RECORDED)
+    reader.add_overrides(overrides)
     return reader.config()
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
-    """Nested plain dictionaries, one per section, every key present."""
+    """Return nested plain dictionaries, one per section, with every key."""
     return dataclasses.asdict(config)
 
 
 def dump_config(config: Config, path: Path | str) -> None:
-    """Write the fully resolved configuration as YAML (no `base:`; `load_config` reads it back equal)."""
-    write_text(path, yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True, width=110))
-
-
-def config_chain(path: Path | str) -> list[tuple[Path, dict[str, Any]]]:
-    """The files behind `path`, the remotest base first and `path` last, each with its content but for `base:`."""
-    chain: list[tuple[Path, dict[str, Any]]] = []
-    file, named_by = Path(path), ""
-    while True:
-        if file.resolve() in [seen.resolve() for seen, _ in chain]:
-            raise UserError(f"{named_by}: base leads back to {file}; a configuration cannot be its own base.")
-        content = _read_mapping(file, named_by)
-        base = content.pop("base", None)
-        chain.insert(0, (file, content))
-        if base is None:
-            return chain
-        if not isinstance(base, str):
-            raise UserError(f"{file}: base is {base!r}; give the path of a YAML file, seen from this file's folder.")
-        file, named_by = file.parent / base, str(file)
-
-
-def _read_mapping(file: Path, named_by: str) -> dict[str, Any]:
-    if not file.is_file():
-        near = closest(file.name, [other.name for other in file.parent.glob("*.yaml")])
-        where = f"{named_by}: its base {file}" if named_by else f"configuration {file}"
-        raise UserError(f"{where} is not a file.{near}")
-    try:
-        content = load_yaml(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict | None):
-        raise UserError(f"{file} holds {content!r}; a configuration is made of lines 'key: value'.")
-    return dict(content or {})
-
-
-class _Reader:
-    """Collects values from several sources, then builds the configuration or tells all that is wrong."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}  # dotted key -> value, later sources over earlier ones
-        self.sources: dict[str, str] = {}  # dotted key -> where the value came from
-        self.problems: list[str] = []
-
-    def add(self, content: Mapping[str, Any], source: str, section: type = Config, prefix: str = "") -> None:
-        """Take the keys of one section (and the sections in it) from a mapping."""
-        fields = section_fields(section)
-        for name, value in content.items():
-            key = f"{prefix}{name}"
-            if name not in fields:
-                self.problems.append(f"{source}: {_unknown(key, section, prefix)}")
-            elif dataclasses.is_dataclass(fields[name]):
-                if isinstance(value, Mapping):
-                    self.add(value, source, fields[name], f"{key}.")
-                else:
-                    keys = ", ".join(section_fields(fields[name]))
-                    self.problems.append(f"{source}: {key} is {value!r}; it is a section with the keys {keys}.")
-            else:
-                self._take(key, value, fields[name], source)
-
-    def add_override(self, override: str) -> None:
-        """Take one `a.b=c`, c being YAML."""
-        key, equals, text = override.partition("=")
-        source = f"{_OVERRIDE} {override}"
-        if not equals or not key.strip():
-            self.problems.append(f"{source}: give a key and a value, such as encoder.residual.rank=16.")
-            return
-        try:
-            content = load_yaml(text)
-        except yaml.YAMLError:
-            self.problems.append(f"{source}: the value {text!r} is not valid YAML; put quotes around it.")
-            return
-        for name in reversed(key.strip().split(".")):
-            content = {name: content}
-        self.add(content, source)
-
-    def _take(self, key: str, value: Any, annotation: Any, source: str) -> None:
-        try:
-            self.values[key] = _cast(value, annotation)
-            self.sources[key] = source
-        except TypeError:
-            self.problems.append(f"{source}: {key} is {value!r}; it must be {_words(annotation)}.")
-
-    def config(self) -> Config:
-        config = _build(Config, self.values)
-        for problem in check(config, flat(config)):
-            sources = dict.fromkeys(self.sources[key] for key in problem.keys if key in self.sources)
-            self.problems.append(f"{' with '.join(sources) or 'defaults'}: {problem.keys[0]} {problem.what}.")
-        if self.problems:
-            head = f"{len(self.problems)} mistakes in the configuration:\n  " if len(self.problems) > 1 else ""
-            raise UserError(head + "\n  ".join(self.problems))
-        return config
-
-
-def section_fields(section: type) -> dict[str, Any]:
-    """{key: its type} of one section's dataclass."""
-    return typing.get_type_hints(section)
+    """Write the resolved configuration as YAML: all keys that mean something. `load_config` reads it back equal."""
+    values = flat(config)
+    meaningful = {name: value for name, value in values.items() if _has_meaning(KEYS[name], values)}
+    write_text(path, yaml.safe_dump(_nested(meaningful), sort_keys=False, allow_unicode=True, width=110))
 
 
 def flat(config: Config) -> dict[str, Any]:
-    """{dotted key: value} of all its values."""
+    """Return {dotted key: value} of all its values."""
     return dict(flatten(config_to_dict(config)))
 
 
@@ -168,53 +96,148 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{name}", value
 
 
-def _build(section: type, values: Mapping[str, Any], prefix: str = "") -> Any:
-    given = {}
-    for name, annotation in section_fields(section).items():
-        if dataclasses.is_dataclass(annotation):
-            given[name] = _build(annotation, values, f"{prefix}{name}.")
-        elif f"{prefix}{name}" in values:
-            given[name] = values[f"{prefix}{name}"]
+def complete(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all keys of a configuration of which {dotted key: value} was recorded, to compare it with today's `flat`.
+
+    A key that did not exist then had the default that it has now; so has a key without a meaning.
+    """
+    renamed = {RENAMED.get(name, name): value for name, value in recorded.items()}
+    values = {name: key.default for name, key in KEYS.items()} | renamed
+    return {
+        name: KEYS[name].default if name in KEYS and not _has_meaning(KEYS[name], values) else value
+        for name, value in values.items()
+    }
+
+
+def _has_meaning(key: Key, values: Mapping[str, Any]) -> bool:
+    return all(only.holds(values[only.key]) and _has_meaning(KEYS[only.key], values) for only in key.only)
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        *sections, key = str(name).split(".")
+        inner = nested
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[key] = value
+    return nested
+
+
+class _Value(NamedTuple):
+    """A value, the source it is from, and the source's rank: later sources are higher, defaults lower than all."""
+
+    value: Any
+    source: str
+    rank: int
+
+
+class _Reader:
+    """Collects values from several sources, then builds the configuration or tells all that is wrong."""
+
+    def __init__(self) -> None:
+        self.values = {name: _Value(key.default, "", _RECORDED) for name, key in KEYS.items()}
+        self.problems: list[str] = []
+        self.wrong: set[str] = set()  # keys that are mentioned in a problem
+        self.sources = 0
+
+    def add(self, content: Mapping[str, Any], source: str, rank: int | None = None) -> None:
+        """Take all values of a source, which is later than those before."""
+        self.sources += 1
+        self._add_section(content, source, self.sources if rank is None else rank, Config)
+        self._settle()
+
+    def add_overrides(self, overrides: Sequence[str]) -> None:
+        """Take values given as `a.b=c`, c being YAML; together they are one source, later than all files."""
+        self.sources += 1
+        for override in overrides:
+            key, equals, text = override.partition("=")
+            source = f"--set {override}"
+            if not equals or not key.strip():
+                self.problems.append(f"{source}: give a key and a value, such as encoder.residual.rank=16.")
+                continue
+            try:
+                content = _nested({key.strip(): load_yaml(text)})
+            except yaml.YAMLError:
+                self.problems.append(f"{source}: the value {text!r} is not valid YAML; put quotes around it.")
+                continue
+            self._add_section(content, source, self.sources, Config)
+        self._settle()
+
+    def _add_section(self, content: Mapping[str, Any], source: str, rank: int, section: type, prefix: str = "") -> None:
+        fields = {field.name: field for field in dataclasses.fields(section)}
+        for name, value in content.items():
+            key = f"{prefix}{name}"
+            if rank == _RECORDED:
+                key = RENAMED.get(key, key)
+            if key in KEYS:
+                self._take(KEYS[key], value, source, rank)
+            elif name not in fields:
+                self.problems.append(f"{source}: {_unknown(key, prefix, list(fields))}")
+            elif isinstance(value, Mapping):
+                self._add_section(value, source, rank, section_type(section, name), f"{key}.")
+            else:
+                keys = ", ".join(other.name for other in dataclasses.fields(section_type(section, name)))
+                self.problems.append(f"{source}: {key} is {value!r}; it is a section with the keys {keys}.")
+
+    def _take(self, key: Key, value: Any, source: str, rank: int) -> None:
+        try:
+            self.values[key.name] = _Value(_adapter(key.name).validate_python(value), source, rank)
+        except ValidationError as error:
+            self.wrong.add(key.name)
+            in_type = _OUT_OF_RANGE & {each["type"] for each in error.errors()}
+            what = f"allowed: {key.allowed_words}" if in_type else f"it must be {key.type_words}"
+            self.problems.append(f"{source}: {key.name} is {value!r}; {what}.")
+
+    def config(self) -> Config:
+        """Return the configuration; UserError with all that is wrong."""
+        for key in KEYS.values():
+            value, source, _ = self.values[key.name]
+            if source and (only := self._lacking(key)):
+                self.wrong.add(key.name)
+                decided = f"{only.key} = {self.values[only.key].value}"
+                what = f"is {value!r}, which has no effect with {decided}; leave it out, or take {only}"
+                self.problems.append(f"{source}: {key.name} {what}.")
+        config = _build(Config, _nested({name: value for name, (value, _, _) in self.values.items()}))
+        for keys, what in check(config):
+            if not self.wrong & set(keys):
+                sources = dict.fromkeys(self.values[key].source for key in keys if self.values[key].source)
+                self.problems.append(f"{' with '.join(sources) or 'defaults'}: {keys[0]} {what}.")
+        if self.problems:
+            head = f"{len(self.problems)} mistakes in the configuration:\n  " if len(self.problems) > 1 else ""
+            raise UserError(head + "\n  ".join(self.problems))
+        return config
+
+    def _settle(self) -> None:
+        """Drop values that are older than the choice that takes away their meaning."""
+        for key in IN_ORDER:
+            only = self._lacking(key)
+            if only and self.values[key.name].rank <= max(self.values[only.key].rank - 1, _RECORDED):
+                self.values[key.name] = _Value(key.default, "", self.values[only.key].rank)
+
+    def _lacking(self, key: Key) -> Only | None:
+        """Return the first condition that a key needs to mean something and that does not hold."""
+        if key.name in self.wrong:
+            return None
+        return next((o for o in key.only if o.key not in self.wrong and not o.holds(self.values[o.key].value)), None)
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter:
+    return TypeAdapter(KEYS[name].annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
+
+
+def _build(section: type, values: Mapping[str, Any]) -> Any:
+    given = dict(values)
+    for field in dataclasses.fields(section):
+        if isinstance(values[field.name], dict):
+            given[field.name] = _build(section_type(section, field.name), values[field.name])
     return section(**given)
 
 
-def _unknown(key: str, section: type, prefix: str) -> str:
+def _unknown(key: str, prefix: str, here: list[str]) -> str:
     name = key.removeprefix(prefix)
-    here = list(section_fields(section))
-    elsewhere = {full.rpartition(".")[2]: full for full in reversed(flat(Config()))}
-    found = elsewhere.get(str(name))
+    elsewhere = {full.rpartition(".")[2]: full for full in reversed(KEYS)}
+    found = RENAMED.get(key) or elsewhere.get(name)
     advice = f" Did you mean '{found}'?" if found else closest(name, here)
     return f"there is no key {key}.{advice or ' Allowed here: ' + ', '.join(here) + '.'}"
-
-
-def _cast(value: Any, annotation: Any) -> Any:
-    """The value as its annotated type (an int becomes a float where a float is due); TypeError when it does not fit."""
-    if isinstance(annotation, types.UnionType):
-        for option in typing.get_args(annotation):
-            try:
-                return _cast(value, option)
-            except TypeError:
-                continue
-    elif typing.get_origin(annotation) is list and isinstance(value, list):
-        (item,) = typing.get_args(annotation)
-        return [_cast(each, item) for each in value]
-    elif annotation is float:
-        if type(value) in (int, float) and math.isfinite(value):
-            return float(value)
-    elif type(value) is annotation:  # not isinstance: true is an int to Python
-        return value
-    raise TypeError
-
-
-def _words(annotation: Any) -> str:
-    if isinstance(annotation, types.UnionType):
-        return " or ".join(_words(option) for option in typing.get_args(annotation))
-    if typing.get_origin(annotation) is list:
-        return "a list, each item " + _words(typing.get_args(annotation)[0])
-    return {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        types.NoneType: "null",
-    }[annotation]

@@ -1,239 +1,338 @@
-"""What an experiment is made of: one frozen dataclass per section of a YAML in `conf/`.
+"""The configuration of an experiment: one frozen dataclass per section of a YAML in `conf/`.
 
-Only defaults and value checks live here; reading, merging and naming mistakes is `config.py`.
-Units are in the names: `_ms` milliseconds, `_s` seconds, `_hz` Hertz; everything else is a count or a ratio.
+Every key is defined here and nowhere else: type and bounds, unit, when it means something (`Only`), what it means
+(`Doc`) and default; `docs/configuration.md` is generated from it. Conditions take the place of a class for each `kind`,
+because two choices may meet in one section (`kind` and `schedule` of the optimizer), because some are not a kind (two
+branches or more), and because every experiment then has the same keys, which recorded runs and all users rely on.
+
+This module imports neither torch nor pydantic: the runtime on devices needs it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Interval, MinLen, Predicate, Unit
+
+from residualformer.config.keys import (
+    Allowed,
+    BelowOne,
+    Count,
+    Doc,
+    Experiment,
+    Fraction,
+    Milliseconds,
+    Nats,
+    NotNegative,
+    Only,
+    Positive,
+    Seconds,
+    Updates,
+)
+
+TRANSFORMER = Only("encoder.kind", ("transformer",))
+RECURRENT = Only("encoder.kind", ("lstm", "gru"))
+COMPRESSED = Only("amnet.method", ("sparse", "factorised"))
+SPARSE = Only("amnet.method", ("sparse",))
+BRANCHES = Only("amnet.compression", MinLen(2))
+TAUGHT = Only("amnet.arbitrator.pretrain_steps", Gt(0))
+COST = Only("amnet.cost.kind", ("avg", "amr"))
+AVERAGE_COST = Only("amnet.cost.kind", ("avg",))
+CTC = Only("loss.ctc_scale", Gt(0))
+PRUNED_LOSS = Only("loss.kind", ("pruned",))
+HOLD = Only("train.optimizer.schedule", ("hold",))
+BEAM = Only("decode.kind", ("beam",))
 
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """Log-mel filterbank; one definition, stored with the features and inside the model.
+    """Log-mel filterbank; one definition, stored with the features and inside the model."""
 
-    `preset` names the options that sampling rate and bin count do not decide (see `data/fbank.py`):
-    `sherpa` is what sherpa-onnx forces on models with an LSTM predictor, `kaldi` is plain Kaldi.
-    """
-
-    preset: str = "sherpa"
-    sample_rate_hz: int = 16000
-    num_mel_bins: int = 80
+    preset: Annotated[
+        Literal["sherpa", "kaldi"], Doc("further options: what sherpa-onnx forces on LSTM predictors, or plain Kaldi's")
+    ] = "sherpa"
+    sample_rate_hz: Annotated[Count, Unit("Hz"), Doc("sampling rate; audio at another is resampled")] = 16000
+    num_mel_bins: Annotated[Count, Doc("mel filters")] = 80
 
 
 @dataclass(frozen=True)
 class TokenConfig:
-    """Output units. `kind` is `bpe` (sentencepiece) or `char`; `target` picks what is to be written."""
+    """Output units."""
 
-    kind: str = "bpe"
-    vocab_size: int = 100  # blank and unknown included; `char` takes the characters it finds, this is for counts only
-    target: str = "text"  # `text` (recognition) or `translation`
+    kind: Annotated[Literal["bpe", "char"], Doc("pieces of words (sentencepiece), or characters")] = "bpe"
+    vocab_size: Annotated[
+        int, Ge(3), Doc("vocabulary size, blank and unknown included; with `char` only for counts of parameters")
+    ] = 100
+    target: Annotated[Literal["text", "translation"], Doc("what is written: recognition or translation")] = "text"
 
 
 @dataclass(frozen=True)
 class ResidualConfig:
-    """The layer's own part of a weight: A (M x R) times B (R x N), plus the rectangular diagonal D."""
+    """The layer's own part of a shared weight: A (M x R) times B (R x N), plus the rectangular diagonal D."""
 
-    rank: int = 0  # R; 0 = no A, B
-    diagonal: bool = False  # D on or off
+    rank: Annotated[int, Ge(0), Doc("R, the rank of the product A·B; 0 leaves it out")] = 0
+    diagonal: Annotated[bool, Doc("add the diagonal D")] = False
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """`transformer`: convolutional front end and Transformer layers (ResidualTransformer, section 4.2).
+    """Convolutional front end and Transformer layers (ResidualTransformer, section 4.2), or recurrent layers over
+    stacked feature frames (AmNets, section 5)."""
 
-    `lstm`, `gru`: unidirectional recurrent layers over stacked feature frames (AmNets, section 5); of the keys below
-    they take `num_layers`, `dim`, `dropout` and `stack_frames`.
-    """
-
-    kind: str = "transformer"
-    num_layers: int = 18  # L
-    dim: int = 512
-    stack_frames: int = 3  # lstm, gru: feature frames of 10 ms in one encoder frame
-    num_heads: int = 8
-    ffn_dim: int = 2048
-    conv_channels: int = 256
-    dropout: float = 0.1
-    chunk_ms: int = 160  # rounded up to whole encoder frames (40 ms)
-    look_back_ms: int | None = 288  # rounded up to whole encoder frames; null = everything before
-    look_ahead_ms: int = 160  # beyond the chunk, first layer only, so the total is not multiplied by L
-    sharing: int | list[int] = 1  # K, or the group of each layer
-    residual: ResidualConfig = field(default_factory=ResidualConfig)
+    kind: Annotated[Literal["transformer", "lstm", "gru"], Doc("type of the layers")] = "transformer"
+    num_layers: Annotated[Count, Doc("L, the number of layers")] = 18
+    dim: Annotated[Count, Doc("D, the width of a layer's output")] = 512
+    stack_frames: Annotated[Count, Unit("10 ms"), RECURRENT, Doc("feature frames in one encoder frame")] = 3
+    num_heads: Annotated[Count, TRANSFORMER, Doc("attention heads")] = 8
+    ffn_dim: Annotated[Count, TRANSFORMER, Doc("width of the feed-forward's hidden layer")] = 2048
+    conv_channels: Annotated[Count, TRANSFORMER, Doc("channels of the convolutional front end")] = 256
+    dropout: Annotated[BelowOne, Doc("dropout in and between the layers")] = 0.1
+    chunk_ms: Annotated[Milliseconds, Gt(0), TRANSFORMER, Doc("chunk, rounded up to encoder frames of 40 ms")] = 160
+    left_context_ms: Annotated[
+        Milliseconds | None, Unit("ms"), TRANSFORMER, Doc("context before the chunk, rounded up as well; null is all")
+    ] = 288
+    look_ahead_ms: Annotated[
+        Milliseconds, TRANSFORMER, Doc("context after the chunk, in the first layer alone, so not multiplied by L")
+    ] = 160
+    sharing: Annotated[
+        int | list[int],
+        TRANSFORMER,
+        Allowed("K from 1 to L, or the group of each layer"),
+        Doc("layers in a row with one set of weights, or groups"),
+    ] = 1
+    residual: Annotated[ResidualConfig, TRANSFORMER] = field(default_factory=ResidualConfig)
 
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """Prediction network over the labels so far: `lstm`, or `stateless` (the last `context_size` labels)."""
+    """Prediction network over the labels so far."""
 
-    kind: str = "lstm"
-    embedding_dim: int = 320
-    hidden_dim: int = 1024
-    num_layers: int = 2  # lstm only
-    context_size: int = 2  # stateless only
-    dropout: float = 0.1
-    token_dropout: float = 0.0  # chance that a history label is hidden in training
+    kind: Annotated[Literal["lstm", "stateless"], Doc("LSTM, or convolution over few labels")] = "lstm"
+    embedding_dim: Annotated[Count, Doc("width of the label embedding")] = 320
+    hidden_dim: Annotated[Count, Doc("width of the output")] = 1024
+    num_layers: Annotated[Count, Only("predictor.kind", ("lstm",)), Doc("LSTM layers")] = 2
+    context_size: Annotated[Count, Only("predictor.kind", ("stateless",)), Doc("labels it sees")] = 2
+    dropout: Annotated[BelowOne, Doc("dropout after the embedding and of the output")] = 0.1
+    token_dropout: Annotated[Fraction, Doc("chance that a label of the history is hidden in training")] = 0.0
 
 
 @dataclass(frozen=True)
 class JoinerConfig:
-    """`tanh`: Linear(encoder) + Linear(predictor) -> tanh -> Linear -> vocabulary.
+    """The joint network: of the ResidualTransformer paper, or additive (AmNets, section 5)."""
 
-    `additive`: both sides are projected to the vocabulary and added (AmNets, section 5); `dim` is not used.
-    """
-
-    kind: str = "tanh"
-    dim: int = 512
+    kind: Annotated[
+        Literal["tanh", "additive"], Doc("linear layers, tanh, linear layer; or two projections that are added")
+    ] = "tanh"
+    dim: Annotated[Count, Only("joiner.kind", ("tanh",)), Doc("width between the linear layers")] = 512
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Transducer loss: `pruned`, `exact`, or `simple`: the exact one of the additive joiner, for that alone."""
+    """Transducer loss."""
 
-    kind: str = "pruned"
-    backend: str = "auto"  # auto = torch, this package's own; k2; torchaudio
-    prune_range: int = 5
-    simple_scale: float = 0.5  # weight of the simple joiner's loss beside the pruned one
-    lm_scale: float = 0.25  # smoothing of the simple joiner's loss
-    am_scale: float = 0.0
-    ctc_scale: float = 0.0  # auxiliary CTC on the encoder, training only
-    ctc_target: str = "tokens"  # what it writes: the transducer's tokens, or the bytes of the transcript (translation)
+    kind: Annotated[
+        Literal["pruned", "exact", "simple"], Doc("`simple` is the exact loss of the additive joiner, for that alone")
+    ] = "pruned"
+    backend: Annotated[
+        Literal["auto", "torch", "k2", "torchaudio"], Doc("who computes it; `auto` is `torch`, our own")
+    ] = "auto"
+    prune_range: Annotated[int, Ge(2), PRUNED_LOSS, Doc("labels that are kept at each frame")] = 5
+    simple_scale: Annotated[NotNegative, PRUNED_LOSS, Doc("weight of the simple joiner's loss beside the pruned")] = 0.5
+    lm_scale: Annotated[BelowOne, PRUNED_LOSS, Doc("smoothing of that by the predictor alone")] = 0.25
+    am_scale: Annotated[BelowOne, PRUNED_LOSS, Doc("smoothing of that by the encoder alone")] = 0.0
+    ctc_scale: Annotated[NotNegative, Doc("weight of an auxiliary CTC loss on the encoder, in training only")] = 0.0
+    ctc_target: Annotated[
+        Literal["tokens", "transcript"],
+        CTC,
+        Doc("what CTC writes: the tokens, or (translation) the transcript's bytes"),
+    ] = "tokens"
 
 
 @dataclass(frozen=True)
 class ArbitratorConfig:
     """The network that chooses the branch of each frame (AmNets, section 2)."""
 
-    hidden_dim: int = 128
-    num_layers: int = 2
-    use_state: bool = False  # it also sees h_{t-1}, the last layer's output
-    use_decision: bool = False  # it also sees d_{t-1}
-    delay: int = 0  # frames between a decision and its branch; 1 is eq. 2 to the letter
-    teacher: str | None = None  # experiment whose output entropy it first learns to predict
-    pretrain_steps: int = 0  # first updates, in which the arbitrator alone learns from the teacher
-    entropy_threshold: float = 2.0  # nats; frames above it are for the slow branch
+    hidden_dim: Annotated[Count, Doc("width of its layers")] = 128
+    num_layers: Annotated[Count, Doc("number of its layers")] = 2
+    use_state: Annotated[bool, Doc("it also sees the last layer's output at the frame before")] = False
+    use_decision: Annotated[bool, Doc("it also sees the decision of the frame before")] = False
+    delay: Annotated[
+        int, Interval(ge=0, le=1), Unit("frames"), Doc("from a decision to its branch; 1 is eq. 2 to the letter")
+    ] = 0
+    teacher: Annotated[Experiment | None, TAUGHT, Doc("experiment whose output entropy it learns to predict")] = None
+    pretrain_steps: Annotated[Updates, Doc("first updates, in which the arbitrator alone learns, from the teacher")] = 0
+    entropy_threshold: Annotated[Nats, Ge(0), TAUGHT, Doc("frames above it are for the slow branch")] = 2.0
 
 
 @dataclass(frozen=True)
 class CostConfig:
     """The cost loss beside the transducer loss (AmNets, section 4)."""
 
-    kind: str = "none"  # none, avg (eq. 5) or amr (eqs. 6-7)
-    weight: float = 0.0  # avg: nats per utterance at a real-time factor of 1; amr: nats per second of delay
-    mu: float = 650e6  # FLOP/s of the device; a multiply-accumulate is one FLOP
-    slow_share: float | None = None  # avg: share of slow frames that is sought by adapting the weight
-    match: str | None = None  # avg: experiment whose share of slow frames is sought
+    kind: Annotated[Literal["none", "avg", "amr"], BRANCHES, Doc("none, L_avg (eq. 5) or L_amr (eqs. 6-7)")] = "none"
+    weight: Annotated[
+        NotNegative, COST, Doc("avg: nats per utterance at a real-time factor of 1; amr: nats per second of delay")
+    ] = 0.0
+    mu: Annotated[Positive, Unit("FLOP/s"), RECURRENT, Doc("of the device; a multiply-accumulate is one FLOP")] = 650e6
+    slow_share: Annotated[
+        Annotated[float, Interval(gt=0, lt=1), Allowed("between 0 and 1")] | None,
+        AVERAGE_COST,
+        Doc("share of slow frames that is sought"),
+    ] = None
+    match: Annotated[Experiment | None, AVERAGE_COST, Doc("experiment whose share of slow frames is sought")] = None
 
 
 @dataclass(frozen=True)
 class AmNetConfig:
-    """Branches of a recurrent encoder, slow first (AmNets, sections 2 and 3).
+    """Branches of a recurrent encoder (AmNets, sections 2 and 3).
 
     One branch is a compressed model without arbitrator; none is the plain recurrent encoder.
     """
 
-    method: str = "none"  # none, sparse or factorised
-    compression: list[float] = field(default_factory=list)  # of each branch: share of weights that go
-    prune_fraction: float = 0.3  # sparse: of the training; branches are drawn evenly until then
-    prune_every_steps: int = 100  # sparse: Delta m
-    block: int = 1  # sparse: weights of a row that are pruned together
-    tau_start: float = 1.0  # temperature of the Gumbel-softmax, annealed linearly
-    tau_end: float = 0.5
-    noise_start: float = 1.0  # factor of the Gumbel noise, annealed linearly; 1 is eq. 1, 0 is run time
-    noise_end: float = 1.0
-    arbitrator: ArbitratorConfig = field(default_factory=ArbitratorConfig)
+    method: Annotated[Literal["none", "sparse", "factorised"], RECURRENT, Doc("how weights are compressed")] = "none"
+    compression: Annotated[
+        list[BelowOne],
+        COMPRESSED,
+        Allowed("numbers from 0 to below 1, slow first"),
+        Doc("share of the weights that goes, of each branch"),
+    ] = field(default_factory=list)
+    prune_fraction: Annotated[BelowOne, SPARSE, Doc("share of the training; branches are drawn evenly until then")] = (
+        0.3
+    )
+    prune_every_steps: Annotated[
+        Count, Unit("updates"), SPARSE, Only("amnet.prune_fraction", Gt(0)), Doc("Δm, between two prunings")
+    ] = 100
+    block: Annotated[Count, SPARSE, Doc("weights of a row that are pruned together")] = 1
+    tau_start: Annotated[Positive, BRANCHES, Doc("τ, temperature of the Gumbel-softmax, annealed linearly")] = 1.0
+    tau_end: Annotated[Positive, BRANCHES, Doc("τ at the end")] = 0.5
+    noise_start: Annotated[
+        NotNegative, BRANCHES, Doc("factor of the Gumbel noise, annealed linearly; 1 is eq. 1, 0 is run time")
+    ] = 1.0
+    noise_end: Annotated[NotNegative, BRANCHES, Doc("that factor at the end")] = 1.0
+    arbitrator: Annotated[ArbitratorConfig, BRANCHES] = field(default_factory=ArbitratorConfig)
     cost: CostConfig = field(default_factory=CostConfig)
 
 
 @dataclass(frozen=True)
 class SpecAugmentConfig:
-    """SpecAugment, applied from update `start_step` on."""
+    """Masks over stretches of time and of frequency."""
 
-    start_step: int = 0
-    num_time_masks: int = 2
-    max_time_fraction: float = 0.1  # of the utterance, per mask
-    num_freq_masks: int = 2
-    max_freq_bins: int = 20
+    start_step: Annotated[Updates, Doc("applied from this update on")] = 0
+    num_time_masks: Annotated[int, Ge(0), Doc("masks in time")] = 2
+    max_time_fraction: Annotated[
+        Fraction, Only("data.specaugment.num_time_masks", Gt(0)), Doc("of the utterance, per mask")
+    ] = 0.1
+    num_freq_masks: Annotated[int, Ge(0), Doc("masks in frequency")] = 2
+    max_freq_bins: Annotated[int, Ge(0), Only("data.specaugment.num_freq_masks", Gt(0)), Doc("mel bins, per mask")] = 20
 
 
 @dataclass(frozen=True)
 class VariationConfig:
-    """Other voices, levels and backgrounds, made of the features at random; see `data/variation.py`."""
+    """Other voices, levels and backgrounds, made of the features at random."""
 
-    warp: float = 0.0  # vocal tracts up to this part longer or shorter
-    gain_db: float = 0.0  # louder or quieter by up to this much
-    noise_probability: float = 0.0  # chance of stationary noise behind an utterance
-    noise_snr_db: list[float] = field(default_factory=lambda: [5.0, 30.0])
+    warp: Annotated[float, Interval(ge=0, le=0.5), Doc("vocal tracts up to this part longer or shorter")] = 0.0
+    gain_db: Annotated[NotNegative, Unit("dB"), Doc("louder or quieter by up to this much")] = 0.0
+    noise_probability: Annotated[Fraction, Doc("chance of stationary noise behind an utterance")] = 0.0
+    noise_snr_db: Annotated[
+        list[float],
+        Predicate(lambda pair: len(pair) == 2 and pair[0] <= pair[1]),
+        Unit("dB"),
+        Allowed("[lowest, highest]"),
+        Only("data.variation.noise_probability", Gt(0)),
+        Doc("its signal-to-noise ratio"),
+    ] = field(default_factory=lambda: [5.0, 30.0])
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Training batches."""
 
-    speeds: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])
-    speed_choice: str = "all"  # all = every copy once an epoch; random = one random copy of each utterance
-    max_batch_s: float = 50.0  # seconds of audio in a batch, padding not counted
-    max_utterance_s: float = 30.0
-    min_utterance_s: float = 0.1
-    num_buckets: int = 10
-    concat_probability: float = 0.0  # chance that two utterances are joined into one
-    pad_start_ms: int = 0  # up to this much silence put before an utterance, at random
+    speeds: Annotated[
+        list[Positive],
+        MinLen(1),
+        Allowed("one factor above 0 or several, such as [0.9, 1.0, 1.1]"),
+        Doc("speeds of the copies of each training utterance"),
+    ] = field(default_factory=lambda: [0.9, 1.0, 1.1])
+    speed_choice: Annotated[Literal["all", "random"], Doc("every copy in an epoch, or one at random")] = "all"
+    max_batch_s: Annotated[Seconds, Doc("audio in a batch, padding not counted")] = 50.0
+    max_utterance_s: Annotated[Seconds, Doc("longer utterances are left out")] = 30.0
+    min_utterance_s: Annotated[NotNegative, Unit("s"), Doc("shorter utterances are left out")] = 0.1
+    num_buckets: Annotated[Count, Doc("groups of utterances of similar length, of which batches are made")] = 10
+    concat_probability: Annotated[Fraction, Doc("chance that two utterances are joined into one")] = 0.0
+    pad_start_ms: Annotated[Milliseconds, Doc("up to this much silence put before an utterance, at random")] = 0
     variation: VariationConfig = field(default_factory=VariationConfig)
     specaugment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """`adam`, `adamw`, or `muon` (Muon for the encoder's matrices, AdamW for all else)."""
+    """Optimizer and learning-rate schedule."""
 
-    kind: str = "adam"
-    lr: float = 1e-3
-    muon_lr: float = 3e-3
-    arbitrator_factor: float = 1.0  # of lr, for an arbitrator, which is new in an encoder that is trained already
-    residual_factor: float = 1.0  # of lr, for A, B and D, which are new where the shared weights are trained already
-    weight_decay: float = 0.0
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
-    schedule: str = "linear"  # after warm-up, down to 0 at the last step: linear, cosine or hold
-    warmup_steps: int = 1000
-    hold_fraction: float = 0.5  # hold: of the steps after warm-up; exponential decay to 1% follows
-    clip_norm: float = 5.0
+    kind: Annotated[
+        Literal["adam", "adamw", "muon"], Doc("`muon` is Muon for the encoder's matrices and AdamW for all else")
+    ] = "adam"
+    lr: Annotated[Positive, Doc("peak learning rate, with `muon` that of AdamW's part")] = 1e-3
+    muon_lr: Annotated[Positive, Only("train.optimizer.kind", ("muon",)), Doc("that of Muon's part")] = 3e-3
+    arbitrator_factor: Annotated[
+        Positive, BRANCHES, Doc("of lr, for the arbitrator, which is new in an encoder that is trained already")
+    ] = 1.0
+    residual_factor: Annotated[
+        Positive, TRANSFORMER, Doc("of lr, for A, B and D, which are new where shared weights are trained already")
+    ] = 1.0
+    weight_decay: Annotated[NotNegative, Doc("weight decay of the matrices")] = 0.0
+    betas: Annotated[
+        list[BelowOne],
+        Predicate(lambda betas: len(betas) == 2),
+        Allowed("two numbers from 0 to below 1"),
+        Doc("Adam's decay rates of the moments"),
+    ] = field(default_factory=lambda: [0.9, 0.98])
+    schedule: Annotated[
+        Literal["linear", "cosine", "hold"], Doc("after warm-up: down to 0; or constant, then exponential to 1%")
+    ] = "linear"
+    warmup_steps: Annotated[Updates, Doc("updates in which the learning rate rises to its peak")] = 1000
+    hold_fraction: Annotated[Fraction, HOLD, Doc("share of the updates after warm-up that stay at the peak")] = 0.5
+    clip_norm: Annotated[Positive, Doc("largest norm of the gradient")] = 5.0
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how."""
+    """Length, numbers and records of the training."""
 
-    max_steps: int = 350_000
-    seed: int = 1
-    precision: str = "bf16"  # bf16 (autocast in the encoder, products in a large vocabulary's loss) or fp32
+    max_steps: Annotated[Count, Unit("updates"), Doc("length of the training")] = 350_000
+    seed: Annotated[int, Ge(0), Doc("of initial weights, batches and all else that is random")] = 1
+    precision: Annotated[
+        Literal["bf16", "fp32"], Doc("bf16: autocast in the encoder, and products in a large vocabulary's loss")
+    ] = "bf16"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    average_last: int = 10  # checkpoints in the final average
-    save_every_steps: int = 1000
-    valid_every_steps: int = 1000
-    log_every_steps: int = 50
+    average_last: Annotated[Count, Doc("checkpoints in the final average")] = 10
+    save_every_steps: Annotated[Count, Unit("updates"), Doc("between two checkpoints")] = 1000
+    valid_every_steps: Annotated[Count, Unit("updates"), Doc("between two validations on the dev set")] = 1000
+    log_every_steps: Annotated[Count, Unit("updates"), Doc("between two records in the log")] = 50
 
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """Search. `kind` is `greedy` or `beam`."""
+    """Search."""
 
-    kind: str = "beam"
-    greedy_sets: list[str] = field(default_factory=list)  # test sets too long for `kind`, which are searched greedily
-    beam: int = 16
-    max_symbols: int = 5  # labels a single encoder frame may emit
-    nbest: int = 4
-    blank_penalty: float = 0.0
-    token_reward: float = 0.0  # nats for each label, against outputs that are too short: docs/translation.md
-    length_norm: bool = False  # of the beam, the best has the most log-probability per label
-    max_batch_s: float = 200.0
+    kind: Annotated[Literal["greedy", "beam"], Doc("search")] = "beam"
+    greedy_sets: Annotated[
+        list[str], BEAM, Doc("test sets that are too long for beam search and are searched greedily")
+    ] = field(default_factory=list)
+    beam: Annotated[int, Interval(ge=1, le=1000), BEAM, Doc("hypotheses that are kept")] = 16
+    max_symbols: Annotated[Count, Doc("labels that one encoder frame may emit")] = 5
+    nbest: Annotated[Count, BEAM, Doc("hypotheses that are returned")] = 4
+    blank_penalty: Annotated[Nats, Doc("taken from the log-probability of blank")] = 0.0
+    token_reward: Annotated[Nats, Doc("added for each label, against outputs that are too short")] = 0.0
+    length_norm: Annotated[bool, BEAM, Doc("the best hypothesis has the highest log-probability per label")] = False
+    max_batch_s: Annotated[Seconds, Doc("audio in a batch")] = 200.0
 
 
 @dataclass(frozen=True)
 class Config:
     """One experiment."""
 
-    description: str = ""
-    warm_start: str | None = None  # name of the experiment whose weights this one starts from
+    description: Annotated[str, Doc("the experiment in a few words, for tables")] = ""
+    warm_start: Annotated[Experiment | None, Doc("experiment whose weights this one starts from")] = None
     features: FeatureConfig = field(default_factory=FeatureConfig)
     tokens: TokenConfig = field(default_factory=TokenConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
 from residualformer.config.loading import config_from_dict, config_to_dict, load_config
 from residualformer.config.schema import Config, DecodeConfig
-from residualformer.config.yaml_loader import load_yaml
 from residualformer.data.splits import set_of
 from residualformer.errors import UserError
 
@@ -24,19 +22,12 @@ def decode_settings(config: Config, overrides: Sequence[str], experiment: Path |
     """
     if experiment is not None:
         return load_config(experiment, overrides).decode
-    content = config_to_dict(config)
     for override in overrides:
-        key, equals, text = override.partition("=")
-        section, _, name = key.strip().partition(".")
-        if not equals or section != "decode" or not name:
+        if not re.match(r"\s*decode\..*=", override):
             raise UserError(
                 f"--set {override}: a trained model only takes keys of the section decode, such as decode.beam=16."
             )
-        try:
-            content["decode"][name] = load_yaml(text)
-        except yaml.YAMLError:
-            raise UserError(f"--set {override}: the value {text!r} is not valid YAML; put quotes around it.") from None
-    return config_from_dict(content, source="--set").decode
+    return config_from_dict(config_to_dict(config), "the model", overrides).decode
 
 
 def settings_for(settings: DecodeConfig, split: str) -> DecodeConfig:

@@ -34,7 +34,7 @@ class TransformerGraph:
 
     def __init__(self, encoder: TransformerEncoder, joiner: Joiner, merged: bool) -> None:
         if encoder.left_context is None:
-            raise UserError("encoder.look_back_ms is null: a growing state cannot be exported; train it with a limit.")
+            raise UserError("encoder.left_context_ms is null: a growing state cannot be exported; train with a limit.")
         self.encoder, self.joiner, self.merged = encoder, joiner, merged
         config = encoder.config
         self.frames_per_step = encoder.chunk

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from residualformer.config.loading import flat, flatten
+from residualformer.config.loading import complete, flat, flatten
 from residualformer.config.schema import Config
 
 NOT_DECISIVE = ("description", "decode")  # sections that change no weight; all others do, those to come as well
@@ -53,10 +53,10 @@ def training_identity(
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     """Return the values that differ; a key of the configuration that `old` lacks had the default it has now.
 
-    So a key that is added later changes no run that was made before.
+    So a key that is added later changes no run that was made before, and neither does a key without a meaning.
     """
-    defaults = flat(Config())
-    found = [Change(name, old.get(name, defaults.get(name)), new.get(name)) for name in {**old, **new}]
+    before = complete(old)
+    found = [Change(name, before.get(name), new.get(name)) for name in {**before, **new} if name in old or name in new]
     return [change for change in found if change.old != change.new]
 
 

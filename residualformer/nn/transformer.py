@@ -56,7 +56,7 @@ class TransformerEncoder(Encoder[TransformerState]):
             shift=SUBSAMPLING * chunk,
         )
         self.config, self.chunk, self.look_ahead = config, chunk, look_ahead
-        self.left_context = None if config.look_back_ms is None else num_frames(config.look_back_ms)
+        self.left_context = None if config.left_context_ms is None else num_frames(config.left_context_ms)
         self.subsampling = ConvSubsampling(num_mel_bins, config.conv_channels, config.dim)
         groups = layer_groups(config.sharing, config.num_layers)
         bank = [shared_set(config) for _ in range(max(groups) + 1)]

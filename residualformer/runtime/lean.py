@@ -38,7 +38,7 @@ class TransformerSettings:
     dim: Count
     num_heads: Count
     conv_channels: Count
-    look_back_ms: Milliseconds
+    left_context_ms: Milliseconds
     sharing: Count | list[Annotated[int, Ge(0)]]
 
     def groups(self) -> list[int]:
@@ -146,12 +146,14 @@ class LeanEncoder:
 
     def __init__(self, weights: MappedWeights, settings: ModelSettings):
         self.weights = weights
-        config = read_dataclass(TransformerSettings, settings.encoder, "encoder")
+        former = {"look_back_ms": "left_context_ms"}  # the name of a key in older folders
+        encoder = {former.get(key, key): value for key, value in settings.encoder.items()}
+        config = read_dataclass(TransformerSettings, encoder, "encoder")
         self._heads, self._layers, self._dim = config.num_heads, config.num_layers, config.dim
         self._bins, self._channels = settings.features.num_mel_bins, config.conv_channels
         self._stride, self._shift = settings.subsampling, settings.shift
         self._chunk, self._size = settings.frames_per_step, settings.window // settings.subsampling
-        self._left_context = math.ceil(config.look_back_ms / (FRAME_SHIFT_MS * self._stride))
+        self._left_context = math.ceil(config.left_context_ms / (FRAME_SHIFT_MS * self._stride))
         groups = config.groups()
         self._check(config, settings, groups)
         self._groups = [(group, list(layers)) for group, layers in groupby(range(self._layers), groups.__getitem__)]
@@ -170,7 +172,7 @@ class LeanEncoder:
         _require("encoder.sharing", all(f"bank.{group}.q.bias" in self.weights for group in groups))
         shapes = [state.shape for state in settings.states.encoder]
         kept = [shape[2] for shape in shapes if len(shape) == 4 and shape[3] == self._dim]
-        _require("encoder.look_back_ms", max(self._left_context, 1) in kept)  # keys and values
+        _require("encoder.left_context_ms", max(self._left_context, 1) in kept)  # keys and values
 
     def state(self) -> State:
         past = np.zeros((self._layers, 2, self._left_context, self._dim), np.float32)

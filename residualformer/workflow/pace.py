@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from residualformer.config.loading import load_config
+from residualformer.config.loading import load_recorded
 from residualformer.config.schema import Config
 from residualformer.errors import UserError
 from residualformer.files import read_log
@@ -30,7 +30,7 @@ class Pace(NamedTuple):
 def pace_of(run: Path) -> Pace | None:
     """Of a run folder, by its config.yaml and metrics.jsonl; None where these tell nothing."""
     try:
-        config = load_config(run / "config.yaml")
+        config = load_recorded(run / "config.yaml")
         records = read_log(run / "metrics.jsonl")
     except (UserError, OSError):
         return None

@@ -1,19 +1,24 @@
-"""Every YAML in conf/ loads, and its model can be built (on torch's meta device: no memory, whatever the size)."""
+"""Every experiment of every recipe loads, and its model can be built (on torch's meta device: no memory, any size)."""
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from residualformer.config.composition import experiment_names
 from residualformer.config.loading import flat, load_config
 from residualformer.model.cost import count_parameters, planned_flops
 from utils.plan import in_order, needs, stage
 
 CONFS = Path(__file__).resolve().parents[2] / "conf"
 FILES = sorted(path for path in CONFS.rglob("*.y*ml") if path.parent.name != "tables")
+RECIPES = sorted(base.parent for base in CONFS.glob("*/base.yaml"))
+EXPERIMENTS = [recipe / f"{name}.yaml" for recipe in RECIPES for name in experiment_names(recipe)]
+ALONE = [path for path in FILES if path.parent == CONFS or path.name == "base.yaml"]
 
 
 def name(path: Path) -> str:
@@ -22,8 +27,21 @@ def name(path: Path) -> str:
 
 def test_there_are_configurations():
     assert {"mini/baseline.yaml", "mini/shared.yaml", "mini/residual.yaml", "paper_asr.yaml", "paper_st.yaml"} <= {
-        name(path) for path in FILES
+        name(path) for path in EXPERIMENTS + ALONE
     }
+    assert len(RECIPES) == 13 and len(EXPERIMENTS) == 177
+    assert not any(path.is_symlink() for path in CONFS.rglob("*"))  # they break on Windows and in archives
+
+
+def test_every_file_is_used():
+    """General experiments by some recipe; what a recipe says of its own is about one of them."""
+    general = {path.stem for path in (CONFS / "experiments").glob("*.yaml")}
+    assert general == {path.stem for path in EXPERIMENTS}
+    own = {path for path in FILES if path not in ALONE and path.parent.name != "experiments"}
+    assert own <= set(EXPERIMENTS) and {path.stem for path in own} <= general
+    for recipe in RECIPES:
+        for pattern in yaml.safe_load((recipe / "base.yaml").read_text(encoding="utf-8")).get("experiments", []):
+            assert any(fnmatchcase(each, pattern) for each in general), (recipe, pattern)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
@@ -31,7 +49,7 @@ def test_it_starts_with_its_purpose(path):
     assert path.read_text(encoding="utf-8").startswith("# ")
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
+@pytest.mark.parametrize("path", EXPERIMENTS + ALONE, ids=name)
 def test_its_model_can_be_built(path):
     from residualformer.nn.transducer import build_model
 
@@ -51,10 +69,10 @@ def differences(path, other) -> set[str]:
     return {key for key in own if own[key] != others[key]}
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if load_config(path).warm_start], ids=name)
+@pytest.mark.parametrize("path", [path for path in EXPERIMENTS if load_config(path).warm_start], ids=name)
 def test_its_warm_start_is_a_sibling_of_the_same_shape_but_for_residual_and_compression(path):
     source = path.with_name(f"{load_config(path).warm_start}.yaml")
-    assert source.is_file()
+    assert source in EXPERIMENTS
     changed = {key for key in differences(path, source) if not TRAINING & set(key.split("."))}
     assert {key for key in changed if not key.startswith("amnet.")} <= RESIDUAL
 
@@ -92,7 +110,7 @@ def test_rows_differ_only_where_they_should(folder, method):
     assert differences(row["amr"], row["avg"]).isdisjoint({"amnet.method", "amnet.compression", "amnet.cost.mu"})
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.stem.rstrip("1689") == "residual"], ids=name)
+@pytest.mark.parametrize("path", [path for path in EXPERIMENTS if path.stem.rstrip("1689") == "residual"], ids=name)
 def test_a_residual_is_trained_exactly_as_its_control(path):
     """But for the learning rate of what only the residual has."""
     found = differences(path, path.with_name(path.name.replace("residual", "control")))

@@ -143,10 +143,10 @@ def test_what_sherpa_onnx_would_not_serve_is_refused(kind, predictor, features, 
         choose_contract(replace(config_of(predictor=predictor), features=features), kind)
 
 
-def test_a_look_back_without_limit_is_refused():
+def test_a_left_context_without_limit_is_refused():
     config = config_of()
-    config = replace(config, encoder=replace(config.encoder, look_back_ms=None))
-    with pytest.raises(UserError, match="encoder.look_back_ms is null"):
+    config = replace(config, encoder=replace(config.encoder, left_context_ms=None))
+    with pytest.raises(UserError, match="encoder.left_context_ms is null"):
         encoder_graph(random_bundle(config).model)
 
 

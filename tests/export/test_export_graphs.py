@@ -69,7 +69,7 @@ def test_an_ebranchformer_encoder_is_the_step_of_pytorch(encoder):
         torch.testing.assert_close(found, expected, **CLOSE)
 
 
-def test_an_endless_stream_keeps_to_its_look_back():
+def test_an_endless_stream_keeps_to_its_left_context():
     """The masks and positions of a step that has long filled its cache are those of PyTorch too."""
     model = random_model(config_of())
     contract = contract_of(model, "nemo")

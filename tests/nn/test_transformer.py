@@ -20,7 +20,7 @@ def make(chunk=160, back=288, ahead=160, **changes) -> TransformerEncoder:
     """A small encoder, in eval mode, whose every parameter is random (no zero B, D or bias)."""
     torch.manual_seed(1)
     config = EncoderConfig(
-        num_layers=4, dim=16, num_heads=2, ffn_dim=32, conv_channels=4, sharing=2, chunk_ms=chunk, look_back_ms=back,
+        num_layers=4, dim=16, num_heads=2, ffn_dim=32, conv_channels=4, sharing=2, chunk_ms=chunk, left_context_ms=back,
         look_ahead_ms=ahead, residual=ResidualConfig(3, True),
     )  # fmt: skip
     encoder = TransformerEncoder(dataclasses.replace(config, **changes), BINS).eval()

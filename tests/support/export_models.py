@@ -29,7 +29,7 @@ from residualformer.nn.transducer import Transducer, build_model
 
 BINS = 21  # odd: the convolutions round up
 TRANSFORMER = EncoderConfig(
-    num_layers=4, dim=16, num_heads=2, ffn_dim=24, conv_channels=3, chunk_ms=80, look_back_ms=200, look_ahead_ms=40,
+    num_layers=4, dim=16, num_heads=2, ffn_dim=24, conv_channels=3, chunk_ms=80, left_context_ms=200, look_ahead_ms=40,
     sharing=2, residual=ResidualConfig(rank=3, diagonal=True),
 )  # fmt: skip
 RECURRENT = EncoderConfig(kind="lstm", num_layers=3, dim=12, stack_frames=3)
@@ -39,7 +39,7 @@ ENCODERS: dict[str, tuple[EncoderConfig, AmNetConfig]] = {
         replace(TRANSFORMER, sharing=1, residual=ResidualConfig(), look_ahead_ms=0), AmNetConfig()),
     "groups, narrow feed-forward": (
         replace(TRANSFORMER, sharing=[0, 1, 0, 1], ffn_dim=8, residual=ResidualConfig(0, True)), AmNetConfig()),
-    "no look-back": (replace(TRANSFORMER, look_back_ms=0, look_ahead_ms=120), AmNetConfig()),
+    "no look-back": (replace(TRANSFORMER, left_context_ms=0, look_ahead_ms=120), AmNetConfig()),
     "lstm": (RECURRENT, AmNetConfig()),
     "gru": (replace(RECURRENT, kind="gru", num_layers=1), AmNetConfig()),
     "factorised": (RECURRENT, AmNetConfig("factorised", [0.5])),

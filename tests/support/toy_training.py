@@ -35,7 +35,7 @@ TOKENIZER = train_tokenizer(TEXTS, TokenConfig("char"))
 CONFIG = Config(
     features=FeatureConfig(num_mel_bins=F),
     encoder=EncoderConfig(
-        num_layers=2, dim=16, num_heads=2, ffn_dim=32, conv_channels=4, sharing=2, dropout=0.0, look_back_ms=None
+        num_layers=2, dim=16, num_heads=2, ffn_dim=32, conv_channels=4, sharing=2, dropout=0.0, left_context_ms=None
     ),
     predictor=PredictorConfig(embedding_dim=8, hidden_dim=16, num_layers=1, dropout=0.0),
     joiner=JoinerConfig(dim=16),
