@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from local.an4_corpus.lexicon import LETTERS, translate
 from local.common import espeak
-from local.common.corpus import check_there, command_line, remember, remembered
+from local.common.corpus import check_there, remember, remembered
 from local.common.synthesis import (
     VARIANTS,
     Conditions,
@@ -43,6 +43,8 @@ from residualformer.data.validate import CorpusUtterance, write_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_text
 from residualformer.parallel import worker_map
+from residualformer.workflow.corpus import run_program
+from residualformer.workflow.options import caller_path, whole_number
 
 REPOSITORY = "https://github.com/cmusphinx/an4"
 SAMPLING_RATE = 16000
@@ -191,8 +193,6 @@ def synthesize(texts: list[str], args: argparse.Namespace) -> None:
 
 
 def obtain(args: argparse.Namespace) -> None:
-    if args.synthetic < 0 or args.jobs < 1:
-        raise UserError(f"--synthetic {args.synthetic} --jobs {args.jobs}: give 0 or more, and 1 or more.")
     folder = Path(args.corpus_dir) if args.corpus_dir else clone(Path(args.out))
     check_layout(folder)
     if args.synthetic:
@@ -231,7 +231,7 @@ def manifests(args: argparse.Namespace) -> None:
     training, orphans = read_split(folder, "train")
     test, test_orphans = read_split(folder, "test")
     train, dev = split_training(training)
-    if args.with_synthetic:
+    if args.synthetic:
         train += read_synthetic(Path(args.corpus))
     splits = {"train": (train, orphans), "dev": (dev, []), "test": (test, test_orphans)}
     for name, (utterances, left_out) in splits.items():
@@ -239,14 +239,20 @@ def manifests(args: argparse.Namespace) -> None:
         write_cuts(utterances, name, path, SAMPLING_RATE, left_out, args.jobs)
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--corpus-dir",
+        type=caller_path,
+        metavar="DIR",
+        help="an existing copy, used in place (none: it is fetched)",
+    )
+    add("--synthetic", type=whole_number, default=0, metavar="N", help="synthetic utterances in train (default 0)")
+    add("--seed", type=whole_number, default=1, metavar="N", help="of the synthetic speech (default 1)")
+
+
 def main() -> None:
-    parser, (first, second) = command_line(__doc__, obtain, manifests)
-    first.add_argument("--synthetic", type=int, default=0, help="utterances to synthesise as well (default 0)")
-    first.add_argument("--seed", type=int, default=1, help="of the synthetic speech (default 1)")
-    first.add_argument("--jobs", type=int, default=2, help="processes that synthesise (default 2)")
-    second.add_argument("--with-synthetic", action="store_true", help="put the synthetic speech into train")
-    args = parser.parse_args()
-    args.run(args)
+    run_program(__doc__, obtain, manifests, add_options, of_manifests=["corpus_dir", "synthetic"])
 
 
 if __name__ == "__main__":

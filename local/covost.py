@@ -16,10 +16,12 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from local.common.corpus import check_there, command_line, fetch, remember, remembered, unpack
+from local.common.corpus import check_there, fetch, remember, remembered, unpack
 from local.covost_corpus import mslt
 from residualformer.data.validate import CorpusUtterance, write_cuts
 from residualformer.errors import UserError, run_main
+from residualformer.workflow.corpus import run_program
+from residualformer.workflow.options import caller_path
 
 URL = "https://dl.fbaipublicfiles.com/covost"
 TRANSLATIONS = "covost_v2.en_zh-CN.tsv"
@@ -106,12 +108,14 @@ def manifests(args: argparse.Namespace) -> None:
         write_cuts(utterances, name, Path(args.out) / f"cuts_{name}.jsonl.gz", orphans=orphans, jobs=args.jobs)
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--corpus-dir", type=caller_path, metavar="DIR", help="the English of Common Voice 4, used in place")
+    add("--mslt-dir", type=caller_path, metavar="DIR", help="MSLT v1.1, whose sets become test sets (none)")
+
+
 def main() -> None:
-    parser, commands = command_line(__doc__, obtain, manifests)
-    for command in commands:
-        command.add_argument("--mslt-dir", help="MSLT v1.1, whose sets are to be test sets (left out: none)")
-    args = parser.parse_args()
-    args.run(args)
+    run_program(__doc__, obtain, manifests, add_options, of_manifests=["corpus_dir", "mslt_dir"])
 
 
 if __name__ == "__main__":

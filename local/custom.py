@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,18 +29,22 @@ from residualformer.data.utterance import target_text
 from residualformer.data.validate import save_cuts, validate_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_json, write_json, write_text
+from residualformer.workflow.corpus import run_program
+from residualformer.workflow.options import caller_path, one_of, real_number
 
 SPLITS = ("train", "dev", "test")
 RATE = 16000  # of the features
 FASTEST = 40.0  # characters a second; nobody speaks faster, so that the text must belong to other audio
 DUPLICATE, UNREADABLE, NO_TRANSLATION = "duplicate", "unreadable audio", "no translation"
+# options that decide the manifests
+DECISIVE = ("data", "layout", "target", "case", "punctuation", "min_seconds", "max_seconds")
 TOO_SHORT, TOO_LONG, TOO_MUCH_TEXT = "too short", "too long", "more text than can be said"
 
 
 def obtain(args: argparse.Namespace) -> None:
-    if not args.corpus_dir:
+    if not args.data:
         raise UserError("where is your data? Give its folder (or table, or cuts) as --data DIR.")
-    source = Path(args.corpus_dir)
+    source = args.data
     layout = recognise(source) if args.layout == "auto" else args.layout
     data = read_data(source, layout)
     write_json(Path(args.out) / "corpus.json", {"data": str(source.resolve()), "layout": layout})
@@ -54,7 +58,7 @@ def obtain(args: argparse.Namespace) -> None:
 def manifests(args: argparse.Namespace) -> None:
     record = Path(args.corpus) / "corpus.json"
     told = read_json(record, "run stage 0 first, with --overwrite if it ran before")
-    data = read_data(Path(args.corpus_dir or told["data"]), told["layout"])
+    data = read_data(Path(args.data or told["data"]), told["layout"])
     if {entry.split for entry in data.entries} - {""} and not any(entry.split == "train" for entry in data.entries):
         raise UserError("the data gives splits, but none of its utterances is of train: name it train, or give none.")
     total, found = len(data.entries) + len(data.dropped), len(data.entries)
@@ -169,36 +173,37 @@ def write_choices(train: list[Cut], args: argparse.Namespace, path: Path) -> Non
     print(f"chosen for {hours:.2f} h ({path}; --set beats it):\n{as_lines(values)}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("obtain", help="stage 0: look at the data and tell its layout")
-    command.add_argument("--out", required=True, help="folder for the record of it")
-    command.add_argument("--content", help="what custom_content.py tells of the data: other data run the stage again")
-    command.set_defaults(run=obtain)
-    add_options(command)
-    command = commands.add_parser("manifests", help="stage 1: validated Lhotse cuts, and values for their amount")
-    command.add_argument("--corpus", required=True, help="the --out of obtain")
-    command.add_argument("--out", required=True, help="folder for cuts_*.jsonl.gz, dropped.tsv and chosen.yaml")
-    command.add_argument("--jobs", type=int, default=1, help="processes that read the audio (default 1)")
-    command.set_defaults(run=manifests)
-    add_options(command)
-    args = parser.parse_args()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data", type=caller_path, metavar="PATH", help="your data, used in place: a folder, a table, or Lhotse cuts")
+    _add_choice(add, "--layout", "auto", *LAYOUTS, help="of the data; auto recognizes it")
+    _add_choice(add, "--target", "text", "translation", help="what the models write")
+    _add_choice(add, "--case", *CASES, help="of all text")
+    _add_choice(add, "--punctuation", "keep", "remove", help="of all text")
+    add("--min-seconds", type=real_number, default=0.2, metavar="S", help="shorter ones are dropped (%(default)s)")
+    add("--max-seconds", type=real_number, default=30.0, metavar="S", help="longer ones are dropped (%(default)s)")
+
+
+def _add_choice(add: Callable, name: str, *values: str, help: str) -> None:
+    """Add an option with the first of some values as its default."""
+    add(name, type=one_of(*values), default=values[0], metavar="|".join(values), help=f"{help} ({values[0]})")
+
+
+def inputs(args: argparse.Namespace) -> list[Path]:
+    """Check the options, and return the data, which may change."""
     if not 0 <= args.min_seconds < args.max_seconds:
         raise UserError(
             f"--min-seconds {args.min_seconds} --max-seconds {args.max_seconds}: the first must be less, and 0 or more."
         )
-    args.run(args)
+    if args.data and not args.data.exists():
+        raise UserError(
+            f"--data {args.data} does not exist: give a folder with audio and text, a table or Lhotse cuts."
+        )
+    return [args.data] if args.data else []
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--corpus-dir", help="the data: a folder, a table, or cuts")
-    command.add_argument("--layout", default="auto", choices=["auto", *LAYOUTS], help="default: it is recognised")
-    command.add_argument("--target", default="text", choices=["text", "translation"], help="what is to be written")
-    command.add_argument("--case", default="keep", choices=CASES, help="of all text (default: as it is)")
-    command.add_argument("--punctuation", default="keep", choices=["keep", "remove"], help="default: as it is")
-    command.add_argument("--min-seconds", type=float, default=0.2, help="shorter utterances are dropped (default 0.2)")
-    command.add_argument("--max-seconds", type=float, default=30.0, help="longer utterances are dropped (default 30)")
+def main() -> None:
+    run_program(__doc__, obtain, manifests, add_options, DECISIVE, inputs)
 
 
 if __name__ == "__main__":

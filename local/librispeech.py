@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from local.common.corpus import check_there, command_line, fetch, remember, remembered, unpack
+from local.common.corpus import check_there, fetch, remember, remembered, unpack
 from residualformer.data.validate import CorpusUtterance, write_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_text
+from residualformer.workflow.corpus import run_program
+from residualformer.workflow.options import caller_path, nonempty, one_of
 
 URL = "https://www.openslr.org/resources/12"
 MD5 = {  # https://www.openslr.org/resources/12/md5sum.txt
@@ -113,13 +115,20 @@ def manifests(args: argparse.Namespace) -> None:
         write_cuts(utterances, name, path, SAMPLING_RATE, orphans, args.jobs)
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--corpus-dir",
+        type=caller_path,
+        metavar="DIR",
+        help="an existing copy, used in place (none: it is fetched)",
+    )
+    add("--subset", type=one_of(*TRAIN), default="960", metavar="|".join(TRAIN), help="hours of train (%(default)s)")
+    add("--url", type=nonempty, default=URL, help="where the archives are fetched (%(default)s)")
+
+
 def main() -> None:
-    parser, commands = command_line(__doc__, obtain, manifests)
-    for command in commands:
-        command.add_argument("--subset", choices=TRAIN, default="960", help="hours to train on (default %(default)s)")
-        command.add_argument("--url", default=URL, help="where the archives are fetched (default %(default)s)")
-    args = parser.parse_args()
-    args.run(args)
+    run_program(__doc__, obtain, manifests, add_options, of_manifests=["corpus_dir", "subset"])
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ from local.mini_corpus.grammar import draw_sentence
 from residualformer.data.validate import CorpusUtterance, write_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.parallel import worker_map
+from residualformer.workflow.corpus import run_program
+from residualformer.workflow.options import positive_number, real_number, whole_number
 
 CONDITIONS = Conditions(
     snr_db=(15.0, 40.0),
@@ -107,8 +109,6 @@ def render_split(lines: Iterator[Line], target_s: float, renderer: Renderer, spr
 def obtain(args: argparse.Namespace) -> None:
     folder = Path(args.out)
     target_s = {"test": 60 * args.test_minutes, "dev": 60 * args.dev_minutes, "train": 3600 * args.train_hours}
-    if min(target_s.values()) <= 0 or args.long_test_hours < 0 or args.jobs < 1:
-        raise UserError("the hours and minutes of every split must be above 0 and --jobs at least 1.")
     if args.long_test_hours > 0:
         target_s |= {"test_long": 3600 * args.long_test_hours}
         target_s["train"] = target_s.pop("train")  # drawn last: it gives way where both have a sentence
@@ -142,27 +142,26 @@ def manifests(args: argparse.Namespace) -> None:
             for record in records
             if record["split"] == split
         ]
-        write_cuts(utterances, split, Path(args.out) / f"cuts_{split}.jsonl.gz", SAMPLING_RATE)
+        write_cuts(utterances, split, Path(args.out) / f"cuts_{split}.jsonl.gz", SAMPLING_RATE, jobs=args.jobs)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--seed", type=whole_number, default=1, metavar="N", help="all follows from it (default %(default)s)")
+    add("--train-hours", type=positive_number, default=3.0, metavar="H", help="hours of train (default %(default)s)")
+    add("--dev-minutes", type=positive_number, default=20.0, metavar="M", help="minutes of dev (default %(default)s)")
+    add("--test-minutes", type=positive_number, default=30.0, metavar="M", help="minutes of test (default %(default)s)")
+    add(
+        "--long-test-hours",
+        type=real_number,
+        default=0.0,
+        metavar="H",
+        help="hours of a second test set, test_long",
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("obtain", help="stage 0: make the sentences and speak them")
-    command.add_argument("--out", required=True, help="folder for {train,dev,test}/*.flac and transcripts.jsonl")
-    command.add_argument("--seed", type=int, default=1, help="everything follows from it (default 1)")
-    command.add_argument("--train-hours", type=float, default=3.0, help="hours of speech in train (default 3)")
-    command.add_argument("--dev-minutes", type=float, default=20.0, help="minutes of speech in dev (default 20)")
-    command.add_argument("--test-minutes", type=float, default=30.0, help="minutes of speech in test (default 30)")
-    command.add_argument("--long-test-hours", type=float, default=0.0, help="hours of test_long (default 0: none)")
-    command.add_argument("--jobs", type=int, default=2, help="processes (default 2); the audio does not depend on it")
-    command.set_defaults(run=obtain)
-    command = commands.add_parser("manifests", help="stage 1: validated Lhotse cuts")
-    command.add_argument("--corpus", required=True, help="the --out of obtain")
-    command.add_argument("--out", required=True, help="folder for cuts_<split>.jsonl.gz")
-    command.set_defaults(run=manifests)
-    args = parser.parse_args()
-    args.run(args)
+    run_program(__doc__, obtain, manifests, add_options)
 
 
 if __name__ == "__main__":

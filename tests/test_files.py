@@ -70,7 +70,7 @@ def test_a_log_cut_off_by_a_crash_is_read_up_to_there(tmp_path):
 
 def test_a_run_folder_belongs_to_one_training(tmp_path):
     with alone_in(tmp_path / "exp" / "run"), alone_in(tmp_path / "exp" / "other"):
-        with pytest.raises(UserError, match="exp/run is in use by another training; wait until it ends, or stop it"):
+        with pytest.raises(UserError, match="exp/run is in use by another run; wait until it ends, or stop it"):
             with alone_in(tmp_path / "exp" / "run"):
                 raise AssertionError
     with alone_in(tmp_path / "exp" / "run"):

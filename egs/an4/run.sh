@@ -4,7 +4,7 @@
 #   egs/an4/run.sh --corpus-dir DIR       use the copy in DIR
 # 1,500 synthetic utterances of the same domain join the training set unless told otherwise; the results say so. AN4's
 # own 38 minutes alone: egs/an4_own/run.sh.
-# Options: see ../../run.sh --help.
+# Options: --help lists them.
 
 set -euo pipefail
 here=$(CDPATH= cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -4,5 +4,5 @@
 set -euo pipefail
 here=$(CDPATH= cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 exec "$here/../../run.sh" --corpus librispeech --recipe librispeech_100 \
-    --corpus-option subset=100 --test-set "test-clean test-other" \
+    --subset 100 --test-set "test-clean test-other" \
     --experiments "baseline shared residual" "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Corpus mini: synthetic English speech with Chinese translations, made on the spot. Options: see ../../run.sh --help.
+# Corpus mini: synthetic English speech with Chinese translations, made on the spot. Options: --help lists them.
 
 set -euo pipefail
 here=$(CDPATH= cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

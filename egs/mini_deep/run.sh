@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Corpus mini for the tables of the ResidualTransformer paper: models of 18 layers, and a test set of hours (test_long),
-# on which small differences show. Options: see ../../run.sh --help. All cells of a table: local/reproduce.sh.
+# on which small differences show. Options: --help. All cells of a table: local/reproduce.sh.
 
 set -euo pipefail
 here=$(CDPATH= cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Speech translation, English to Chinese, on corpus mini for tables 2 and 4 of the ResidualTransformer paper.
-# Options: see ../../run.sh --help. All cells of a table: local/reproduce.sh.
+# Options: --help lists them. All cells of a table: local/reproduce.sh.
 
 set -euo pipefail
 here=$(CDPATH= cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Speech translation, English to Chinese, on corpus mini. Options: see ../../run.sh --help.
+# Speech translation, English to Chinese, on corpus mini. Options: --help lists them.
 
 set -euo pipefail
 here=$(CDPATH= cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import hashlib
 import http.client
@@ -11,7 +10,7 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from lhotse.utils import safe_extract
@@ -22,23 +21,6 @@ from residualformer.files import read_json, write_json
 
 TRIES = 5
 TIMEOUT_S = 60
-
-
-def command_line(description: str, obtain: Callable, manifests: Callable) -> tuple[argparse.ArgumentParser, list]:
-    """A parser with the commands `obtain` and `manifests`, and both of them, to add further options to."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    first = commands.add_parser("obtain", help="stage 0: find or fetch the corpus")
-    first.add_argument("--out", required=True, help="folder for what is fetched, and for the record of where it is")
-    first.set_defaults(run=obtain)
-    second = commands.add_parser("manifests", help="stage 1: validated Lhotse cuts")
-    second.add_argument("--corpus", required=True, help="the --out of obtain")
-    second.add_argument("--out", required=True, help="folder for cuts_<split>.jsonl.gz")
-    second.add_argument("--jobs", type=int, default=1, help="processes that read the audio (default 1)")
-    second.set_defaults(run=manifests)
-    for command in (first, second):
-        command.add_argument("--corpus-dir", help="an existing copy, used in place")
-    return parser, [first, second]
 
 
 def check_there(corpus: str, folder: Path, wanted: Iterable[str], advice: str) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from lhotse.cut import Cut
 
-from local.custom_data.content import AUDIO, files_below
 from residualformer.data.validate import CorpusUtterance
 from residualformer.errors import UserError
 from residualformer.files import read_text, split_lines
+from residualformer.workflow.inputs import AUDIO, files_below
 
 AUDIO_FOLDERS = ("clips", "wavs", "wav", "audio")  # beside a table, as Common Voice and LJSpeech have them
 SPLIT_NAMES = {

@@ -12,7 +12,6 @@ import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from local.custom_data.content import files_below
 from local.custom_data.cuts import find_cuts, read_cut_sets
 from local.custom_data.entries import (
     BAD_ROW,
@@ -29,6 +28,7 @@ from local.custom_data.entries import (
 )
 from residualformer.data.validate import CorpusUtterance
 from residualformer.errors import UserError, closest
+from residualformer.workflow.inputs import files_below
 
 TRANSLATION = ".translation"
 COLUMNS = {  # of a table: our name, then those that are understood, as public data sets have them

@@ -1,4 +1,4 @@
-"""How long a training will take, guessed from trainings that are finished or under way: other work slows machines.
+"""Estimates of how long a training will take, from trainings that are finished or under way.
 
 An update's time is taken as 30% that does not depend on the encoder's size and 70% that grows with its products, which
 is about what small models on a CPU do.
@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from residualformer.config.loading import load_recorded
+from residualformer.config.composition import experiment_names
+from residualformer.config.loading import load_config, load_recorded
 from residualformer.config.schema import Config
 from residualformer.errors import UserError
-from residualformer.files import read_log
+from residualformer.files import read_json, read_log
 
 FIXED = 0.3
 
@@ -28,7 +29,7 @@ class Pace(NamedTuple):
 
 
 def pace_of(run: Path) -> Pace | None:
-    """Of a run folder, by its config.yaml and metrics.jsonl; None where these tell nothing."""
+    """Return the pace of a run folder from its config.yaml and metrics.jsonl; None if they do not tell."""
     try:
         config = load_recorded(run / "config.yaml")
         records = read_log(run / "metrics.jsonl")
@@ -39,7 +40,7 @@ def pace_of(run: Path) -> Pace | None:
 
 
 def work(config: Config) -> float:
-    """Multiply-accumulates of the encoder's layers in an update, up to what is the same for all models of a kind."""
+    """Return the multiply-accumulates of the encoder's layers per update, up to a factor common to a kind."""
     encoder, branches = config.encoder, max(1, len(config.amnet.compression))
     if encoder.kind == "transformer":
         layer = 4 * encoder.dim**2 + 2 * encoder.dim * encoder.ffn_dim
@@ -49,7 +50,7 @@ def work(config: Config) -> float:
 
 
 def seconds_per_update(config: Config, known: Sequence[Pace]) -> float | None:
-    """From the known training that is most like `config` in kind and size; None where none is of its kind."""
+    """Estimate by the known training that is most like `config` in kind and size; None if none is of its kind."""
     alike = [pace for pace in known if pace.config.encoder.kind == config.encoder.kind]
     if not alike:
         return None
@@ -63,8 +64,34 @@ def seconds_per_update(config: Config, known: Sequence[Pace]) -> float | None:
 
 
 def seconds_left(config: Config, own: Pace | None, known: Sequence[Pace]) -> float | None:
-    """Of the training of `config`, of which `own` is done; the pace is its own, else that of what is `known`."""
+    """Estimate the rest of the training of `config`, of which `own` is done, by its own pace, else by `known` ones."""
     if own is not None:
         return max(config.train.max_steps - own.steps, 0) * own.wall_s / own.steps
     each = seconds_per_update(config, known)
     return None if each is None else config.train.max_steps * each
+
+
+def known_paces() -> list[Pace]:
+    """Return the finished trainings of all recipes, here (egs/*/exp/results.json) or published (docs/results/)."""
+    paces = []
+    own = {path: path.parents[1].name for path in sorted(Path("egs").glob("*/exp/results.json"))}
+    published = {path: path.parent.name for path in sorted(Path("docs/results").glob("*/results.json"))}
+    for path, recipe in (own | published).items():
+        for row in read_json(path, "run stage 8 again")["rows"]:
+            steps, wall_s = (row["training"].get(key, 0) for key in ("steps", "wall_s"))
+            conf = Path("conf", recipe)
+            if steps and wall_s and row["experiment"] in experiment_names(conf):
+                paces.append(Pace(load_config(conf / f"{row['experiment']}.yaml"), steps, wall_s))
+    return paces
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time in words, such as `80 s`, `12 min` or `about 3 days`; None is of unknown length."""
+    if seconds is None:
+        return "of unknown length"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes >= 48 * 60:
+        return f"about {minutes / 60 / 24:.0f} days"
+    return f"about {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from utils.plan import in_order, needs, stage
 
 from residualformer.config.composition import experiment_names
 from residualformer.config.loading import flat, load_config
 from residualformer.model.cost import count_parameters, planned_flops
-from utils.plan import in_order, needs, stage
 
 CONFS = Path(__file__).resolve().parents[2] / "conf"
 FILES = sorted(path for path in CONFS.rglob("*.y*ml") if path.parent.name != "tables")

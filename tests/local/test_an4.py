@@ -147,12 +147,12 @@ def test_synthetic_lines():
 def test_synthetic_speech_joins_train_on_request(corpus, tmp_path, monkeypatch):
     raw, out = tmp_path / "raw", tmp_path / "m"
     with pytest.raises(UserError, match="--synthetic N first"):
-        run(monkeypatch, "manifests", "--corpus", raw, "--corpus-dir", corpus, "--out", out, "--with-synthetic")
+        run(monkeypatch, "manifests", "--corpus", raw, "--corpus-dir", corpus, "--out", out, "--synthetic", 3)
     run(monkeypatch, "obtain", "--corpus-dir", corpus, "--out", raw, "--synthetic", 3, "--jobs", 1)
     before = {path: path.stat().st_mtime_ns for path in (raw / "synthetic").iterdir()}
     run(monkeypatch, "obtain", "--corpus-dir", corpus, "--out", raw, "--synthetic", 3, "--jobs", 1)
     assert before == {path: path.stat().st_mtime_ns for path in (raw / "synthetic").iterdir()} and len(before) == 3
-    run(monkeypatch, "manifests", "--corpus", raw, "--out", out, "--with-synthetic")
+    run(monkeypatch, "manifests", "--corpus", raw, "--out", out, "--synthetic", 3)
     assert sum(cut.id.startswith("syn-") for cut in read(out)["train"]) == 3
     run(monkeypatch, "manifests", "--corpus", raw, "--out", out)
     assert not any(cut.id.startswith("syn-") for cut in read(out)["train"])

@@ -12,7 +12,6 @@ from custom_data import CHINESE, FRENCH, LAYOUTS, kaldi, pairs, table, utterance
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 from local import custom
-from local.custom_data.content import content
 from local.custom_data.layouts import read_data, recognise
 from residualformer.config.loading import load_config
 from residualformer.config.schema import FeatureConfig
@@ -20,6 +19,7 @@ from residualformer.data.audio import read_audio
 from residualformer.data.fbank import compute_fbank
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError
+from residualformer.workflow.inputs import content
 
 SPLITS = ("train", "dev", "test")
 
@@ -31,7 +31,7 @@ class Run:
         self.monkeypatch, self.capsys, self.folder = monkeypatch, capsys, folder
 
     def __call__(self, source, *options) -> str:
-        self.call(custom, "obtain", "--corpus-dir", source, "--out", self.folder / "raw", *options)
+        self.call(custom, "obtain", "--data", source, "--out", self.folder / "raw", *options)
         manifests = self.folder / "manifests"
         self.call(custom, "manifests", "--corpus", self.folder / "raw", "--out", manifests, *options)
         self.cuts = {name: list(CutSet.from_file(manifests / f"cuts_{name}.jsonl.gz")) for name in SPLITS}

@@ -21,7 +21,7 @@ def trained_with(recipe: Recipe, egs: str, *keys: str) -> list:
 
 def test_chosen_values_come_over_the_experiment_and_under_set(recipe):
     recipe.write("egs/mine/data/manifests/chosen.yaml", "encoder: {num_layers: 6, dim: 64}")
-    options = ["--recipe", "mine", "--conf", "fake", "--experiments", "baseline", "--stop-stage", "4"]
+    options = ["--recipe", "fake", "--name", "mine", "--experiments", "baseline", "--stop-stage", "4"]
     recipe.run(*options, "--set", "encoder.dim=128")
     assert trained_with(recipe, "mine", "encoder.num_layers", "encoder.dim") == [6, 128]
     assert not (recipe.folder / "egs/fake").exists()

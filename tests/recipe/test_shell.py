@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from residualformer.workflow.marker import Marker
+
 CONFS = {
     "base": "encoder: {num_layers: 4}",
     "baseline": "base: base.yaml",
@@ -24,6 +26,16 @@ STEP = """
 import sys
 from pathlib import Path
 name, args = Path(sys.argv[0]).name, sys.argv[1:]
+if args[:1] == ["options"]:
+    from residualformer.errors import run_main
+    from residualformer.workflow.corpus import run_program
+    from residualformer.workflow.options import caller_path, nonempty, real_number
+    def options(parser):
+        parser.add_argument("--corpus-dir", type=caller_path, help="an existing copy")
+        parser.add_argument("--part", type=nonempty, help="which part")
+        parser.add_argument("--hours", type=real_number, default=1.5, help="hours of speech")
+    run_main(lambda: run_program("A made-up corpus.", None, None, options, ["corpus_dir", "part"]))
+    sys.exit()
 with open("calls.txt", "a") as calls:
     print(name, *args, file=calls)
 fails = Path("fail.txt").exists() and Path("fail.txt").read_text().strip() in " ".join([name, *args])
@@ -151,7 +163,7 @@ def test_the_back_end_of_the_features_is_passed_on(recipe):
 def test_a_recipe_has_configurations_and_a_folder_of_its_own(recipe):
     for name, text in CONFS.items():
         recipe.write(f"conf/other/{name}.yaml", text)
-    recipe.run("--recipe", "other", "--stop-stage", "4", "--corpus-option", "part=2")
+    recipe.run("--recipe", "other", "--stop-stage", "4", "--part", "2")
     calls = (recipe.folder / "calls.txt").read_text()
     assert "conf/other/baseline.yaml" in calls and "egs/fake" not in calls
     assert calls.count("--part 2") == 2 and (recipe.folder / "egs/other/exp/baseline/model.pt").is_file()
@@ -170,9 +182,9 @@ def test_a_changed_experiment_runs_again_with_those_that_start_from_it(finished)
 
 def test_a_key_that_is_newer_than_a_run_had_its_default(finished):
     marker = finished.folder / "egs/fake/exp/residual/.decode_test.done"
-    content = json.loads(marker.read_text())
-    del content["identity"]["decode.nbest"]
-    marker.write_text(json.dumps(content))
+    content = Marker.read(marker)
+    del content.identity["decode.nbest"]
+    content.write(marker)
     finished.run()
     assert finished.calls == ["score.sh"]
     finished.run("--set", "decode.nbest=5")
@@ -211,10 +223,15 @@ def test_a_damaged_marker_is_not_trusted(finished, content):
 
 def test_ctrl_c_ends_a_stage_without_a_traceback(root, tmp_path):
     """Also while the command still imports, when nothing in it could catch the interrupt."""
-    command = [sys.executable, "utils/stage.py", "--number", "1", "--title", "t", "--out", str(tmp_path / "out"), "--"]
-    code = "print('importing', flush=True); import time; time.sleep(60)"
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from residualformer.errors import run_main; from residualformer.workflow.step import Step, run_step\n"
+        "slow = ['-c', 'print(\"importing\", flush=True); import time; time.sleep(60)']\n"
+        "step = Step(1, 't', slow, Path(sys.argv[1], 'out'), Path(sys.argv[1], '.out.done'))\n"
+        "run_main(lambda: sys.exit(run_step(step)))\n"
+    )
     with subprocess.Popen(
-        [*command, sys.executable, "-c", code], cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, text=True,
+        [sys.executable, "-c", code, tmp_path], cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     ) as process:  # fmt: skip
         while process.stdout.readline().strip() != "importing":
@@ -268,7 +285,7 @@ def test_a_place_that_refuses_writes_is_named(recipe):
         (["--stage"], "--stage needs a value"),
         (["--stage", "--jobs", "1"], "--stage needs a value"),
         (["--stage", "two"], "--stage is 'two'; it must be a whole number"),
-        (["--train-hours", "x"], "--train-hours is 'x'; it must be a number"),
+        (["--hours", "x"], "--hours is 'x'; it must be a number"),
         (["--overwrite=maybe"], "--overwrite is 'maybe'; it must be true or false"),
         (["--stage", "9" * 23], "it must be a whole number, 0 or more, of 18 digits at most"),
         (["--experiments", ""], "--experiments is empty; give it a value, or leave it out"),
@@ -279,9 +296,10 @@ def test_a_place_that_refuses_writes_is_named(recipe):
         (["stray"], "there is no use for the argument 'stray'"),
         (["--corpus", "fakes"], "there is no corpus 'fakes'"),
         (["--recipe", "fakes"], "there is no recipe 'fakes'"),
-        (["--corpus-option", "part"], "--corpus-option part must be NAME=VALUE"),
-        (["--train-hours", "1"], "--train-hours is of no use for corpus fake"),
-        (["--synthetic=9"], "--synthetic is of no use for corpus fake"),
+        (["--part"], "--part needs a value"),
+        (["--train-hours", "1"], "there is no option '--train-hours'. Did you mean '--hours'?"),
+        (["--synthetic=9"], "there is no option '--synthetic'"),
+        (["--name", "a/b"], "--name 'a/b' must be made of letters"),
         (["--stop-stage", "10"], "--stop-stage 10: the last stage is 9"),
         (["--stage", "5", "--stop-stage", "4"], "--stage 5 comes after --stop-stage 4"),
         (["--experiments", "baseline shard"], "there is no experiment 'shard'"),
@@ -295,14 +313,24 @@ def test_wrong_options_are_refused_before_any_work(recipe, options, words):
 
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("egs/*/run.sh") if path.parent.name != "custom")
+RECIPES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("egs/*/run.sh"))
+OWN_OPTIONS = {  # of the corpora
+    "an4": ["--corpus-dir", "--synthetic", "--seed"],
+    "covost": ["--corpus-dir", "--mslt-dir"],
+    "custom": ["--data", "--layout", "--target", "--case", "--punctuation", "--min-seconds", "--max-seconds"],
+    "librispeech": ["--corpus-dir", "--subset"],
+    "mini": ["--train-hours", "--dev-minutes", "--test-minutes", "--long-test-hours", "--seed"],
+}
 
 
 @pytest.mark.parametrize("script", ["run.sh", *RECIPES])
 def test_help_lists_every_option(root, script):
     done = subprocess.run([root / script, "--help"], capture_output=True, text=True, cwd="/", check=True)
-    for option in ("--stage", "--stop-stage", "--corpus-dir", "--train-hours", "--set", "--overwrite", "--experiments"):
+    corpus = "mini" if script == "run.sh" else script.split("/")[1].split("_")[0]
+    common = ["--stage", "--stop-stage", "--set", "--overwrite", "--experiments", "--name", "--jobs"]
+    for option in common + OWN_OPTIONS[corpus]:
         assert f"  {option} " in done.stdout
+    assert done.stdout.count("  --synthetic ") == (corpus == "an4")
 
 
 SCRIPTS = sorted(

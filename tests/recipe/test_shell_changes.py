@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import pytest
 from test_shell import RUNS, finished, finished_folder, recipe  # noqa: F401 (fixtures)
+
+from residualformer.errors import UserError
+from residualformer.lock import alone_in
+from residualformer.workflow.marker import Marker
 
 
 def test_other_features_are_decoded_without_training_again_where_only_that_is_asked(finished):  # noqa: F811
     """As after a mended transcript of the test set."""
-    finished.run("--stop-stage", "2", "--corpus-option", "case=lower")
+    finished.run("--stop-stage", "2", "--part", "lower")
     done = finished.run("--stage", "7")
     assert finished.calls == RUNS + ["score.sh"]
     assert "runs again: input egs/fake/data/fbank was made with other options" in done.stdout
@@ -22,9 +30,9 @@ def test_other_features_are_decoded_without_training_again_where_only_that_is_as
 def test_an_input_that_older_markers_do_not_tell_is_no_change(finished):  # noqa: F811
     for name in RUNS:
         marker = finished.folder / f"egs/fake/exp/{name}/.decode_test.done"
-        content = json.loads(marker.read_text())
-        del content["identity"]["input egs/fake/data/fbank"]
-        marker.write_text(json.dumps(content))
+        content = Marker.read(marker)
+        del content.identity["input egs/fake/data/fbank"]
+        content.write(marker)
     finished.run()
     assert finished.calls == ["score.sh"]
 
@@ -33,7 +41,7 @@ def test_a_corpus_is_the_same_however_its_folder_is_written(recipe):  # noqa: F8
     place = recipe.folder / "my data"
     (place / "fake").mkdir(parents=True)
     recipe.run("--stop-stage", "1", "--corpus-dir", str(place / "fake"))
-    assert (recipe.folder / "calls.txt").read_text().count(f"--corpus-dir {place}/fake\n") == 1
+    assert (recipe.folder / "calls.txt").read_text().count(f"--corpus-dir {place}/fake ") == 2  # stages 0 and 1
     relative = str(place)[1:] + "/fake"  # `run` calls from /
     for again in (f"{place}/fake/", f"{place}//fake", f"{place}/../my data/./fake", relative):
         recipe.run("--stop-stage", "1", "--corpus-dir", again)
@@ -51,7 +59,7 @@ def test_reproduce_takes_a_relative_path_from_where_it_was_called(root, recipe):
     command += ["--", "--corpus-dir", "a corpus"]
     environment = os.environ | {"RESIDUALFORMER_PYTHON": sys.executable}
     subprocess.run(command, cwd=recipe.folder / "my data", env=environment, check=True, capture_output=True)
-    assert f"--corpus-dir {recipe.folder}/my data/a corpus\n" in (recipe.folder / "calls.txt").read_text()
+    assert f"--corpus-dir {recipe.folder}/my data/a corpus " in (recipe.folder / "calls.txt").read_text()
     assert json.loads((recipe.folder / "egs/fake/exp/.shared.done").read_text())["identity"]["train.seed"] == 7
     refused = ["bash", "local/reproduce.sh", "--table", "9", "--corpus", "fake", "--", "--name=x"]
     done = subprocess.run(refused, cwd=recipe.folder, env=environment, capture_output=True, text=True)
@@ -86,3 +94,85 @@ def test_cdpath_of_the_user_leads_nowhere_else(root, recipe):  # noqa: F811
     environment = os.environ | {"RESIDUALFORMER_PYTHON": sys.executable, "CDPATH": "else"}
     done = subprocess.run(["bash", "local/score.sh"], cwd=recipe.folder, env=environment, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_damaged_marker_of_a_training_moves_nothing_aside(finished):  # noqa: F811
+    """The training is called, finds its model to be the one that is wanted, and ends; no other runs again."""
+    marker = finished.folder / "egs/fake/exp/.baseline.done"
+    text = marker.read_text()
+    marker.write_text(text.replace('"train.seed": 1', '"train.seed": 7'))
+    assert marker.read_text() != text
+    finished.run()
+    assert finished.calls == ["baseline", "score.sh"] and not (finished.folder / "egs/fake/exp/old").exists()
+    assert marker.read_text() == text
+
+
+def test_a_folder_in_which_a_training_runs_stays(finished):  # noqa: F811
+    exp = finished.folder / "egs/fake/exp"
+    before = (exp / ".baseline.done").read_text()
+    with alone_in(exp / "baseline"):
+        done = finished.run("--set", "train.seed=2", status=2)
+        assert "egs/fake/exp/baseline is in use by another run; wait until it ends, or stop it" in done.stderr
+        assert (exp / "baseline/model.pt").is_file() and (exp / ".baseline.done").read_text() == before
+        finished.run()  # what is done needs no lock
+    finished.run("--set", "train.seed=2", "--stop-stage", "4")
+    assert finished.calls == RUNS[:2] and (exp / "old/baseline.1/model.pt").is_file()
+
+
+SLOW = """
+import signal, sys, time
+from pathlib import Path
+from residualformer.errors import UserError
+from residualformer.lock import alone_in
+exp = Path(sys.argv[sys.argv.index("--exp") + 1])
+def save(number, frame):
+    Path("saved.txt").write_text(str(number))
+    sys.exit(130)
+signal.signal(signal.SIGTERM, save)
+with alone_in(exp):
+    Path("started.txt").touch()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_ends_the_script_alone_ends_the_training(recipe, number):  # noqa: F811
+    recipe.write("steps/train.py", SLOW)
+    recipe.run("--stop-stage", "3")
+    command = [str(recipe.folder / "run.sh"), "--corpus", "fake", "--python", sys.executable, "--stage", "4"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_for(recipe.folder / "started.txt")
+        process.send_signal(number)
+    wait_for(recipe.folder / "saved.txt")
+    exp = recipe.folder / "egs/fake/exp/baseline"
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        try:
+            with alone_in(exp):
+                return
+        except UserError:
+            time.sleep(0.1)
+    raise AssertionError("the run folder is still in use")
+
+
+def wait_for(path: Path) -> None:
+    until = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("given", "kept"), [(("2024", "mydata"), "mydata"), (("true", "mydata"), "mydata")])
+def test_the_last_of_an_option_that_is_given_twice_counts(recipe, given, kept):  # noqa: F811
+    """Whatever the first looks like: its type is declared, not guessed from the value."""
+    names = [word for name in given for word in ("--name", name)]
+    recipe.run(*names, "--stop-stage", "0")
+    assert (recipe.folder / "egs" / kept / "data/.raw.done").is_file() and len(list(recipe.folder.glob("egs/*"))) == 1
+
+
+def test_switches_and_values_behind_an_equals_sign(finished):  # noqa: F811
+    for switch in (["--overwrite"], ["--overwrite=true"], ["--overwrite", "true"]):
+        finished.run("--stage=2", "--stop-stage=2", *switch)
+        assert finished.calls == ["compute_fbank.py"]
+    finished.run("--stage=2", "--stop-stage=2", "--overwrite", "false")
+    assert finished.calls == []

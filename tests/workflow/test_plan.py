@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
 from residualformer.errors import UserError
-from utils.plan import in_order
+from residualformer.workflow.plan import Experiment, in_order, plan, plan_with_needs
 
 BRANCHES = "encoder: {kind: lstm}, amnet: {method: factorised, compression: [0.35, 0.6]"
 CONFS = {
@@ -26,31 +25,33 @@ CONFS = {
 
 
 @pytest.fixture
-def plan(root, tmp_path):
+def conf(tmp_path) -> Path:
     for name, text in CONFS.items():
         (tmp_path / f"{name}.yaml").write_text(text)
-
-    def run(*names: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "utils/plan.py", str(tmp_path), *names]
-        return subprocess.run(command, cwd=root, env={"PYTHONPATH": str(root)}, capture_output=True, text=True)
-
-    return run
+    return tmp_path
 
 
-def test_stages_needs_and_order(plan):
-    done = plan("mf_biased", "rnnt", "residual", "shared", "mf", "mf_avg", "mf_amr")
-    assert done.stdout.splitlines() == [
+def lines(experiments: list[Experiment]) -> list[str]:
+    return [" ".join([each.name, str(each.stage), *each.needs]) for each in experiments]
+
+
+def test_stages_needs_and_order(conf):
+    experiments = plan(conf, ["mf_biased", "rnnt", "residual", "shared", "mf", "mf_avg", "mf_amr"])
+    assert lines(experiments) == [
         "rnnt 4", "mf 6 rnnt", "mf_avg 6 mf rnnt", "mf_amr 6 mf_avg", "mf_biased 6 mf rnnt mf_amr",
         "shared 4", "residual 5 shared",
     ]  # fmt: skip
 
 
-def test_what_is_not_asked_for_is_not_trained(plan):
-    assert plan("mf_amr", "mf_biased").stdout.splitlines() == ["mf_amr 6 mf_avg", "mf_biased 6 mf rnnt mf_amr"]
+def test_what_is_not_asked_for_is_not_trained(conf):
+    assert lines(plan(conf, ["mf_amr", "mf_biased"])) == ["mf_amr 6 mf_avg", "mf_biased 6 mf rnnt mf_amr"]
+    wanted = ["rnnt 4", "mf 6 rnnt", "mf_avg 6 mf rnnt", "mf_amr 6 mf_avg"]
+    assert lines(plan_with_needs(conf, ["mf_amr"])) == wanted
 
 
-def test_a_need_that_is_no_experiment_is_told(plan):
-    assert "there is no experiment 'rnn', which lost needs" in plan("lost").stderr
+def test_a_need_that_is_no_experiment_is_told(conf):
+    with pytest.raises(UserError, match="there is no experiment 'rnn', which lost needs"):
+        plan(conf, ["lost"])
 
 
 def test_experiments_that_need_each_other_are_told():

@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from utils.sweep import Job, Queue, duration, gpus, plan, slots
+from residualformer.workflow.marker import Marker
+from residualformer.workflow.pace import duration
+from residualformer.workflow.plan import plan_with_needs
+from residualformer.workflow.queue import Job, Queue, gpus, slots
+from residualformer.workflow.recipe import Recipe
 
 CONFS = {
     "base": "train: {max_steps: 100}",
@@ -51,7 +55,23 @@ while [ "$step" -lt 100 ]; do
 done
 if [ "$name" = "$(cat "$here/fail" 2>/dev/null)" ]; then echo "error: the disk is full"; exit 2; fi
 echo "$CUDA_VISIBLE_DEVICES" >"$exp/$name/gpu"
-echo '{"finished": true, "identity": {"command": "c", "train.max_steps": 100}}' >"$exp/.$name.done"
+"$RESIDUALFORMER_PYTHON" mark.py fake "$name"
+"""
+# Leaves the marker of a training, as of a finished one or not, and those of its data.
+MARK = """
+import sys
+from pathlib import Path
+from residualformer.workflow.marker import Marker, marker_of
+from residualformer.workflow.plan import experiment
+from residualformer.workflow.recipe import Recipe
+egs, name, *unfinished = sys.argv[1:]
+recipe = Recipe(Path("conf/fake"), Path("egs", egs))
+for each in ("fbank", "lang"):
+    Marker(True, {}).write(marker_of(recipe.data / each))
+step = recipe.training(experiment(recipe.conf, name, recipe.all_sets))
+step.out.mkdir(parents=True, exist_ok=True)
+(step.out / "model.pt").touch()
+Marker(not unfinished, step.identity(), step.made()).write(step.marker)
 """
 
 
@@ -62,11 +82,18 @@ class Sweep:
         self.folder, self.egs = folder, folder / "egs" / "fake"
         (folder / "utils").symlink_to(root / "utils")
         files = {f"conf/fake/{name}.yaml": text for name, text in CONFS.items()}
-        files |= {"conf/tables/table9.yaml": TABLE, "egs/fake/run.sh": RUN, "egs/fake/config.yaml": CONFS["base"]}
+        files |= {
+            "mark.py": MARK,
+            "conf/tables/table9.yaml": TABLE,
+            "egs/fake/run.sh": RUN,
+            "egs/fake/config.yaml": CONFS["base"],
+        }
         for path, text in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text)
-        self.environment = os.environ | {"PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": ""}
+        self.environment = os.environ | {
+            "PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": "", "RESIDUALFORMER_PYTHON": sys.executable
+        }  # fmt: skip
 
     def command(self, *options: str) -> list[str]:
         return [sys.executable, "utils/sweep.py", "--recipe", "fake", *options]
@@ -76,6 +103,10 @@ class Sweep:
         done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+    def mark(self, *arguments: str) -> None:
+        command = [sys.executable, "mark.py", *arguments]
+        subprocess.run(command, cwd=self.folder, env=self.environment, check=True)
 
     def calls(self) -> list[str]:
         """What run.sh was asked for since the last look."""
@@ -119,7 +150,9 @@ def test_what_was_trained_with_other_options_is_listed_again(sweep, steps, minut
     assert f"shared   {steps} updates, {minutes}" in told
     assert f"control  {steps} updates, {minutes}, after shared" in told
     marker = sweep.egs / "exp" / ".shared.done"
-    marker.write_text(marker.read_text().replace("100", "70"))
+    noted = Marker.read(marker)
+    noted.identity["train.max_steps"] = 70
+    noted.write(marker)
     told = sweep.run("--experiments", "control", "--dry-run")
     assert "shared   100 updates, 10 min" in told and "control  100 updates, 10 min, after shared" in told
 
@@ -127,9 +160,9 @@ def test_what_was_trained_with_other_options_is_listed_again(sweep, steps, minut
 def test_a_key_that_the_note_of_a_training_lacks_had_its_default(sweep):
     sweep.run("--experiments", "shared")
     marker = sweep.egs / "exp" / ".shared.done"
-    noted = json.loads(marker.read_text())
-    noted["identity"].pop("train.optimizer.lr", None)
-    marker.write_text(json.dumps(noted))
+    noted = Marker.read(marker)
+    noted.identity.pop("train.optimizer.lr")
+    noted.write(marker)
     assert "no training is left" in sweep.run("--experiments", "shared", "--dry-run")
     assert "100 updates" in sweep.run("--experiments", "shared", "--dry-run", "--set", "train.optimizer.lr=0.5")
 
@@ -213,29 +246,26 @@ def test_slots(monkeypatch):
 def test_the_time_left_is_shared_by_what_runs_at_the_same_time(sweep, monkeypatch):
     monkeypatch.chdir(sweep.folder)
     monkeypatch.setenv("PYTHONPATH", sweep.environment["PYTHONPATH"])
-    jobs = plan(Path("conf/fake"), ["residual", "control"], [])
-    needed = {job.name: job.needs for job in jobs}
-    assert list(needed.items()) == [("shared", []), ("residual", ["shared"]), ("control", ["shared"])]
+    jobs = [Job(each) for each in plan_with_needs(Path("conf/fake"), ["residual", "control"])]
+    needed = {job.name: job.experiment.needs for job in jobs}
+    assert list(needed.items()) == [("shared", ()), ("residual", ("shared",)), ("control", ("shared",))]
     for folder, steps in (("shared", 100), ("residual", 50)):  # the first is done, of the second half
         (sweep.egs / "exp" / folder).mkdir(parents=True)
         (sweep.egs / "exp" / folder / "config.yaml").write_text(CONFS["base"])
         record = {"step": steps, "train/wall_s": 6.0 * steps}
         (sweep.egs / "exp" / folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
-        done = json.dumps({"finished": folder == "shared", "identity": {"train.max_steps": 100}})
-        (sweep.egs / "exp" / f".{folder}.done").write_text(done)
-    queue = Queue(jobs, [], sweep.egs / "exp", slots(2, ["0", "1"]))
+        sweep.mark("fake", folder, *(["unfinished"] if folder == "residual" else []))
+    queue = Queue(Recipe(Path("conf/fake"), Path("egs/fake")), jobs, [], slots(2, ["0", "1"]))
     assert queue.seconds_left() == pytest.approx({"shared": 0, "residual": 300, "control": 600})
     assert queue.time_left() == "2 left, 10 min"  # the longest, which is more than half of 15
     queue.slots = queue.slots[:1]
     assert queue.time_left() == "2 left, 15 min"
-    assert isinstance(jobs[0], Job) and duration(None) == "of unknown length" and duration(5400) == "about 1 h 30 min"
+    assert duration(None) == "of unknown length" and duration(5400) == "about 1 h 30 min"
     assert (duration(80), duration(100), duration(3 * 86400)) == ("80 s", "2 min", "about 3 days")
 
 
 def test_your_own_data_have_results_apart_from_their_recipe(sweep):
-    done = sweep.folder / "egs/mine/exp/.baseline.done"
-    done.parent.mkdir(parents=True)
-    done.write_text('{"finished": true, "identity": {"command": "c", "train.max_steps": 100}}')
+    sweep.mark("mine", "baseline")
     told = sweep.run("--experiments", "baseline", "--name", "mine", "--dry-run")
     assert "baseline  trained already" in told
     told = sweep.run("--experiments", "baseline", "--name", "mine", "--", "--corpus-dir=x")

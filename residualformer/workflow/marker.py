@@ -1,0 +1,100 @@
+"""Markers: what was made, with which options and inputs, is kept in `.<name>.done` beside an output.
+
+A marker says `finished` only after success. It holds a check sum, so that a damaged marker counts as none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from residualformer.files import write_json
+from residualformer.model import identity
+
+LARGE = 1 << 20  # bytes; the content of a larger file is told by its size
+INPUT = "input "  # begins the names of what a stage builds on
+
+
+@dataclass(frozen=True)
+class Marker:
+    """The record of a command.
+
+    Attributes:
+        finished: whether it succeeded.
+        identity: all that decides its output, as {name: value}.
+        made: {file: content} of what later stages read.
+    """
+
+    finished: bool
+    identity: dict[str, Any]
+    made: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Marker | None:
+        """Return the marker in a file, or None if there is none that can be trusted."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        if not isinstance(content, dict) or content.pop("check", None) != _digest(content):
+            return None
+        return cls(**content)
+
+    def write(self, path: Path) -> None:
+        """Write the marker to a file."""
+        content = {"finished": self.finished, "identity": self.identity, "made": self.made}
+        write_json(path, {**content, "check": _digest(content)})
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve digits that change with the options or inputs; the same work done again leaves them as they were."""
+        return _digest({"finished": self.finished, "identity": self.identity})
+
+    def changes(self, wanted: Mapping[str, Any]) -> list[str]:
+        """Return what is not as in the identity `wanted`, in words.
+
+        An input that this marker does not tell was as it is now: inputs follow from the configuration.
+        """
+        untold = {name: value for name, value in wanted.items() if name.startswith(INPUT)}
+        return [_in_words(change) for change in identity.changes(untold | self.identity, wanted)]
+
+
+def marker_of(output: Path) -> Path:
+    """Return the path of the marker of an output."""
+    return output.with_name(f".{output.name}.done")
+
+
+def output_of(marker: Path) -> Path:
+    """Return the output that a marker stands for."""
+    return marker.with_name(marker.name.removeprefix(".").removesuffix(".done"))
+
+
+def is_finished(marker: Path) -> bool:
+    """Say whether the output of a marker is finished."""
+    found = Marker.read(marker)
+    return found is not None and found.finished
+
+
+def contents(folder: Path, patterns: Sequence[str]) -> dict[str, str]:
+    """Return {file: content} of the files in a folder that match any of the glob patterns."""
+    files = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+    return {str(path.relative_to(folder)): _content(path) for path in files}
+
+
+def _content(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size} bytes" if size > LARGE else hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _in_words(change: identity.Change) -> str:
+    if change.name.startswith(INPUT):
+        return f"{change.name} was made with other options"
+    return f"{change.name} {change.old} -> {change.new}"

@@ -1,0 +1,50 @@
+"""The options of run.sh that are the same for all corpora, and its help."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from residualformer.workflow.corpus import options_help
+from residualformer.workflow.options import OptionParser, add_settings, add_switch, nonempty, whole_number
+
+LAST = 9
+DESCRIPTION = """From a corpus to a table of word error rates, in stages:
+
+  0 obtain the corpus    4 train baseline and sharing              8 score
+  1 Lhotse manifests     5 warm-start and train residual           9 export for devices (with --stop-stage 9)
+  2 features             6 train compressed encoders and AmNets
+  3 tokens               7 decode
+
+A stage is skipped if it finished with the same options and inputs. Everything is written under egs/NAME.
+"""
+
+
+def run_parser() -> OptionParser:
+    """Return the options that are the same for all corpora."""
+    options = OptionParser(DESCRIPTION, prog="run.sh")
+    add = options.add_argument
+    add("--corpus", type=nonempty, default="mini", metavar="NAME", help="which corpus: local/NAME.py (%(default)s)")
+    add("--recipe", type=nonempty, metavar="NAME", help="configurations: conf/NAME (the corpus's name)")
+    add("--name", type=nonempty, metavar="NAME", help="results: egs/NAME (the recipe's name)")
+    add("--stage", type=whole_number, default=0, metavar="N", help="first stage to run (%(default)s)")
+    add("--stop-stage", type=whole_number, default=8, metavar="N", help="last stage to run (%(default)s)")
+    experiments = "baseline shared residual"
+    add("--experiments", type=nonempty, default=experiments, metavar="'NAME ...'", help="what to train (%(default)s)")
+    add("--test-set", type=nonempty, default="test", metavar="'SET ...'", help="what to decode and score (%(default)s)")
+    add_settings(options)
+    add_switch(options, "--overwrite", "run finished stages again")
+    add("--jobs", type=whole_number, default=0, metavar="N", help="processes of stages 0 to 2 (one for each core)")
+    add("--feature-backend", type=nonempty, metavar="NAME", help="computes features: knf (default), kaldifeat, auto")
+    add("--python", type=nonempty, metavar="PATH", help="the Python to use as it is, with no check and no set-up")
+    return options
+
+
+def run_help(words: Sequence[str]) -> str:
+    """Return the help of run.sh, and of the corpus that `words` choose."""
+    parser = run_parser()
+    corpus = parser.parse_known_args([word for word in words if word not in ("-h", "--help")])[0].corpus
+    program = Path("local", f"{corpus}.py")
+    if not program.is_file():
+        return parser.format_help()
+    return f"{parser.format_help()}\nCorpus {corpus}: {options_help(program)}".rstrip()
