@@ -7,7 +7,7 @@
 # Options: --help lists them.
 
 set -euo pipefail
-here=$(CDPATH= cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 exec "$here/../../run.sh" --corpus an4 \
     --seed 1 --synthetic 1500 \
     --experiments "baseline shared residual" "$@"

@@ -3,7 +3,7 @@
 # egs/an4/run.sh.
 
 set -euo pipefail
-here=$(CDPATH= cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 exec "$here/../../run.sh" --corpus an4 --recipe an4_st \
     --seed 1 --synthetic 1500 \
     --experiments "baseline shared residual" "$@"

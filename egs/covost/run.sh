@@ -6,6 +6,6 @@
 # Options: --help lists them. What it needs: docs/corpora.md.
 
 set -euo pipefail
-here=$(CDPATH= cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 exec "$here/../../run.sh" --corpus covost \
     --experiments "baseline shared residual" "$@"

@@ -6,7 +6,7 @@
 # Options: --help lists them. What it needs: docs/corpora.md.
 
 set -euo pipefail
-here=$(CDPATH= cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 exec "$here/../../run.sh" --corpus librispeech \
     --subset 960 --test-set "test-clean test-other" \
     --experiments "baseline shared residual" "$@"

@@ -3,7 +3,7 @@
 # Options: as egs/librispeech/run.sh.
 
 set -euo pipefail
-here=$(CDPATH= cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 exec "$here/../../run.sh" --corpus librispeech --recipe librispeech_amnet \
     --subset 960 --test-set "test-clean" \
     --experiments "rnnt sparse sparse_avg sparse_amr sparse_biased mf mf_avg mf_amr mf_biased" "$@"
