@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from utils.plan import in_order, needs, stage
 
 from residualformer.config.composition import experiment_names
 from residualformer.config.loading import flat, load_config
 from residualformer.model.cost import count_parameters, planned_flops
+from residualformer.workflow.plan import in_order, needs_of, stage_of
 
 CONFS = Path(__file__).resolve().parents[2] / "conf"
 FILES = sorted(path for path in CONFS.rglob("*.y*ml") if path.parent.name != "tables")
@@ -84,11 +84,11 @@ TABLES = ["an4", "mini", "librispeech_amnet"]
 @pytest.mark.parametrize("folder", TABLES)
 def test_the_nine_rows_of_the_amnets_are_there_and_plan_themselves(folder):
     configs = {name: load_config(CONFS / folder / f"{name}.yaml") for name in ROWS}
-    order = in_order({name: needs(config) for name, config in configs.items()})
+    order = in_order({name: needs_of(config) for name, config in configs.items()})
     assert order.index("mf_amr") < order.index("mf_biased") and set(order) == set(ROWS)
     for name, config in configs.items():
-        assert set(needs(config)) <= set(ROWS)
-        assert stage(config) == (4 if name == "rnnt" else 6)
+        assert set(needs_of(config)) <= set(ROWS)
+        assert stage_of(config) == (4 if name == "rnnt" else 6)
 
 
 @pytest.mark.parametrize("folder", TABLES)
