@@ -11,7 +11,7 @@ def test_settings_come_from_the_model_and_take_overrides():
     config = Config(decode=DecodeConfig(beam=7))
     assert decode_settings(config, []) == config.decode
     changed = decode_settings(config, ["decode.kind=greedy", "decode.blank_penalty=0.5"])
-    assert changed == DecodeConfig(kind="greedy", beam=7, blank_penalty=0.5)
+    assert changed == DecodeConfig(kind="greedy", blank_penalty=0.5)  # greedy search has no beam
     assert (search_name(config.decode), search_name(changed)) == ("beam7", "greedy")
 
 
