@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from residualformer.errors import run_main
+from residualformer.errors import UserError, run_main
 from residualformer.workflow.options import wants_help
-from residualformer.workflow.run_options import run_help
+from residualformer.workflow.run_options import LAST, run_help
 
 
 def main() -> None:
@@ -22,8 +22,10 @@ def main() -> None:
     stages = Stages(words)
     if stage == "check":
         stages.check()
-    else:
+    elif stage in map(str, range(LAST + 1)):
         sys.exit(stages.run(int(stage)))
+    else:
+        raise UserError(f"there is no stage '{stage}': give 0 to {LAST}, or check")
 
 
 if __name__ == "__main__":
