@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from residualformer.runtime.model import ExportedModel
-from residualformer.runtime.search import Array, Hypothesis, Predicted, log_softmax
+from residualformer.hypothesis import Hypothesis
+from residualformer.runtime.model import Array, ExportedModel
+from residualformer.runtime.search import Predicted, log_softmax
 
 Labels = tuple[int, ...]
 

@@ -72,6 +72,7 @@ ROOMS = (
         "constants",
         "errors",
         "files",
+        "hypothesis",
         "optional",
         "parallel",
         "lock",

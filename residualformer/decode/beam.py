@@ -24,7 +24,8 @@ from torch import Tensor
 
 from residualformer.config.schema import DecodeConfig
 from residualformer.constants import BLANK
-from residualformer.decode.hypotheses import History, Hypothesis, extend_keys
+from residualformer.decode.hypotheses import History, extend_keys
+from residualformer.hypothesis import Hypothesis
 from residualformer.nn.transducer import Transducer
 
 

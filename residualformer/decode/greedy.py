@@ -7,7 +7,7 @@ from torch import Tensor
 
 from residualformer.config.schema import DecodeConfig
 from residualformer.constants import BLANK
-from residualformer.decode.hypotheses import Hypothesis
+from residualformer.hypothesis import Hypothesis
 from residualformer.nn.transducer import Transducer
 
 

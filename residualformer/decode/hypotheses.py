@@ -1,4 +1,4 @@
-"""The result of a search, and the tensors that hold the labels of many hypotheses at once."""
+"""The tensors that hold the labels of many hypotheses at once."""
 
 from __future__ import annotations
 
@@ -6,23 +6,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """A label sequence, the encoder frame at which each label was written, and its natural log-probability."""
-
-    tokens: list[int]
-    frames: list[int]
-    score: float
-
-    @property
-    def score_per_label(self) -> float:
-        """Log-probability per label, by which Graves (2012, section 2.4) chooses among hypotheses.
-
-        The end of the sequence counts as one more label, so that the value is defined for the empty sequence too.
-        """
-        return self.score / (len(self.tokens) + 1)
 
 
 @dataclass

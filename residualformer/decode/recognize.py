@@ -15,7 +15,7 @@ from residualformer.constants import FRAME_SHIFT_S
 from residualformer.decode.beam import beam_search
 from residualformer.decode.encode import EncodedFrames, encode
 from residualformer.decode.greedy import greedy_search
-from residualformer.decode.hypotheses import Hypothesis
+from residualformer.hypothesis import Hypothesis
 from residualformer.model.checkpoint import Bundle
 from residualformer.nn.transducer import Transducer
 

@@ -13,9 +13,9 @@ from residualformer.data.audio import read_audio
 from residualformer.data.fbank import compute_fbank
 from residualformer.decode.encode import encode_chunks
 from residualformer.decode.greedy import GreedySearch
-from residualformer.decode.hypotheses import Hypothesis
 from residualformer.decode.recognize import hypothesis_record, recognize
 from residualformer.errors import UserError
+from residualformer.hypothesis import Hypothesis
 from residualformer.model.checkpoint import Bundle
 from residualformer.nn.transducer import Transducer
 

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from residualformer.config.schema import DecodeConfig
-from residualformer.runtime.search import Array, Hypothesis, Network, Predicted, log_softmax
+from residualformer.hypothesis import Hypothesis
+from residualformer.runtime.model import Array, ExportedModel
+from residualformer.runtime.search import Predicted, Search, SearchState
 
 Path = tuple[Any, int, int] | None  # (the path before, label, encoder frame); None is the empty one
 _MASK = (1 << 64) - 1
@@ -39,7 +41,7 @@ class Prefix:
         return self.predicted
 
 
-class BeamState:
+class BeamState(SearchState):
     """A stream: the W sequences alive, best score first, and the predictor's outputs for them and their proposals."""
 
     def __init__(self, predicted: Predicted, decode: DecodeConfig):
@@ -132,23 +134,16 @@ class _Frame:
         return sorted([prefix.score for prefix in self.done.values()])[-width]
 
 
-class BeamSearch:
-    """Beam search of many streams.
+class BeamSearch(Search[BeamState]):
+    """Beam search of many streams, which keeps W = `decode.beam` hypotheses of each after each frame.
 
     Args:
-        model: predictor and joiner.
-        blank: id of the blank.
-        decode: `beam`, W, hypotheses kept of each stream after each frame; `max_symbols`, S, labels that one frame may
-            write; `blank_penalty`, subtracted from the blank's logit before the softmax; `token_reward`, nats added
-            for each label, within the search; `length_norm`, rank by the log-probability per label, the end counted
-            as one.
         keep: predictor outputs that a stream remembers, beside those of living hypotheses; default 4 W.
     """
 
-    def __init__(self, model: Network, blank: int, decode: DecodeConfig, keep: int | None = None):
-        self.model, self.blank, self.decode = model, blank, decode
+    def __init__(self, model: ExportedModel, blank: int, decode: DecodeConfig, keep: int | None = None):
+        super().__init__(model, blank, decode)
         self.keep = 4 * decode.beam if keep is None else keep
-        self._first = Predicted(*model.predict([blank], [model.predictor_state()])[0])
 
     def start(self) -> BeamState:
         return BeamState(self._first, self.decode)
@@ -168,9 +163,7 @@ class BeamSearch:
         sizes = [len(frame.alive) for frame in frames]
         encoded = _rows([frame.encoded for frame in frames]).repeat(sizes, axis=0)
         predicted = _rows([prefix.prediction().output for frame in frames for prefix in frame.alive])
-        logits = self.model.join(encoded, predicted)
-        logits[:, self.blank] -= self.decode.blank_penalty
-        logp = log_softmax(logits)
+        logp = self._log_probabilities(encoded, predicted)
         blank = logp[:, self.blank].copy()
         logp[:, self.blank] = -np.inf
         unknown, start = [], 0

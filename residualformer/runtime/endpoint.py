@@ -10,17 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule, which holds when all of its conditions do.
+    """A rule, which holds when all of its conditions do."""
 
-    Attributes:
-        needs_tokens: the utterance must have tokens.
-        trailing_s: least seconds of audio since the last token, or since the start if there is none.
-        length_s: least seconds of audio of the utterance.
-    """
-
-    needs_tokens: bool
-    trailing_s: float
-    length_s: float
+    needs_tokens: bool  # the utterance must have tokens
+    trailing_s: float  # least seconds of audio since the last token, or since the start if there is none
+    length_s: float  # least seconds of audio of the utterance
 
     def holds(self, has_tokens: bool, trailing_s: float, length_s: float) -> bool:
         """Return whether the rule holds for an utterance."""

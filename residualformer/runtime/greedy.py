@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from residualformer.config.schema import DecodeConfig
-from residualformer.runtime.search import Array, Hypothesis, Network, Predicted, log_softmax
+from residualformer.hypothesis import Hypothesis
+from residualformer.runtime.model import Array
+from residualformer.runtime.search import Predicted, Search, SearchState
 
 RUN = 8  # frames of a stream that the joiner sees in one call; most of them write nothing
 
 
-class GreedyState:
+class GreedyState(SearchState):
     """A stream: the labels written so far, their frames, and the predictor's output after them."""
 
     def __init__(self, predicted: Predicted):
@@ -30,23 +31,13 @@ class GreedyState:
         return self.frames[-1] if self.frames else None
 
 
-class GreedySearch:
+class GreedySearch(Search[GreedyState]):
     """Greedy search of many streams.
 
     One call of the joiner takes the next frames of all streams, with their predictors' present outputs. A stream
-    advances to its next label; the frames after it are scored again with the predictor's new output.
-
-    Args:
-        model: predictor and joiner.
-        blank: id of the blank.
-        decode: `max_symbols`, the labels that one frame may write before a blank is forced; `blank_penalty`,
-            subtracted from the blank's logit before the softmax; `token_reward`, nats by which a label may be less
-            likely than the blank and still be written.
+    advances to its next label; the frames after it are scored again with the predictor's new output. A label may be
+    less likely than the blank by `decode.token_reward` and still be written.
     """
-
-    def __init__(self, model: Network, blank: int, decode: DecodeConfig):
-        self.model, self.blank, self.decode = model, blank, decode
-        self._first = Predicted(*model.predict([blank], [model.predictor_state()])[0])
 
     def start(self) -> GreedyState:
         return GreedyState(self._first)
@@ -57,9 +48,7 @@ class GreedySearch:
             tried = [frames[:RUN] for _, frames in active]
             sizes = [len(frames) for frames in tried]
             predicted = np.stack([state.predicted.output for state, _ in active])
-            logits = self.model.join(np.concatenate(tried), predicted.repeat(sizes, axis=0))
-            logits[:, self.blank] -= self.decode.blank_penalty
-            logp = log_softmax(logits)
+            logp = self._log_probabilities(np.concatenate(tried), predicted.repeat(sizes, axis=0))
             rest, writers = [], []
             for (state, frames), rows in zip(active, np.split(logp, np.cumsum(sizes)[:-1]), strict=True):
                 used, wrote = self._read(state, rows)

@@ -21,8 +21,7 @@ from annotated_types import Ge
 
 from residualformer.constants import FRAME_SHIFT_MS
 from residualformer.errors import UserError
-from residualformer.runtime.model import ExportedModel, stack, zeros
-from residualformer.runtime.search import Array, State
+from residualformer.runtime.model import Array, ExportedModel, State, stack, zeros
 from residualformer.runtime.settings import Count, Milliseconds, ModelSettings, damaged
 from residualformer.runtime.typed import read_dataclass
 from residualformer.runtime.weights import MappedWeights

@@ -8,33 +8,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from residualformer.errors import UserError
-from residualformer.runtime.search import Array, State
 from residualformer.runtime.settings import FINGERPRINT, SETTINGS_FILE, TOKENS_FILE, ModelSettings, StateArray
 from residualformer.runtime.tokens import read_tokens
+
+Array = NDArray[Any]
+State = tuple[Array, ...]
 
 CACHE_SIZE = 1024  # outputs of a stateless predictor: 2 MB at the paper's size
 
 
 class ExportedModel(ABC):
-    """A streaming transducer without torch.
-
-    Attributes:
-        pieces: the output units, in the order of ids.
-        blank: id of the blank.
-        features: the configuration of the filterbank.
-        window: feature frames that one `encode` needs.
-        shift: feature frames by which one `encode` moves on.
-        stride: feature frames per encoder frame.
-        tail_s: silence to append to a stream so that every frame is encoded; 0 where `encode` takes lengths.
-        decode: the search that the model is meant to be used with.
-
-    Raises:
-        UserError: files are missing, or the token list does not fit the settings.
-    """
+    """A streaming transducer without torch; UserError when files are missing or do not fit the settings."""
 
     def __init__(self, folder: Path, settings: ModelSettings, int8: bool):
         precision = "int8" if int8 else "fp32"
@@ -44,7 +34,8 @@ class ExportedModel(ABC):
         if len(self.pieces) != settings.vocab_size:
             raise UserError(f"{folder}: {TOKENS_FILE} and {SETTINGS_FILE} do not fit together: export the model again.")
         self.features, self.decode = settings.features, settings.decode
-        self.window, self.shift, self.stride = settings.window, settings.shift, settings.subsampling
+        self.window, self.shift, self.stride = settings.window, settings.shift, settings.subsampling  # feature frames
+        # Silence after a stream, so that every frame is encoded; 0 where `encode` takes lengths.
         self.tail_s = settings.tail_padding_ms / 1000
         self._settings = settings
         self._cache: dict[tuple[Hashable, ...], tuple[Array, State]] = {}

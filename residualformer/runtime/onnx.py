@@ -15,8 +15,7 @@ import numpy as np
 import onnxruntime
 
 from residualformer.errors import UserError
-from residualformer.runtime.model import ExportedModel, stack, zeros
-from residualformer.runtime.search import Array, State
+from residualformer.runtime.model import Array, ExportedModel, State, stack, zeros
 from residualformer.runtime.settings import SETTINGS_FILE, ModelSettings, Size, StateArray
 
 

@@ -1,23 +1,16 @@
-"""The common ground of both searches: hypotheses, and the part of a model that they need."""
+"""The common part of both searches."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-State = tuple[Array, ...]
-
-
-class Hypothesis(NamedTuple):
-    """A label sequence, the encoder frame at which each label was written, and its log-probability (natural)."""
-
-    tokens: list[int]
-    frames: list[int]
-    score: float
+from residualformer.config.schema import DecodeConfig
+from residualformer.hypothesis import Hypothesis
+from residualformer.runtime.model import Array, ExportedModel, State
 
 
 class Predicted(NamedTuple):
@@ -27,28 +20,16 @@ class Predicted(NamedTuple):
     state: State
 
 
-class Network(Protocol):
-    """Predictor and joiner, as `ExportedModel` has them."""
+class SearchState(ABC):
+    """The search of one stream so far."""
 
-    def predictor_state(self) -> State: ...
+    num_frames: int  # encoder frames searched
 
-    def predict(self, labels: Sequence[int], states: Sequence[State]) -> list[tuple[Array, State]]: ...
-
-    def join(self, encoded: Array, predicted: Array) -> Array: ...
-
-
-class SearchState(Protocol):
-    """The search of one stream so far.
-
-    Attributes:
-        num_frames: encoder frames searched.
-    """
-
-    num_frames: int
-
+    @abstractmethod
     def nbest(self, most: int = 1) -> list[Hypothesis]:
         """Return the likeliest hypotheses over all frames fed so far, best first."""
 
+    @abstractmethod
     def last_label(self) -> int | None:
         """Return the frame at which the best hypothesis wrote its last label; None when it has none."""
 
@@ -56,14 +37,26 @@ class SearchState(Protocol):
 S = TypeVar("S", bound=SearchState)
 
 
-class Search(Protocol[S]):
-    """Greedy or beam search of many streams together."""
+class Search(ABC, Generic[S]):
+    """A search of many streams together, with the predictor and the joiner of `model`."""
 
+    def __init__(self, model: ExportedModel, blank: int, decode: DecodeConfig):
+        self.model, self.blank, self.decode = model, blank, decode
+        self._first = Predicted(*model.predict([blank], [model.predictor_state()])[0])
+
+    @abstractmethod
     def start(self) -> S:
         """Return the state of a stream before its first frame."""
 
+    @abstractmethod
     def advance(self, states: Sequence[S], encoded: Sequence[Array]) -> None:
         """Search the next frames (T, D) of each stream; T may differ, and may be 0. `states` are changed."""
+
+    def _log_probabilities(self, encoded: Array, predicted: Array) -> Array:
+        """Return log P(label) (M, V) of M pairs of frames and predictor outputs, both (M, J)."""
+        logits = self.model.join(encoded, predicted)
+        logits[:, self.blank] -= self.decode.blank_penalty
+        return log_softmax(logits)
 
 
 def log_softmax(logits: Array) -> Array:

@@ -15,9 +15,10 @@ from residualformer.constants import FRAME_SHIFT_S
 from residualformer.data.audio import rate_problem
 from residualformer.data.fbank import OnlineFbank
 from residualformer.errors import UserError
+from residualformer.hypothesis import Hypothesis
 from residualformer.runtime.audio import Resampler, to_mono
-from residualformer.runtime.model import ExportedModel
-from residualformer.runtime.search import Hypothesis, SearchState, State
+from residualformer.runtime.model import ExportedModel, State
+from residualformer.runtime.search import SearchState
 from residualformer.runtime.tokens import to_text
 
 HALF_WINDOW_S = 0.0125  # a feature frame covers 25 ms around its middle
@@ -26,28 +27,17 @@ PIECE_S = 1.0  # audio of which features are computed at a time
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a segment, from one endpoint to the next; all times in seconds from the start of the stream.
-
-    Attributes:
-        text: the words.
-        tokens: the output units as text.
-        times: of each token, the start of the encoder frame that wrote it.
-        needed: of each token, the time of the last sample that had to be heard before it could be written.
-        latencies: of each token, real time that passed between the arrival of that sample and the token.
-        score: log-probability (natural).
-        start, end: the segment.
-        nbest: the best hypotheses as ids, the first of which is the one above; their frames count from `start`.
-    """
+    """The result of a segment, from one endpoint to the next; times are seconds from the start of the stream."""
 
     text: str
-    tokens: list[str]
-    times: list[float]
-    needed: list[float]
-    latencies: list[float]
-    score: float
+    tokens: list[str]  # as text
+    times: list[float]  # of each token, the start of the encoder frame that wrote it
+    needed: list[float]  # of each token, the time of the last sample that had to be heard before it could be written
+    latencies: list[float]  # of each token, real time that passed between the arrival of that sample and the token
+    score: float  # natural log-probability
     start: float
     end: float
-    nbest: list[Hypothesis]
+    nbest: list[Hypothesis]  # the best ones as ids, the first of which is the one above; frames count from `start`
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but `nbest` as JSON values."""
@@ -58,21 +48,17 @@ class Result:
 
 class Stream:
     """An audio stream: created by `Recognizer.create_stream`, fed by `accept_waveform` and `finish`, and advanced by
-    `Recognizer.decode`.
-
-    Attributes:
-        segments: results of closed segments; take them out with `pop_segments`.
-    """
+    `Recognizer.decode`."""
 
     def __init__(self, model: ExportedModel, search_state: SearchState):
-        self.segments: list[Result] = []
+        self.segments: list[Result] = []  # closed ones, which `pop_segments` takes out
         self._model, self._frame_s, self._rate = model, model.stride * FRAME_SHIFT_S, model.features.sample_rate_hz
         self._fbank = OnlineFbank(model.features)
         self._pieces: deque[NDArray[np.float32]] = deque()  # not yet turned into features
         self._resampler: Resampler | None = None
         self._buffer = np.empty((0, model.features.num_mel_bins), np.float32)
         self._finished = self._flushed = False
-        self._received_s = 0.0
+        self.received_s = 0.0  # audio accepted
         self._arrivals: deque[tuple[float, float]] = deque()  # (seconds received by then, clock)
         self._position = 0  # feature frames that no step will need again
         self.begin(search_state)
@@ -100,8 +86,8 @@ class Stream:
         samples = to_mono(samples)
         if self._resampler is None:
             self._resampler = Resampler(rate, self._rate)
-        self._received_s += len(samples) / rate
-        self._arrivals.append((self._received_s, time.perf_counter() if arrived is None else arrived))
+        self.received_s += len(samples) / rate
+        self._arrivals.append((self.received_s, time.perf_counter() if arrived is None else arrived))
         size = max(1, round(PIECE_S * rate))
         self._pieces += [samples[start : start + size] for start in range(0, len(samples), size)]
 
@@ -110,11 +96,6 @@ class Stream:
         if not self._finished:
             self._finished = True
             self._arrivals.append((float("inf"), time.perf_counter()))
-
-    @property
-    def received_s(self) -> float:
-        """The seconds of audio accepted."""
-        return self._received_s
 
     def pop_segments(self) -> list[Result]:
         """Return the results of closed segments, oldest first, and forget them."""
@@ -164,7 +145,7 @@ class Stream:
         hypothesis = hypotheses[0]
         pieces = [self._model.pieces[token] for token in hypothesis.tokens]
         start = self._start * FRAME_SHIFT_S
-        end = min(self._position * FRAME_SHIFT_S, self._received_s)
+        end = min(self._position * FRAME_SHIFT_S, self.received_s)
         model = self._model
         steps = [frame * model.stride // model.shift for frame in hypothesis.frames]
         windows = [self._needed_s(self._start + step * model.shift + model.window) for step in steps]
@@ -172,7 +153,7 @@ class Stream:
             text=to_text(pieces),
             tokens=pieces,
             times=[round(start + frame * self._frame_s, 2) for frame in hypothesis.frames],
-            needed=[round(min(needed, self._received_s), 4) for needed in windows],
+            needed=[round(min(needed, self.received_s), 4) for needed in windows],
             latencies=[round(self._latencies[step], 4) for step in steps],
             score=round(hypothesis.score, 4),
             start=round(start, 2),

@@ -6,8 +6,11 @@ import dataclasses
 import math
 import operator
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from residualformer.errors import closest
 
 T = TypeVar("T")
 
@@ -48,40 +51,28 @@ def _convert(annotation: Any, value: Any, key: str) -> Any:
     if annotation is Any:
         return value
     if origin is Annotated:
-        return _bounded(_convert(arguments[0], value, key), annotation, key)
-    if origin in (Union, UnionType):
-        return _convert_union(annotation, value, key)
-    if origin is Literal and any(type(value) is type(each) and value == each for each in arguments):
+        value = _convert(arguments[0], value, key)
+        if all(compare(value, limit) for limit, compare, _ in _bounds(annotation)):
+            return value
+    elif origin in (Union, UnionType):
+        for member in arguments:  # the first that takes the value
+            with suppress(ValueError):
+                return _convert(member, value, key)
+    elif origin is Literal and any(type(value) is type(each) and value == each for each in arguments):
         return value
-    if origin is list and isinstance(value, list):
+    elif origin is list and isinstance(value, list):
         return [_convert(arguments[0], each, f"{key}[{index}]") for index, each in enumerate(value)]
-    if origin is dict and isinstance(value, dict):
+    elif origin is dict and isinstance(value, dict):
         return {_convert(arguments[0], k, key): _convert(arguments[1], v, f"{key}.{k}") for k, v in value.items()}
-    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+    elif dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return read_dataclass(annotation, value, key)
-    if annotation is float and type(value) in (int, float) and abs(value) < math.inf:  # NaN is not below it either
+    elif annotation is float:
+        if type(value) in (int, float) and abs(value) < math.inf:  # NaN is not below it either
+            return value
+    elif annotation in _NAMES and type(value) is annotation:  # True is no whole number
         return value
-    if annotation in _NAMES and annotation is not float and type(value) is annotation:  # True is no whole number
-        return value
-    raise ValueError(f"{key} must be {_describe(annotation)}, not {value!r:.40}")
-
-
-def _convert_union(annotation: Any, value: Any, key: str) -> Any:
-    """Return `value` as the first member of a union that takes it."""
-    for member in get_args(annotation):
-        try:
-            return _convert(member, value, key)
-        except ValueError:
-            continue
-    raise ValueError(f"{key} must be {_describe(annotation)}, not {value!r:.40}")
-
-
-def _bounded(value: Any, annotation: Any, key: str) -> Any:
-    """Return `value`; ValueError when it breaks a bound of the `Annotated` type."""
-    for limit, compare, _ in _bounds(annotation):
-        if not compare(value, limit):
-            raise ValueError(f"{key} must be {_describe(annotation)}, not {value!r:.40}")
-    return value
+    advice = closest(value, arguments) if origin is Literal and isinstance(value, str) else ""
+    raise ValueError(f"{key} must be {_describe(annotation)}, not {value!r:.40}.{advice}".removesuffix("."))
 
 
 def _bounds(annotation: Any) -> Iterator[tuple[Any, Callable[[Any, Any], bool], str]]:

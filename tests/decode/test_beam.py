@@ -13,7 +13,8 @@ from support.transducers import BLANK, Oracle, assert_same, random_frames, rando
 from residualformer.config.schema import DecodeConfig
 from residualformer.decode.beam import beam_search
 from residualformer.decode.greedy import greedy_search
-from residualformer.decode.hypotheses import Hypothesis, extend_keys
+from residualformer.decode.hypotheses import extend_keys
+from residualformer.hypothesis import Hypothesis
 
 EVERYTHING = 1000  # more than there are label sequences: a beam that never prunes
 

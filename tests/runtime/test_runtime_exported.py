@@ -11,8 +11,8 @@ from residualformer.config.schema import DecodeConfig
 from residualformer.data.fbank import compute_fbank
 from residualformer.decode.encode import encode
 from residualformer.decode.greedy import GreedySearch
-from residualformer.decode.hypotheses import Hypothesis
 from residualformer.decode.recognize import search
+from residualformer.hypothesis import Hypothesis
 from residualformer.model.checkpoint import Bundle
 from residualformer.runtime import Recognizer, load_exported
 

@@ -13,7 +13,7 @@ from residualformer.config.schema import (
 )
 from residualformer.constants import BLANK
 from residualformer.data.tokenizer import train_tokenizer
-from residualformer.decode.hypotheses import Hypothesis
+from residualformer.hypothesis import Hypothesis
 from residualformer.model.checkpoint import save_model
 from residualformer.nn.transducer import Transducer, build_model
 

@@ -15,8 +15,8 @@ from support.toy_training import CONFIG, TOKENIZER, changed, make_trainer, one_b
 from residualformer.config.schema import (
     ResidualConfig,
 )  # fmt: skip
-from residualformer.decode.hypotheses import Hypothesis
 from residualformer.errors import UserError
+from residualformer.hypothesis import Hypothesis
 from residualformer.loss.objective import TransducerObjective
 from residualformer.model import checkpoint
 from residualformer.nn.transducer import build_model

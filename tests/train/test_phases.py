@@ -23,8 +23,8 @@ from residualformer.config.schema import (
     SpecAugmentConfig,
 )  # fmt: skip
 from residualformer.decode.greedy import greedy_search
-from residualformer.decode.hypotheses import Hypothesis
 from residualformer.errors import UserError
+from residualformer.hypothesis import Hypothesis
 from residualformer.loss.amortized import amortized_latency, average_cost
 from residualformer.model import checkpoint
 from residualformer.model.cost import flops_per_frame

@@ -10,7 +10,7 @@ from support.toy_training import TEXTS, F, changed
 
 from residualformer.config.loading import config_to_dict
 from residualformer.data.tokenizer import train_tokenizer
-from residualformer.decode.hypotheses import Hypothesis
+from residualformer.hypothesis import Hypothesis
 from residualformer.train import validation
 from residualformer.train.loop import Trainer
 from residualformer.train.validation import greedy_scores
