@@ -21,7 +21,7 @@ from lhotse.cut import Cut
 
 from local.custom_data.choices import as_lines, as_yaml, choose
 from local.custom_data.cuts import described
-from local.custom_data.entries import EMPTY_TEXT, NO_AUDIO, Data, Dropped, Entry
+from local.custom_data.entries import EMPTY_TEXT, NO_AUDIO, Data, Dropped, Entry, shell_problem
 from local.custom_data.layouts import LAYOUTS, read_data, recognise
 from local.custom_data.splits import complete, repeated_texts, shared_speakers, total_hours
 from residualformer.data.text import CASES, normalize
@@ -95,6 +95,8 @@ def wanted(data: Data, args: argparse.Namespace) -> list[Entry]:
             data.drop(given.id, NO_TRANSLATION)
         elif entry.cut is None and given.audio not in content:
             data.drop(given.id, NO_AUDIO, f"{given.audio} is not there" if given.audio else "none is named for it")
+        elif problem := next(filter(None, map(shell_problem, entry.files())), ""):
+            data.drop(given.id, UNREADABLE, problem)
         elif given.id in ids:
             data.drop(given.id, DUPLICATE, "its id was used before")
         elif audio in first:

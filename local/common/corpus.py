@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from lhotse.utils import safe_extract
 from tqdm import tqdm
 
 from residualformer.errors import UserError
@@ -101,7 +100,7 @@ def unpack(archive: Path, member: str, target: Path) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with tarfile.open(archive) as tar:
-            safe_extract(tar, path=partial)
+            tar.extractall(partial, filter="data")  # refuses members that lead out of the folder
         (partial / member).replace(target)
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, FileNotFoundError) as error:
         archive.unlink()

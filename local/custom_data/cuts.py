@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
-from lhotse import CutSet, MonoCut, MultiCut, SupervisionSegment
+from lhotse import CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
 from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 
@@ -45,8 +46,8 @@ def _read_cut(cut: Cut, split: str, folder: Path, data: Data) -> None:
     if not isinstance(cut, MonoCut | MultiCut) or not cut.has_recording:
         data.drop(cut.id, NO_AUDIO, f"a {type(cut).__name__} without a recording of its own")
         return
-    if any(source.type == "command" for source in cut.recording.sources):
-        data.drop(cut.id, NO_AUDIO, "a command makes it, which is not run here: write its output to a file")
+    if other := sorted(_source_types(cut.recording.to_dict()) - {"file"}):
+        data.drop(cut.id, NO_AUDIO, f"its source is of type '{other[0]}', only 'file' is read: write it to a file")
         return
     if not cut.supervisions:
         data.drop(cut.id, EMPTY_TEXT, "the cut has no supervision")
@@ -54,7 +55,7 @@ def _read_cut(cut: Cut, split: str, folder: Path, data: Data) -> None:
     one = len(cut.supervisions) == 1
     for part in [cut] if one else cut.trim_to_supervisions(keep_overlapping=False):
         supervision = part.supervisions[0]
-        files = [source.source for source in part.recording.sources if source.type == "file"]
+        files = [source.source for source in part.recording.sources]
         utterance = CorpusUtterance(
             cut.id if one else supervision.id,
             Path(files[0]) if files else None,
@@ -68,12 +69,20 @@ def _read_cut(cut: Cut, split: str, folder: Path, data: Data) -> None:
         data.entries.append(Entry(utterance, split, part))
 
 
-def _with_sources(recording, folder: Path):
-    """The recording with its files found, where their paths are relative."""
-    sources = [
-        fastcopy(source, source=str(find_audio(source.source, folder))) if source.type == "file" else source
-        for source in recording.sources
-    ]
+def _source_types(value: Any) -> set[str]:
+    """Return the types of all audio sources in a serialized recording, those of its transforms included.
+
+    Lhotse runs sources of type `command`, and those of type `url` that begin with `pipe:`.
+    """
+    if isinstance(value, dict):
+        own = {str(value["type"])} if {"type", "source"} <= value.keys() else set()
+        return own.union(*map(_source_types, value.values()))
+    return set().union(*map(_source_types, value)) if isinstance(value, list | tuple) else set()
+
+
+def _with_sources(recording: Recording, folder: Path) -> Recording:
+    """Return the recording with the paths of its files resolved against `folder`."""
+    sources = [fastcopy(source, source=str(find_audio(source.source, folder))) for source in recording.sources]
     return fastcopy(recording, sources=sources)
 
 

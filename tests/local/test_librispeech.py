@@ -205,6 +205,24 @@ def test_a_damaged_download_is_refused_and_removed(server, tmp_path, monkeypatch
     assert [path.name for path in raw.rglob("*")] == ["LibriSpeech"]
 
 
+@pytest.mark.parametrize(
+    ("attack", "reason"), [("..", "outside the destination"), ("link", "a link to an absolute path")]
+)
+def test_an_archive_writes_nothing_outside_its_folder(attack, reason, tmp_path):
+    archive, outside = tmp_path / "raw" / "a.tar.gz", tmp_path / "outside"
+    for folder in (archive.parent, outside):
+        folder.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        if attack == "link":
+            link = tarfile.TarInfo("part")
+            link.type, link.linkname = tarfile.SYMTYPE, str(outside)
+            tar.addfile(link)
+        tar.addfile(tarfile.TarInfo("part/file" if attack == "link" else "../../outside/file"))
+    with pytest.raises(UserError, match=f"a.tar.gz is damaged .*{reason}.* and was removed: run it again"):
+        corpora.unpack(archive, "part", archive.with_name("part"))
+    assert list(outside.iterdir()) == [] and list(archive.parent.iterdir()) == []
+
+
 @pytest.mark.parametrize("knows_ranges", [True, False])
 def test_a_broken_connection_is_not_the_end(server, tmp_path, knows_ranges):
     url, whole = f"{server.url}/dev-clean.tar.gz", (server.folder / "dev-clean.tar.gz").read_bytes()
