@@ -55,8 +55,8 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
 
     So a key that is added later changes no run that was made before, and neither does a key without a meaning.
     """
-    before = complete(old)
-    found = [Change(name, before.get(name), new.get(name)) for name in {**before, **new} if name in old or name in new]
+    before, now = complete(old), complete(new)
+    found = [Change(name, before.get(name), now.get(name)) for name in {**before, **now} if name in old or name in new]
     return [change for change in found if change.old != change.new]
 
 

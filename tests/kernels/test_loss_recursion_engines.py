@@ -153,7 +153,7 @@ def test_an_engine_that_is_not_installed_is_passed_over_unless_it_is_asked_for(m
     monkeypatch.setattr("residualformer.optional.is_installed", lambda name: False)
     monkeypatch.setattr(dispatch, "_is_there", lambda name: False)
     assert torch.equal(run("auto", px, py, boundary)[0], run("plain", px, py, boundary)[0])
-    with pytest.raises(UserError, match="numba .* is not installed; to get it: pip install numba"):
+    with pytest.raises(UserError, match="numba .* is not installed; to get it: pip install 'residualformer\\[train\\]'"):
         run("numba", px, py, boundary)
 
 
