@@ -20,30 +20,23 @@ from residualformer.model.cost import FlopsPerFrame
 
 @dataclass(frozen=True)
 class Device:
-    """A simulated processor that runs a model.
-
-    Attributes:
-        flops: `cost.flops_per_frame` of the model.
-        mu: FLOP/s of the processor.
-        rho: encoder frames per second.
-    """
+    """A simulated processor that runs a model."""
 
     flops: FlopsPerFrame
-    mu: float
-    rho: float
+    mu: float  # FLOP/s of the processor
+    rho: float  # encoder frames per second
 
     @property
     def per_branch(self) -> np.ndarray:
         """FLOPs (B,) of a frame for each branch it may take, with the arbitrator and the output projection."""
         return np.array(self.flops["branches"]) + self.flops["arbitrator"] + self.flops["output"]
 
-    def costs(self, decisions: np.ndarray) -> np.ndarray:
-        """Return q (T,), the FLOPs of each frame of `decisions` (T,)."""
-        return self.per_branch[decisions]
-
     def backlog_s(self, decisions: np.ndarray) -> np.ndarray:
-        """Return l_t / mu (T,), the seconds of work left when frame t + 1 arrives (eq. 7); the last is the latency."""
-        q = torch.from_numpy(self.costs(decisions))[None]
+        """Return l_t / mu (T,), the seconds of work left when frame t + 1 arrives (eq. 7); the last is the latency.
+
+        `decisions` (T,) holds the branch that each frame takes.
+        """
+        q = torch.from_numpy(self.per_branch[decisions])[None]
         return (backlog(q, torch.tensor([q.shape[1]]), self.mu, self.rho)[0] / self.mu).numpy()
 
 
@@ -77,27 +70,17 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class AmnetCost:
-    """The cost of a recurrent encoder on a test set.
+    """The cost of a recurrent encoder on a test set; lists hold a value for each branch, slow first."""
 
-    Attributes:
-        frames: encoder frames of all utterances.
-        compression: of each branch, slow first, the share of the weights that is removed.
-        shares: of each branch, its share of the frames.
-        per_branch: of each branch, MFLOPs of a frame.
-        mflop: MFLOPs per frame, averaged over the frames.
-        mu, rho: see `Device`.
-        saving: percent of the baseline's MFLOPs per frame that are saved; None without a baseline.
-    """
-
-    frames: int
-    compression: list[float]
-    shares: list[float]
-    per_branch: list[float]
-    mflop: float
-    mu: float
+    frames: int  # encoder frames of all utterances
+    compression: list[float]  # share of the weights that is removed
+    shares: list[float]  # share of the frames that take the branch
+    per_branch: list[float]  # MFLOPs of a frame
+    mflop: float  # MFLOPs per frame, averaged over the frames
+    mu: float  # and rho: see `Device`
     rho: float
     latency_ms: Latency
-    saving: float | None
+    saving: float | None  # percent of the baseline's MFLOPs per frame that are saved; None without a baseline
 
 
 def measure_cost(

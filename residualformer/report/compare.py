@@ -61,14 +61,14 @@ def compare_runs(run: Scored, other: Scored | None) -> Comparison:
 def with_savings(rows: Sequence[Row], baseline: str = RECURRENT_BASELINE) -> list[Row]:
     """Return the rows with the `saving` of each `amnet`, relative to the first row of experiment `baseline`."""
     dense = next((row.amnet.mflop for row in rows if row.experiment == baseline and row.amnet), None)
-    return [_with_saving(row, dense) for row in rows]
 
+    def with_saving(row: Row) -> Row:
+        if row.amnet is None:
+            return row
+        saving = None if dense is None else round(percent_saved(row.amnet.mflop, dense), 2)
+        return replace(row, amnet=replace(row.amnet, saving=saving))
 
-def _with_saving(row: Row, dense: float | None) -> Row:
-    if row.amnet is None:
-        return row
-    saving = None if dense is None else round(percent_saved(row.amnet.mflop, dense), 2)
-    return replace(row, amnet=replace(row.amnet, saving=saving))
+    return list(map(with_saving, rows))
 
 
 def _default_baseline(run: Scored, names: Sequence[str]) -> str:

@@ -16,93 +16,61 @@ from residualformer.report.results import Comparison
 
 @dataclass(frozen=True, kw_only=True)
 class Printed:
-    """What the paper prints for a cell; the units are those of `papers.Cell`.
+    """The values that the paper prints for a cell, in the units of `papers.Cell`, and what follows from them."""
 
-    Attributes:
-        value: for each of the paper's test sets.
-        gap: to the baseline in percent, for each of the paper's test sets.
-        saving: percent of the baseline's FLOPs per frame.
-    """
-
-    value: list[float]
+    value: list[float]  # for each of the paper's test sets
     parameters: float | None
     residual: float | None
     compression: list[float] | None
     slow: float | None
     mflop: float | None
     latency_ms: float | None
-    gap: list[float]
-    saving: float | None
+    gap: list[float]  # to the baseline in percent, for each of the paper's test sets
+    saving: float | None  # percent of the baseline's FLOPs per frame
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetScores:
-    """The scores of an experiment on one test set.
+    """The scores of an experiment on one test set."""
 
-    Attributes:
-        value: WER or BLEU.
-        loss: nats per token.
-        search: with the settings that make texts longer, where they are used.
-        gap: to the baseline.
-        amnet: of AmNets, with the saving of the table's baseline.
-    """
-
-    value: Score
-    loss: Score | None
+    value: Score  # WER or BLEU
+    loss: Score | None  # nats per token
     utterances: int
-    search: str
-    gap: Comparison | None = None
-    amnet: AmnetCost | None = None
+    search: str  # with the settings that make texts longer, where they are used
+    gap: Comparison | None = None  # to the baseline
+    amnet: AmnetCost | None = None  # `saving` is relative to the table's baseline
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Size, cost of training and scores of an experiment.
+    """Size, cost of training and scores of an experiment."""
 
-    Attributes:
-        parameters: of the Transformer layers or the recurrent encoder; `residual`: those that are residual weights.
-        steps, minutes: of its training.
-        starts_from: the experiment that it is warm-started from, empty where there is none.
-        sets: the scores on each test set on which it was decoded.
-    """
-
-    parameters: int | None
-    residual: int | None
+    parameters: int | None  # of the Transformer layers or the recurrent encoder
+    residual: int | None  # those of them that are residual weights
     steps: int | None
     minutes: float | None
-    starts_from: str
-    sets: dict[str, SetScores]
+    starts_from: str  # the experiment that it is warm-started from, or ""
+    sets: dict[str, SetScores]  # by test set
 
 
 @dataclass(frozen=True, kw_only=True)
 class Closed:
-    """The percentage of a lead, of experiment `leader` over `start`, that a cell makes up.
-
-    Attributes:
-        paper: by the paper's values, which are of the baseline and the experiment that the cell starts from.
-        ours: None where there is no lead.
-        control: what training alone makes up, where the lead is not that of models trained for as long.
-    """
+    """The percentage of a lead, of experiment `leader` over `start`, that a cell makes up."""
 
     leader: str
     start: str
-    paper: float | None
-    ours: float | None
-    control: float | None
+    paper: float | None  # by the paper's values of the baseline and the experiment that the cell starts from
+    ours: float | None  # None where there is no lead
+    control: float | None  # what training alone makes up; None where leader and start were trained for as long
 
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """The experiment that is trained for as long as a cell's without residual weights.
-
-    Attributes:
-        against: the cell compared with it, on each test set.
-        closed: see `Closed`.
-    """
+    """The experiment that is trained for as long as a cell's, without residual weights."""
 
     experiment: str
     ours: Measured | None
-    against: dict[str, Comparison | None] | None = None
+    against: dict[str, Comparison | None] | None = None  # the cell compared with it, on each test set
     closed: Closed | None = None
 
 
@@ -127,20 +95,14 @@ class TableRow:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedPair:
-    """A pair of experiments of a claim, the one expected to be better first.
-
-    Attributes:
-        paper, ours: the two values; None where the paper prints none or we did not measure it.
-        gap: the first compared with the second, where accuracies are.
-        verdict, loss_verdict: by the measure of the claim, and by the transducer loss.
-    """
+    """A pair of experiments of a claim, the one expected to be better first."""
 
     experiments: tuple[str, str]
-    paper: tuple[float | None, float | None]
-    ours: tuple[float | None, float | None]
-    gap: Comparison | None = None
+    paper: tuple[float | None, float | None]  # the values that the paper prints
+    ours: tuple[float | None, float | None]  # the values that we measured
+    gap: Comparison | None = None  # the first compared with the second, for claims on accuracy
     verdict: str
-    loss_verdict: str | None = None
+    loss_verdict: str | None = None  # by the transducer loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,34 +117,24 @@ class JudgedClaim:
 
 @dataclass(frozen=True, kw_only=True)
 class PaperTable:
-    """A table of a paper with our numbers in it.
+    """A table of a paper with our numbers in it; see `papers.Table` for the fields without a comment."""
 
-    Attributes:
-        table: its name, of conf/tables/<table>.yaml; `title`, `source`, `metric`, `layout`, `columns`: see there.
-        baseline: the experiment that gaps are relative to.
-        baseline_apart: its cell, where it is in no row.
-        paper_sets: the paper's test sets, if it has several.
-        sets: our test sets; claims are judged on the first.
-        recipe, command, commit: where it was measured, and what wrote it.
-        findings: in words, a sentence for each claim.
-    """
-
-    table: str
+    table: str  # name of conf/tables/<table>.yaml
     title: str
     source: str
     metric: str
     layout: str
     baseline: str
-    baseline_apart: TableCell | None
-    paper_sets: list[str]
-    sets: list[str]
+    baseline_apart: TableCell | None  # the baseline's cell, where it is in no row
+    paper_sets: list[str]  # the paper's test sets, if it has several
+    sets: list[str]  # our test sets; claims are judged on the first
     columns: list[str]
     rows: list[TableRow]
     claims: list[JudgedClaim]
-    recipe: str = ""
-    command: str = ""
+    recipe: str = ""  # where it was measured
+    command: str = ""  # and commit: what wrote it
     commit: str = ""
-    findings: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)  # a sentence for each claim
 
     def cells(self) -> Iterator[TableCell]:
         """Iterate over the cells of all rows, and the baseline where it is in none."""
@@ -193,10 +145,8 @@ class PaperTable:
 
     def measured(self) -> dict[str, Measured | None]:
         """Return all experiments, the controls last, with what we measured of them."""
-        cells = list(self.cells())
-        controls = [cell.control for cell in cells if cell.control]
-        own = {cell.experiment: cell.ours for cell in cells}
-        return own | {control.experiment: control.ours for control in controls}
+        own = {cell.experiment: cell.ours for cell in self.cells()}
+        return own | {cell.control.experiment: cell.control.ours for cell in self.cells() if cell.control}
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is written to tables/<table>.json."""

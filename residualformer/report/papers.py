@@ -12,38 +12,25 @@ from residualformer.config.yaml_loader import load_yaml
 from residualformer.errors import UserError, closest
 from residualformer.metrics.bootstrap import relative_gap
 
-METRICS = {"WER": "wer", "BLEU": "bleu"}  # the key of each metric in the scores of a row of results
-LAYOUTS = ("grid", "lines")
-MEASURES = ("value", "mflop", "latency_ms")
+METRICS = ["WER", "BLEU"]
+LAYOUTS = ["grid", "lines"]
+MEASURES = ["value", "mflop", "latency_ms"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A model of the paper, with the values that the paper prints for it, None where it prints none.
+    """A model of the paper, with the values that the paper prints for it, None where it prints none."""
 
-    Attributes:
-        experiment: its name in every recipe that has it.
-        label: what distinguishes it within its row, where the column's name does not tell.
-        value: WER in percent, or BLEU, one for each of the table's `sets`.
-        parameters: of the Transformer layers or the recurrent encoder, in millions.
-        residual: those of them that are residual weights, in millions.
-        control: the experiment that is trained for as long without the residual weights.
-        compression: of AmNets, percent of the weights removed from each branch, slow first.
-        slow: percent of the frames that take the slow branch.
-        mflop: millions of FLOPs per frame.
-        latency_ms: simulated latency, in milliseconds.
-    """
-
-    experiment: str
-    label: str = ""
-    value: float | list[float] | None = None
-    parameters: float | None = None
-    residual: float | None = None
-    control: str | None = None
-    compression: list[float] | None = None
-    slow: float | None = None
-    mflop: float | None = None
-    latency_ms: float | None = None
+    experiment: str  # its name in every recipe that has it
+    label: str = ""  # what distinguishes it within its row, where the column's name does not tell
+    value: float | list[float] | None = None  # WER in percent, or BLEU, one for each of the table's `sets`
+    parameters: float | None = None  # of the Transformer layers or the recurrent encoder, in millions
+    residual: float | None = None  # those of them that are residual weights, in millions
+    control: str | None = None  # the experiment that is trained for as long without the residual weights
+    compression: list[float] | None = None  # of AmNets, percent of the weights removed from each branch, slow first
+    slow: float | None = None  # percent of the frames that take the slow branch
+    mflop: float | None = None  # millions of FLOPs per frame
+    latency_ms: float | None = None  # simulated
 
     @property
     def values(self) -> list[float]:
@@ -53,19 +40,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Claim:
-    """An ordering that the paper reports.
+    """An ordering that the paper reports."""
 
-    Attributes:
-        says: it in words.
-        pairs: experiments, of which the first is better than the second.
-        measure: `value` (WER or BLEU), `mflop` or `latency_ms`.
-        at_most: the first is at most this many times the second.
-    """
-
-    says: str
-    pairs: list[list[str]]
-    measure: str = "value"
-    at_most: float | None = None
+    says: str  # the ordering in words
+    pairs: list[list[str]]  # of experiments; the first of a pair is better than the second
+    measure: str = "value"  # `value` (WER or BLEU), `mflop` or `latency_ms`
+    at_most: float | None = None  # the first is at most this many times the second
 
 
 @dataclass(frozen=True)
@@ -78,29 +58,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a paper.
-
-    Attributes:
-        metric: WER or BLEU.
-        baseline: the experiment that gaps are relative to.
-        baseline_values: its printed values, where it is in no cell.
-        trained_on: the baseline trained on for as long as the models that start from another experiment.
-        sets: names of the paper's test sets, if it has several.
-        layout: `grid` as printed, or `lines`, a line for each model and a column for each measure.
-        claims: orderings that the paper reports.
-    """
+    """A table of a paper."""
 
     name: str
     title: str
     source: str
-    metric: str
-    baseline: str
+    metric: str  # WER or BLEU
+    baseline: str  # the experiment that gaps are relative to
     rows: list[Row]
     columns: list[str] = field(default_factory=lambda: [""])
-    sets: list[str] = field(default_factory=list)
-    baseline_values: list[float] = field(default_factory=list)
-    trained_on: str | None = None
-    layout: str = "grid"
+    sets: list[str] = field(default_factory=list)  # the paper's test sets, if it has several
+    baseline_values: list[float] = field(default_factory=list)  # printed for the baseline, where it is in no cell
+    trained_on: str | None = None  # the baseline, trained for as long as models that start from another experiment
+    layout: str = "grid"  # `grid` as printed, or `lines`: a line for each model and a column for each measure
     claims: list[Claim] = field(default_factory=list)
 
     def cells(self) -> Iterator[Cell]:
@@ -108,17 +78,17 @@ class Table:
         for row in self.rows:
             yield from filter(None, row.cells)
 
+    def cell(self, experiment: str) -> Cell:
+        """Return the cell of `experiment`, also of a baseline that is in no cell; an empty one for any other."""
+        values = self.baseline_values if experiment == self.baseline else []
+        return next((cell for cell in self.cells() if cell.experiment == experiment), Cell(experiment, value=values))
+
     @property
     def experiments(self) -> list[str]:
         """All experiments that the table shows or compares with, each once, in its order."""
         shown = [name for cell in self.cells() for name in (cell.experiment, cell.control) if name]
         compared = [name for claim in self.claims for pair in claim.pairs for name in pair]
         return list(dict.fromkeys([self.baseline, *shown, *compared, *filter(None, [self.trained_on])]))
-
-    @property
-    def key(self) -> str:
-        """The key of the metric in the scores of a row of results."""
-        return METRICS[self.metric]
 
 
 def find_table(folder: Path, name: str) -> Table:
@@ -146,26 +116,25 @@ def read_table(path: Path) -> Table:
 
 
 def _problems(table: Table) -> Iterator[str]:
-    if table.metric not in METRICS:
-        yield f"metric is '{table.metric}'; it must be one of {', '.join(METRICS)}"
-    if table.layout not in LAYOUTS:
-        yield f"layout is '{table.layout}'; it must be one of {', '.join(LAYOUTS)}"
+    choices = [("metric", table.metric, METRICS), ("layout", table.layout, LAYOUTS)]
+    choices += [("measure", claim.measure, MEASURES) for claim in table.claims]
+    for key, value, allowed in choices:
+        if value not in allowed:
+            yield f"{key} is '{value}'; it must be one of {', '.join(allowed)}"
     for row in table.rows:
         if len(row.cells) != len(table.columns):
             yield f"row '{row.name}' has {len(row.cells)} cells for {len(table.columns)} columns"
-        for cell in filter(None, row.cells):
-            if cell.values and len(cell.values) != max(len(table.sets), 1):
-                yield f"{cell.experiment} has {len(cell.values)} values for {max(len(table.sets), 1)} sets"
+    for cell in table.cells():
+        if cell.values and len(cell.values) != max(len(table.sets), 1):
+            yield f"{cell.experiment} has {len(cell.values)} values for {max(len(table.sets), 1)} sets"
     for claim in table.claims:
-        if claim.measure not in MEASURES:
-            yield f"measure is '{claim.measure}'; it must be one of {', '.join(MEASURES)}"
         if not all(len(pair) == 2 for pair in claim.pairs):
             yield f"'{claim.says}' must compare pairs of experiments"
 
 
 def paper_gaps(table: Table, cell: Cell) -> list[float]:
     """Return the cell's gap to the baseline for each set, from the printed values; empty for the baseline itself."""
-    base = next((each.values for each in table.cells() if each.experiment == table.baseline), table.baseline_values)
+    base = table.cell(table.baseline).values
     if cell.experiment == table.baseline or not base:
         return []
     return [relative_gap(x, b, table.metric == "BLEU") for x, b in zip(cell.values, base, strict=bool(cell.values))]

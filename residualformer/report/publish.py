@@ -21,19 +21,12 @@ PICTURES = ("training.png", "branches.png")  # which cannot be drawn from the JS
 
 @dataclass(frozen=True)
 class Publication:
-    """What is about to be published.
+    """What is about to be published."""
 
-    Attributes:
-        results: the published rows with the run's.
-        tables: the run's, where they lack nothing of the published ones.
-        pictures: the run's `PICTURES`, where they show all published experiments.
-        changes: a line for each difference to what is published.
-    """
-
-    results: Results
-    tables: list[PaperTable]
-    pictures: list[Path]
-    changes: list[str]
+    results: Results  # the published rows with the run's
+    tables: list[PaperTable]  # the run's, where they lack nothing of the published ones
+    pictures: list[Path]  # the run's `PICTURES`, where they show all published experiments
+    changes: list[str]  # a line for each difference to what is published
 
 
 def prepare(exp: Path, published: Path) -> Publication:

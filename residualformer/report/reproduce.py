@@ -43,7 +43,25 @@ def reproduce(table: Table, runs: Runs, sets: Sequence[str]) -> PaperTable:
                 f"{table.name} is about {table.metric}, but {run.row.experiment} was scored by {run.row.metric}; "
                 "take a table or a recipe of the same task"
             )
-    return _Filler(table, runs, sets).table_with_numbers()
+    filler = _Filler(table, runs, sets)
+    shown = {cell.experiment for cell in table.cells()}
+    return PaperTable(
+        table=table.name,
+        title=table.title,
+        source=table.source,
+        metric=table.metric,
+        layout=table.layout,
+        baseline=table.baseline,
+        baseline_apart=None if table.baseline in shown else filler.cell(table.cell(table.baseline)),
+        paper_sets=table.sets,
+        sets=list(sets),
+        columns=table.columns,
+        rows=[
+            TableRow(name=row.name, cells=[filler.cell(cell) if cell else None for cell in row.cells])
+            for row in table.rows
+        ],
+        claims=[filler.claim(claim) for claim in table.claims],
+    )
 
 
 def verdict(relative: float, p_value: float) -> str:
@@ -59,28 +77,6 @@ class _Filler:
     def __init__(self, table: Table, runs: Runs, sets: Sequence[str]) -> None:
         self.table, self.runs, self.sets = table, runs, sets
 
-    def table_with_numbers(self) -> PaperTable:
-        table = self.table
-        shown = {cell.experiment for cell in table.cells()}
-        apart = Cell(table.baseline, value=table.baseline_values or None)
-        return PaperTable(
-            table=table.name,
-            title=table.title,
-            source=table.source,
-            metric=table.metric,
-            layout=table.layout,
-            baseline=table.baseline,
-            baseline_apart=None if table.baseline in shown else self.cell(apart),
-            paper_sets=table.sets,
-            sets=list(self.sets),
-            columns=table.columns,
-            rows=[
-                TableRow(name=row.name, cells=[self.cell(cell) if cell else None for cell in row.cells])
-                for row in table.rows
-            ],
-            claims=[self.claim(claim) for claim in table.claims],
-        )
-
     def cell(self, cell: Cell) -> TableCell:
         ours = self.measured(cell.experiment)
         control = self.control(cell, cell.control, ours) if cell.control else None
@@ -89,7 +85,7 @@ class _Filler:
         )
 
     def printed_cell(self, cell: Cell) -> Printed:
-        dense = self.printed(self.table.baseline, "mflop")
+        dense = self.table.cell(self.table.baseline).mflop
         saving = None
         if dense and cell.mflop is not None and cell.experiment != self.table.baseline:
             saving = round(percent_saved(cell.mflop, dense), 1)
@@ -110,7 +106,7 @@ class _Filler:
         if not ours or not control.ours:
             return control
         against = {split: self.comparison(cell.experiment, name, split) for split in self.sets}
-        return replace(control, against=against, closed=self.closed(cell, name))
+        return replace(control, against=against, closed=self.closed(cell.experiment, name))
 
     def measured(self, name: str) -> Measured | None:
         """Return None where the experiment was not decoded on any of the sets."""
@@ -130,24 +126,21 @@ class _Filler:
 
     def scores(self, name: str, split: str, row: Row) -> SetScores:
         return SetScores(
-            value=row.scores[self.table.key],
+            value=row.scores[self.table.metric.lower()],
             loss=row.scores.get("loss"),
             utterances=row.utterances,
             search=_search(row),
             gap=self.comparison(name, self.table.baseline, split) if name != self.table.baseline else None,
-            amnet=self.cost(name, split),
+            amnet=self.cost(row.amnet, name, split),
         )
 
-    def cost(self, name: str, split: str) -> AmnetCost | None:
+    def cost(self, amnet: AmnetCost | None, name: str, split: str) -> AmnetCost | None:
         """Return the cost of an AmNet, with its saving relative to the table's baseline."""
-        amnet = self.runs[name, split].row.amnet
         baseline = self.runs.get((self.table.baseline, split))
-        if amnet is None:
-            return None
         saving = None
-        if baseline and baseline.row.amnet and name != self.table.baseline:
+        if amnet and baseline and baseline.row.amnet and name != self.table.baseline:
             saving = round(percent_saved(amnet.mflop, baseline.row.amnet.mflop), 1)
-        return replace(amnet, saving=saving)
+        return amnet and replace(amnet, saving=saving)
 
     def comparison(self, name: str, other: str, split: str) -> Comparison | None:
         """Compare two experiments; None where one was not measured, or on other utterances."""
@@ -156,26 +149,23 @@ class _Filler:
         found = compare_runs(self.runs[name, split], self.runs[other, split])
         return None if found.relative is None else found
 
-    def closed(self, cell: Cell, control: str) -> Closed | None:
-        """Return how much of a lead the cell makes up; None for a model that starts from no other.
+    def closed(self, name: str, control: str) -> Closed | None:
+        """Return how much of a lead an experiment makes up; None where it starts from no other.
 
-        The lead is that of the baseline trained on for as long, over the cell's control. Where that was not measured,
-        it is that of the baseline over the experiment that the cell starts from.
+        The lead is that of the baseline trained on for as long, over the experiment's control. Where that was not
+        measured, it is that of the baseline over the experiment that this one starts from.
         """
-        split = self.sets[0]
-        source = self.runs[cell.experiment, split].row.warm_start if (cell.experiment, split) in self.runs else ""
-        if not source:
+        run = self.runs.get((name, self.sets[0]))
+        if run is None or not run.row.warm_start:
             return None
-        baseline, leader, start = self.table.baseline, self.table.baseline, source
-        fair = self.table.trained_on is not None and (self.table.trained_on, split) in self.runs
-        if fair and self.table.trained_on:
-            leader, start = self.table.trained_on, control
-        printed = self.printed_value
+        baseline, source, trained_on = self.table.baseline, run.row.warm_start, self.table.trained_on
+        fair = trained_on is not None and (trained_on, self.sets[0]) in self.runs
+        leader, start = (trained_on, control) if fair and trained_on else (baseline, source)
         return Closed(
             leader=leader,
             start=start,
-            paper=self.share(printed, baseline, source, cell.experiment),
-            ours=self.share(self.value, leader, start, cell.experiment),
+            paper=self.share(self.printed, baseline, source, name),
+            ours=self.share(self.value, leader, start, name),
             control=None if fair else self.share(self.value, leader, start, control),
         )
 
@@ -214,18 +204,10 @@ class _Filler:
             by_loss = verdict(gap.loss_relative, gap.loss_p_value)
         return replace(pair, gap=gap, verdict=verdict(gap.relative, gap.p_value), loss_verdict=by_loss)
 
-    def printed(self, name: str, measure: str) -> float | None:
+    def printed(self, name: str, measure: str = "value") -> float | None:
         """Return the paper's value, of its first set."""
-        for cell in self.table.cells():
-            if cell.experiment == name:
-                return next(iter(cell.values), None) if measure == "value" else getattr(cell, measure)
-        return None
-
-    def printed_value(self, name: str) -> float | None:
-        """Return the paper's WER or BLEU, also of a baseline that is in no cell."""
-        values = [cell.values[0] for cell in self.table.cells() if cell.experiment == name and cell.values]
-        apart = self.table.baseline_values if name == self.table.baseline else []
-        return next(iter([*values[-1:], *apart]), None)
+        cell = self.table.cell(name)
+        return next(iter(cell.values), None) if measure == "value" else getattr(cell, measure)
 
     def value(self, name: str, measure: str = "value") -> float | None:
         """Return our value on the first set."""
@@ -233,7 +215,7 @@ class _Filler:
         if run is None:
             return None
         if measure == "value":
-            return run.row.scores[self.table.key].value
+            return run.row.scores[self.table.metric.lower()].value
         amnet = run.row.amnet
         if amnet is None:
             return None

@@ -16,10 +16,7 @@ SCORES = ("wer", "cer", "bleu", "chrf", "loss")
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The paired comparison of two runs, by WER or BLEU and by the transducer loss; see `bootstrap.Gap`.
-
-    All are None where the runs cannot be compared.
-    """
+    """The paired comparison of two runs, by WER or BLEU and by the transducer loss: two `bootstrap.Gap` in one."""
 
     relative: float | None
     relative_low: float | None = None
@@ -77,53 +74,40 @@ class Decoding:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The result of one decoding run, or the mean over those of a test set's subsets.
-
-    Attributes:
-        run: its folder, `decode_<split>_<search>`.
-        metric: WER or BLEU, by which runs are compared.
-        missing: utterances that were not decoded; each counts as an empty hypothesis.
-        words: in the references; not of translations.
-        scores: by `SCORES`; `loss` is in nats per token.
-        parameters: counts, by part of the model.
-        amnet: of recurrent encoders.
-        subsets: the splits of a mean.
-        baseline: the experiment that it is compared with.
-        scored: the command and commit that scored it, where these are not the table's.
-    """
+    """The result of one decoding run, or the mean over those of a test set's subsets."""
 
     experiment: str
-    run: str
+    run: str  # the folder `decode_<split>_<search>`
     split: str
     search: str
-    metric: str
+    metric: str  # WER or BLEU, by which runs are compared
     utterances: int
-    missing: int
-    words: int | None = None
-    subsets: list[str] | None = None
-    scores: dict[str, Score]
+    missing: int  # utterances that were not decoded; each counts as an empty hypothesis
+    words: int | None = None  # in the references, if these are transcripts
+    subsets: list[str] | None = None  # of a mean: the splits
+    scores: dict[str, Score]  # by the names in `SCORES`; `loss` is in nats per token
     description: str = ""
     warm_start: str = ""
-    parameters: dict[str, int] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)  # counts, by part of the model
     training: Training = Training()
     decoding: Decoding = Decoding()
-    amnet: AmnetCost | None = None
-    baseline: str = ""
+    amnet: AmnetCost | None = None  # of recurrent encoders
+    baseline: str = ""  # the experiment that this one is compared with
     comparison: Comparison = NO_COMPARISON
-    scored: str | None = None
+    scored: str | None = None  # the command and commit that scored the run, where these are not the table's
 
     @property
     def search_name(self) -> str:
-        """The search and what else the run's folder tells, such as `beam16_streaming`."""
+        """The search and its mode, from the run's folder, such as `beam16_streaming`."""
         return self.run.removeprefix(f"decode_{self.split}_")
 
     @property
     def encoder_parameters(self) -> int | None:
-        """Those of a Transformer's layers or of a recurrent encoder; None where the model is not known."""
+        """The parameters of a Transformer's layers or of a recurrent encoder; None without a model."""
         return self.parameters.get("transformer", self.parameters.get("encoder"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; scores and comparison stand beside the other values."""
+        """Return plain values, with those of scores and comparison on the top level."""
         values: dict[str, Any] = {}
         for name, value in to_plain(self).items():
             values |= value if name in ("scores", "comparison") else {name: value}
@@ -132,19 +116,12 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """All rows of a recipe's test sets.
+    """All rows of a recipe's test sets."""
 
-    Attributes:
-        corpus: the recipe's name.
-        split: the test sets, separated by ", ".
-        baseline: the experiments that rows are compared with, separated by ", ".
-        command, commit: that scored them.
-    """
-
-    corpus: str
-    split: str
-    baseline: str
-    command: str
+    corpus: str  # the recipe's name
+    split: str  # the test sets, separated by ", "
+    baseline: str  # the experiments that rows are compared with, separated by ", "
+    command: str  # and commit: what scored the runs
     commit: str
     rows: list[Row]
 
@@ -167,11 +144,7 @@ class Results:
         advice = "run stage 8 again"
         values = read_json(path, advice)
         rows = values.get("rows")
-        if isinstance(rows, list):
-            values |= {"rows": [_nested(row) if isinstance(row, dict) else row for row in rows]}
+        for row in rows if isinstance(rows, list) else []:
+            if isinstance(row, dict):  # undo what `Row.to_dict` flattens
+                row |= {"scores": {name: row[name] for name in SCORES if name in row}, "comparison": dict(row)}
         return from_plain(cls, values, str(path), advice)
-
-
-def _nested(row: dict[str, Any]) -> dict[str, Any]:
-    """Undo what `Row.to_dict` flattens."""
-    return row | {"scores": {name: row[name] for name in SCORES if name in row}, "comparison": row}

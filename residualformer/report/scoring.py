@@ -34,22 +34,14 @@ Record = dict[str, Any]  # a line of hyp.jsonl
 
 @dataclass(frozen=True)
 class Scored:
-    """A scored decoding run: the row that is written, and what the comparison with other runs needs.
-
-    Attributes:
-        tested: for each utterance (U,) its id, its reference, and the settings of the search that change the result.
-        measures: by their names in `row.scores`; runs are compared by the first.
-        config: None where there is no model.pt.
-        decisions: of recurrent encoders, the branch of each frame (T,) by utterance.
-        device: of recurrent encoders, the simulated device.
-    """
+    """A scored decoding run: the row that is written, and what the comparison with other runs needs."""
 
     row: Row
-    tested: list[tuple[Any, ...]]
-    measures: dict[str, Measure]
-    config: Config | None = None
-    decisions: dict[str, np.ndarray] = field(default_factory=dict)
-    device: Device | None = None
+    tested: list[tuple[Any, ...]]  # of each utterance: id, reference, and settings of the search that change the result
+    measures: dict[str, Measure]  # by their names in `row.scores`; runs are compared by the first
+    config: Config | None = None  # None where there is no model.pt
+    decisions: dict[str, np.ndarray] = field(default_factory=dict)  # of recurrent encoders: branches (T,) by utterance
+    device: Device | None = None  # of recurrent encoders: the simulated device
 
     @property
     def recurrent(self) -> bool:
