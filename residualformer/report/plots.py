@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -17,8 +17,8 @@ from matplotlib.patches import Patch
 
 from residualformer.files import read_log, replacing
 from residualformer.metrics.bootstrap import Score
-from residualformer.report.paper_table import Measured, PaperTable, SetScores
-from residualformer.report.results import Results, Row
+from residualformer.report.paper_table import Measured, PaperTable
+from residualformer.report.results import Results
 
 PANELS = {
     "nats / token": ("transducer_per_token", "simple_per_token", "ctc_per_token"),
@@ -35,10 +35,7 @@ def training_curves(metrics: Path, picture: Path) -> None:
     for axis, (title, names) in zip(axes, PANELS.items(), strict=True):
         for name in names:
             for part, style in (("train", "-"), ("valid", "o--")):
-                key = f"{part}/{name}"
-                points = [(record["step"], record[key]) for record in records if key in record]
-                if points:
-                    axis.plot(*zip(*points, strict=True), style, label=key, markersize=3, linewidth=1)
+                _curve(axis, records, f"{part}/{name}", style, label=f"{part}/{name}", markersize=3)
         axis.set(xlabel="update", ylabel=title)
         axis.grid(alpha=0.3)
         if axis.lines:
@@ -53,11 +50,8 @@ def dev_losses(metrics: Mapping[str, Path], picture: Path) -> bool:
     """
     figure, axis = plt.subplots(figsize=(9, 5), layout="constrained")
     for number, (name, path) in enumerate(metrics.items()):
-        key = "valid/transducer_per_token"
-        points = [(record["step"], record[key]) for record in read_log(path) if key in record]
-        if points:
-            style = ("-", "--", ":")[number // 10 % 3]  # there are ten colors
-            axis.plot(*zip(*points, strict=True), style, label=name, linewidth=1, marker="o", markersize=2)
+        style = ("-", "--", ":")[number // 10 % 3]  # there are ten colors
+        _curve(axis, read_log(path), "valid/transducer_per_token", style, label=name, marker="o", markersize=2)
     drawn = bool(axis.lines)
     if drawn:
         axis.set(xlabel="update", ylabel="dev, nats / token", yscale="log")
@@ -66,6 +60,27 @@ def dev_losses(metrics: Mapping[str, Path], picture: Path) -> bool:
         _save(figure, picture)
     plt.close(figure)
     return drawn
+
+
+def _curve(axis: Axes, records: Sequence[Mapping[str, float]], key: str, style: str, **options: Any) -> None:
+    """Draw the values of `key` over the updates, if there are any."""
+    points = [(record["step"], record[key]) for record in records if key in record]
+    if points:
+        axis.plot(*zip(*points, strict=True), style, linewidth=1, **options)
+
+
+class Point(NamedTuple):
+    """A score as it is drawn over a size."""
+
+    name: str
+    size: float  # millions of parameters, or of FLOPs per frame
+    value: float
+    score: Score
+
+
+def _points(scores: Iterable[tuple[str, float | None, Score | None]]) -> list[Point]:
+    """Return the names, sizes and scores of which all are known."""
+    return [Point(n, x, s.value, s) for n, x, s in scores if x is not None and s is not None and s.value is not None]
 
 
 def against_parameters(results: Results, folder: Path, suffix: str = "") -> list[Path]:
@@ -80,47 +95,31 @@ def against_parameters(results: Results, folder: Path, suffix: str = "") -> list
         The pictures; none when no row has both a score and a size.
     """
     pictures = []
+    rows = [row for row in results.rows if row.encoder_parameters and "@" not in row.split]
     for metric, label in METRICS.items():
-        panels: dict[str, list[Point]] = {}
-        for row in results.rows:
-            score, size = row.scores.get(metric), row.encoder_parameters
-            if size and score and score.value is not None and "@" not in row.split:
-                panels.setdefault(row.split, []).append(Point(row, size / 1e6, score.value, score))
-        if panels:
-            pictures.append(folder / f"{metric}_vs_params{suffix}.png")
-            _draw_panels(panels, metric, label, results.corpus, pictures[-1])
+        panels: dict[str, list[tuple[str, Point]]] = {}  # by test set: marker and point
+        for row in rows:
+            size, marker = (row.encoder_parameters or 0) / 1e6, "s" if row.search == "greedy" else "o"
+            for point in _points([(row.experiment, size, row.scores.get(metric))]):
+                panels.setdefault(row.split, []).append((marker, point))
+        if not panels:
+            continue
+        figure, axes = _panels(len(panels), sharex=True)
+        for axis, (split, points) in zip(axes, panels.items(), strict=True):
+            for marker, point in points:
+                _draw_points(axis, [point], fmt=marker)
+            front = pareto_front([(point.size, point.value) for _, point in points], metric == "bleu")
+            axis.step(*zip(*front, strict=True), where="post", color="0.7", linewidth=1, zorder=0)
+            axis.set(
+                xlabel="parameters of the encoder (Transformers: of its layers), millions",
+                ylabel=f"{label}, 95% interval",
+                title=f"{results.corpus}, {split} (circle: beam search, square: greedy)",
+            )
+        widest = max(point.size for points in panels.values() for _, point in points)
+        axes[0].set_xlim(0, 1.15 * widest)  # room for the names
+        pictures.append(folder / f"{metric}_vs_params{suffix}.png")
+        _save(figure, pictures[-1])
     return pictures
-
-
-class Point(NamedTuple):
-    """A row as it is drawn over the parameters."""
-
-    row: Row
-    millions: float
-    value: float
-    score: Score
-
-
-def _draw_panels(panels: dict[str, list[Point]], metric: str, label: str, corpus: str, picture: Path) -> None:
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(7 * len(panels), 4.5), layout="constrained", sharex=True, squeeze=False
-    )
-    for axis, (split, points) in zip(axes[0], panels.items(), strict=True):
-        for row, millions, value, score in points:
-            marker = "s" if row.search == "greedy" else "o"
-            axis.errorbar(millions, value, yerr=_arms([score]), fmt=marker, capsize=4)
-            axis.annotate(row.experiment, (millions, value), xytext=(6, 4), textcoords="offset points", fontsize=8)
-        front = pareto_front([(point.millions, point.value) for point in points], metric == "bleu")
-        axis.step(*zip(*front, strict=True), where="post", color="0.7", linewidth=1, zorder=0)
-        axis.set(
-            xlabel="parameters of the encoder (Transformers: of its layers), millions",
-            ylabel=f"{label}, 95% interval",
-            title=f"{corpus}, {split} (circle: beam search, square: greedy)",
-        )
-        axis.grid(alpha=0.3)
-    widest = max(point.millions for points in panels.values() for point in points)
-    axes[0, 0].set_xlim(0, 1.15 * widest)  # room for the names
-    _save(figure, picture)
 
 
 def pareto_front(points: Sequence[tuple[float, float]], higher_is_better: bool = False) -> list[tuple[float, float]]:
@@ -143,56 +142,51 @@ def table_lines(table: PaperTable, picture: Path) -> bool:
     if not sets:
         return False
     flops = all(scores.amnet for ours in measured for scores in ours.sets.values())
-    figure, axes = plt.subplots(1, len(sets), figsize=(7 * len(sets), 4.5), layout="constrained", squeeze=False)
-    for axis, split in zip(axes[0], sets, strict=True):
+    figure, axes = _panels(len(sets))
+    for axis, split in zip(axes, sets, strict=True):
         for number, row in enumerate(table.rows):
             cells = [(column, cell) for column, cell in zip(table.columns, row.cells, strict=False) if cell]
             own = [("" if flops else cell.label or column, cell.ours) for column, cell in cells]
             controls = [("", cell.control.ours) for _, cell in cells if cell.control]
-            _line(axis, own, split, flops, "o-", f"C{number}", row.name)
-            _line(axis, controls, split, flops, "x--", f"C{number}", f"{row.name}: controls")
+            for models, style, label in ((own, "o-", row.name), (controls, "x--", f"{row.name}: controls")):
+                if points := _points(_sized(name, ours, split, flops) for name, ours in models if ours):
+                    _draw_points(axis, points, fmt=style, color=f"C{number}", label=label, linewidth=1)
         axis.set(
             xlabel="FLOPs per frame, millions" if flops else "parameters of the Transformer layers, millions",
             ylabel=f"{table.metric}, 95% interval",
             title=f"{table.recipe}, {table.table}, {split}",
         )
         axis.margins(x=0.12)  # room for the names
-        axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
     _save(figure, picture)
     return True
 
 
-def _line(
-    axis: Axes,
-    points: Sequence[tuple[str, Measured | None]],
-    split: str,
-    flops: bool,
-    style: str,
-    color: str,
-    label: str,
-) -> None:
-    """Draw a line through the named experiments that were measured on `split` and have a size."""
-    found: list[tuple[str, float, Score]] = []
-    for name, ours in points:
-        scores = ours.sets.get(split) if ours else None
-        size = _size(ours, scores, flops) if ours and scores else None
-        if scores and size is not None and scores.value.value is not None:
-            found.append((name, size, scores.value))
-    if not found:
-        return
-    sizes, heights = [size for _, size, _ in found], [score.value or 0.0 for _, _, score in found]
-    arms = _arms([score for _, _, score in found])
-    axis.errorbar(sizes, heights, yerr=arms, fmt=style, color=color, label=label, capsize=3, linewidth=1)
-    for (name, _, _), place in zip(found, zip(sizes, heights, strict=True), strict=True):
-        axis.annotate(name, place, xytext=(5, 4), textcoords="offset points", fontsize=8)
-
-
-def _size(ours: Measured, scores: SetScores, flops: bool) -> float | None:
-    """Return millions of FLOPs per frame, or of parameters."""
+def _sized(name: str, ours: Measured, split: str, flops: bool) -> tuple[str, float | None, Score | None]:
+    """Return name, size and score of an experiment on a test set; the size is of FLOPs per frame or of parameters."""
+    scores = ours.sets.get(split)
     if flops:
-        return scores.amnet.mflop if scores.amnet else None
-    return None if ours.parameters is None else ours.parameters / 1e6
+        size = scores.amnet.mflop if scores and scores.amnet else None
+    else:
+        size = None if ours.parameters is None else ours.parameters / 1e6
+    return name, size, scores.value if scores else None
+
+
+def _panels(count: int, sharex: bool = False) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure of `count` panels side by side."""
+    size = (7 * count, 4.5)
+    figure, axes = plt.subplots(1, count, figsize=size, layout="constrained", sharex=sharex, squeeze=False)
+    for axis in axes[0]:
+        axis.grid(alpha=0.3)
+    return figure, axes[0]
+
+
+def _draw_points(axis: Axes, points: Sequence[Point], **options: Any) -> None:
+    """Draw scores with their intervals and names."""
+    sizes, values = [point.size for point in points], [point.value for point in points]
+    axis.errorbar(sizes, values, yerr=_arms([point.score for point in points]), capsize=3, **options)
+    for point in points:
+        axis.annotate(point.name, (point.size, point.value), xytext=(5, 4), textcoords="offset points", fontsize=8)
 
 
 def _arms(scores: Sequence[Score]) -> np.ndarray:
