@@ -37,11 +37,6 @@ class TrainBatches:
         data: which utterances to use, and how much a batch holds.
         target: see `target_text`.
 
-    Attributes:
-        utterances: the usable utterances, at the speeds of `data`.
-        skipped: id -> reason of utterances that `data` excludes by their duration or that have no known token. They
-            are also logged.
-
     Raises:
         UserError: no utterance is usable, or the manifest lacks a speed of `data`.
     """
@@ -51,8 +46,8 @@ class TrainBatches:
     ) -> None:
         self.data = data
         self.seed = seed
-        self.skipped: dict[str, str] = {}
-        self.utterances: list[Utterance] = []
+        self.utterances: list[Utterance] = []  # the usable ones, at the speeds of `data`
+        self.skipped: dict[str, str] = {}  # id -> reason: its duration, or no known token; also logged
         self._tokenizer = tokenizer
         found = read_utterances(cuts_path, tokenizer, target)
         speeds = {utterance.speed for utterance in found}
@@ -100,6 +95,9 @@ class TrainBatches:
         rng = np.random.default_rng([self.seed, n])
         items = self._join(self._choose(rng), rng)
         stand_ins = [MonoCut(str(i), 0, sum(u.duration for u in item), 0) for i, item in enumerate(items)]
+        # The sampler cannot estimate the bounds of a single bucket, nor of more buckets than there are items.
+        count = min(self.data.num_buckets, len(items))
+        buckets: dict[str, Any] = {"num_buckets": count} if count > 1 else {"duration_bins": []}
         sampler = DynamicBucketingSampler(
             stand_ins,
             constraint=_AudioSeconds(self.data.max_batch_s),
@@ -107,7 +105,7 @@ class TrainBatches:
             seed=int(rng.integers(1 << 30)),
             world_size=1,
             rank=0,
-            **_bucket_arguments(self.data.num_buckets, len(items)),
+            **buckets,
         )
         batches = [[items[int(cut.id)] for cut in batch] for batch in sampler]
         return [batches[i] for i in rng.permutation(len(batches))]  # the sampler visits buckets in a fixed order
@@ -164,14 +162,11 @@ class EvalBatches:
     """All utterances of a manifest by duration; a batch holds `max_batch_s` with its padding, or one utterance.
 
     No utterance is left out, whatever its text, because a score must count all. Can be iterated repeatedly.
-
-    Attributes:
-        plan: the utterances of each batch.
     """
 
     def __init__(self, cuts_path: Path | str, max_batch_s: float, tokenizer: Tokenizer, target: str = "text") -> None:
         utterances = sorted(read_utterances(cuts_path, tokenizer, target), key=lambda u: (u.duration, u.id))
-        self.plan: list[list[Utterance]] = [[]]
+        self.plan: list[list[Utterance]] = [[]]  # the utterances of each batch
         for utterance in utterances:
             if self.plan[-1] and (len(self.plan[-1]) + 1) * utterance.duration > max_batch_s:
                 self.plan.append([])
@@ -214,9 +209,3 @@ class _AudioSeconds(TimeConstraint):
 
     def close_to_exceeding(self) -> bool:
         return self.current + self.longest_seen > self.max_duration
-
-
-def _bucket_arguments(num_buckets: int, num_items: int) -> dict[str, Any]:
-    """Return the sampler's bucket arguments: it cannot estimate bounds of one bucket, nor of more than its items."""
-    count = min(num_buckets, num_items)
-    return {"num_buckets": count} if count > 1 else {"duration_bins": []}

@@ -17,25 +17,15 @@ FRAMES_MULTIPLE = 16  # T is padded to a multiple of it, so that shapes repeat a
 
 @dataclass(frozen=True)
 class Batch:
-    """Utterances padded to one length. The features are not normalized; the model does that.
+    """Utterances padded to one length. The features are not normalized; the model does that."""
 
-    Attributes:
-        ids: the utterances' ids; those of joined utterances are separated by "+".
-        features: (N, T, F) float32, 0 in the padding.
-        feature_lens: (N,) int64, in frames.
-        tokens: (N, S) int64, 0 in the padding.
-        token_lens: (N,) int64.
-        texts: the target texts.
-        transcripts: the words spoken; they differ from `texts` where those are translations.
-    """
-
-    ids: list[str]
-    features: Tensor
-    feature_lens: Tensor
-    tokens: Tensor
-    token_lens: Tensor
-    texts: list[str]
-    transcripts: list[str] = field(default_factory=list)
+    ids: list[str]  # those of joined utterances are separated by "+"
+    features: Tensor  # (N, T, F) float32, 0 in the padding
+    feature_lens: Tensor  # (N,) int64, in frames
+    tokens: Tensor  # (N, S) int64, 0 in the padding
+    token_lens: Tensor  # (N,) int64
+    texts: list[str]  # the target texts
+    transcripts: list[str] = field(default_factory=list)  # the words spoken, where `texts` are translations
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on `device`."""

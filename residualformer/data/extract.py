@@ -59,17 +59,11 @@ class Sums:
 
 @dataclass
 class Extracted:
-    """The result of extracting features of some cuts.
+    """The result of extracting features of some cuts."""
 
-    Attributes:
-        cuts: with features.
-        sums: over these; None if there are none.
-        skipped: "id: reason" for each cut without features.
-    """
-
-    cuts: list[MonoCut] = field(default_factory=list)
-    sums: Sums | None = None
-    skipped: list[str] = field(default_factory=list)
+    cuts: list[MonoCut] = field(default_factory=list)  # with features
+    sums: Sums | None = None  # over these; None if there are none
+    skipped: list[str] = field(default_factory=list)  # "id: reason" for each cut without features
 
     def add(self, other: Extracted) -> None:
         """Append the result for other cuts."""
@@ -100,7 +94,11 @@ def compute_corpus_features(
     """
     splits = dict.fromkeys(["train", *cuts_files(manifests)])
     cuts = {split: list(read_cuts(cuts_file(manifests, split), stage=1)) for split in splits}
-    _remove_results(out)
+    # No later stage may rely on cuts whose arrays are being replaced.
+    for path in [*cuts_files(out).values(), out / "cmvn.json", out / "features.json"]:
+        path.unlink(missing_ok=True)
+    shutil.rmtree(out / "arrays", ignore_errors=True)
+    remove_leftovers(out)
     with worker_map(jobs, prepare=partial(torch.set_num_threads, 1)) as map_:
         results = {split: _extract_split(split, cuts[split], config, out, map_, backend) for split in cuts}
     write_json(out / "features.json", asdict(config.features))
@@ -111,14 +109,6 @@ def compute_corpus_features(
         with replacing(cuts_file(out, split)) as path:
             CutSet.from_cuts(result.cuts).to_file(path)
     return results
-
-
-def _remove_results(out: Path) -> None:
-    """Remove earlier results, since no later stage may rely on cuts whose arrays are being replaced."""
-    for path in [*cuts_files(out).values(), out / "cmvn.json", out / "features.json"]:
-        path.unlink(missing_ok=True)
-    shutil.rmtree(out / "arrays", ignore_errors=True)
-    remove_leftovers(out)
 
 
 def _extract_split(

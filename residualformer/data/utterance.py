@@ -16,29 +16,17 @@ from residualformer.errors import UserError
 
 @dataclass(frozen=True)
 class Utterance:
-    """A cut with features; they are read from disk only when a batch is built.
-
-    Attributes:
-        id: the cut's id.
-        source: the id of the utterance that this is a speed copy of.
-        speed: 1.0 for the recording as it is.
-        duration: in seconds.
-        text: the target text.
-        tokens: the token ids of `text`.
-        transcript: the words spoken.
-        features: where the features are stored.
-        origin: "" for utterances of the corpus itself, else where they come from, such as "synthetic".
-    """
+    """A cut with features; they are read from disk only when a batch is built."""
 
     id: str
-    source: str
-    speed: float
-    duration: float
-    text: str
-    tokens: list[int]
-    transcript: str
-    features: Features
-    origin: str
+    source: str  # the id of the utterance that this is a speed copy of
+    speed: float  # 1.0 for the recording as it is
+    duration: float  # in seconds
+    text: str  # the target text
+    tokens: list[int]  # of `text`
+    transcript: str  # the words spoken
+    features: Features  # where the features are stored
+    origin: str  # "" for utterances of the corpus itself, else where they come from, such as "synthetic"
 
     def load(self) -> np.ndarray:
         """Load the features (T, F), in the precision in which they are stored.
@@ -55,17 +43,14 @@ class Utterance:
 
 
 def target_text(cut: Cut, target: str) -> str:
-    """Return the text that a model learns to write for `cut`.
+    """Return the single-spaced text that a model learns to write for `cut`; "" if it has none.
 
     Args:
         target: `text` (the transcript) or `translation`.
-
-    Returns:
-        The text with single spaces; "" if `cut` has none.
     """
-    supervision = cut.supervisions[0] if cut.supervisions else None
-    if supervision is None:
+    if not cut.supervisions:
         return ""
+    supervision = cut.supervisions[0]
     text = supervision.text if target == "text" else (supervision.custom or {}).get("translation")
     return " ".join((text or "").split())
 

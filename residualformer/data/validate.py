@@ -27,25 +27,17 @@ MAX_OVERSHOOT_S = 0.5  # a segment may end so much later than its recording, as 
 
 @dataclass(frozen=True)
 class CorpusUtterance:
-    """An utterance as a corpus describes it, not yet validated.
-
-    Attributes:
-        audio: the recording; None where there is only a transcript.
-        origin: "" for utterances of the corpus itself, else where they come from, such as "synthetic"; results report
-            it.
-        start: where the utterance begins in its recording, in seconds.
-        duration: in seconds; None for all the rest of the recording.
-    """
+    """An utterance as a corpus describes it, not yet validated."""
 
     id: str
-    audio: Path | None
+    audio: Path | None  # the recording; None where there is only a transcript
     text: str
     speaker: str
     language: str = "English"
     translation: str = ""
-    origin: str = ""
-    start: float = 0.0
-    duration: float | None = None
+    origin: str = ""  # "" for utterances of the corpus itself, else where they come from, such as "synthetic"
+    start: float = 0.0  # where the utterance begins in its recording, in seconds
+    duration: float | None = None  # in seconds; None for all the rest of the recording
 
 
 class BadUtterance(Exception):

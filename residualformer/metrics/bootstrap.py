@@ -32,39 +32,26 @@ def _draws(utterances: int, resamples: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A score with its 95% interval, rounded; None where it is not a finite number.
-
-    Attributes:
-        insertions, deletions, substitutions: of an error rate.
-        tokens: of a loss per token, the number of tokens.
-        signature: sacrebleu's, of BLEU and chrF.
-    """
+    """A score with its 95% interval, rounded; None where it is not a finite number."""
 
     value: float | None
     low: float | None
     high: float | None
-    insertions: int | None = None
+    insertions: int | None = None  # of an error rate, as the next two
     deletions: int | None = None
     substitutions: int | None = None
-    tokens: int | None = None
-    signature: str | None = None
+    tokens: int | None = None  # of a loss per token: their number
+    signature: str | None = None  # of BLEU and chrF: sacrebleu's
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """How much worse a system is than another, in percent of the other's score.
-
-    Attributes:
-        relative: None where the scores cannot be compared.
-        relative_low, relative_high: its 95% interval; None for an infinite end, as where the other system makes no
-            errors in many of the samples.
-        p_value: two-sided, see `paired_p_value`.
-    """
+    """How much worse a system is than another, in percent of the other's score; None where they are not comparable."""
 
     relative: float | None
-    relative_low: float | None = None
-    relative_high: float | None = None
-    p_value: float | None
+    relative_low: float | None = None  # the ends of the 95% interval. None for an infinite end, as where the other
+    relative_high: float | None = None  # system makes no errors in many of the samples
+    p_value: float | None  # two-sided, see `paired_p_value`
 
 
 NO_GAP = Gap(relative=None, p_value=None)
@@ -74,17 +61,13 @@ NO_GAP = Gap(relative=None, p_value=None)
 class Measure:
     """A score of a test set that follows from sums over its utterances: an error rate, BLEU, nats per token.
 
-    Attributes:
-        parts: for each subset of the test set, counts (U, C) of its U utterances; the score is the mean of theirs.
-        score: maps sums of counts (R, C) to scores (R,).
-        higher_is_better: true of BLEU, false of an error rate.
-        details: further fields of `Score`, such as sacrebleu's signature.
+    The score of a test set with subsets is the mean of theirs.
     """
 
-    parts: Sequence[np.ndarray]
-    score: Callable[[np.ndarray], np.ndarray]
+    parts: Sequence[np.ndarray]  # for each subset, counts (U, C) of its U utterances
+    score: Callable[[np.ndarray], np.ndarray]  # maps sums of counts (R, C) to scores (R,)
     higher_is_better: bool = False
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)  # further fields of `Score`
 
     @cached_property
     def value(self) -> float:

@@ -19,17 +19,11 @@ from residualformer.nn.transformer import TransformerEncoder
 
 
 class FlopsPerFrame(TypedDict):
-    """FLOPs per encoder frame of a recurrent encoder: a frame costs `arbitrator` + `output` + one of `branches`.
+    """FLOPs per encoder frame of a recurrent encoder: a frame costs `arbitrator` + `output` + one of `branches`."""
 
-    Attributes:
-        arbitrator: 0 where there is none.
-        output: the joiner's projection of the encoder, which the paper counts as the encoder's.
-        branches: of each branch, slow first, as trained: masked weights cost nothing.
-    """
-
-    arbitrator: float
-    output: float
-    branches: list[float]
+    arbitrator: float  # 0 where there is none
+    output: float  # the joiner's projection of the encoder, which the paper counts as the encoder's
+    branches: list[float]  # slow first; masked weights cost nothing
 
 
 def describe(config: Config) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from residualformer.metrics.bootstrap import Score
 from residualformer.report.format import (
     NOTHING,
     markdown_table,
@@ -50,7 +49,7 @@ def findings(table: PaperTable) -> list[str]:
 
 
 def _grid(table: PaperTable) -> list[str]:
-    """Lay the table out as printed: a block of lines for each row, a column for each column."""
+    """Lay the table out as printed, with a block of lines for each row."""
     rows: list[Sequence[str]] = []
     for row in table.rows:
         shown = [dict(_cell_lines(table, cell)) if cell else {} for cell in row.cells]
@@ -85,7 +84,7 @@ def _cell_lines(table: PaperTable, cell: TableCell) -> Lines:
     yield from _each_set(table, ours, f"{metric}{{}} [95%]", lambda scores: show_score(scores.value))
     yield "gap %, paper", " / ".join(f"{x:+.1f}" for x in paper.gap) or NOTHING
     yield from _each_set(table, ours, "gap %{} [95%] (p)", lambda scores: _gap(scores.gap))
-    yield from _each_set(table, ours, "nats/token{} [95%]", lambda scores: _loss(scores.loss))
+    yield from _each_set(table, ours, "nats/token{} [95%]", lambda scores: show_score(scores.loss, 3))
     yield from _each_set(table, ours, "gap in nats/token %{} (p)", lambda scores: _loss_gap(scores.gap))
     if paper.mflop is not None:
         yield from _amnet_lines(table, cell)
@@ -99,7 +98,7 @@ def _control_lines(
 ) -> Lines:
     yield "its control", f"`{experiment}`"
     yield from _each_set(table, ours, f"control: {table.metric}{{}} [95%]", lambda scores: show_score(scores.value))
-    yield from _each_set(table, ours, "control: nats/token{} [95%]", lambda scores: _loss(scores.loss))
+    yield from _each_set(table, ours, "control: nats/token{} [95%]", lambda scores: show_score(scores.loss, 3))
     for split in table.sets:
         yield f"against control %{_of_set(table, split)} [95%] (p)", _gap(against.get(split))
     for split in table.sets:
@@ -196,7 +195,7 @@ def _closing(table: PaperTable) -> list[str]:
 
 
 def _baseline_apart(table: PaperTable) -> str:
-    """Show the baseline where it stands in no cell: without it nobody could tell what the gaps are relative to."""
+    """Describe the baseline, which gaps are relative to, where it is in no cell of the table."""
     if table.baseline_apart is None:
         return ""
     known = [f"{name} {value}" for name, value in _cell_lines(table, table.baseline_apart) if value != NOTHING]
@@ -231,10 +230,6 @@ def _notes(table: PaperTable) -> list[str]:
             searches.setdefault(search, []).append(split)
     each = ", ".join(f"{search} on {' and '.join(splits)}" for search, splits in searches.items())
     return notes + ([f"Search: {each}."] if each else [])
-
-
-def _loss(score: Score | None) -> str:
-    return show_score(score, digits=3)
 
 
 def _gap(gap: Comparison | None) -> str:
