@@ -81,15 +81,12 @@ def draw(egs: Path, results: Results, runs: Sequence[Scored], suffix: str) -> li
     training, branches = exp / f"training{suffix}.png", exp / f"branches{suffix}.png"
     if dev_losses(metrics, training):
         pictures.append(training)
-    branched = {run.row.experiment: run for run in runs if run.branched and run.row.split == first_branched(runs)}
+    # Any search will do: it does not change the branches that are taken.
+    first = next((run.row.split for run in runs if run.branched), None)
+    branched = {run.row.experiment: run for run in runs if run.branched and run.row.split == first}
     if branched and draw_decisions(egs, [branched[name] for name in results.experiments if name in branched], branches):
         pictures.append(branches)
     return pictures
-
-
-def first_branched(runs: Sequence[Scored]) -> str | None:
-    """Return the first split with decisions to draw; of each experiment any search will do, for all decide alike."""
-    return next((run.row.split for run in runs if run.branched), None)
 
 
 def draw_decisions(egs: Path, runs: Sequence[Scored], picture: Path) -> bool:

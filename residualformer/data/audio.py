@@ -16,10 +16,7 @@ MIN_RATE_HZ, MAX_RATE_HZ = 2_000, 384_000  # a damaged header may state any rate
 
 
 def read_audio(path: Path | str, sample_rate_hz: int) -> np.ndarray:
-    """Read a file as one channel at `sample_rate_hz`: channels are averaged, other rates resampled.
-
-    Returns:
-        Samples (S,) float32 in [-1, 1].
+    """Read a file as samples (S,) float32 in [-1, 1]: channels are averaged, and other rates than the given resampled.
 
     Raises:
         UserError: see `audio_blocks`.
@@ -66,14 +63,10 @@ def audio_blocks(path: Path | str, block_s: float | None = None) -> Iterator[tup
 
 
 def checked(blocks: Iterable[tuple[np.ndarray, int]], name: str, stated: int = 0) -> Iterator[tuple[np.ndarray, int]]:
-    """Pass on blocks, samples (S, ...) and their rate, while checking them.
-
-    Args:
-        name: of the audio, for messages.
-        stated: number of samples that the header states; 0 if it does not.
+    """Yield the blocks of the audio `name`, samples (S, ...) and their rate, while checking them.
 
     Raises:
-        UserError: there are fewer samples than `stated` or none, or some are not finite.
+        UserError: some samples are not finite, or there are none, or fewer than the header has `stated` (0: not stated).
     """
     count = 0
     for samples, rate in blocks:

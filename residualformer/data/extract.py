@@ -112,12 +112,7 @@ def compute_corpus_features(
 
 
 def _extract_split(
-    split: str,
-    cuts: list[MonoCut],
-    config: Config,
-    out: Path,
-    map_: Callable[..., Iterable[Extracted]],
-    backend: str,
+    split: str, cuts: list[MonoCut], config: Config, out: Path, map_: Callable[..., Iterable[Extracted]], backend: str
 ) -> Extracted:
     """Extract the features of a split, with a progress bar; print skipped utterances on stderr."""
     copies = with_speeds(cuts, config.data.speeds if split == "train" else [1.0])
@@ -159,20 +154,10 @@ def extract_features(
     dtype: type[np.floating] = np.float32,
     backend: str = "knf",
 ) -> Iterator[Extracted]:
-    """Compute and store the features of `cuts`, one array file per cut.
+    """Compute the features of `cuts`, write an array (T, F) per cut into `arrays`, and yield the results part by part.
 
     Channels are averaged and other rates resampled, as `audio.read_audio` does. Cuts whose audio cannot be read are
-    skipped.
-
-    Args:
-        config: the definition of the features.
-        arrays: folder of the array files.
-        map_: such as `parallel.worker_map` yields.
-        dtype: of the arrays (T, F).
-        backend: one of `feature_backends.BACKENDS`.
-
-    Yields:
-        The results in order, part by part.
+    skipped. `map_` is such as `parallel.worker_map` yields, `backend` one of `feature_backends.BACKENDS`.
 
     Raises:
         OSError: an array cannot be written.

@@ -90,7 +90,7 @@ class OnlineFbank:
         self._fbank.accept_waveform(self.config.sample_rate_hz, np.ascontiguousarray(samples, dtype=np.float32))
 
     def finish(self) -> None:
-        """Mark the end of the stream, so that the last frames, whose windows reach beyond it, become ready."""
+        """End the stream: the last frames, whose windows reach beyond it, become ready."""
         self._fbank.input_finished()
 
     def pop(self) -> np.ndarray:

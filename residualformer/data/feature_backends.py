@@ -51,11 +51,9 @@ BACKENDS: dict[str, type[KnfFbank]] = {"knf": KnfFbank, "kaldifeat": KaldifeatFb
 
 
 def get_backend(name: str, config: FeatureConfig) -> KnfFbank:
-    """Return the feature extractor of a back-end.
+    """Return the feature extractor of the back-end `knf` or `kaldifeat`.
 
-    Args:
-        name: `knf`, `kaldifeat`, or `auto` for kaldifeat where it can serve `config` on a GPU, else knf. The attribute
-            `backend` of the extractor tells which it is.
+    `auto` is kaldifeat where it can serve `config` on a GPU, else knf; the extractor's `backend` is the name.
 
     Raises:
         UserError: the name is unknown, its package is missing (the message lists what is installed and how to get the

@@ -71,11 +71,7 @@ class KnfFbank(FeatureExtractor):
 
 
 def read_feature_config(fbank_dir: Path | str) -> FeatureConfig:
-    """Read the definition of the features in `fbank_dir`.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
+    """Read the definition of the features in `fbank_dir`; UserError if it is missing or damaged."""
     data = read_json(Path(fbank_dir) / "features.json", _ADVICE)
     try:
         return FeatureConfig(**data)
@@ -84,11 +80,7 @@ def read_feature_config(fbank_dir: Path | str) -> FeatureConfig:
 
 
 def read_cmvn(fbank_dir: Path | str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Read mean and standard deviation of the training features, each (F,) float32.
-
-    Raises:
-        UserError: they are missing or damaged.
-    """
+    """Read mean and standard deviation of the training features, each (F,) float32; UserError if damaged."""
     path = Path(fbank_dir) / "cmvn.json"
     data = read_json(path, _ADVICE)
     bins = read_feature_config(fbank_dir).num_mel_bins

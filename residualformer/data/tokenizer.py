@@ -71,17 +71,18 @@ class Tokenizer:
 
     @classmethod
     def from_dict(cls, data: Any) -> Tokenizer:
-        """Rebuild a tokenizer from the value of `to_dict`.
-
-        Raises:
-            ValueError: `data` is something else.
-        """
+        """Rebuild a tokenizer from the value of `to_dict`; ValueError if `data` is something else."""
         if not isinstance(data, dict) or data.get("kind") not in ("bpe", "char"):
             raise ValueError("it is not a mapping of kind bpe or char")
+        model, pieces = data.get("model"), data.get("pieces")
         if data["kind"] == "bpe":
-            tokenizer = _from_sentencepiece(_decode_base64(data.get("model")))
+            if not isinstance(model, str) or not model:
+                raise ValueError("its model is not a text in base64")
+            tokenizer = _from_sentencepiece(base64.b64decode(model))
         else:
-            tokenizer = cls(_check_pieces(data.get("pieces")))
+            if not isinstance(pieces, list) or not all(isinstance(piece, str) for piece in pieces):
+                raise ValueError("its pieces are not a list of texts")
+            tokenizer = cls(pieces)
         pieces = tokenizer.pieces
         if pieces[:2] != [BLANK_PIECE, UNKNOWN_PIECE] or len(set(pieces)) != len(pieces):
             raise ValueError(f"it must begin with {BLANK_PIECE} and {UNKNOWN_PIECE} and hold no piece twice")
@@ -93,11 +94,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
-        """Read the file that `save` wrote.
-
-        Raises:
-            UserError: it is missing or damaged.
-        """
+        """Read the file that `save` wrote; UserError if it is missing or damaged."""
         if not Path(path).exists():
             raise UserError(f"{path} is missing: run stage 3 first.")
         try:
@@ -122,22 +119,19 @@ def train_tokenizer(texts: Iterable[str], config: TokenConfig) -> Tokenizer:
     texts = [text for text in texts if text]
     if not texts:
         raise UserError("tokens: there is no training text to learn them from; look at the manifests (stage 1).")
+    characters = set("".join(texts).replace(" ", SPACE))
     if config.kind == "bpe":
-        return _train_bpe(texts, config)
+        return _train_bpe(texts, characters | {SPACE}, config)
     if config.kind == "char":
-        return Tokenizer([BLANK_PIECE, UNKNOWN_PIECE, *_characters(texts)])
+        return Tokenizer([BLANK_PIECE, UNKNOWN_PIECE, *sorted(characters)])
     raise UserError(f"tokens.kind is '{config.kind}'; allowed are bpe, char.{closest(config.kind, ('bpe', 'char'))}")
 
 
-def _characters(texts: list[str]) -> list[str]:
-    return sorted({SPACE if c == " " else c for text in texts for c in text})
-
-
-def _train_bpe(texts: list[str], config: TokenConfig) -> Tokenizer:
-    smallest = len({SPACE, *_characters(texts)}) + 2
+def _train_bpe(texts: list[str], characters: set[str], config: TokenConfig) -> Tokenizer:
+    smallest = len(characters) + 2
     if config.vocab_size < smallest:
         raise UserError(
-            f"tokens.vocab_size is {config.vocab_size}, but the text has {smallest - 2} characters (space included) "
+            f"tokens.vocab_size is {config.vocab_size}, but the text has {len(characters)} characters (space included) "
             f"beside blank and unknown: give at least {smallest}."
         )
     model = io.BytesIO()
@@ -175,15 +169,3 @@ def _from_sentencepiece(model: bytes) -> Tokenizer:
     except RuntimeError as error:
         raise ValueError(f"sentencepiece refuses its model: {error}") from error
     return Tokenizer([processor.id_to_piece(i) for i in range(processor.get_piece_size())], model)
-
-
-def _decode_base64(value: Any) -> bytes:
-    if not isinstance(value, str) or not value:
-        raise ValueError("its model is not a text in base64")
-    return base64.b64decode(value)
-
-
-def _check_pieces(value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(piece, str) for piece in value):
-        raise ValueError("its pieces are not a list of texts")
-    return value

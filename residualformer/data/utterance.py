@@ -29,11 +29,7 @@ class Utterance:
     origin: str  # "" for utterances of the corpus itself, else where they come from, such as "synthetic"
 
     def load(self) -> np.ndarray:
-        """Load the features (T, F), in the precision in which they are stored.
-
-        Raises:
-            UserError: they are missing or damaged.
-        """
+        """Load the features (T, F), in the precision in which they are stored; UserError if missing or damaged."""
         try:
             return self.features.load()
         except (OSError, EOFError, ValueError) as error:

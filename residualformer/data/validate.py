@@ -93,13 +93,9 @@ def _segment(utterance: CorpusUtterance, length: float) -> tuple[float, float]:
 
 
 def check_cut(cut: MonoCut, sampling_rate: int | None = None) -> None:
-    """Check that a cut has text, and audio that is complete and as its manifest states.
+    """Raise BadUtterance unless a cut has text, and audio that is complete and as its manifest states.
 
-    Args:
-        sampling_rate: in Hz, if only one is allowed.
-
-    Raises:
-        BadUtterance: it is not so.
+    `sampling_rate` is in Hz, if only one is allowed.
     """
     if len(cut.supervisions) != 1:
         raise BadUtterance(f"it has {len(cut.supervisions)} supervisions instead of one")
@@ -175,11 +171,9 @@ def _validate(item: MonoCut | CorpusUtterance, sampling_rate: int | None) -> Mon
 def validate_cuts(
     cuts: Iterable[MonoCut | CorpusUtterance], name: str, sampling_rate: int | None = None, jobs: int = 1
 ) -> tuple[CutSet, list[str]]:
-    """Validate the cuts of a split.
+    """Validate the cuts of the split `name`, or make them of utterances.
 
     Args:
-        cuts: cuts, or utterances to make cuts of.
-        name: of the split, for messages.
         sampling_rate: in Hz, if only one is allowed.
         jobs: processes that read the audio (all of it, twice: about 2 s of work for an hour of FLAC or MP3).
 
@@ -218,10 +212,8 @@ def write_cuts(
 ) -> CutSet:
     """Validate the cuts of a split and write them to `path`. Print a summary, and skipped utterances on stderr.
 
-    Args:
-        orphans: "id: reason" of what the corpus script has skipped, such as audio without a transcript.
-
-    See `validate_cuts` for the others and for errors.
+    `orphans` are "id: reason" of what the corpus script skipped, such as audio without a transcript. See
+    `validate_cuts` for the rest.
     """
     cuts, skipped = validate_cuts(utterances, name, sampling_rate, jobs)
     skipped = [*orphans, *skipped]
@@ -241,13 +233,10 @@ def save_cuts(cuts: CutSet, name: str, path: Path | str, skipped: int) -> None:
 
 
 def read_cuts(path: Path | str, stage: int) -> Iterator[MonoCut]:
-    """Yield the cuts of a manifest.
-
-    Args:
-        stage: the number of the stage that writes the manifest, for messages.
+    """Yield the cuts of a manifest that stage number `stage` writes.
 
     Raises:
-        UserError: the manifest is missing, damaged or empty.
+        UserError: the manifest is missing, damaged or empty; run that stage.
     """
     if not Path(path).is_file():
         raise UserError(f"{path} is missing: run stage {stage} first.")

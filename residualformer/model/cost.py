@@ -68,7 +68,12 @@ def parameter_table(model: Transducer, pruned: int | None = None) -> dict[str, i
     if isinstance(model.encoder, RecurrentEncoder):
         zeros = _masked(model.encoder) if pruned is None else pruned
         projection = _count(model.joiner.project_encoder.parameters())
-        table = _recurrent_table(model.encoder, projection, zeros)
+        arbitrator = model.encoder.arbitrator
+        table = {
+            "encoder": _count(model.encoder.parameters()) + projection - zeros,
+            "arbitrator": _count(arbitrator.parameters()) if arbitrator is not None else 0,
+            "pruned": zeros,
+        }
         rest["joiner"] -= projection
         total -= zeros
         parts = table["encoder"]
@@ -80,9 +85,15 @@ def parameter_table(model: Transducer, pruned: int | None = None) -> dict[str, i
     return table | rest | {"total": total, "training_only": training_only}
 
 
-def flops_per_frame(model: Transducer) -> FlopsPerFrame:
-    """Return the cost of a frame of a model with a recurrent encoder, as trained."""
-    return _flops(model)
+def flops_per_frame(model: Transducer, branches: list[float] | None = None) -> FlopsPerFrame:
+    """Return the cost of a frame of a model with a recurrent encoder, as trained or with other costs of `branches`."""
+    encoder = model.encoder
+    assert isinstance(encoder, RecurrentEncoder)
+    return {
+        "arbitrator": encoder.arbitrator_flops(),
+        "output": float(model.joiner.project_encoder.weight.numel()),
+        "branches": encoder.branch_flops() if branches is None else branches,
+    }
 
 
 def planned_flops(config: Config, vocab_size: int | None = None) -> FlopsPerFrame:
@@ -92,18 +103,7 @@ def planned_flops(config: Config, vocab_size: int | None = None) -> FlopsPerFram
         return flops_per_frame(model)
     shapes = _shapes(config)
     branches = [float(sum(w * v - _zeros(w, v, c) for w, v in shapes)) for c in config.amnet.compression]
-    return _flops(model, branches)
-
-
-def _flops(model: Transducer, branches: list[float] | None = None) -> FlopsPerFrame:
-    """Return the cost of a frame, that of the branches as given or as the model is."""
-    encoder = model.encoder
-    assert isinstance(encoder, RecurrentEncoder)
-    return {
-        "arbitrator": encoder.arbitrator_flops(),
-        "output": float(model.joiner.project_encoder.weight.numel()),
-        "branches": encoder.branch_flops() if branches is None else branches,
-    }
+    return flops_per_frame(model, branches)
 
 
 def _shapes(config: Config) -> list[tuple[int, int]]:
@@ -122,16 +122,6 @@ def _zeros(w: int, v: int, compression: float) -> int:
 def _unallocated(config: Config, vocab_size: int | None) -> Transducer:
     with torch.device("meta"):
         return build_model(config, vocab_size or config.tokens.vocab_size)
-
-
-def _recurrent_table(encoder: RecurrentEncoder, projection: int, zeros: int) -> dict[str, int]:
-    """Count the parameters of an encoder and the joiner's `projection` of it, without the `zeros` of its matrices."""
-    arbitrator = encoder.arbitrator
-    return {
-        "encoder": _count(encoder.parameters()) + projection - zeros,
-        "arbitrator": _count(arbitrator.parameters()) if arbitrator is not None else 0,
-        "pruned": zeros,
-    }
 
 
 def _transformer_table(encoder: TransformerEncoder) -> dict[str, int]:

@@ -44,10 +44,9 @@ def training_identity(
         teacher: fingerprint of the arbitrator's teacher, where there is one.
         slow_share: share of slow frames that is sought, where one is.
     """
-    identity: dict[str, Any] = {"config": decisive_values(config), "tokens": tokens, "warm_start": warm_start}
-    if teacher is not None:
-        identity["teacher"] = teacher
-    return identity | ({"slow_share": slow_share} if slow_share is not None else {})
+    identity = {"config": decisive_values(config), "tokens": tokens, "warm_start": warm_start}
+    optional = {"teacher": teacher, "slow_share": slow_share}
+    return identity | {name: value for name, value in optional.items() if value is not None}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:

@@ -37,11 +37,7 @@ def show_ends(low: float | None, high: float | None) -> str:
     return f"[{show_number(low, '{:+.1f}', nothing='-inf')}, {show_number(high, '{:+.1f}', nothing='inf')}]"
 
 
-def markdown_line(cells: Sequence[str]) -> str:
-    """Format a line of a Markdown table."""
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Format a Markdown table, a string for each line."""
-    return [markdown_line(header), markdown_line(["---"] * len(header)), *map(markdown_line, rows)]
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
