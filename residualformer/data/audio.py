@@ -66,7 +66,7 @@ def checked(blocks: Iterable[tuple[np.ndarray, int]], name: str, stated: int = 0
     """Yield the blocks of the audio `name`, samples (S, ...) and their rate, while checking them.
 
     Raises:
-        UserError: some samples are not finite, or there are none, or fewer than the header has `stated` (0: not stated).
+        UserError: some samples are not finite, or there are none, or fewer than the header has `stated` (0: unknown).
     """
     count = 0
     for samples, rate in blocks:
