@@ -60,20 +60,22 @@ def merge_results(published: Results | None, run: Results) -> tuple[Results, lis
     with a model that the run replaces by one of other scores.
     """
     old = published or replace(run, rows=[])
-    new = {_key(row): row for row in run.rows}
+    new = {(row.experiment, row.run): row for row in run.rows}
     fingerprints = {row.experiment: row.training.fingerprint for row in run.rows}
     scored = f"`{old.command}` at commit {old.commit}"
     rows: list[Row] = []
     changes: list[str] = []
     changed: set[tuple[str, str]] = set()
     for row in old.rows:
-        if (other := new.pop(_key(row), None)) is not None:
+        key = row.experiment, row.run
+        if (other := new.pop(key, None)) is not None:
             rows.append(other)
             changes.append(f"replaced {_name(row)}: {_score(row)} -> {_score(other)}")
-            changed |= {_key(row)} if other.scores != row.scores else set()
+            if other.scores != row.scores:
+                changed.add(key)
         elif fingerprints.get(row.experiment, row.training.fingerprint) != row.training.fingerprint:
             changes.append(f"dropped {_name(row)}: it was trained again, but not decoded there")
-            changed.add(_key(row))
+            changed.add(key)
         else:
             rows.append(replace(row, scored=row.scored or scored))
     stale = [row for row in rows if row.scored and row.comparison.relative is not None]
@@ -145,10 +147,6 @@ def _ordered(rows: Sequence[Row], sets: Sequence[str]) -> list[Row]:
         return sets.index(set_of(row.split)), row.split, recurrent, row.experiment != row.baseline
 
     return sorted(rows, key=place)
-
-
-def _key(row: Row) -> tuple[str, str]:
-    return row.experiment, row.run
 
 
 def _name(row: Row) -> str:
