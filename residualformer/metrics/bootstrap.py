@@ -98,14 +98,10 @@ class Measure:
             return NO_GAP
         with np.errstate(divide="ignore", invalid="ignore"):
             samples = relative_gap(self.samples, baseline.samples, self.higher_is_better)
-        relative = relative_gap(self.value, baseline.value, self.higher_is_better)
-        low, high = _central(samples, LEVEL)
-        return Gap(
-            relative=_finite(relative, 2),
-            relative_low=_finite(low, 2),
-            relative_high=_finite(high, 2),
-            p_value=round(paired_p_value(self, baseline), 4),
-        )
+        gap = relative_gap(self.value, baseline.value, self.higher_is_better)
+        relative, low, high = (_finite(x, 2) for x in (gap, *_central(samples, LEVEL)))
+        p_value = round(paired_p_value(self, baseline), 4)
+        return Gap(relative=relative, relative_low=low, relative_high=high, p_value=p_value)
 
 
 def _finite(x: float, digits: int) -> float | None:

@@ -31,15 +31,12 @@ TYPES: dict[str, type] = {
 
 @dataclass
 class Bundle:
-    """A trained model with all that decoding needs.
-
-    `info` is the training record: seed, commit, command, hardware, time, parameters.
-    """
+    """A trained model with all that decoding needs."""
 
     model: Transducer
     config: Config
     tokenizer: Tokenizer
-    info: dict[str, Any]
+    info: dict[str, Any]  # the record of its training: seed, commit, command, hardware, time, parameters
 
     @property
     def device(self) -> torch.device:
@@ -140,7 +137,7 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], source: str
 
 
 def average(paths: Sequence[Path]) -> dict[str, Tensor]:
-    """Compute the mean of the weights in `paths`, in float64; what is not floating point is taken from the last."""
+    """Average the weights in `paths`, in float64; tensors that are not floating point are those of the last."""
     total: dict[str, Tensor] = {}
     for path in paths:
         weights = load(path)

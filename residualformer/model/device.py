@@ -24,7 +24,7 @@ def find_device(name: str) -> torch.device:
     """Return the device of a name in `DEVICES`; `auto` is CUDA where it is available, else the CPU.
 
     Raises:
-        UserError: `cuda` is asked for, but torch cannot use it.
+        UserError: torch cannot use CUDA, but `cuda` is asked for.
     """
     import torch  # here, so that the options of a command do not wait for it
 

@@ -114,16 +114,16 @@ def percent_saved(mflop: float, dense: float) -> float:
 
 
 def shared_utterance(decisions: Sequence[dict[str, np.ndarray]], rho: float) -> str | None:
-    """Return the id of the longest utterance of up to 10 s that every model decoded, else of the one nearest to 10 s.
+    """Return the id of the longest utterance of up to 10 s that all models decoded, else of the one nearest to 10 s.
 
-    Of equally long ones it is the first by name; None where the models share no utterance.
+    The first by name is taken of equally long ones. None where the models share no utterance.
     """
     frames = {name: len(decisions[0][name]) for name in set.intersection(*(set(taken) for taken in decisions))}
     return min(sorted(frames), key=lambda name: (frames[name] > 10 * rho, abs(frames[name] - 10 * rho)), default=None)
 
 
 def table_order(config: Config) -> tuple[int, int, int, str]:
-    """Return a key that sorts recurrent experiments as the paper's table 1: by method, branches and cost."""
+    """Return a key that sorts recurrent experiments as in the paper's table 1: by method, branches and cost."""
     amnet = config.amnet
     cost = ("none", "avg", "amr").index(amnet.cost.kind)
     return ("none", "sparse", "factorised").index(amnet.method), len(amnet.compression), cost, amnet.cost.match or ""

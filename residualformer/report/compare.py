@@ -18,9 +18,10 @@ TRANSFORMER_BASELINE, RECURRENT_BASELINE = "baseline", "rnnt"  # the experiments
 def compare(runs: Sequence[Scored], baseline: str | None = None) -> list[Row]:
     """Return the rows of `runs`, each compared with the run of its baseline whose folder has the same name.
 
-    The baseline is the experiment `baseline` for Transformers and `rnnt` for recurrent encoders; where only one of them
-    exists, it serves both. An experiment given as `baseline` serves all. Test sets are in the order of `runs`, each
-    before its subsets; of each the baselines come first, recurrent encoders last, in the paper's order.
+    The experiment given as `baseline` serves all. By default Transformers are compared with the experiment `baseline`
+    and recurrent encoders with `rnnt`, or all with the one of the two that exists. Rows are sorted by test set, in the
+    order of `runs` and each before its subsets; within a set baselines come first, recurrent encoders last, in the
+    paper's order.
 
     Raises:
         UserError: no experiment has the given name.
@@ -46,7 +47,7 @@ def compare(runs: Sequence[Scored], baseline: str | None = None) -> list[Row]:
 
 
 def compare_runs(run: Scored, other: Scored | None) -> Comparison:
-    """Return how much worse `run` is than `other`; no comparison where they were not `tested` alike."""
+    """Compare `run` with `other`; return NO_COMPARISON unless utterances, references and search settings are equal."""
     name = next(iter(run.measures))
     if other is None or other is run or other.tested != run.tested or name not in other.measures:
         return NO_COMPARISON

@@ -44,7 +44,7 @@ def show_picture(table: PaperTable) -> str:
 
 
 def findings(table: PaperTable) -> list[str]:
-    """Return a sentence or two for each claim of the table, and one on the lead that residual weights make up."""
+    """Return a sentence or two for each claim of the table, and `_closing`."""
     return [_finding(claim) for claim in table.claims] + _closing(table)
 
 
@@ -123,7 +123,7 @@ def _amnet_lines(table: PaperTable, cell: TableCell) -> Lines:
 
 
 def _each_set(table: PaperTable, ours: Measured | None, name: str, show: Callable[[SetScores], str]) -> Lines:
-    """Iterate over the test sets: `name` with the set's name in it, and what `show` makes of its scores."""
+    """Iterate over the test sets: `name` with the set's name in it, and the scores formatted by `show`."""
     for split in table.sets:
         scores = ours.sets.get(split) if ours else None
         yield name.format(_of_set(table, split)), show(scores) if scores else NOTHING
@@ -173,7 +173,7 @@ def _pair(claim: JudgedClaim, pair: JudgedPair) -> str:
 
 
 def _closing(table: PaperTable) -> list[str]:
-    """Say how much of the lead of K = 1 residual weights make up: the paper's, ours, and the control's."""
+    """Return a sentence on the share of the baseline's lead (K = 1) that residual weights make up, if it is known."""
     parts, leader = [], table.baseline
     for cell in table.cells():
         closed = cell.control.closed if cell.control else None

@@ -79,20 +79,15 @@ class Point(NamedTuple):
 
 
 def _points(scores: Iterable[tuple[str, float | None, Score | None]]) -> list[Point]:
-    """Return the names, sizes and scores of which all are known."""
+    """Return those of (name, size, score) whose size and score are known."""
     return [Point(n, x, s.value, s) for n, x, s in scores if x is not None and s is not None and s.value is not None]
 
 
 def against_parameters(results: Results, folder: Path, suffix: str = "") -> list[Path]:
     """Draw WER or BLEU with its interval over the encoder's parameters, a panel for each test set.
 
-    A subset is drawn in its set's mean. A line joins the models that no smaller or equally large one surpasses.
-
-    Args:
-        folder, suffix: the pictures are `wer_vs_params<suffix>.png` and `bleu_vs_params<suffix>.png`.
-
-    Returns:
-        The pictures; none when no row has both a score and a size.
+    Subsets are drawn as their mean. A line joins the models that no smaller or equally large one surpasses. Return the
+    pictures, `wer_vs_params<suffix>.png` and `bleu_vs_params<suffix>.png`, of which some row has a score and a size.
     """
     pictures = []
     rows = [row for row in results.rows if row.encoder_parameters and "@" not in row.split]
@@ -123,7 +118,7 @@ def against_parameters(results: Results, folder: Path, suffix: str = "") -> list
 
 
 def pareto_front(points: Sequence[tuple[float, float]], higher_is_better: bool = False) -> list[tuple[float, float]]:
-    """Return those of (size, score) that no other of at most their size surpasses, by size."""
+    """Return the points (size, score) that no other point of the same or a smaller size surpasses, by size."""
     sign = -1 if higher_is_better else 1
     front: list[tuple[float, float]] = []
     for size, score in sorted(points, key=lambda point: (point[0], sign * point[1])):
@@ -133,9 +128,9 @@ def pareto_front(points: Sequence[tuple[float, float]], higher_is_better: bool =
 
 
 def table_lines(table: PaperTable, picture: Path) -> bool:
-    """Draw the scores of a paper's table, a line for each row (dashed: its controls), a panel for each test set.
+    """Draw the scores of a paper's table over the parameters, or over the FLOPs per frame if all models are AmNets.
 
-    They stand over the parameters, those of AmNets over the FLOPs per frame. Return False when nothing was measured.
+    Each row is a line, its controls a dashed one, each test set a panel. Return False when nothing was measured.
     """
     measured = [cell.ours for row in table.rows for cell in row.cells if cell and cell.ours]
     sets = [name for name in table.sets if any(name in ours.sets for ours in measured)]
@@ -192,7 +187,7 @@ def _draw_points(axis: Axes, points: Sequence[Point], **options: Any) -> None:
 def _arms(scores: Sequence[Score]) -> np.ndarray:
     """Return how far the intervals reach below and above their values (2, N), at least 0.
 
-    Of few utterances a bootstrap's interval can lie beside the value of all; rounding does that where all are alike.
+    A value can lie outside its interval: if there are few utterances, or by rounding if all score alike.
     """
     value, low, high = np.array([[score.value, score.low, score.high] for score in scores], dtype=float).T
     return np.maximum([value - low, high - value], 0.0)
@@ -213,8 +208,7 @@ def decisions_and_backlog(
 ) -> None:
     """Draw an utterance's features (T, F), the branch that each model took for each frame, and its backlog.
 
-    The height of the backlog (AmNets, eq. 7 and figure 2) at the last frame is the latency, after which no work is left
-    (dotted).
+    The backlog (AmNets, eq. 7 and figure 2) at the last frame is the latency; dotted lines show it being worked off.
     """
     heights = (2.2, 0.4 + 0.32 * len(tracks), 3.2)
     figure, (top, middle, bottom) = plt.subplots(

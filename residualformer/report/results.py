@@ -15,13 +15,9 @@ SCORES = ("wer", "cer", "bleu", "chrf", "loss")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """The paired comparison of two runs, by WER or BLEU and by the transducer loss: two `bootstrap.Gap` in one."""
+class Comparison(Gap):
+    """The paired comparison of two runs: the gap in WER or BLEU, and that in the transducer loss."""
 
-    relative: float | None
-    relative_low: float | None = None
-    relative_high: float | None = None
-    p_value: float | None
     loss_relative: float | None
     loss_relative_low: float | None = None
     loss_relative_high: float | None = None

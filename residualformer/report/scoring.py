@@ -124,8 +124,8 @@ def score_run(folder: Path) -> Scored:
 def with_means(runs: Sequence[Scored]) -> list[Scored]:
     """Return `runs` and, of each experiment and search, the mean over the subsets of each test set.
 
-    An experiment that lacks one of the subsets has no mean: a mean over fewer would pass for the score of the set. The
-    row of a mean has the test set as its `split`, and as `run` the folder that a split of that name would have.
+    An experiment that lacks one of the subsets has no mean, since a mean over fewer would be taken for the score of the
+    set. The `split` of a mean is the test set, its `run` the folder that a split of that name would have.
     """
     groups: dict[tuple[str, str], list[Scored]] = {}
     subsets: dict[str, set[str]] = {}
