@@ -63,11 +63,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str, advice: str) -> dict[str, Any]:
-    """Read the mapping in a JSON file.
-
-    Raises:
-        UserError: the file is missing or holds something else; the message ends in `advice`.
-    """
+    """Read the mapping in a JSON file; raise UserError, ending in `advice`, if it is missing or holds anything else."""
     value = _parsed(read_text(path, advice), str(path), advice)
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON mapping: {advice}.")
@@ -75,11 +71,7 @@ def read_json(path: Path | str, advice: str) -> dict[str, Any]:
 
 
 def read_json_lines(path: Path | str, advice: str) -> list[Any]:
-    """Read the value in each line of a JSONL file.
-
-    Raises:
-        UserError: the file is missing, or a line is damaged; the message tells its number and ends in `advice`.
-    """
+    """Read the values in the lines of a JSONL file; raise UserError, ending in `advice`, if it is absent or damaged."""
     lines = split_lines(read_text(path, advice))
     return [_parsed(line, f"{path}, line {number}", advice) for number, line in enumerate(lines, start=1)]
 
@@ -98,11 +90,7 @@ def read_log(path: Path | str) -> list[dict[str, Any]]:
 
 
 def read_text(path: Path | str, advice: str) -> str:
-    """Read a text file.
-
-    Raises:
-        UserError: the file is missing or not UTF-8; the message ends in `advice`.
-    """
+    """Read a text file; raise UserError, ending in `advice`, if it is missing or not UTF-8."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:

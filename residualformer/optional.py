@@ -14,17 +14,11 @@ from residualformer.errors import UserError, closest
 
 @dataclass(frozen=True)
 class OptionalPackage:
-    """A package that may be missing.
-
-    Attributes:
-        purpose: what it is used for.
-        install: the command that installs it.
-        min_version: the oldest version that works.
-    """
+    """A package that may be missing."""
 
     purpose: str
-    install: str
-    min_version: str = "0"
+    install: str  # the command that installs it
+    min_version: str = "0"  # the oldest that works
 
 
 # By the name of the module, which is also that of the distribution, with "-" for "_". Packages of an extra in
@@ -66,11 +60,7 @@ def is_installed(name: str) -> bool:
 
 
 def optional(name: str) -> ModuleType:
-    """Import a module of the table.
-
-    Raises:
-        UserError: the module is not in the table, missing, too old or broken; the message tells how to install it.
-    """
+    """Import a module of the table; raise UserError, which tells how to install it, if it is missing, old or broken."""
     if name not in OPTIONAL:
         raise UserError(f"unknown optional package '{name}'; known: {', '.join(OPTIONAL)}.{closest(name, OPTIONAL)}")
     row = OPTIONAL[name]

@@ -29,14 +29,8 @@ def worker_map(
 
     Results come in order. Use up one map before starting the next. Processes are spawned, because a fork would inherit
     the locks of torch's threads.
-
-    Args:
-        jobs: number of processes.
-        items_at_once: number of items that a process gets at a time.
-        prepare: called first in each process.
-
-    Raises:
-        UserError: a process was killed. Exceptions of `function` are raised as they are.
+    A process calls `prepare` first, and gets `items_at_once` items at a time. Raises UserError if one was killed;
+    exceptions of `function` are raised as they are.
     """
     if jobs == 1:
         yield map

@@ -18,14 +18,14 @@ from residualformer.config.loading import load_config
 from residualformer.errors import run_main
 from residualformer.lock import alone_in
 from residualformer.train.loop import Interrupted
-from residualformer.train.setup import make_trainer, read_setup
+from residualformer.train.setup import make_trainer
 
 
 def main() -> None:
     args = parse_arguments()
     config = load_config(args.config, args.set)
     with alone_in(args.exp):
-        trainer = make_trainer(read_setup(config, args.data, args.exp, args.warm_start), resume_script())
+        trainer = make_trainer(config, args.data, args.exp, args.warm_start, resume_script())
         if trainer is None:
             print(f"{args.exp}: trained already with this configuration; nothing to do")
             return

@@ -13,16 +13,9 @@ from residualformer.errors import UserError
 
 
 def factorise(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Factorize a dense matrix: its `rank` largest singular values, spread evenly over two factors.
+    """Return factors P1 (w, rank) and P2 (v, rank) of a matrix (w, v), in its dtype; exact when rank = min(w, v).
 
-    Args:
-        weight: W (w, v).
-
-    Returns:
-        P1 (w, rank), P2 (v, rank), in the dtype of `weight`; P1 P2ᵀ is W when rank = min(w, v).
-
-    Raises:
-        UserError: the rank is below 1 or above min(w, v).
+    Raises UserError if the rank is below 1 or above min(w, v).
     """
     _check_rank(rank, min(weight.shape), tuple(weight.shape))
     # In fp64: the small singular values of an fp32 decomposition are off by 1e-7 of the largest one.
@@ -32,15 +25,10 @@ def factorise(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def refactorise(p1: Tensor, p2: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Return `factorise(P1 P2ᵀ, rank)` without forming the product.
+    """Return `factorise(P1 P2ᵀ, rank)` of factors (w, r) and (v, r) without forming the product.
 
-    Training mixes the columns of factors; this orders them by singular value again.
-
-    Args:
-        p1: (w, r), p2: (v, r).
-
-    Raises:
-        UserError: the rank is below 1 or above min(r, w, v).
+    Training mixes the columns of factors; this orders them by singular value again. Raises UserError if the rank is
+    below 1 or above min(r, w, v).
     """
     _check_rank(rank, min(*p1.shape, len(p2)), (len(p1), len(p2)))
     q1, r1 = torch.linalg.qr(p1.double())

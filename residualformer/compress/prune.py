@@ -15,17 +15,11 @@ from residualformer.nn.branches import SparseWeight
 
 @dataclass(frozen=True)
 class PruningSchedule:
-    """The growth of sparsity (eq. 3): from 0 to s_f in nu updates of the masks, one every Delta m steps.
+    """The growth of sparsity (eq. 3): from 0 to s_f in nu updates of the masks, one every Delta m steps."""
 
-    Attributes:
-        final: s_f, the share of weights that are zero in the end, in [0, 1).
-        num_updates: nu; 0: the masks never change.
-        every_steps: Delta m.
-    """
-
-    final: float
-    num_updates: int
-    every_steps: int
+    final: float  # s_f, the share of weights that are zero in the end, in [0, 1)
+    num_updates: int  # nu; with 0 the masks never change
+    every_steps: int  # Delta m
 
     def __post_init__(self) -> None:
         if not 0 <= self.final < 1:
@@ -70,12 +64,7 @@ def magnitude_mask(weight: Tensor, sparsity: float, block: int = 1) -> Tensor:
 
 
 class BranchPruner:
-    """The masks of one branch: all its matrices follow one schedule, and each is ranked by itself.
-
-    Args:
-        weights: the branch's matrices.
-        block: as in `magnitude_mask`.
-    """
+    """The masks of one branch: all its matrices follow one schedule, and each ranks its own weights."""
 
     def __init__(self, weights: Sequence[SparseWeight], schedule: PruningSchedule, block: int = 1) -> None:
         self.weights, self.schedule, self.block = weights, schedule, block

@@ -66,24 +66,16 @@ Experiment = Annotated[
 
 @dataclass(frozen=True)
 class Key:
-    """One key of the configuration: `annotation` is its type with all metadata, `only` the conditions for a meaning."""
+    """One key of the configuration."""
 
     name: str
-    annotation: Any
+    annotation: Any  # the type with all metadata
     default: Any
     doc: str
     unit: str
-    only: tuple[Only, ...]
-
-    @property
-    def type_words(self) -> str:
-        """Return the type in words, such as 'a whole number or null'."""
-        return _type_words(self.annotation)
-
-    @property
-    def allowed_words(self) -> str:
-        """Return the allowed values in words, such as '0 or more'; '' when every value of the type is allowed."""
-        return _allowed_words(self.annotation)
+    only: tuple[Only, ...]  # the conditions under which it means something
+    type_words: str  # such as 'a whole number or null'
+    allowed_words: str  # such as '0 or more'; '' when every value of the type is allowed
 
 
 def keys_of(schema: type, prefix: str = "", only: tuple[Only, ...] = ()) -> Iterator[Key]:
@@ -97,7 +89,8 @@ def keys_of(schema: type, prefix: str = "", only: tuple[Only, ...] = ()) -> Iter
             continue
         doc = next((part.text for part in metadata if isinstance(part, Doc)), "")
         unit = next((part.unit for part in metadata if isinstance(part, Unit)), "")
-        yield Key(f"{prefix}{name}", annotation, getattr(defaults, name), doc, unit, conditions)
+        words = _type_words(annotation), _allowed_words(annotation)
+        yield Key(f"{prefix}{name}", annotation, getattr(defaults, name), doc, unit, conditions, *words)
 
 
 def section_type(schema: type, name: str) -> type:

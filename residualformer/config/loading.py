@@ -10,6 +10,7 @@ what earlier sources gave the key is dropped; a key without a meaning in the sam
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,7 @@ from residualformer.files import write_text
 KEYS = {key.name: key for key in keys_of(Config)}
 IN_ORDER = deciding_first(KEYS)
 RENAMED = {"encoder.look_back_ms": "encoder.left_context_ms"}  # former names, still found in recorded configurations
+_CONFIG = TypeAdapter(Config)
 _RECORDED = -1  # the rank of recorded values: whatever means nothing is dropped
 _OUT_OF_RANGE = {
     *("greater_than", "greater_than_equal", "less_than", "less_than_equal"),
@@ -198,11 +200,12 @@ class _Reader:
                 decided = f"{only.key} = {self.values[only.key].value}"
                 what = f"is {value!r}, which has no effect with {decided}; leave it out, or take {only}"
                 self.problems.append(f"{source}: {key.name} {what}.")
-        config = _build(Config, _nested({name: value for name, (value, _, _) in self.values.items()}))
-        for keys, what in check(config):
+        config = _CONFIG.validate_python(_nested({name: value for name, (value, _, _) in self.values.items()}))
+        for sentence in check(config):
+            keys = [name for name in re.findall(r"[a-z_]+(?:\.[a-z_]+)*", sentence) if name in KEYS]
             if not self.wrong & set(keys):
                 sources = dict.fromkeys(self.values[key].source for key in keys if self.values[key].source)
-                self.problems.append(f"{' with '.join(sources) or 'defaults'}: {keys[0]} {what}.")
+                self.problems.append(f"{' with '.join(sources) or 'defaults'}: {sentence}.")
         if self.problems:
             head = f"{len(self.problems)} mistakes in the configuration:\n  " if len(self.problems) > 1 else ""
             raise UserError(head + "\n  ".join(self.problems))
@@ -225,14 +228,6 @@ class _Reader:
 @cache
 def _adapter(name: str) -> TypeAdapter:
     return TypeAdapter(KEYS[name].annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
-
-
-def _build(section: type, values: Mapping[str, Any]) -> Any:
-    given = dict(values)
-    for field in dataclasses.fields(section):
-        if isinstance(values[field.name], dict):
-            given[field.name] = _build(section_type(section, field.name), values[field.name])
-    return section(**given)
 
 
 def _unknown(key: str, prefix: str, here: list[str]) -> str:

@@ -14,8 +14,8 @@ Letters: B batch, T frames, S labels, L = S + 1 label positions, C classes (blan
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,22 +26,6 @@ from residualformer.kernels.precision import no_autocast
 from residualformer.kernels.projection import Blocks, Projection, grads_where_needed
 
 FRAMES = {"cpu": 2048, "cuda": 16384}  # utterances are grouped up to so many frames: large products, few steps
-
-
-class Linear(NamedTuple):
-    """The inputs and the parameters of a linear layer."""
-
-    x: Tensor  # (B, rows, D)
-    weight: Tensor  # (C, D)
-    bias: Tensor | None  # (C,)
-
-
-class LinearGrads(NamedTuple):
-    """The gradients of a `Linear`, None where they are not needed."""
-
-    x: Tensor | None = None
-    weight: Tensor | None = None
-    bias: Tensor | None = None
 
 
 class LogitsAndNorms(NamedTuple):
@@ -57,23 +41,16 @@ class LogitsAndNorms(NamedTuple):
 
 
 def logits_and_norms(
-    encoder: Linear,
-    predictor: Linear,
-    unigram: Tensor | None,
-    symbols: Tensor,
-    blank: int,
-    boundary: Tensor,
-    bf16: bool,
+    encoder: Projection, predictor: Projection, unigram: Tensor | None, symbols: Tensor, blank: int, boundary: Tensor
 ) -> LogitsAndNorms:
     """Return what the arcs of an additive joiner are made of.
 
     Args:
-        encoder: encoder frames (B, T, E) and their projection; predictor: predictor states (B, L, P) and theirs.
+        encoder: of encoder frames (B, T, E); predictor: of predictor states (B, L, P), in the same precision.
         unigram: (C,), probabilities, or None; symbols: (B, S); boundary: (B, 4).
-        bf16: see `precision.bf16_products`.
     """
-    groups = _groups(boundary)
-    return LogitsAndNorms(*_LogitsAndNorms.apply(*encoder, *predictor, unigram, symbols, blank, groups, bf16))
+    others = unigram, symbols, blank, _groups(boundary), encoder.bf16
+    return LogitsAndNorms(*_LogitsAndNorms.apply(*encoder.tensors, *predictor.tensors, *others))
 
 
 class _Utterance(NamedTuple):
@@ -155,30 +132,16 @@ class _Sums:
 
 class _LogitsAndNorms(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx,
-        encoded: Tensor,
-        encoder_weight: Tensor,
-        encoder_bias: Tensor | None,
-        predicted: Tensor,
-        predictor_weight: Tensor,
-        predictor_bias: Tensor | None,
-        unigram: Tensor | None,
-        symbols: Tensor,
-        blank: int,
-        groups: list[Group],
-        bf16: bool,
-    ) -> tuple[Tensor, ...]:
-        encoder = Linear(encoded, encoder_weight, encoder_bias)
-        predictor = Linear(predicted, predictor_weight, predictor_bias)
-        (B, T), L = encoded.shape[:2], predicted.shape[1]
+    def forward(ctx, *arguments: Any) -> tuple[Tensor, ...]:
+        unigram, symbols, blank, groups, bf16 = arguments[6:]  # before these, autograd wants the tensors one by one
+        encoder, predictor = Projection(*arguments[:3], bf16=bf16), Projection(*arguments[3:6], bf16=bf16)
+        (B, T), L = encoder.x.shape[:2], predictor.x.shape[1]
         shapes = (L - 1, T), (1, T), (L - 1, 1), (L, 1), (L, T), (L, 1), (1, T)
-        parts = LogitsAndNorms(*(encoded.new_zeros(B, *shape) for shape in shapes))
-        ctx.save_for_backward(*encoder, *predictor, unigram, symbols)
+        parts = LogitsAndNorms(*(encoder.x.new_zeros(B, *shape) for shape in shapes))
+        ctx.save_for_backward(*encoder.tensors, *predictor.tensors, unigram, symbols)
         ctx.blank, ctx.bf16, ctx.groups = blank, bf16, []
         for group in groups:
-            am = _joined([encoded[u.b, u.t] for u in group], encoder, LinearGrads(), bf16)
-            lm = _joined([predicted[u.b, u.s] for u in group], predictor, LinearGrads(), bf16)
+            am, lm = _joined(encoder, [(u.b, u.t) for u in group]), _joined(predictor, [(u.b, u.s) for u in group])
             sums = _Sums.of(am, lm, unigram, group)
             ctx.groups.append((group, sums))
             for u, joint_sum in zip(group, sums.joint):
@@ -195,28 +158,26 @@ class _LogitsAndNorms(torch.autograd.Function):
     def backward(ctx, *part_grads: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, unigram, symbols = ctx.saved_tensors
         *grads, unigram_grad = grads_where_needed(ctx, *inputs, unigram)
-        encoder, predictor = Linear(*inputs[:3]), Linear(*inputs[3:])
-        encoder_grads, predictor_grads = LinearGrads(*grads[:3]), LinearGrads(*grads[3:])
+        encoder = Projection(*inputs[:3], *grads[:3], bf16=ctx.bf16)
+        predictor = Projection(*inputs[3:], *grads[3:], bf16=ctx.bf16)
         parts = LogitsAndNorms(*part_grads)
         with no_autocast(symbols):
             for group, sums in ctx.groups:
-                am = _joined([encoder.x[u.b, u.t] for u in group], encoder, encoder_grads, ctx.bf16)
-                lm = _joined([predictor.x[u.b, u.s] for u in group], predictor, predictor_grads, ctx.bf16)
+                am, lm = _joined(encoder, [(u.b, u.t) for u in group]), _joined(predictor, [(u.b, u.s) for u in group])
                 _add_grads_of_norms(parts, am, lm, unigram, unigram_grad, sums, group)
                 for u in group:
                     _add_grads_of_logits(parts, am, lm, u, u.classes(symbols, ctx.blank))
-                    if encoder_grads.x is not None and am.x_grad is not None:
-                        encoder_grads.x[u.b, u.t] = am.x_grad[u.frames]
-                    if predictor_grads.x is not None and lm.x_grad is not None:
-                        predictor_grads.x[u.b, u.s] = lm.x_grad[u.labels]
+                    if encoder.x_grad is not None and am.x_grad is not None:
+                        encoder.x_grad[u.b, u.t] = am.x_grad[u.frames]
+                    if predictor.x_grad is not None and lm.x_grad is not None:
+                        predictor.x_grad[u.b, u.s] = lm.x_grad[u.labels]
         return *grads, unigram_grad, None, None, None, None
 
 
-def _joined(rows: list[Tensor], linear: Linear, grads: LinearGrads, bf16: bool) -> Projection:
-    """Return the projection of the rows of a group's utterances, one after the other."""
-    x = torch.cat(rows)
-    x_grad = None if grads.x is None else torch.zeros_like(x)
-    return Projection(x, linear.weight, linear.bias, bf16, x_grad, grads.weight, grads.bias)
+def _joined(batch: Projection, places: list[tuple[int, slice]]) -> Projection:
+    """Return the projection of the rows at some places (utterance, rows) of a batch, one after the other."""
+    x = torch.cat([batch.x[place] for place in places])
+    return replace(batch, x=x, x_grad=None if batch.x_grad is None else torch.zeros_like(x))
 
 
 def _write_logits(parts: LogitsAndNorms, am: Projection, lm: Projection, u: _Utterance, classes: Tensor) -> None:

@@ -30,9 +30,7 @@ _is_there = functools.cache(is_installed)
 @contextmanager
 def recursion_engine(name: str) -> Iterator[None]:
     """Run every loss of this thread on engine `name`, one of ENGINES, within the context; `plain` is all PyTorch.
-
-    Raises:
-        ValueError: there is no such engine. A loss raises UserError if the engine's package is missing or broken.
+    Raises ValueError if there is no such engine. A loss raises UserError if the engine's package is missing or broken.
     """
     if name not in ENGINES:
         raise ValueError(f"recursion engine is {name!r}; it must be one of {', '.join(ENGINES)}")

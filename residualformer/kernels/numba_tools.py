@@ -42,9 +42,8 @@ bits: Any = _bits
 def numba_kernel(signature: str | None = None, **options: Any) -> Callable[[Callable], Callable]:
     """Compile the decorated function without the interpreter's lock and without checks, for all processes if possible.
 
-    Args:
-        signature: compile for these types at import; without it, for the types of each first call.
-        options: of numba.njit, before those above.
+    With a `signature` it is compiled for these types at import, else for the types of each first call. `options` are
+    those of numba.njit.
     """
     settings: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy", "fastmath": {"contract"}}
     settings |= options

@@ -39,14 +39,15 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         first = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
         with no_autocast(first):
-            return function(*map(_widen, args), **{name: _widen(value) for name, value in kwargs.items()})
+            return function(*widened(*args), **dict(zip(kwargs, widened(*kwargs.values()))))
 
     return wrapper
 
 
-def _widen(value: Any) -> Any:
-    half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
-    return value.float() if half else value
+def widened(*values: Any) -> list[Any]:
+    """Return `values` with half-precision tensors turned into float32."""
+    half = (torch.bfloat16, torch.float16)
+    return [value.float() if isinstance(value, Tensor) and value.dtype in half else value for value in values]
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,19 +24,20 @@ class Projection:
     """Logits x W^T + b of rows x (M, D) for some of C classes, and the sums of their gradients.
 
     Exponentials, (M, n), are those of logits - maximum, with a maximum (M,).
-
-    Attributes:
-        weight: (C, D); bias: (C,) or None; bf16: see `precision.bf16_products`.
-        x_grad, weight_grad, bias_grad: shaped as their tensors, None where not needed.
     """
 
     x: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    bf16: bool
-    x_grad: Tensor | None = None
+    weight: Tensor  # (C, D)
+    bias: Tensor | None  # (C,)
+    x_grad: Tensor | None = None  # shaped as x, None where not needed; likewise the next two
     weight_grad: Tensor | None = None
     bias_grad: Tensor | None = None
+    bf16: bool = field(default=False, kw_only=True)  # see `precision.bf16_products`
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The inputs, the weight and the bias."""
+        return self.x, self.weight, self.bias
 
     def logits(self, rows: slice, classes: slice | Tensor) -> Tensor:
         """Return logits (m, n); classes are a slice or indices (n,), in which a class may occur more than once."""
@@ -122,9 +123,10 @@ def grads_where_needed(ctx: Any, *inputs: Tensor | None) -> list[Tensor | None]:
     ]
 
 
-def mean_softmax(x: Tensor, weight: Tensor, bias: Tensor | None, bf16: bool) -> Tensor:
+def mean_softmax(projection: Projection) -> Tensor:
     """Return the mean of softmax(x W^T + b) over the rows of x (..., D): (C,), never 0, so that its log is finite."""
-    return _MeanSoftmax.apply(x.flatten(0, -2), weight, bias, bf16)
+    x, weight, bias = projection.tensors
+    return _MeanSoftmax.apply(x.flatten(0, -2), weight, bias, projection.bf16)
 
 
 class _MeanSoftmax(torch.autograd.Function):
@@ -133,7 +135,7 @@ class _MeanSoftmax(torch.autograd.Function):
         ctx.save_for_backward(x, weight, bias)
         ctx.bf16 = bf16
         mean = x.new_zeros(len(weight))
-        for _, probs in _softmax_blocks(Projection(x, weight, bias, bf16)):
+        for _, probs in _softmax_blocks(Projection(x, weight, bias, bf16=bf16)):
             mean += probs.sum(0)
         return mean.div_(len(x)).add_(torch.finfo(mean.dtype).tiny)
 
@@ -142,7 +144,7 @@ class _MeanSoftmax(torch.autograd.Function):
     def backward(ctx, mean_grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias = ctx.saved_tensors
         grads = grads_where_needed(ctx, x, weight, bias)
-        projection, mean_grad = Projection(x, weight, bias, ctx.bf16, *grads), mean_grad / len(x)
+        projection, mean_grad = Projection(x, weight, bias, *grads, bf16=ctx.bf16), mean_grad / len(x)
         with no_autocast(x):
             for rows, probs in _softmax_blocks(projection):
                 projection.add_grads(probs.mul_(mean_grad - (probs @ mean_grad)[:, None]), rows, slice(None))

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from residualformer.kernels.dispatch import give_up_on_failure, is_usable, load_kernels, requested_engine
+from residualformer.kernels.recursion_plain import Totals
 
 MAX_LABELS = 2047  # per utterance in Triton; with more, each step gives plain PyTorch enough to do
-
-Totals = tuple[Tensor, Tensor, Tensor] | tuple[Tensor, None, None]
 
 
 def lattice_recursion(px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool) -> Totals:
@@ -18,8 +17,7 @@ def lattice_recursion(px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool)
     Args:
         px: (B, S, T+1), or (B, S, T) if labels consume frames; py: (B, S+1, T); boundary: (B, 4). They must fit.
 
-    Raises:
-        UserError: the package of the engine that `recursion_engine` asks for is missing.
+    Raises UserError if the package of the engine that `recursion_engine` asks for is missing.
     """
     engine = requested_engine()
     if engine == "auto":

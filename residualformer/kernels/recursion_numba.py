@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from residualformer.kernels.numba_tools import bits, numba_kernel, run_in_threads
+from residualformer.kernels.recursion_plain import Totals
 
 NEVER = -1e300  # log 0; finite, so that the difference of two is not nan
 DEAD = -1e299  # log 0 plus some arcs lies below this
@@ -166,9 +167,7 @@ def _by_step(p: Tensor, slope: int) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(array, shape, (row, t, s - slope * t))
 
 
-def run(
-    px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool
-) -> tuple[Tensor, Tensor, Tensor] | tuple[Tensor, None, None]:
+def run(px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool) -> Totals:
     """Compute `recursion.lattice_recursion` for float32 or float64 tensors of any strides on the CPU.
 
     Up to `torch.get_num_threads()` threads divide the rows; their number does not change the result.

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+Totals = tuple[Tensor, Tensor, Tensor] | tuple[Tensor, None, None]  # log-sums (B,), px_grad and py_grad
 
-def run(
-    px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool
-) -> tuple[Tensor, Tensor, Tensor] | tuple[Tensor, None, None]:
+
+def run(px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool) -> Totals:
     """Return the log-sum over paths (B,), and px_grad and py_grad; see `recursion.lattice_recursion`.
 
     The recursion runs from the start and, in the same loop as further batch rows, from the end.

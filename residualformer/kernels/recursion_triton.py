@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from residualformer.kernels.recursion_plain import Totals
+
 _NEVER = tl.constexpr(-1e30)  # log 0; finite, so that the difference of two is not nan
 _DEAD = tl.constexpr(-1e29)  # log 0 plus some arcs lies below this
 
@@ -73,9 +75,7 @@ def _recursion(
             occupied = along_y + tl.where(s < S, tl.gather(along_x, above, 0), 0.0)
 
 
-def run(
-    px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool
-) -> tuple[Tensor, Tensor, Tensor] | tuple[Tensor, None, None]:
+def run(px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool) -> Totals:
     """Compute `recursion.lattice_recursion` for float32 tensors of any strides on CUDA."""
     (B, S1, T), slope = py.shape, px.shape[2] - py.shape[2]
     total, block = px.new_empty(B), max(32, triton.next_power_of_2(S1))

@@ -14,21 +14,19 @@ from torch.autograd.function import once_differentiable
 from residualformer.kernels.dispatch import limit_for_device
 from residualformer.kernels.precision import bf16_products, no_autocast
 from residualformer.kernels.tiles import fastest_tiles
+from residualformer.kernels.tiles_plain import Nodes
 
 TILE = {"cpu": 256, "cuda": 4096}  # nodes per tile: on a CPU few enough for a core's cache; a GPU wants more at once
 
 
-def node_log_probs(
-    am: Tensor, lm: Tensor, weight: Tensor, bias: Tensor, t: Tensor, s: Tensor, classes: Tensor, bf16: bool
-) -> Tensor:
+def node_log_probs(am: Tensor, lm: Tensor, weight: Tensor, bias: Tensor, nodes: Nodes, bf16: bool) -> Tensor:
     """Return the log-probabilities (M, 2) of two classes at M nodes, of softmax(tanh(am[t] + lm[s]) weight^T + bias).
 
     Args:
         am: (rows, D), lm: (rows, D), both sides of the joiner; weight: (C, D), bias: (C,), its output layer.
-        t, s: (M,), rows of am and lm; classes: (M, 2); all int64.
         bf16: see `precision.bf16_products`.
     """
-    return _NodeLogProbs.apply(am, lm, weight, bias, t, s, classes, bf16)
+    return _NodeLogProbs.apply(am, lm, weight, bias, *nodes, bf16)
 
 
 class _NodeLogProbs(torch.autograd.Function):
@@ -42,7 +40,7 @@ class _NodeLogProbs(torch.autograd.Function):
         tiles = ctx.tiles(am, lm, weight, bias)
         with bf16_products(am.device.type, bf16):
             for rows in tiles.split(len(t), limit_for_device(TILE, am)):
-                tiles.write_log_probs(t[rows], s[rows], classes[rows], log_probs[rows])
+                tiles.write_log_probs((t[rows], s[rows], classes[rows]), log_probs[rows])
         return log_probs
 
     @staticmethod
@@ -57,5 +55,5 @@ class _NodeLogProbs(torch.autograd.Function):
         tiles = ctx.tiles(am, lm, weight, bias)
         with no_autocast(am), bf16_products(am.device.type, ctx.bf16):
             for rows in tiles.split(len(t), limit_for_device(TILE, am)):
-                tiles.add_grads(t[rows], s[rows], classes[rows], grad[rows], *grads)
+                tiles.add_grads((t[rows], s[rows], classes[rows]), grad[rows], grads)
         return *grads, None, None, None, None

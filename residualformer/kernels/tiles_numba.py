@@ -7,14 +7,14 @@ of a pass over the whole tile for each operation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from residualformer.kernels.numba_tools import bits, numba_kernel, run_in_threads
-from residualformer.kernels.tiles_plain import Tiles
+from residualformer.kernels.tiles_plain import Nodes, Tiles
 
 NUMBERS_PER_THREAD = 2**17  # with fewer, another thread does not pay
 FAR = np.float32(-69.0)  # exp of less is set to 0; exp of more, times a gradient, stays clear of slow denormal numbers
@@ -136,20 +136,13 @@ class NumbaTiles(Tiles):
     def __init__(self, am: Tensor, lm: Tensor, weight: Tensor, bias: Tensor) -> None:
         super().__init__(am.contiguous(), lm.contiguous(), weight, bias.contiguous())
 
-    def write_log_probs(self, t: Tensor, s: Tensor, classes: Tensor, log_probs: Tensor) -> None:
+    def write_log_probs(self, nodes: Nodes, log_probs: Tensor) -> None:
+        t, s, classes = nodes
         _run(_log_probs, self._forwards(t, s)[1], self.bias, classes, log_probs)
 
-    def add_grads(
-        self,
-        t: Tensor,
-        s: Tensor,
-        classes: Tensor,
-        grad: Tensor,
-        am_grad: Tensor,
-        lm_grad: Tensor,
-        weight_grad: Tensor,
-        bias_grad: Tensor,
-    ) -> None:
+    def add_grads(self, nodes: Nodes, grad: Tensor, grads: Sequence[Tensor]) -> None:
+        t, s, classes = nodes
+        am_grad, lm_grad, weight_grad, bias_grad = grads
         joint, logits = self._forwards(t, s)
         _run(_grads_of_logits, logits, self.bias, classes, grad)
         weight_grad.addmm_(logits.t(), joint)

@@ -6,15 +6,20 @@ CPU. Letters: D joint dimension, C classes, m nodes of a tile.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+# t (m,) and s (m,), the rows of am and lm that meet in each node, and two classes of each, (m, 2); all int64.
+Nodes = tuple[Tensor, Tensor, Tensor]
 
 
 class Tiles:
     """Tiles of nodes with logits tanh(am[t] + lm[s]) weight^T + bias, in buffers that all tiles use.
 
     Args:
-        am: (rows, D), lm: (rows, D), weight: (C, D), bias: (C,). The nodes' t and s, (m,), are rows of am and lm.
+        am: (rows, D), lm: (rows, D), weight: (C, D), bias: (C,).
     """
 
     def __init__(self, am: Tensor, lm: Tensor, weight: Tensor, bias: Tensor) -> None:
@@ -29,23 +34,16 @@ class Tiles:
         self.logits = self.am.new_empty(size, len(self.weight))
         return [slice(i * size, min((i + 1) * size, M)) for i in range(count)]
 
-    def write_log_probs(self, t: Tensor, s: Tensor, classes: Tensor, log_probs: Tensor) -> None:
-        """Write the log-probabilities of two classes (m, 2) of each node into log_probs (m, 2)."""
+    def write_log_probs(self, nodes: Nodes, log_probs: Tensor) -> None:
+        """Write the log-probabilities of the two classes of each node into log_probs (m, 2)."""
+        t, s, classes = nodes
         logits = self._forwards(t, s)[1]
         log_probs.copy_(logits.log_softmax(1).gather(1, classes))
 
-    def add_grads(
-        self,
-        t: Tensor,
-        s: Tensor,
-        classes: Tensor,
-        grad: Tensor,
-        am_grad: Tensor,
-        lm_grad: Tensor,
-        weight_grad: Tensor,
-        bias_grad: Tensor,
-    ) -> None:
-        """Propagate `grad` (m, 2) of the log-probabilities, adding to the gradients of am, lm, weight and bias."""
+    def add_grads(self, nodes: Nodes, grad: Tensor, grads: Sequence[Tensor]) -> None:
+        """Propagate `grad` (m, 2) of the log-probabilities, adding to `grads`: those of am, lm, weight and bias."""
+        t, s, classes = nodes
+        am_grad, lm_grad, weight_grad, bias_grad = grads
         joint, logits = self._forwards(t, s)
         logits = torch.softmax(logits, 1)
         logits.mul_(-grad.sum(1, keepdim=True)).scatter_add_(1, classes, grad)

@@ -10,11 +10,11 @@ when all earlier frames are done. L_amr is the time from T / rho, when the next 
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from residualformer.kernels.precision import full_precision
+from residualformer.padding import real_frames
 
 
 @full_precision
@@ -59,5 +59,4 @@ def _backlog(q: Tensor, lengths: Tensor, mu: float, rho: float) -> Tensor:
 
 def _real(values: Tensor, lengths: Tensor) -> Tensor:
     """Return values (N, T) in float64, so that sums of GFLOPs are exact to a FLOP, and 0 beyond `lengths`."""
-    padding = torch.arange(values.shape[1], device=values.device) >= lengths[:, None]
-    return values.double().masked_fill(padding, 0.0)
+    return values.double().masked_fill(~real_frames(values.shape[1], lengths), 0.0)

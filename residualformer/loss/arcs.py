@@ -18,11 +18,7 @@ Loss = Tensor | WithGrads
 
 
 class NotFiniteError(ValueError):
-    """The logits of some utterances hold nan or inf, so that these have no loss.
-
-    Attributes:
-        rows: the indices of these utterances in the batch.
-    """
+    """The logits of the utterances `rows` of the batch hold nan or inf, so that these have no loss."""
 
     def __init__(self, rows: list[int]) -> None:
         named = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
@@ -63,33 +59,21 @@ def finish_arcs(px: Tensor, py: Tensor, boundary: Tensor | None, rnnt_type: str)
 def loss_of_arcs(
     px: Tensor, py: Tensor, boundary: Tensor | None, delay_penalty: float, reduction: str | None
 ) -> Tensor:
-    """Return minus the log-sum over paths, reduced.
+    """Return minus the log-sum over paths, reduced (`none` (B,), `mean` or `sum`).
 
-    Args:
-        delay_penalty: reward for labels before the middle of the utterance and penalty for those after it, per frame of
-            distance.
-        reduction: `none` (B,), `mean` or `sum`.
-
-    An utterance without any path, such as one with more labels than frames where each label consumes a frame, has an
-    infinite loss, as in k2.
-
-    Raises:
-        NotFiniteError: the log-sum of an utterance is nan or +inf.
+    `delay_penalty` rewards labels before the middle of the utterance and punishes those after it, per frame of
+    distance. An utterance without any path, such as one with more labels than frames where each label consumes a frame,
+    has an infinite loss, as in k2. Raises NotFiniteError if the log-sum of an utterance is nan or +inf.
     """
-    return _loss_and_grads(px, py, boundary, delay_penalty, reduction, return_grad=False)[0]
+    loss = loss_with_grads(px, py, boundary, delay_penalty, reduction, return_grad=False)
+    assert isinstance(loss, Tensor)
+    return loss
 
 
 def loss_with_grads(
     px: Tensor, py: Tensor, boundary: Tensor | None, delay_penalty: float, reduction: str | None, return_grad: bool
 ) -> Loss:
     """Return `loss_of_arcs`, or with `return_grad` (loss, (px_grad, py_grad)), the gradients being the log-sum's."""
-    loss, grads = _loss_and_grads(px, py, boundary, delay_penalty, reduction, return_grad)
-    return loss if grads is None else (loss, grads)
-
-
-def _loss_and_grads(
-    px: Tensor, py: Tensor, boundary: Tensor | None, delay_penalty: float, reduction: str | None, return_grad: bool
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction is {reduction!r}; it must be one of {', '.join(REDUCTIONS)}")
     if delay_penalty < 0:
@@ -104,7 +88,7 @@ def _loss_and_grads(
     if not_finite.any():
         raise NotFiniteError(not_finite.nonzero()[:, 0].tolist())
     loss = -total if reduction == "none" else -getattr(total, reduction)()
-    return loss, grads
+    return loss if grads is None else (loss, grads)
 
 
 class _SelectedLogProbs(torch.autograd.Function):

@@ -27,44 +27,42 @@ from residualformer.loss.recursion import checked_boundary
 from residualformer.loss.simple import rnnt_loss_simple, rnnt_loss_smoothed
 from residualformer.optional import describe, optional
 
+LOSSES_OF_LOGITS = "rnnt_loss", "rnnt_loss_simple", "rnnt_loss_smoothed", "rnnt_loss_pruned"
+
 
 @dataclass(frozen=True)
 class Backend:
-    """The functions of one back-end, with k2's arguments; a call of one that it lacks raises UserError."""
+    """The functions of one back-end, by default ours, with k2's arguments; one that it lacks raises UserError."""
 
     name: str
-    rnnt_loss: Callable[..., Tensor]
-    rnnt_loss_simple: Callable[..., Any]  # a loss, or with return_grad (loss, (px_grad, py_grad)), as in the next
-    rnnt_loss_smoothed: Callable[..., Any]
-    rnnt_loss_pruned: Callable[..., Tensor]
-    simple_joiner_loss: Callable[..., Any]
-    pruned_joiner_loss: Callable[..., Tensor]
-    exact_joiner_loss: Callable[..., Tensor]
+    rnnt_loss: Callable[..., Tensor] = rnnt_loss
+    # With return_grad this and the other simple losses return (loss, (px_grad, py_grad)).
+    rnnt_loss_simple: Callable[..., Any] = rnnt_loss_simple
+    rnnt_loss_smoothed: Callable[..., Any] = rnnt_loss_smoothed
+    rnnt_loss_pruned: Callable[..., Tensor] = rnnt_loss_pruned
+    simple_joiner_loss: Callable[..., Any] = simple_joiner_loss
+    pruned_joiner_loss: Callable[..., Tensor] = pruned_joiner_loss
+    exact_joiner_loss: Callable[..., Tensor] = exact_joiner_loss
     # Ours with every back-end: k2's ranges are the same numbers, but refuse a batch of empty transcripts and print.
     get_rnnt_prune_ranges: Callable[[Tensor, Tensor, Tensor | None, int], Tensor] = get_rnnt_prune_ranges
     do_rnnt_pruning: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = do_rnnt_pruning
 
     @classmethod
     def from_losses_of_logits(cls, name: str, losses: Mapping[str, Callable[..., Any]]) -> Backend:
-        """Return a back-end of the given losses, any of the four above by name, none of which starts from a joiner."""
+        """Return a back-end of some of LOSSES_OF_LOGITS, by name, that starts from the joiner's logits."""
 
-        def find(loss: str) -> Callable[..., Any]:
-            def missing(*args: Any, **kwargs: Any) -> Any:
-                raise UserError(
-                    f"loss back-end '{name}' has no {loss}, only {', '.join(losses)}; choose loss.backend torch or k2"
-                )
+        def missing(loss: str, *args: Any, **kwargs: Any) -> Any:
+            raise UserError(
+                f"loss back-end '{name}' has no {loss}, only {', '.join(losses)}; choose loss.backend torch or k2"
+            )
 
-            return losses.get(loss, missing)
-
+        found = {loss: losses.get(loss) or partial(missing, loss) for loss in LOSSES_OF_LOGITS}
         return cls(
             name,
-            rnnt_loss=find("rnnt_loss"),
-            rnnt_loss_simple=find("rnnt_loss_simple"),
-            rnnt_loss_smoothed=find("rnnt_loss_smoothed"),
-            rnnt_loss_pruned=find("rnnt_loss_pruned"),
-            simple_joiner_loss=partial(_simple_joiner_loss, find("rnnt_loss_smoothed")),
-            pruned_joiner_loss=partial(_pruned_joiner_loss, find("rnnt_loss_pruned")),
-            exact_joiner_loss=partial(_exact_joiner_loss, find("rnnt_loss")),
+            **found,
+            simple_joiner_loss=partial(_simple_joiner_loss, found["rnnt_loss_smoothed"]),
+            pruned_joiner_loss=partial(_pruned_joiner_loss, found["rnnt_loss_pruned"]),
+            exact_joiner_loss=partial(_exact_joiner_loss, found["rnnt_loss"]),
         )
 
 
@@ -108,31 +106,16 @@ def _exact_joiner_loss(
     lm: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    symbols: Tensor,
     *args: Any,
     **options: Any,
 ) -> Tensor:
     logits = F.linear(torch.tanh(am.unsqueeze(2) + lm.unsqueeze(1)), weight, bias)
-    return exact_loss(logits, symbols, *args, **options)
-
-
-def _torch() -> Backend:
-    return Backend(
-        "torch",
-        rnnt_loss=rnnt_loss,
-        rnnt_loss_simple=rnnt_loss_simple,
-        rnnt_loss_smoothed=rnnt_loss_smoothed,
-        rnnt_loss_pruned=rnnt_loss_pruned,
-        simple_joiner_loss=simple_joiner_loss,
-        pruned_joiner_loss=pruned_joiner_loss,
-        exact_joiner_loss=exact_joiner_loss,
-    )
+    return exact_loss(logits, *args, **options)
 
 
 def _k2() -> Backend:
     k2 = optional("k2")
-    names = "rnnt_loss", "rnnt_loss_simple", "rnnt_loss_smoothed", "rnnt_loss_pruned"
-    return Backend.from_losses_of_logits("k2", {name: full_precision(getattr(k2, name)) for name in names})
+    return Backend.from_losses_of_logits("k2", {loss: full_precision(getattr(k2, loss)) for loss in LOSSES_OF_LOGITS})
 
 
 def _torchaudio() -> Backend:
@@ -170,15 +153,14 @@ def _torchaudio() -> Backend:
     return Backend.from_losses_of_logits("torchaudio", {"rnnt_loss": exact})
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"torch": _torch, "k2": _k2, "torchaudio": _torchaudio}
+BACKENDS: dict[str, Callable[[], Backend]] = {"torch": partial(Backend, "torch"), "k2": _k2, "torchaudio": _torchaudio}
 
 
 def get_backend(name: str = "auto") -> Backend:
     """Return the back-end `name`; `auto` is this package's own.
 
-    Raises:
-        UserError: the name is unknown or its package is missing; the message lists what is installed and how to get
-            the rest.
+    Raises UserError if the name is unknown or its package is missing; the message lists what is installed and how to
+    get the rest.
     """
     name = "torch" if name == "auto" else name
     if name not in BACKENDS:

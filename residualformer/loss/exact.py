@@ -20,11 +20,7 @@ def get_rnnt_logprobs_joint(
     rnnt_type: str = "regular",
     boundary: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the arcs of softmax(logits), logits (B, T, S+1, C).
-
-    Returns:
-        px (B, S, T+1), or (B, S, T) if labels consume frames, and py (B, S+1, T).
-    """
+    """Return the arcs of softmax(logits (B, T, S+1, C)); shapes as in `get_rnnt_logprobs`."""
     if logits.ndim != 4 or logits.shape[2] == 0:
         raise ValueError(f"logits must have shape (B, T, S+1, C), got {tuple(logits.shape)}")
     B, T, S1, C = logits.shape

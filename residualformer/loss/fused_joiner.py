@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from residualformer.kernels.precision import full_precision, is_bf16_autocast
+from residualformer.kernels.precision import is_bf16_autocast, no_autocast, widened
 from residualformer.kernels.tanh_joiner import node_log_probs
 from residualformer.loss.arcs import check_arguments, finish_arcs, loss_of_arcs
 from residualformer.loss.recursion import checked_boundary
@@ -36,16 +36,25 @@ def pruned_joiner_loss(
         weight: (C, D), bias: (C,) or None, the output layer.
         ranges: (B, T, R), from `get_rnnt_prune_ranges`.
 
-    Under autocast to bf16, products are of bf16 numbers with float32 sums and results; all else is float32.
-
-    Raises:
-        ValueError: arguments do not fit.
-        NotFiniteError: the logits of an utterance hold nan or inf.
+    Under autocast to bf16, products are of bf16 numbers with float32 sums and results; all else is float32. Raises
+    ValueError if arguments do not fit, and NotFiniteError if the logits of an utterance hold nan or inf.
     """
     if ranges.ndim != 3 or ranges.shape[:2] != am.shape[:2]:
         raise ValueError(f"ranges must be (B, T, R) beside am (B, T, D), got {tuple(ranges.shape)}, {tuple(am.shape)}")
+    _check(am, lm, weight, bias, symbols, termination_symbol, rnnt_type)
     bf16 = is_bf16_autocast(am.device.type)
-    px, py = _arcs(am, lm, weight, bias, symbols, ranges, termination_symbol, boundary, rnnt_type, bf16)
+    am, lm, weight, bias = widened(am, lm, weight, weight.new_zeros(len(weight)) if bias is None else bias)
+    (B, T, _), S = am.shape, symbols.shape[1]
+    with no_autocast(am):
+        b, t, s = _nodes(ranges, checked_boundary(boundary, B, S, T, am.device))
+        labels = F.pad(symbols, (0, 1), value=termination_symbol)[b, s]  # any class will do: none leaves position S
+        classes = torch.stack([labels, torch.full_like(labels, termination_symbol)], dim=1)  # (M, 2)
+        nodes = b * T + t, b * (S + 1) + s, classes  # rows of am and lm, flattened
+        log_probs = node_log_probs(am.flatten(0, 1), lm.flatten(0, 1), weight, bias, nodes, bf16)
+        # log 0 elsewhere, outside the boundary too
+        nowhere = log_probs.new_full((B * (S + 1) * T,), -torch.inf)
+        px, py = (nowhere.scatter(0, nodes[1] * T + t, arcs).view(B, S + 1, T) for arcs in log_probs.unbind(1))
+        px, py = finish_arcs(px[:, :-1], py, boundary, rnnt_type)
     return loss_of_arcs(px, py, boundary, delay_penalty, reduction)
 
 
@@ -66,37 +75,8 @@ def exact_joiner_loss(
     Arguments and errors: see `pruned_joiner_loss`.
     """
     everywhere = torch.arange(lm.shape[1], device=lm.device).expand(*am.shape[:2], -1)
-    bf16 = is_bf16_autocast(am.device.type)
-    px, py = _arcs(am, lm, weight, bias, symbols, everywhere, termination_symbol, boundary, rnnt_type, bf16)
-    return loss_of_arcs(px, py, boundary, delay_penalty, reduction)
-
-
-@full_precision
-def _arcs(
-    am: Tensor,
-    lm: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    symbols: Tensor,
-    ranges: Tensor,
-    blank: int,
-    boundary: Tensor | None,
-    rnnt_type: str,
-    bf16: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return px and py of `get_rnnt_logprobs_pruned`, with log 0 outside the boundary too."""
-    _check(am, lm, weight, bias, symbols, blank, rnnt_type)
-    (B, T, _), S = am.shape, symbols.shape[1]
-    b, t, s = _nodes(ranges, checked_boundary(boundary, B, S, T, am.device))
-    labels = F.pad(symbols, (0, 1), value=blank)[b, s]  # any class will do: no label leaves position S
-    bias = weight.new_zeros(len(weight)) if bias is None else bias
-    classes = torch.stack([labels, torch.full_like(labels, blank)], dim=1)  # (M, 2)
-    frames, positions = b * T + t, b * (S + 1) + s  # rows of am and lm, flattened
-    log_probs = node_log_probs(am.flatten(0, 1), lm.flatten(0, 1), weight, bias, frames, positions, classes, bf16)
-    node = positions * T + t
-    nowhere = log_probs.new_full((B * (S + 1) * T,), -torch.inf)
-    px, py = (nowhere.scatter(0, node, arcs).view(B, S + 1, T) for arcs in log_probs.unbind(1))
-    return finish_arcs(px[:, :-1], py, boundary, rnnt_type)
+    options = boundary, rnnt_type, delay_penalty, reduction
+    return pruned_joiner_loss(am, lm, weight, bias, symbols, everywhere, termination_symbol, *options)
 
 
 def _nodes(ranges: Tensor, boundary: Tensor) -> tuple[Tensor, Tensor, Tensor]:

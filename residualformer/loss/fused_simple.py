@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from residualformer.kernels.additive_joiner import Linear, logits_and_norms
+from residualformer.kernels.additive_joiner import logits_and_norms
 from residualformer.kernels.dispatch import limit_for_device
-from residualformer.kernels.precision import full_precision, is_bf16_autocast
-from residualformer.kernels.projection import mean_softmax
+from residualformer.kernels.precision import is_bf16_autocast, no_autocast, widened
+from residualformer.kernels.projection import Projection, mean_softmax
 from residualformer.loss.arcs import Loss, check_arguments, finish_arcs, loss_with_grads
 from residualformer.loss.recursion import checked_boundary
 from residualformer.loss.simple import get_rnnt_logprobs_smoothed, mixed_arcs
@@ -47,63 +47,39 @@ def simple_joiner_loss(
 
     The other arguments are those of `rnnt_loss_smoothed`. Under autocast to bf16 the projections of all but small
     batches, and their gradients, are products of bf16 factors with float32 sums (`precision.bf16_products`). All else
-    is float32, or float64 for float64 tensors.
-
-    Raises:
-        ValueError: arguments do not fit.
-        NotFiniteError: the logits of an utterance hold nan or inf.
+    is float32, or float64 for float64 tensors. Raises ValueError if arguments do not fit, and NotFiniteError if the
+    logits of an utterance hold nan or inf.
     """
-    B, S, C = _checked_sizes(encoded, predicted, encoder_weight, encoder_bias, predictor_weight, predictor_bias)
-    check_arguments(symbols, B, S, C, termination_symbol, rnnt_type)
-    px, py = _arcs(
-        encoded,
-        encoder_weight,
-        encoder_bias,
-        predicted,
-        predictor_weight,
-        predictor_bias,
-        symbols,
-        termination_symbol,
-        boundary,
-        lm_only_scale,
-        am_only_scale,
-        rnnt_type,
-        bf16=is_bf16_autocast(encoded.device.type),
-    )
+    bf16, scales = is_bf16_autocast(encoded.device.type), (lm_only_scale, am_only_scale)
+    encoder = Projection(*widened(encoded, encoder_weight, encoder_bias), bf16=bf16)
+    predictor = Projection(*widened(predicted, predictor_weight, predictor_bias), bf16=bf16)
+    check_arguments(symbols, *_checked_sizes(encoder, predictor), termination_symbol, rnnt_type)
+    with no_autocast(encoded):
+        px, py = _arcs(encoder, predictor, symbols, termination_symbol, boundary, scales, rnnt_type)
     return loss_with_grads(px, py, boundary, delay_penalty, reduction, return_grad)
 
 
-@full_precision
 def _arcs(
-    encoded: Tensor,
-    encoder_weight: Tensor,
-    encoder_bias: Tensor | None,
-    predicted: Tensor,
-    predictor_weight: Tensor,
-    predictor_bias: Tensor | None,
+    encoder: Projection,
+    predictor: Projection,
     symbols: Tensor,
     blank: int,
     boundary: Tensor | None,
-    lm_scale: float,
-    am_scale: float,
+    scales: tuple[float, float],
     rnnt_type: str,
-    bf16: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return px and py of `get_rnnt_logprobs_smoothed`, with any finite number outside the boundary."""
-    encoder = Linear(encoded, encoder_weight, encoder_bias)
-    predictor = Linear(predicted, predictor_weight, predictor_bias)
-    types = {str(x.dtype): None for x in (*encoder, *predictor) if x is not None}
-    if len(types) > 1:
-        raise ValueError(f"the projections and their inputs must be of one type: got {', '.join(types)}")
+    lm_scale, am_scale = scales
+    encoded, predicted = encoder.x, predictor.x
     boundary = checked_boundary(boundary, len(encoded), symbols.shape[1], encoded.shape[1], encoded.device)
-    if encoded.shape[0] * encoded.shape[1] * len(encoder_weight) <= limit_for_device(SMALL, encoded):
+    if encoded.shape[0] * encoded.shape[1] * len(encoder.weight) <= limit_for_device(SMALL, encoded):
         encoded = _real_rows(encoded, boundary[:, 1], boundary[:, 3])
         if am_scale == 0.0:  # else the unigram average is over all rows
             predicted = _real_rows(predicted, boundary[:, 0], boundary[:, 2] + 1)
-        am, lm = F.linear(encoded, encoder_weight, encoder_bias), F.linear(predicted, predictor_weight, predictor_bias)
+        am, lm = F.linear(encoded, encoder.weight, encoder.bias), F.linear(predicted, predictor.weight, predictor.bias)
         return get_rnnt_logprobs_smoothed(lm, am, symbols, blank, lm_scale, am_scale, boundary, rnnt_type)
-    unigram = mean_softmax(predicted, predictor_weight, predictor_bias, bf16) if am_scale != 0.0 else None
-    parts = logits_and_norms(encoder, predictor, unigram, symbols, blank, boundary, bf16)
+    unigram = mean_softmax(predictor) if am_scale != 0.0 else None
+    parts = logits_and_norms(encoder, predictor, unigram, symbols, blank, boundary)
     lm_part = (lm_scale, parts.lm_norm) if lm_scale != 0.0 else None
     am_part = None
     if unigram is not None:
@@ -113,20 +89,23 @@ def _arcs(
     return finish_arcs(px, py, boundary, rnnt_type)
 
 
-def _checked_sizes(
-    encoded: Tensor, predicted: Tensor, encoder_weight: Tensor, *others: Tensor | None
-) -> tuple[int, int, int]:
-    """Return (B, S, C) of the arguments of `simple_joiner_loss`; raise ValueError if they do not fit."""
-    C, weights = len(encoder_weight), (encoder_weight, *others)
-    expected = (C, encoded.shape[-1]), (C,), (C, predicted.shape[-1]), (C,)
-    fit = encoded.ndim == predicted.ndim == 3 and len(encoded) == len(predicted) and predicted.shape[1] > 0
-    if not fit or any(w is not None and w.shape != shape for w, shape in zip(weights, expected)):
-        given = [None if x is None else tuple(x.shape) for x in (encoded, predicted, *weights)]
+def _checked_sizes(encoder: Projection, predictor: Projection) -> tuple[int, int, int]:
+    """Return (B, S, C); raise ValueError if shapes or types do not fit."""
+    B, C = len(encoder.x), len(encoder.weight)
+    fit = encoder.x.ndim == predictor.x.ndim == 3 and len(predictor.x) == B and predictor.x.shape[1] > 0
+    for x, weight, bias in (encoder.tensors, predictor.tensors):
+        fit = fit and weight.shape == (C, x.shape[-1]) and (bias is None or bias.shape == (C,))
+    if not fit:
+        tensors = (encoder.x, predictor.x, *encoder.tensors[1:], *predictor.tensors[1:])
+        given = [None if each is None else tuple(each.shape) for each in tensors]
         raise ValueError(
             "encoded (B, T, E), predicted (B, S+1, P), encoder_weight (C, E), encoder_bias (C,), "
             f"predictor_weight (C, P) and predictor_bias (C,) do not fit: got {', '.join(map(str, given))}"
         )
-    return len(encoded), predicted.shape[1] - 1, C
+    types = dict.fromkeys(str(each.dtype) for each in (*encoder.tensors, *predictor.tensors) if each is not None)
+    if len(types) > 1:
+        raise ValueError(f"the projections and their inputs must be of one type: got {', '.join(types)}")
+    return B, predictor.x.shape[1] - 1, C
 
 
 def _real_rows(x: Tensor, begin: Tensor, end: Tensor) -> Tensor:

@@ -43,10 +43,8 @@ class Labels(Protocol):
 class TransducerObjective:
     """The sum that training minimizes: transducer (+ simple_scale * simple) (+ ctc_scale * ctc).
 
-    Args:
-        config: the kind of transducer loss, its back-end and the weights of the auxiliary losses.
-        bf16: run the encoder under bf16 autocast and take bf16 products in the losses of large output layers, see
-            `loss_autocast`.
+    With `bf16` the encoder runs under bf16 autocast, and the losses of large output layers take bf16 products, see
+    `loss_autocast`.
     """
 
     def __init__(self, config: LossConfig, bf16: bool = False) -> None:
@@ -61,13 +59,11 @@ class TransducerObjective:
         return self(model, encoded, lengths, labels)
 
     def __call__(self, model: Transducer, encoded: Tensor, lengths: Tensor, labels: Labels) -> dict[str, Tensor]:
-        """Return the losses of encoder frames (N, T', D), of which lengths (N,) are real.
+        """Return the losses of encoder frames (N, T', D), of which lengths (N,) are real, in nats over the batch.
 
-        All but the losses' large products runs in float32: log-probabilities of bf16 logits are off by hundredths of a
-        nat, and on a CPU small products are no faster in bf16.
-
-        Returns:
-            `loss`, to be minimized, and its parts (`transducer`, `simple`, `ctc`), summed over the batch, in nats.
+        They are `loss`, to be minimized, and its parts (`transducer`, `simple`, `ctc`). All but their large products
+        runs in float32: log-probabilities of bf16 logits are off by hundredths of a nat, and on a CPU small products
+        are no faster in bf16.
         """
         encoded = encoded.float()
         predicted = model.predictor(labels.tokens)
@@ -86,18 +82,16 @@ class TransducerObjective:
         self, model: Transducer, encoded: Tensor, predicted: Tensor, tokens: Tensor, boundary: Tensor
     ) -> dict[str, Tensor]:
         """Compute the simple joiner's loss, and the joiner's on the label positions that the former finds likely."""
-        config, joiner, heads = self.config, model.joiner, model.training_only
+        config, joiner = self.config, model.joiner
         assert isinstance(joiner, TanhJoiner)  # the configuration refuses others with the pruned loss
-        output, simple_encoder, simple_predictor = joiner.vocabulary, heads["simple_encoder"], heads["simple_predictor"]
+        output, heads = joiner.vocabulary, [model.training_only[f"simple_{part}"] for part in ("encoder", "predictor")]
+        weights = [weight for head in heads for weight in (head.weight, head.bias)]
         am, lm = joiner.project_encoder(encoded), joiner.project_predictor(predicted)
         with loss_autocast(joiner, encoded, self.backend, self.bf16):
             simple, (px_grad, py_grad) = self.backend.simple_joiner_loss(
                 encoded,
                 predicted,
-                simple_encoder.weight,
-                simple_encoder.bias,
-                simple_predictor.weight,
-                simple_predictor.bias,
+                *weights,
                 tokens,
                 BLANK,
                 boundary,

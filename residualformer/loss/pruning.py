@@ -23,12 +23,8 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor | N
     Each window holds the most occupation that its frame allows. The first position starts at 0, never falls and rises
     by at most R-1 from frame to frame (1 if labels consume frames), so that no label is skipped; the last frame reaches
     end_symbol. An s_range too narrow for an utterance with many labels and few frames is widened, with a warning.
-
-    Args:
-        px_grad, py_grad: occupation of the arcs, from a simple loss with `return_grad=True`.
-
-    Raises:
-        ValueError: shapes do not fit, or s_range is too small for any path.
+    px_grad and py_grad are the occupation of the arcs, from a simple loss with `return_grad=True`. Raises ValueError if
+    their shapes do not fit, or s_range is too small for any path.
     """
     B, S, width = px_grad.shape
     T = py_grad.shape[2]
@@ -64,10 +60,9 @@ def _reachable(starts: Tensor, step: int) -> Tensor:
 
 
 def do_rnnt_pruning(am: Tensor, lm: Tensor, ranges: Tensor) -> tuple[Tensor, Tensor]:
-    """Return am (B, T, D) and lm (B, S+1, P) at the kept positions, (B, T, R, D) and (B, T, R, P).
+    """Return am (B, T, D) and lm (B, S+1, P) at the positions of ranges (B, T, R): (B, T, R, D) and (B, T, R, P).
 
-    Args:
-        ranges: (B, T, R), from `get_rnnt_prune_ranges`. The first result is a view of am.
+    The first is a view of am.
     """
     B, T, R = ranges.shape
     if am.ndim != 3 or lm.ndim != 3 or am.shape[:2] != (B, T) or lm.shape[0] != B:
@@ -89,10 +84,9 @@ def get_rnnt_logprobs_pruned(
     boundary: Tensor | None,
     rnnt_type: str = "regular",
 ) -> tuple[Tensor, Tensor]:
-    """Return the arcs of softmax(logits), logits (B, T, R, C), at the positions of ranges (B, T, R), log 0 elsewhere.
+    """Return the arcs of softmax(logits (B, T, R, C)) at the positions of ranges (B, T, R), log 0 elsewhere.
 
-    Returns:
-        px (B, S, T+1), or (B, S, T) if labels consume frames, and py (B, S+1, T).
+    Shapes: as in `get_rnnt_logprobs`.
     """
     if logits.ndim != 4 or ranges.shape != logits.shape[:3] or symbols.ndim != 2:
         raise ValueError(
@@ -123,9 +117,8 @@ def rnnt_loss_pruned(
 ) -> Tensor:
     """Return the transducer loss over the paths within ranges (B, T, R), of unnormalized logits (B, T, R, C).
 
-    Args:
-        use_hat_loss: the blank is a Bernoulli trial of its own and the labels share the rest (Variani et al., "Hybrid
-            Autoregressive Transducer", 2020); the blank must be class 0, as in k2.
+    With `use_hat_loss` the blank, which must be class 0 as in k2, is a Bernoulli trial of its own and the labels share
+    the rest (Variani et al., "Hybrid Autoregressive Transducer", 2020).
     """
     if use_hat_loss:
         if termination_symbol != 0:

@@ -24,10 +24,7 @@ WithGrads = tuple[Tensor, tuple[Tensor, Tensor]]  # a total or a loss, and (px_g
 
 
 def mutual_information_recursion(
-    px: Tensor,
-    py: Tensor,
-    boundary: Tensor | None = None,
-    return_grad: bool = False,
+    px: Tensor, py: Tensor, boundary: Tensor | None = None, return_grad: bool = False
 ) -> Tensor | WithGrads:
     """Return the log-sum over all paths of the lattice, (B,).
 
@@ -41,9 +38,7 @@ def mutual_information_recursion(
         boundary: (B, 4) int64, rows s0, t0, s1, t1 with s0 <= s1 <= S and t0 <= t1 <= T; None means 0, 0, S, T.
         return_grad: return (result, (px_grad, py_grad)), with the derivatives of result.sum(): the probability that a
             path takes the arc, zero outside the boundary.
-
-    Raises:
-        ValueError: shapes or boundary do not fit.
+    Raises ValueError if shapes or boundary do not fit.
     """
     total, grads = total_and_grads(px, py, boundary, return_grad)
     return total if grads is None else (total, grads)
@@ -95,11 +90,7 @@ def _fitting_boundary(px: Tensor, py: Tensor, boundary: Tensor | None) -> Tensor
 
 
 def checked_boundary(boundary: Tensor | None, B: int, S: int, T: int, device: torch.device) -> Tensor:
-    """Return `boundary`, or rows (0, 0, S, T) for None.
-
-    Raises:
-        ValueError: it is not int64 of shape (B, 4), or it leaves the lattice.
-    """
+    """Return `boundary`, or rows (0, 0, S, T) for None; raise ValueError if it is not int64 (B, 4) in the lattice."""
     if boundary is None:
         return torch.tensor([0, 0, S, T], device=device).expand(B, 4)
     if boundary.shape != (B, 4) or boundary.dtype != torch.int64:

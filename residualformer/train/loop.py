@@ -52,8 +52,6 @@ class Trainer:
     """A training in a run folder, which continues where an earlier process stopped.
 
     Args:
-        config: the experiment.
-        tokenizer: converts between text and tokens.
         cuts: manifests with features, of `train` and `dev`.
         cmvn: mean and standard deviation of the training features, (F,) each.
         folder: the run folder. It must belong to this process alone.
@@ -107,31 +105,26 @@ class Trainer:
     def resume(self) -> bool:
         """Restore the state that an earlier process saved. Return False if there is none.
 
-        Raises:
-            UserError: the state is damaged, or belongs to a training of another identity.
+        Raises UserError if the state is damaged, or belongs to a training of another identity.
         """
         state = self.checkpoints.load_state()
         if state is None:
             return False
         path = self.checkpoints.resume_file
-        if not is_same_training(state.identity, self.identity):
+        if not is_same_training(state["identity"], self.identity):
             raise UserError(f"{path} belongs to another configuration; move {self.folder} away to train anew")
-        checkpoint.load_weights(self.model, state.weights, str(path))
-        self.optimizer.load_state_dict(state.optimizer)
-        self.phases.load_state_dict(state.phases)
-        self.step, self.epoch, self.batch_in_epoch = state.step, state.epoch, state.batch_in_epoch
-        self.clock = Clock(**state.clock)
-        set_random_state(state.random)
+        checkpoint.load_weights(self.model, state["weights"], str(path))
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.phases.load_state_dict(state["phases"])
+        self.step, self.epoch, self.batch_in_epoch = state["step"], state["epoch"], state["batch_in_epoch"]
+        self.clock = Clock(**state["clock"])
+        set_random_state(state["random"])
         return True
 
     def run(self) -> dict[str, Any]:
-        """Train up to `max_steps`, average the last weights and write `model.pt`.
+        """Train up to `max_steps`, average the last weights, write `model.pt` and return its `info`.
 
-        Returns:
-            The training record that `model.pt` holds as `info`.
-
-        Raises:
-            Interrupted: on SIGTERM or SIGINT, after saving the state.
+        Raises Interrupted on SIGTERM or SIGINT, after saving the state.
         """
         with _signals_handled_by(self.request_stop):
             remove_leftovers(self.folder)
@@ -193,11 +186,7 @@ class Trainer:
             self.epoch, self.batch_in_epoch = self.epoch + 1, 0
 
     def update(self, batch: Batch) -> tuple[BatchLosses, float]:
-        """Make one update.
-
-        Returns:
-            The losses, and the norm of the gradient; if it is not finite, the weights have not changed.
-        """
+        """Make one update. Return the losses and the norm of the gradient; if that is not finite, no weight changes."""
         self.model.train()
         features = self._augmented(batch)
         parameters = self.phases.begin_update(self.step)
@@ -224,11 +213,7 @@ class Trainer:
         return features
 
     def note_bad_update(self, batch: Batch) -> None:
-        """Log that the last update had no finite gradient.
-
-        Raises:
-            UserError: so many updates in a row had none that the training has diverged.
-        """
+        """Log that the last update had no finite gradient; raise UserError after `MAX_BAD_UPDATES` in a row."""
         self.bad_updates += 1
         log.warning("step %d: the gradient is not finite; update skipped; utterances %s", self.step, batch.ids[:8])
         if self.bad_updates >= MAX_BAD_UPDATES:
@@ -236,7 +221,7 @@ class Trainer:
 
     def validate(self) -> dict[str, float]:
         """Measure the model on the dev set; see `validate`."""
-        return validate(self.model, self.phases, self.dev, self.dev_seconds, self.tokenizer, self.config, self.step)
+        return validate(self.phases, self.dev, self.dev_seconds, self.tokenizer, self.step)
 
     def _log_progress(self, writer: MetricsWriter, values: dict[str, float], eta_s: float) -> None:
         lr = self.optimizer.lr
@@ -261,7 +246,6 @@ class Trainer:
                 random=random_state(),
             )
         )
-        self.checkpoints.remove_old_weights()
 
     def _finish(self) -> dict[str, Any]:
         """Average the last weights, measure the average on the dev set, write `model.pt`."""

@@ -20,15 +20,10 @@ Ratio = tuple[Tensor | float, float]  # a sum, and the count to divide it by
 
 @dataclass(frozen=True)
 class BatchLosses:
-    """Losses of one batch.
+    """Losses of one batch."""
 
-    Attributes:
-        sums: in nats, summed over the batch; `loss` is the one to minimize.
-        ratios: other measures, such as the share of slow frames.
-    """
-
-    sums: dict[str, Tensor]
-    ratios: dict[str, Ratio] = field(default_factory=dict)
+    sums: dict[str, Tensor]  # in nats, summed over the batch; `loss` is the one to minimize
+    ratios: dict[str, Ratio] = field(default_factory=dict)  # other measures, such as the share of slow frames
 
 
 class LossTracker:

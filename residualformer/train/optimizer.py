@@ -18,8 +18,6 @@ ARBITRATOR = "encoder.arbitrator."  # prefix of its parameters' names
 RESIDUAL = re.compile(r"encoder\.layers\.\d+\..*\.[ABD]")
 HOLD_END = 0.01  # factor of the learning rate at the end of schedule `hold`
 
-Parameters = dict[str, nn.Parameter]
-
 
 class Optimizer:
     """An optimizer and its learning-rate schedule, or two optimizers that step together.
@@ -60,9 +58,8 @@ class Optimizer:
     def step(self) -> float:
         """Clip the gradients, update the parameters, advance the schedule and clear the gradients.
 
-        Returns:
-            The norm of the gradients before clipping. If it is not finite, or without any gradient, no parameter
-            changes.
+        Return the norm of the gradients before clipping. If it is not finite, or without any gradient, no parameter
+        changes.
         """
         parameters = [p for p in self.parameters if p.grad is not None]
         total = nn.utils.get_total_norm([_gradient(p) for p in parameters], foreach=True)
@@ -129,16 +126,21 @@ def learning_rate_factor(config: OptimizerConfig, max_steps: int) -> Callable[[i
     return factor
 
 
-def _adam(parameters: Parameters, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Return Adam or AdamW with a group for each learning rate and weight decay."""
-    by_factor: dict[float, Parameters] = {1.0: {}}  # first, since `lr` is that of the first group
+def _adam(parameters: dict[str, nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return Adam or AdamW with a group for each learning rate and weight decay.
+
+    Matrices decay; diagonals and biases, even stacked ones of branches, do not.
+    """
+    members: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}  # the first gives `lr`
     for name, p in parameters.items():
-        by_factor.setdefault(_learning_rate_factor_of(name, config), {})[name] = p
+        factor = _learning_rate_factor_of(name, config)
+        for decays in (True, False):
+            members.setdefault((factor, decays), [])
+        members[factor, p.dim() >= 2 and not name.endswith(".bias")].append(p)
     groups = [
-        {**group, "lr": config.lr * factor}
-        for factor, members in by_factor.items()
-        for group in _decay_groups(members, config.weight_decay)
-        if group["params"] or factor == 1
+        {"params": group, "lr": config.lr * factor, "weight_decay": config.weight_decay if decays else 0.0}
+        for (factor, decays), group in members.items()
+        if group or factor == 1
     ]
     kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
     beta1, beta2 = config.betas
@@ -150,15 +152,6 @@ def _learning_rate_factor_of(name: str, config: OptimizerConfig) -> float:
     if name.startswith(ARBITRATOR):
         return config.arbitrator_factor
     return config.residual_factor if RESIDUAL.fullmatch(name) else 1.0
-
-
-def _decay_groups(parameters: Parameters, weight_decay: float) -> list[dict[str, Any]]:
-    """Split parameters by weight decay: matrices decay; diagonals and biases, even stacked ones of branches, do not."""
-    decays = {name for name, p in parameters.items() if p.dim() >= 2 and not name.endswith(".bias")}
-    return [
-        {"params": [p for name, p in parameters.items() if name in decays], "weight_decay": weight_decay},
-        {"params": [p for name, p in parameters.items() if name not in decays], "weight_decay": 0.0},
-    ]
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -71,11 +71,7 @@ class Phases:
 
 
 class PruningPhases(Phases):
-    """Phase 2, which is all there is for a single sparse branch.
-
-    Attributes:
-        start, end: the updates at which pruning starts and from which the masks are final.
-    """
+    """Phase 2, from update `start` to `end`; for a single sparse branch there is no other."""
 
     def __init__(self, config: Config, model: Transducer) -> None:
         super().__init__(config, model)

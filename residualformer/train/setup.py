@@ -1,10 +1,9 @@
-"""The set-up of a training: what it starts from and learns from, whether its run folder is fresh, the run itself."""
+"""The set-up of a training: the models it starts from and learns from, its run folder, its log."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,98 +26,55 @@ from residualformer.train.warm_start import check_same_layers
 log = logging.getLogger("residualformer")
 
 
-@dataclass(frozen=True)
-class Setup:
-    """All that a training needs, read and checked before its run folder is touched.
+def make_trainer(
+    config: Config, data: Path, folder: Path, warm_start: Path | None, resume_script: str
+) -> Trainer | None:
+    """Return the trainer of `config` in the run folder `folder`, at its start or where an earlier call stopped.
 
-    Attributes:
-        data: folder with fbank/ and lang/ (stages 2 and 3).
-        folder: the run folder.
-        source: the model file to start from.
-        weights: the weights in it.
-        teacher: the model file that the arbitrator learns from.
-        slow_share: the share of slow frames on the dev set that is sought.
-    """
-
-    config: Config
-    data: Path
-    folder: Path
-    tokenizer: Tokenizer
-    source: Path | None
-    weights: dict[str, torch.Tensor]
-    teacher: Path | None
-    slow_share: float | None
-
-    def identity(self) -> dict[str, Any]:
-        """Return what decides the weights of this training."""
-        teacher = checkpoint.load(self.teacher, "weights")["weights"] if self.teacher else None
-        return training_identity(
-            self.config,
-            tokens=self.tokenizer.fingerprint,
-            warm_start=checkpoint.fingerprint(self.weights),
-            teacher=checkpoint.fingerprint(teacher) if teacher else None,
-            slow_share=self.slow_share,
-        )
-
-
-def read_setup(config: Config, data: Path, folder: Path, warm_start: Path | None = None) -> Setup:
-    """Read what the training of `config` in the run folder `folder` needs.
+    All that the training needs is read and checked before the run folder is touched. A run of another configuration
+    that is there is moved aside; if it holds the finished model of this one, the result is None.
 
     Args:
+        data: folder with fbank/ and lang/ (stages 2 and 3).
         warm_start: run folder to start from, instead of the sibling of `folder` that the configuration names.
+        resume_script: content of resume.sh, which goes on with this run.
 
     Raises:
         UserError: the features or tokens are not those of `config`, or a model that it needs is missing or unfit.
     """
-    source = warm_start_source(config, folder, warm_start)
+    source, fbank = None, data / "fbank"
+    if warm_start is not None or config.warm_start is not None:
+        source = needed_model(warm_start or folder.parent / str(config.warm_start), f"{folder} starts from")
     tokenizer = read_tokens(data / "lang" / "tokenizer.json", config.tokens)
     weights = warm_start_weights(source, tokenizer, config.encoder) if source else {}
-    features = read_feature_config(data / "fbank")
+    features = read_feature_config(fbank)
     if features != config.features:
-        raise UserError(f"{data}/fbank holds {features}, but {config.features} is configured; run stage 2 again")
+        raise UserError(f"{fbank} holds {features}, but {config.features} is configured; run stage 2 again")
     teacher, slow_share = teacher_of(config, folder), slow_share_to_match(config, folder)
-    return Setup(config, data, folder, tokenizer, source, weights, teacher, slow_share)
-
-
-def make_trainer(setup: Setup, resume_script: str) -> Trainer | None:
-    """Make the run folder ready and return the trainer in it, at its start or where an earlier call stopped.
-
-    A run of another configuration that is there is moved aside.
-
-    Args:
-        resume_script: content of resume.sh, which goes on with this run.
-
-    Returns:
-        None if the run folder holds the finished model already.
-    """
-    config, folder, identity = setup.config, setup.folder, setup.identity()
+    identity = training_identity(
+        config,
+        tokens=tokenizer.fingerprint,
+        warm_start=checkpoint.fingerprint(weights),
+        teacher=checkpoint.fingerprint(checkpoint.load(teacher, "weights")["weights"]) if teacher else None,
+        slow_share=slow_share,
+    )
     if not prepare_folder(folder, identity):
         return None
     dump_config(config, folder / "config.yaml")
     write_text(folder / "resume.sh", resume_script)
     log_to(folder / "train.log")
-    cuts = {name: cuts_file(setup.data / "fbank", name) for name in ("train", "dev")}
-    cmvn = read_cmvn(setup.data / "fbank")
-    teacher = Teacher(setup.teacher, config) if setup.teacher else None
-    trainer = Trainer(config, setup.tokenizer, cuts, cmvn, folder, identity, teacher, setup.slow_share)
+    cuts, cmvn = {name: cuts_file(fbank, name) for name in ("train", "dev")}, read_cmvn(fbank)
+    taught_by = Teacher(teacher, config) if teacher else None
+    trainer = Trainer(config, tokenizer, cuts, cmvn, folder, identity, taught_by, slow_share)
     if trainer.resume():
         log.info("going on from step %d", trainer.step)
-    elif setup.source:
-        report = trainer.warm_start(setup.weights, str(setup.source))
-        listed = folder / "warm_start.txt"
+    elif source:
+        report, listed = trainer.warm_start(weights, str(source)), folder / "warm_start.txt"
         write_text(listed, "\n".join(report.lines()) + "\n")
-        counts = len(report.mapped), len(report.converted), len(report.fresh)
-        log.info("warm start from %s: %d keys mapped, %d converted, %d fresh; %s lists them",
-                 setup.source, *counts, listed)  # fmt: skip
+        counts = f"{len(report.mapped)} keys mapped, {len(report.converted)} converted, {len(report.fresh)} fresh"
+        log.info("warm start from %s: %s; %s lists them", source, counts, listed)
     warn_of_warmup(config.train.optimizer.warmup_steps, config.train.max_steps)
     return trainer
-
-
-def warm_start_source(config: Config, folder: Path, warm_start: Path | None) -> Path | None:
-    """Return the model file to start from: that of `warm_start`, else that of the experiment `config` names."""
-    if warm_start is None and config.warm_start is None:
-        return None
-    return needed_model(warm_start or folder.parent / str(config.warm_start), f"{folder} starts from")
 
 
 def teacher_of(config: Config, folder: Path) -> Path | None:
@@ -188,8 +144,8 @@ def prepare_folder(folder: Path, identity: dict[str, Any]) -> bool:
 def warn_of_warmup(warmup_steps: int, max_steps: int) -> None:
     """Warn if the training ends before the learning rate has risen."""
     if warmup_steps >= max_steps:
-        log.warning("the learning rate never peaks: train.optimizer.warmup_steps = %d, but train.max_steps = %d",
-                    warmup_steps, max_steps)  # fmt: skip
+        given = f"train.optimizer.warmup_steps = {warmup_steps}, but train.max_steps = {max_steps}"
+        log.warning("the learning rate never peaks: %s", given)
 
 
 class AboveTheBar(logging.Handler):

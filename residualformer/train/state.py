@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -13,30 +12,18 @@ from residualformer.kernels.dropout import pool_states, restore_pools
 from residualformer.model import checkpoint
 
 
-@dataclass(frozen=True)
-class TrainingState:
-    """All that decides how a training goes on.
+class TrainingState(TypedDict):
+    """All that decides how a training goes on."""
 
-    Attributes:
-        identity: what must not change while a training goes on, see `Trainer`.
-        weights: of the model.
-        optimizer, phases: their `state_dict`.
-        step: number of updates made.
-        epoch: number of epochs completed.
-        batch_in_epoch: number of batches of the current epoch that are used up.
-        clock: time spent, see `Clock.read`.
-        random: see `random_state`.
-    """
-
-    identity: dict[str, Any]
+    identity: dict[str, Any]  # what must not change while a training goes on, see `Trainer`
     weights: dict[str, Tensor]
-    optimizer: dict[str, Any]
+    optimizer: dict[str, Any]  # `state_dict` of the optimizer; likewise of the phases
     phases: dict[str, Any]
-    step: int
-    epoch: int
-    batch_in_epoch: int
-    clock: dict[str, float]
-    random: dict[str, Any]
+    step: int  # updates made
+    epoch: int  # epochs completed
+    batch_in_epoch: int  # batches of the current epoch that are used up
+    clock: dict[str, float]  # time spent, see `Clock.read`
+    random: dict[str, Any]  # see `random_state`
 
 
 def random_state() -> dict[str, Any]:
@@ -55,9 +42,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 class CheckpointFolder:
     """The `checkpoints/` of a run: `resume.pt`, the state to continue from, and `step-<n>.pt`, weights to average.
 
-    Args:
-        path: the folder.
-        keep: number of `step-<n>.pt` that are kept, the newest ones.
+    Of the latter only the newest `keep` stay.
     """
 
     def __init__(self, path: Path, keep: int) -> None:
@@ -65,20 +50,17 @@ class CheckpointFolder:
         self.resume_file = path / "resume.pt"
 
     def load_state(self) -> TrainingState | None:
-        """Load the state, or return None if there is none.
-
-        Raises:
-            UserError: the file is damaged.
-        """
+        """Load the state, or return None if there is none; raise UserError if the file is damaged."""
         if not self.resume_file.is_file():
             return None
-        names = [each.name for each in fields(TrainingState)]
-        value = checkpoint.load(self.resume_file, *names)
-        return TrainingState(**{name: value[name] for name in names})
+        state: TrainingState = checkpoint.load(self.resume_file, *TrainingState.__annotations__)
+        return state
 
     def save_state(self, state: TrainingState) -> None:
-        """Replace the saved state."""
-        checkpoint.save({each.name: getattr(state, each.name) for each in fields(state)}, self.resume_file)
+        """Replace the saved state, then remove all files of weights except the newest `keep`."""
+        checkpoint.save(state, self.resume_file)
+        for path in self._weight_files()[: -self.keep]:
+            path.unlink()
 
     def save_weights(self, weights: dict[str, Tensor], step: int) -> None:
         """Save the weights after update `step`."""
@@ -87,11 +69,6 @@ class CheckpointFolder:
     def newest_weights(self) -> list[Path]:
         """Return the newest `keep` files of weights, oldest first."""
         return self._weight_files()[-self.keep :]
-
-    def remove_old_weights(self) -> None:
-        """Remove all files of weights except the newest `keep`."""
-        for path in self._weight_files()[: -self.keep]:
-            path.unlink()
 
     def remove_weights_after(self, step: int) -> None:
         """Remove the weights that a killed process saved after the state from which the training continues."""

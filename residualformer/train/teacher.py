@@ -18,10 +18,7 @@ class Teacher:
 
     Args:
         path: a run folder or its `model.pt`.
-        config: of the model that learns from the teacher.
-
-    Raises:
-        UserError: the teacher has other features or other frames than `config`.
+        config: of the model that learns from the teacher. Features or frames of another kind raise UserError.
     """
 
     def __init__(self, path: Path, config: Config) -> None:
@@ -40,16 +37,10 @@ class Teacher:
 
     @torch.no_grad()
     def entropy(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Compute the entropy, in nats, of the output distribution at (t, u(t)) for every encoder frame t.
+        """Return the entropy, in nats, of the output distribution at (t, u(t)) for every encoder frame t, (N, T').
 
-        u(t) is the number of labels that greedy search has emitted before frame t.
-
-        Args:
-            features: (N, T, F).
-            lengths: (N,), in frames of `features`.
-
-        Returns:
-            (N, T').
+        u(t) is the number of labels that greedy search has emitted before frame t, features are (N, T, F), and lengths
+        (N,) count their frames.
         """
         encoded, lengths = self.model.encoder(features, lengths)
         hypotheses = greedy_search(self.model, encoded, lengths, DecodeConfig(kind="greedy"))

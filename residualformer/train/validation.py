@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from residualformer.config.schema import Config, DecodeConfig
+from residualformer.config.schema import DecodeConfig
 from residualformer.constants import FRAME_SHIFT_S
 from residualformer.data.collate import Batch
 from residualformer.data.tokenizer import Tokenizer
@@ -14,7 +14,6 @@ from residualformer.decode.greedy import greedy_search
 from residualformer.loss.arcs import NotFiniteError
 from residualformer.metrics.bleu import bleu_and_chrf
 from residualformer.metrics.wer import count_errors
-from residualformer.nn.transducer import Transducer
 from residualformer.train.losses import LossTracker, warn_not_finite
 from residualformer.train.phases import Phases
 from residualformer.train.progress import BRANCH_MEASURES
@@ -24,23 +23,13 @@ SAMPLE_SECONDS = 600.0  # of dev speech, roughly, that each validation decodes
 
 @torch.no_grad()
 def validate(
-    model: Transducer,
-    phases: Phases,
-    dev: Iterable[Batch],
-    dev_seconds: float,
-    tokenizer: Tokenizer,
-    config: Config,
-    step: int,
+    phases: Phases, dev: Iterable[Batch], dev_seconds: float, tokenizer: Tokenizer, step: int
 ) -> dict[str, float]:
-    """Measure the losses over the dev set, and the scores of greedy search over a sample of it.
+    """Measure the losses over the dev set after update `step`, and the scores of greedy search over a sample of it.
 
-    The batches are in order of length, so the sample is spread evenly over them.
-
-    Args:
-        dev_seconds: total length of `dev`.
-        step: the last update, for messages.
+    The batches of `dev`, `dev_seconds` long in all, are in order of length, so the sample is spread evenly over them.
     """
-    model.eval()
+    model, config = phases.model.eval(), phases.config
     device = next(model.parameters()).device
     tracker, seen, decoded = LossTracker(), 0.0, 0.0
     sampled = min(1.0, SAMPLE_SECONDS / dev_seconds)

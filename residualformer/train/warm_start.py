@@ -7,7 +7,7 @@ recurrent encoder from a dense or factorised one; branches from a compressed enc
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -26,17 +26,13 @@ _ADVICE = "the two configurations may differ in encoder.residual only, or in amn
 
 @dataclass(frozen=True)
 class WarmStartReport:
-    """The origin of every weight of the new model, by name.
+    """The origin of every weight of the new model, by name."""
 
-    Attributes:
-        mapped: copied.
-        fresh: initialized at random: residual parts, an arbitrator, the masks of weights that are not pruned yet.
-        converted: computed from other weights: factors of a dense matrix or of other factors, a sparse branch's copy.
-    """
-
-    mapped: list[str]
+    mapped: list[str]  # copied
+    # Initialized at random: residual parts, an arbitrator, the masks of weights that are not pruned yet.
     fresh: list[str]
-    converted: list[str] = field(default_factory=list)
+    # Computed from other weights: factors of a dense matrix or of other factors, a sparse branch's copy.
+    converted: list[str]
 
     def lines(self) -> list[str]:
         """Return one line per weight, sorted by name."""
@@ -48,12 +44,8 @@ def warm_start(model: Transducer, weights: Weights, source: str) -> WarmStartRep
     """Copy `weights` into `model`, compressing those of which `model` has a compressed form.
 
     Residual parts, and an arbitrator as a whole, may be missing from `weights`; everything in `weights` must be used.
-
-    Args:
-        source: a description of where the weights come from, for messages.
-
-    Raises:
-        UserError: a weight is missing, unused or of another shape, or a rank is higher than that of `source`.
+    Raises UserError if a weight is missing, unused or of another shape, or a rank is higher than that of `source`, a
+    description of where the weights come from.
     """
     target = model.state_dict()
     converted, used = _convert(target, weights)
@@ -80,9 +72,7 @@ def check_same_layers(config: EncoderConfig, source_config: EncoderConfig, sourc
     """Check that weights which fit by their shapes also belong to the same layers and heads.
 
     Other groups of layers, if as many, and other heads, if as wide in all, have weights of the same shapes.
-
-    Raises:
-        UserError: `source_config`, of the encoder in `source`, has other groups or heads than `config`.
+    Raises UserError if `source_config`, of the encoder in `source`, has other groups or heads than `config`.
     """
     if config.kind != "transformer" or source_config.kind != "transformer":
         return
@@ -109,8 +99,7 @@ def _has_arbitrator(weights: Weights) -> bool:
 def _convert(target: Weights, weights: Weights) -> tuple[Weights, set[str]]:
     """Compute the weights of `target`, a recurrent encoder's, that are not in `weights` as they are.
 
-    Returns:
-        These weights, and the names in `weights` that they were computed from.
+    Return these, and the names in `weights` that they were computed from.
     """
     converted: Weights = {}
     used: set[str] = set()

@@ -18,22 +18,14 @@ class WeightController:
     The arbitrator follows the weight with a lag, so that integral control alone would oscillate; the proportional gain
     INTEGRAL_GAIN * LAG cancels the lag. Both gains scale with the learning rate, as the arbitrator's speed does. The
     setpoint approaches the target gradually, because an arbitrator that was driven to "never slow" hardly recovers.
-
-    Attributes:
-        target: the share of slow frames to reach on the dev set, 0 to 1.
-        log_weight: the integral part.
-        first_share: the share on the first training batch; -1 before it.
-        setpoint: the share that is currently aimed at.
-        mean_share: running mean over the training batches; -1 before the first.
-        offset: excess of the share on training batches (sped up, masked, joined) over that on the dev set.
     """
 
-    target: float
-    log_weight: float
-    first_share: float = -1.0
-    setpoint: float = 0.0
-    mean_share: float = -1.0
-    offset: float = 0.0
+    target: float  # the share of slow frames to reach on the dev set, 0 to 1
+    log_weight: float  # the integral part
+    first_share: float = -1.0  # the share on the first training batch; -1 before it
+    setpoint: float = 0.0  # the share that is currently aimed at
+    mean_share: float = -1.0  # running mean over the training batches; -1 before the first
+    offset: float = 0.0  # excess of the share on training batches (sped up, masked, joined) over that on the dev set
 
     @property
     def weight(self) -> float:

@@ -35,9 +35,9 @@ def run(kind, joiner, nodes, grad):
     arcs, grads = grad.new_empty(NODES, 2), [torch.zeros_like(each) for each in joiner]
     tiles = kind(*joiner)
     for rows in tiles.split(NODES, 40):
-        tiles.write_log_probs(*(each[rows] for each in nodes), arcs[rows])
+        tiles.write_log_probs([each[rows] for each in nodes], arcs[rows])
     for rows in tiles.split(NODES, 40):
-        tiles.add_grads(*(each[rows] for each in nodes), grad[rows], *grads)
+        tiles.add_grads([each[rows] for each in nodes], grad[rows], grads)
     return arcs, grads
 
 
@@ -104,7 +104,7 @@ def test_no_gradient_is_a_denormal_number():
     tiles = NumbaTiles(*joiner)
     tiles.split(NODES, NODES)
     grads = [torch.zeros_like(each) for each in joiner]
-    tiles.add_grads(*nodes, grad.clamp(min=1e-7), *grads)
+    tiles.add_grads(nodes, grad.clamp(min=1e-7), grads)
     tiny = tiles.logits[tiles.logits != 0].abs().min()
     assert torch.finfo(torch.float32).tiny <= tiny < 1e-30 and (tiles.logits == 0).any()
 
