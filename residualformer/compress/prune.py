@@ -31,7 +31,7 @@ class PruningSchedule:
         return self.num_updates * self.every_steps
 
     def is_due(self, step: int) -> bool:
-        """Return whether to compute the masks again before training step `step`, counted from the start of pruning."""
+        """Return True if the masks change before training step `step`, counted from the start of pruning."""
         return self.num_updates > 0 and step % self.every_steps == 0 and 0 <= step <= self.last_step
 
     def sparsity(self, step: int) -> float:
@@ -71,7 +71,7 @@ class BranchPruner:
 
     @torch.no_grad()
     def update(self, step: int) -> bool:
-        """Compute the masks again if they are due at `step`, counted from the start of pruning; return whether."""
+        """Compute the masks again if they are due at `step`, counted from the start of pruning; return True if so."""
         if not self.schedule.is_due(step):
             return False
         sparsity = self.schedule.sparsity(step)

@@ -1,4 +1,4 @@
-"""Rules that tie several keys of a configuration together; what one key may be is said in `schema.py`."""
+"""Rules that tie several keys of a configuration together; the bounds of single keys are in `schema.py`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _sharing(sharing: int | list[int], num_layers: int) -> Iterator[str]:
 
 
 def _branches(amnet: AmNetConfig) -> Iterator[str]:
-    """Check the compressions of a method, slow first, and what is annealed."""
+    """Check the compressions of a method, slow first, and the annealed tau and noise."""
     given = amnet.compression
     if amnet.method != "none" and not given:
         yield f"amnet.compression is empty; with amnet.method = {amnet.method} give one number a branch, slow first"
@@ -119,6 +119,6 @@ def _cost(cost: CostConfig) -> Iterator[str]:
         yield f"amnet.cost.weight is 0, so that amnet.cost.kind = {cost.kind} does nothing; give more than 0"
     if cost.match and cost.slow_share:
         yield (
-            f"amnet.cost.slow_share is {cost.slow_share}, but amnet.cost.match = {cost.match} tells the share that is "
-            f"sought; take one"
+            f"amnet.cost.slow_share is {cost.slow_share}, but amnet.cost.match = {cost.match} sets the share to reach; "
+            f"take one"
         )

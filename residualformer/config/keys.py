@@ -1,4 +1,4 @@
-"""What a schema tells of its keys: the metadata that stands beside a type, and a table of all keys made of it."""
+"""The metadata of a schema's keys, which stands beside their types, and a table of all keys made of it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Only:
     needed: tuple[str, ...] | Gt | MinLen
 
     def holds(self, value: Any) -> bool:
-        """Return whether the deciding key's value gives the dependent key a meaning."""
+        """Return True if `value`, of the deciding key, gives the dependent key a meaning."""
         if isinstance(self.needed, Gt):
             return value > self.needed.gt
         if isinstance(self.needed, MinLen):

@@ -1,4 +1,4 @@
-"""Read a configuration: defaults < base < experiment < `--set a.b=c`; everything wrong with it is told at once.
+"""Read a configuration: defaults < base < experiment < `--set a.b=c`; one error lists all mistakes in it.
 
 `--set @FILE` takes the YAML file FILE in between: over the remotest base, under all that the other files say.
 `composition.py` finds the files of an experiment, `schema.py` defines the keys.
@@ -135,7 +135,7 @@ class _Value(NamedTuple):
 
 
 class _Reader:
-    """Collects values from several sources, then builds the configuration or tells all that is wrong."""
+    """A collector of values from several sources, which builds the configuration or lists all mistakes."""
 
     def __init__(self) -> None:
         self.values = {name: _Value(key.default, "", _RECORDED) for name, key in KEYS.items()}

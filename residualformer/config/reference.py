@@ -32,7 +32,7 @@ may extend that of another recipe, and an experiment another experiment, of whic
   lists, by names or patterns, those that it has. For one recipe alone it is a file in `conf/<recipe>`, with `base:`.
 - **Another value** in one run is `--set encoder.dropout=0.2`.
 
-Everything wrong with a configuration is told at once, with the file that holds it. A key that has no effect with the
+One error lists all mistakes in a configuration, with the files that hold them. A key that has no effect with the
 values of others (column "only with") is refused, unless it was inherited from a source before the one that decides:
 then it is dropped. The `config.yaml` of a run folder holds all keys that have an effect.
 

@@ -64,7 +64,7 @@ class TokenConfig:
     vocab_size: Annotated[
         int, Ge(3), Doc("vocabulary size, blank and unknown included; with `char` only for counts of parameters")
     ] = 100
-    target: Annotated[Literal["text", "translation"], Doc("what is written: recognition or translation")] = "text"
+    target: Annotated[Literal["text", "translation"], Doc("output text: a transcript or a translation")] = "text"
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,9 @@ class CostConfig:
     slow_share: Annotated[
         Annotated[float, Interval(gt=0, lt=1), Allowed("between 0 and 1")] | None,
         AVERAGE_COST,
-        Doc("share of slow frames that is sought"),
+        Doc("share of slow frames to reach"),
     ] = None
-    match: Annotated[Experiment | None, AVERAGE_COST, Doc("experiment whose share of slow frames is sought")] = None
+    match: Annotated[Experiment | None, AVERAGE_COST, Doc("experiment whose share of slow frames to reach")] = None
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+012345
 
 
 def load_yaml(text: str) -> Any:
-    """The value of a YAML document; raises yaml.YAMLError, and nothing else, whatever is wrong with it."""
+    """Return the value of a YAML document; raise yaml.YAMLError, and nothing else, for any mistake in it."""
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError:

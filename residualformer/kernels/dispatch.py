@@ -61,7 +61,7 @@ def load_kernels(kernel: str, engine: str) -> ModuleType:
 
 @contextmanager
 def give_up_on_failure(engine: str) -> Iterator[None]:
-    """Within the context, let an error end the context and the use of `engine`, with a warning; the caller goes on."""
+    """Turn an error within the context into a warning, and give up `engine`; the caller continues after the context."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError):

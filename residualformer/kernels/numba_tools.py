@@ -1,4 +1,4 @@
-"""What the numba kernels of the losses have in common: compilation, threads, and the bits of floating-point numbers.
+"""Tools of the losses' numba kernels: compilation, threads, and the bits of floating-point numbers.
 
 The compiler makes no vector loop of a loop that calls math.exp. The kernels therefore compute exponentials themselves,
 by additions, multiplications and a shift of bits.

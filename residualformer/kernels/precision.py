@@ -54,7 +54,7 @@ def widened(*values: Any) -> list[Any]:
 def bf16_products(device_type: str, enabled: bool) -> Iterator[None]:
     """Let products of float32 matrices round their factors within the context; sums and results stay float32.
 
-    On a CPU the factors become bf16; a CPU without bf16 instructions goes on in float32. On CUDA they become TF32 (10
+    On a CPU the factors become bf16; a CPU without bf16 instructions stays in float32. On CUDA they become TF32 (10
     bits of mantissa, bf16 has 7), the least that torch offers for float32 tensors there. Nothing changes on other
     devices, for other types, or without `enabled`. Autocast would round the results as well.
 

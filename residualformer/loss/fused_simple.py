@@ -1,7 +1,7 @@
 """The loss of the additive joiner from the inputs of its two projections, without the logits of the whole batch.
 
 The log-normalizers are summed block by block in `kernels/additive_joiner.py`; the logits of a small batch are computed
-as they are, which is its reference. Letters and conventions: see `simple.py`.
+whole, which is its reference. Letters and conventions: see `simple.py`.
 """
 
 from __future__ import annotations

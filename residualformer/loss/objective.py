@@ -25,7 +25,7 @@ MIN_BF16_WEIGHTS = 250_000
 
 
 class Labels(Protocol):
-    """What the objective reads of a batch, such as `data.collate.Batch`."""
+    """The part of a batch that the objective reads; `data.collate.Batch` has it."""
 
     @property
     def tokens(self) -> Tensor:

@@ -109,7 +109,7 @@ def learning_rate_factor(config: OptimizerConfig, max_steps: int) -> Callable[[i
     * `linear`: linearly to 0 (ResidualTransformer, section 4.3).
     * `cosine`: to 0 by half a cosine wave.
     * `hold`: stays at 1 for `hold_fraction` of the steps after warm-up, then falls exponentially to 0.01. AmNets,
-      section 5, says no more than "warm-hold-decay".
+      section 5, gives only its name, "warm-hold-decay".
     """
 
     def factor(step: int) -> float:

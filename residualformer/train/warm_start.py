@@ -97,7 +97,7 @@ def _has_arbitrator(weights: Weights) -> bool:
 
 
 def _convert(target: Weights, weights: Weights) -> tuple[Weights, set[str]]:
-    """Compute the weights of `target`, a recurrent encoder's, that are not in `weights` as they are.
+    """Compute the weights of `target`, a recurrent encoder's, that `weights` holds in another form only.
 
     Return these, and the names in `weights` that they were computed from.
     """
@@ -117,7 +117,7 @@ def _convert(target: Weights, weights: Weights) -> tuple[Weights, set[str]]:
 
 
 def _factors(stem: str, rank: int, target: Weights, weights: Weights) -> Weights:
-    """Compute P1 and P2 of the matrix `stem`, unless `weights` has them as they are to be.
+    """Compute P1 and P2 of the matrix `stem`, unless `weights` has them in their final form.
 
     Where the factors of one branch become those of several, they are ordered by singular value again, so that the
     first columns are the best ones; factors that branches already share have learned their order.

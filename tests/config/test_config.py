@@ -207,7 +207,7 @@ TWO = "encoder: {kind: lstm}, amnet: {method: sparse, compression: [0.15, 0.8]"
             TWO + ", cost: {kind: amr, weight: 1, slow_share: 0.5}}",
             "slow_share is 0.5, which has no effect with amnet.cost.kind = amr",
         ),
-        (TWO + ", cost: {kind: avg, weight: 1, slow_share: 0.5, match: x}}", "the share that is sought; take one"),
+        (TWO + ", cost: {kind: avg, weight: 1, slow_share: 0.5, match: x}}", "sets the share to reach; take one"),
         ("amnet: {cost: {match: x}}", "match is 'x', which has no effect with amnet.cost.kind = none"),
     ],
 )
