@@ -1,14 +1,14 @@
 """AN4: people spelling names and dictating numbers, dates and commands (948 + 130 utterances, 16 kHz).
 
 The layout is that of https://github.com/cmusphinx/an4: `etc/an4_{train,test}.transcription`, `wav/an4{,test}_clstk/`.
-Test is the corpus's own. Dev is every ninth training speaker, in order of name, from the fifth on: 8 speakers; names
-begin with f or m, so both sexes are there. Train is the other 66 speakers.
+Test is that of the corpus. Dev has every ninth training speaker, by name, starting with the fifth: 8 speakers of both
+sexes, as names begin with f or m. Train has the other 66 speakers.
 
-On request, synthetic speech of the same domain joins train: pieces of its transcripts (never of dev or test) cut at
-word boundaries and rejoined, and random letter and digit strings, said by espeak-ng voices in noise and reverberation.
-A result that uses it must say so; ids of such utterances start with `syn-`.
+Optionally, synthetic speech of the same domain is added to train: parts of two of its transcripts (none of dev or test)
+joined at word boundaries, and random strings of letters and digits, spoken by espeak-ng in noise and reverberation.
+Results must declare its use; the ids of such utterances start with `syn-`.
 
-Every utterance has a Chinese translation too, word for word (an4_corpus/lexicon.py).
+Each utterance has a word-for-word Chinese translation (an4_corpus/lexicon.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from local.an4_corpus.lexicon import LETTERS, translate
 from local.common import espeak
-from local.common.corpus import check_there, remember, remembered
+from local.common.corpus import check_paths, record_paths, recorded_path
 from local.common.synthesis import (
     VARIANTS,
     Conditions,
@@ -33,7 +33,7 @@ from local.common.synthesis import (
     Renderer,
     generator,
     make_speakers,
-    started_before,
+    prepare_folder,
     write_transcripts,
 )
 from local.common.synthesis import (
@@ -52,7 +52,7 @@ AUDIO_FOLDERS = {"train": "wav/an4_clstk", "test": "wav/an4test_clstk"}
 TRANSCRIPTS = {"train": "etc/an4_train.transcription", "test": "etc/an4_test.transcription"}
 SYNTHETIC_SPEAKERS = 150
 SYNTHETIC_CONDITIONS = Conditions(snr_db=(5.0, 25.0), reverb_share=0.4)
-REJOINED_SHARE = 0.6  # of the synthetic texts; the rest are random strings
+REJOINED_SHARE = 0.6  # of the synthetic texts; the others are random strings
 MAX_WORDS = 12
 COMMANDS = ["ENTER", "RUBOUT", "ERASE"]
 DIGITS = "ZERO OH ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split()
@@ -62,16 +62,24 @@ TRANSCRIPT_LINE = re.compile(r"(?:<s> )?(?P<text>.*?)(?: </s>)? *\((?P<id>[^()]+
 
 
 def check_layout(folder: Path) -> None:
-    """Raise a UserError that names the first thing missing from a copy of AN4."""
+    """Check that a copy of AN4 is complete.
+
+    Raises:
+        UserError: a file or folder is missing; the message names the first.
+    """
     advice = (
         f"the layout must be that of {REPOSITORY}; give the folder that holds etc/ and wav/ as --corpus-dir, or leave "
         "the option out to fetch the corpus"
     )
-    check_there("AN4", folder, [*TRANSCRIPTS.values(), *AUDIO_FOLDERS.values()], advice)
+    check_paths("AN4", folder, [*TRANSCRIPTS.values(), *AUDIO_FOLDERS.values()], advice)
 
 
 def clone(out: Path) -> Path:
-    """Fetch the corpus into `out`/an4 unless it is there; a half-fetched copy never gets that name."""
+    """Clone the repository of the corpus to `out`/an4, unless that exists, and return the path.
+
+    Raises:
+        UserError: git is missing or fails.
+    """
     target, partial = out / "an4", out / f".an4.{os.getpid()}"
     if target.exists():
         return target
@@ -97,9 +105,13 @@ def clone(out: Path) -> Path:
 
 
 def read_transcripts(path: Path) -> list[tuple[str, str]]:
-    """Each line's id and text, without the sentence marks. Raises UserError on a line that is not '<text> (id)'."""
+    """Return the id and the text of each line, without sentence marks.
+
+    Raises:
+        UserError: a line is not 'TEXT (id)'.
+    """
     transcripts = []
-    text = read_text(path, "repair or fetch it").removeprefix("\ufeff")  # the mark that some editors put first
+    text = read_text(path, "repair or fetch it").removeprefix("\ufeff")  # byte order mark
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
@@ -111,7 +123,7 @@ def read_transcripts(path: Path) -> list[tuple[str, str]]:
 
 
 def read_split(folder: Path, split: str) -> tuple[list[CorpusUtterance], list[str]]:
-    """The utterances of the corpus's own `split`, and "id: reason" for each recording without a transcript."""
+    """Return the utterances of a split of the corpus, and "id: reason" for recordings without a transcript."""
     transcripts = read_transcripts(folder / TRANSCRIPTS[split])
     audio = {path.stem: path for path in sorted((folder / AUDIO_FOLDERS[split]).rglob("*.wav"))}
     utterances = [
@@ -130,26 +142,26 @@ def read_split(folder: Path, split: str) -> tuple[list[CorpusUtterance], list[st
 
 
 def dev_speakers(utterances: list[CorpusUtterance]) -> set[str]:
-    """Every ninth speaker by name, from the fifth on."""
+    """Return every ninth speaker by name, starting with the fifth."""
     return set(sorted({utterance.speaker for utterance in utterances})[4::9])
 
 
 def split_training(utterances: list[CorpusUtterance]) -> tuple[list[CorpusUtterance], list[CorpusUtterance]]:
-    """The corpus's training utterances as (train, dev), with no speaker in both."""
+    """Split the training utterances of the corpus into (train, dev), by speaker."""
     held_out = dev_speakers(utterances)
     train = [utterance for utterance in utterances if utterance.speaker not in held_out]
     return train, [utterance for utterance in utterances if utterance.speaker in held_out]
 
 
 def rejoin(texts: list[str], rng: np.random.Generator) -> str:
-    """The first words of one text and the last words of another; each part may be the whole."""
+    """Join the first words of a random text and the last words of another; each part may be the whole text."""
     first, second = (texts[rng.integers(len(texts))].split() for _ in range(2))
     words = first[: rng.integers(0, len(first) + 1)] + second[rng.integers(0, len(second)) :]
     return " ".join(words[:MAX_WORDS])
 
 
 def random_string(rng: np.random.Generator) -> str:
-    """Letters, digits and two-figure numbers in the corpus's manner: 'ENTER G M E F SEVENTY NINE'."""
+    """Draw letters, digits and two-digit numbers in the style of the corpus: 'ENTER G M E F SEVENTY NINE'."""
     words = [str(rng.choice(COMMANDS))] if rng.random() < 0.25 else []
     if rng.random() < 0.7:
         words += rng.choice(LETTERS, rng.integers(1, 8)).tolist()
@@ -167,7 +179,7 @@ def random_string(rng: np.random.Generator) -> str:
 
 
 def synthetic_lines(texts: list[str], count: int, seed: int) -> list[Line]:
-    """`count` lines in the domain of `texts`; single letters are said by name, Z as in American English."""
+    """Draw `count` lines in the domain of `texts`; single letters are said by name, Z as in American English."""
     rng = generator(seed, "an4 synthetic")
     speakers = make_speakers("syn", SYNTHETIC_SPEAKERS, list(VARIANTS), rng)
     lines = []
@@ -179,13 +191,13 @@ def synthetic_lines(texts: list[str], count: int, seed: int) -> list[Line]:
 
 
 def synthesize(texts: list[str], args: argparse.Namespace) -> None:
-    """Write `args.synthetic` utterances into `args.out`/synthetic; those that are there and sound are kept."""
+    """Render `args.synthetic` utterances to `args.out`/synthetic; an interrupted run is resumed."""
     folder, options = Path(args.out), {"synthetic": args.synthetic, "seed": args.seed, "texts": len(texts)}
-    same = started_before(folder, ["synthetic"], options, SYNTHETIC_CONDITIONS)
+    keep = prepare_folder(folder, ["synthetic"], options, SYNTHETIC_CONDITIONS)
     lines = synthetic_lines(texts, args.synthetic, args.seed)
-    renderer = Renderer(folder, args.seed, SYNTHETIC_CONDITIONS, lines[:200], keep=same)
-    with worker_map(args.jobs, items_at_once=8) as spread:
-        durations = tqdm(spread(renderer, lines), total=len(lines), desc="synthetic speech", unit="utt")
+    renderer = Renderer(folder, args.seed, SYNTHETIC_CONDITIONS, lines[:200], keep)
+    with worker_map(args.jobs, items_at_once=8) as map_:
+        durations = tqdm(map_(renderer, lines), total=len(lines), desc="synthetic speech", unit="utt")
         records = [renderer.record(line, duration) for line, duration in zip(lines, durations)]
     write_transcripts(folder, records)
     minutes = sum(record["duration"] for record in records) / 60
@@ -193,22 +205,23 @@ def synthesize(texts: list[str], args: argparse.Namespace) -> None:
 
 
 def obtain(args: argparse.Namespace) -> None:
+    """Clone the corpus or check a given copy, and render the synthetic speech."""
     folder = Path(args.corpus_dir) if args.corpus_dir else clone(Path(args.out))
     check_layout(folder)
     if args.synthetic:
         train, _ = split_training(read_split(folder, "train")[0])
         synthesize([utterance.text for utterance in train if utterance.text], args)
-    remember(Path(args.out), corpus_dir=folder)
+    record_paths(Path(args.out), corpus_dir=folder)
     print(f"AN4 in {folder}")
 
 
 def corpus_folder(args: argparse.Namespace) -> Path:
-    """Where the recordings are: --corpus-dir, else what stage 0 recorded."""
-    return Path(args.corpus_dir) if args.corpus_dir else remembered(Path(args.corpus), "corpus_dir", "an4.py")
+    """Return the folder of the corpus: --corpus-dir, else the one recorded by stage 0."""
+    return Path(args.corpus_dir) if args.corpus_dir else recorded_path(Path(args.corpus), "corpus_dir", "an4.py")
 
 
 def read_synthetic(folder: Path) -> list[CorpusUtterance]:
-    """What `obtain --synthetic` made in `folder`."""
+    """Return the utterances that `obtain --synthetic` has rendered in `folder`."""
     records = read_rendered(folder)
     if not records:
         raise UserError(f"no synthetic speech in '{folder}': run an4.py obtain --out {folder} --synthetic N first.")
@@ -226,6 +239,7 @@ def read_synthetic(folder: Path) -> list[CorpusUtterance]:
 
 
 def manifests(args: argparse.Namespace) -> None:
+    """Write the validated cuts of each split."""
     folder = corpus_folder(args)
     check_layout(folder)
     training, orphans = read_split(folder, "train")
@@ -240,15 +254,11 @@ def manifests(args: argparse.Namespace) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this corpus."""
     add = parser.add_argument
-    add(
-        "--corpus-dir",
-        type=caller_path,
-        metavar="DIR",
-        help="an existing copy, used in place (none: it is fetched)",
-    )
+    add("--corpus-dir", type=caller_path, metavar="DIR", help="an existing copy, used in place (none: it is fetched)")
     add("--synthetic", type=whole_number, default=0, metavar="N", help="synthetic utterances in train (default 0)")
-    add("--seed", type=whole_number, default=1, metavar="N", help="of the synthetic speech (default 1)")
+    add("--seed", type=whole_number, default=1, metavar="N", help="random seed of the synthetic speech (default 1)")
 
 
 def main() -> None:

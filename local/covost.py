@@ -1,12 +1,12 @@
 """CoVoST 2, English to Chinese: Common Voice 4 with translations (Wang et al., 2021); MSLT as further test sets.
 
-The English is Common Voice's release of 2019-12-10 (`validated.tsv` and `clips/`, MP3), which Mozilla gives to whoever
-accepts its terms: it has to be there, as --corpus-dir. The translations, `covost_v2.en_zh-CN.tsv` (CC0), are fetched
-where they are not beside it. Splits are CoVoST's: train (with train_covost, as its authors take it), dev and test.
-Rows without a translation, or with REMOVE in its place, are left out.
+The English is the Common Voice release of 2019-12-10 (`validated.tsv` and `clips/`, MP3). It must be given as
+--corpus-dir, because Mozilla requires each user to accept its terms. The translations, `covost_v2.en_zh-CN.tsv` (CC0),
+are downloaded unless they are beside it. Splits are those of CoVoST: train (including train_covost, as its authors use
+it), dev and test. Rows without a translation, or with REMOVE in its place, are left out.
 
-With --mslt-dir the test sets of MSLT v1.1 become the splits mslt@dev and mslt@test: the set `mslt`, whose score is the
-mean over the two.
+With --mslt-dir, the test sets of MSLT v1.1 become the splits mslt@dev and mslt@test of the set `mslt`, whose score is
+the mean over the two.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from local.common.corpus import check_there, fetch, remember, remembered, unpack
+from local.common.corpus import check_paths, fetch, record_paths, recorded_path, unpack
 from local.covost_corpus import mslt
 from residualformer.data.validate import CorpusUtterance, write_cuts
 from residualformer.errors import UserError, run_main
@@ -26,7 +26,7 @@ from residualformer.workflow.options import caller_path
 URL = "https://dl.fbaipublicfiles.com/covost"
 TRANSLATIONS = "covost_v2.en_zh-CN.tsv"
 RELEASE = "cv-corpus-4-2019-12-10"
-SPLITS = {"train": "train", "train_covost": "train", "dev": "dev", "test": "test"}  # other rows are not for use
+SPLITS = {"train": "train", "train_covost": "train", "dev": "dev", "test": "test"}  # rows of other splits are not used
 ADVICE = (
     f"get the English of Common Voice Corpus 4 ({RELEASE}) from https://commonvoice.mozilla.org/en/datasets, unpack it "
     "and give the folder that holds validated.tsv and clips/ as --corpus-dir"
@@ -34,18 +34,22 @@ ADVICE = (
 
 
 def find(corpus_dir: str | None) -> Path:
-    """The folder of the English Common Voice: what was given, or `en` inside it. UserError if something is missing."""
+    """Return the folder of the English Common Voice: the given one, or `en` in it.
+
+    Raises:
+        UserError: no folder is given, or a part is missing.
+    """
     if not corpus_dir:
-        raise UserError(f"Common Voice cannot be fetched by a program: {ADVICE}.")
+        raise UserError(f"Common Voice cannot be downloaded by a program: {ADVICE}.")
     given = Path(corpus_dir)
     places = [given, given / "en", given / RELEASE / "en"]
     folder = next((place for place in places if (place / "validated.tsv").is_file()), given)
-    check_there("Common Voice 4", folder, ["validated.tsv", "clips"], ADVICE)
+    check_paths("Common Voice 4", folder, ["validated.tsv", "clips"], ADVICE)
     return folder
 
 
 def find_translations(folder: Path, out: Path) -> Path:
-    """The table of translations: beside the corpus, else fetched into `out`."""
+    """Return the table of translations: beside the corpus, or else downloaded to `out`."""
     for path in (folder / TRANSLATIONS, folder.parent / TRANSLATIONS, out / TRANSLATIONS):
         if path.is_file():
             return path
@@ -53,15 +57,19 @@ def find_translations(folder: Path, out: Path) -> Path:
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The named columns of each row of a TSV file, quotes taken literally and `\\` before what is to be so."""
+    """Yield the named columns of each row of a TSV file with literal quotes and the escape character `\\`.
+
+    Raises:
+        UserError: the file is missing, not a table or without one of the columns.
+    """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\")
             header = next(rows, [])
             missing = [name for name in columns if name not in header]
             if missing:
-                there = ", ".join(header) or "none"
-                raise UserError(f"{path} has no column '{missing[0]}' among its columns {there}: get it again.")
+                found = ", ".join(header) or "none"
+                raise UserError(f"{path} has no column '{missing[0]}' (its columns: {found}): get it again.")
             places = [header.index(name) for name in columns]
             yield from (tuple(row[place] for place in places) for row in rows if len(row) > max(places))
     except FileNotFoundError:
@@ -71,7 +79,7 @@ def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]
 
 
 def read_splits(folder: Path, translations: Path) -> dict[str, tuple[list[CorpusUtterance], list[str]]]:
-    """For each split its utterances, and "id: reason" for each that has no English or no translation."""
+    """Return for each split its utterances, and "id: reason" for those without English or translation."""
     spoken = {path: rest for path, *rest in read_table(folder / "validated.tsv", ("path", "sentence", "client_id"))}
     splits: dict[str, tuple[list[CorpusUtterance], list[str]]] = {name: ([], []) for name in SPLITS.values()}
     for path, translation, split in read_table(translations, ("path", "translation", "split")):
@@ -91,16 +99,20 @@ def read_splits(folder: Path, translations: Path) -> dict[str, tuple[list[Corpus
 
 
 def obtain(args: argparse.Namespace) -> None:
+    """Check the given copies, and download the translations if they are missing."""
     folder, out = find(args.corpus_dir), Path(args.out)
     if args.mslt_dir:
         mslt.find(Path(args.mslt_dir))
     translations = find_translations(folder, out)
-    remember(out, corpus_dir=folder, translations=translations)
+    record_paths(out, corpus_dir=folder, translations=translations)
     print(f"CoVoST 2: {translations}, of {folder}")
 
 
 def manifests(args: argparse.Namespace) -> None:
-    folder, translations = (remembered(Path(args.corpus), key, "covost.py") for key in ("corpus_dir", "translations"))
+    """Write the validated cuts of each split."""
+    folder, translations = (
+        recorded_path(Path(args.corpus), key, "covost.py") for key in ("corpus_dir", "translations")
+    )
     splits = read_splits(find(args.corpus_dir) if args.corpus_dir else folder, translations)
     if args.mslt_dir:
         splits |= {f"mslt@{name}": mslt.read_set(inside) for name, inside in mslt.find(Path(args.mslt_dir)).items()}
@@ -109,8 +121,9 @@ def manifests(args: argparse.Namespace) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this corpus."""
     add = parser.add_argument
-    add("--corpus-dir", type=caller_path, metavar="DIR", help="the English of Common Voice 4, used in place")
+    add("--corpus-dir", type=caller_path, metavar="DIR", help="the English Common Voice 4, used in place")
     add("--mslt-dir", type=caller_path, metavar="DIR", help="MSLT v1.1, whose sets become test sets (none)")
 
 

@@ -1,10 +1,9 @@
-"""Your own data: a folder of audio and text in one of four layouts becomes the cuts and the values of a recipe.
+"""Your own data: audio and text in one of four layouts.
 
 The layout is recognized: kaldi, pairs (NAME.wav beside NAME.txt), table (TSV or CSV) or cuts (Lhotse's); see
-local/custom_data/layouts.py and docs/own_data.md. Splits that the data lack are held out of train by speaker. What
-cannot be used is dropped, counted by reason, and listed in dropped.tsv. Text keeps its characters, in composed form
-(NFC). Stage 1 also chooses a configuration for the amount of speech: chosen.yaml, from the table in
-local/custom_data/choices.py.
+docs/own_data.md. Missing splits are held out of train by speaker. Utterances that cannot be used are dropped, counted
+by reason, and listed in dropped.tsv. Text is normalized to composed characters (NFC). Stage 1 also chooses a
+configuration for the amount of speech, chosen.yaml, by the table in local/custom_data/choices.py.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 
 from local.custom_data.choices import as_lines, as_yaml, choose
-from local.custom_data.cuts import described
+from local.custom_data.cuts import relabel
 from local.custom_data.entries import EMPTY_TEXT, NO_AUDIO, Data, Dropped, Entry, shell_problem
-from local.custom_data.layouts import LAYOUTS, read_data, recognise
-from local.custom_data.splits import complete, repeated_texts, shared_speakers, total_hours
+from local.custom_data.layouts import LAYOUTS, read_data, recognize_layout
+from local.custom_data.splits import add_missing_splits, repeated_texts, shared_speakers, total_hours
 from residualformer.data.text import CASES, normalize
 from residualformer.data.utterance import target_text
 from residualformer.data.validate import save_cuts, validate_cuts
@@ -33,22 +32,23 @@ from residualformer.workflow.corpus import run_program
 from residualformer.workflow.options import caller_path, one_of, real_number
 
 SPLITS = ("train", "dev", "test")
-RATE = 16000  # of the features
-FASTEST = 40.0  # characters a second; nobody speaks faster, so that the text must belong to other audio
+RATE = 16000  # of the features, in Hz
+FASTEST = 40.0  # characters per second; with more, the text must belong to other audio
+MANIFEST_OPTIONS = ("data", "layout", "target", "case", "punctuation", "min_seconds", "max_seconds")
+# Reasons to drop an utterance, in addition to those of entries.py.
 DUPLICATE, UNREADABLE, NO_TRANSLATION = "duplicate", "unreadable audio", "no translation"
-# options that decide the manifests
-DECISIVE = ("data", "layout", "target", "case", "punctuation", "min_seconds", "max_seconds")
 TOO_SHORT, TOO_LONG, TOO_MUCH_TEXT = "too short", "too long", "more text than can be said"
 
 
 def obtain(args: argparse.Namespace) -> None:
+    """Recognize the layout of the data and record where they are; the data stay in place."""
     if not args.data:
-        raise UserError("where is your data? Give its folder (or table, or cuts) as --data DIR.")
+        raise UserError("--data is missing: give the folder of your data (or the table, or the cuts).")
     source = args.data
-    layout = recognise(source) if args.layout == "auto" else args.layout
+    layout = recognize_layout(source) if args.layout == "auto" else args.layout
     data = read_data(source, layout)
     write_json(Path(args.out) / "corpus.json", {"data": str(source.resolve()), "layout": layout})
-    others = [name for name in LAYOUTS if name != layout and LAYOUTS[name][0](source)] if args.layout == "auto" else []
+    others = [name for name in LAYOUTS if args.layout == "auto" and name != layout and LAYOUTS[name].find(source)]
     also = f" (it could also be read as {' or '.join(others)}: --layout)" if others else ""
     splits = Counter(entry.split for entry in data.entries)
     given = ", ".join(f"{name} {splits[name]}" for name in SPLITS if splits[name]) or "no splits given"
@@ -56,20 +56,20 @@ def obtain(args: argparse.Namespace) -> None:
 
 
 def manifests(args: argparse.Namespace) -> None:
-    record = Path(args.corpus) / "corpus.json"
-    told = read_json(record, "run stage 0 first, with --overwrite if it ran before")
-    data = read_data(Path(args.data or told["data"]), told["layout"])
-    if {entry.split for entry in data.entries} - {""} and not any(entry.split == "train" for entry in data.entries):
-        raise UserError("the data gives splits, but none of its utterances is of train: name it train, or give none.")
+    """Write the validated cuts of each split, the report on dropped utterances and the chosen configuration."""
+    corpus = read_json(Path(args.corpus) / "corpus.json", "run stage 0 first, with --overwrite if it ran before")
+    data = read_data(Path(args.data or corpus["data"]), corpus["layout"])
+    given_splits = {entry.split for entry in data.entries} - {""}
+    if given_splits and "train" not in given_splits:
+        raise UserError("the data give splits, but no utterance is in train: name one split train, or give no splits.")
     total, found = len(data.entries) + len(data.dropped), len(data.entries)
-    chosen = wanted(data, args)
-    cuts = validated(chosen, data, args)
-    split = {entry.utterance.id: entry.split or "train" for entry in chosen}
+    selected = select(data, args)
+    cuts = validate(selected, data, args)
+    split = {entry.utterance.id: entry.split or "train" for entry in selected}
     splits = {name: [cut for cut in cuts if split[cut.id] == name] for name in SPLITS}
     if not splits["train"]:
-        raise UserError(f"nothing to train on is left of {found} utterances: {summary(data.dropped)}.")
-    notes = [complete(splits), shared_speakers(splits)]
-    notes += [repeated_texts(splits), rates(cuts)]
+        raise UserError(f"none of {found} utterances is left to train on: {summary(data.dropped)}.")
+    notes = [add_missing_splits(splits), shared_speakers(splits), repeated_texts(splits), conversions(cuts)]
     out = Path(args.out)
     write_report(data.dropped, out / "dropped.tsv", total)
     for note in filter(None, notes):
@@ -79,22 +79,24 @@ def manifests(args: argparse.Namespace) -> None:
         save_cuts(CutSet.from_cuts(splits[name]), name, out / f"cuts_{name}.jsonl.gz", 0)
 
 
-def wanted(data: Data, args: argparse.Namespace) -> list[Entry]:
-    """The entries with text, audio and an id of their own, normalised; the others are dropped in `data`."""
-    content, kept, ids, first = audio_content(data.entries), [], set(), {}
+def select(data: Data, args: argparse.Namespace) -> list[Entry]:
+    """Return the entries with text, audio and a unique id, with normalized text; drop the others in `data`."""
+    content, kept, ids = audio_content(data.entries), [], set()
+    first: dict[tuple, str] = {}  # id of the first utterance with a piece of audio
     for entry in data.entries:
         given = entry.utterance
         text, translation = (
             normalize(words, args.case, args.punctuation == "keep") for words in (given.text, given.translation)
         )
         channel = str(entry.cut.channel) if entry.cut else ""
-        audio = (content.get(given.audio, given.id), given.start, given.duration, channel)
+        file = content.get(given.audio) if given.audio else None
+        audio = (file or given.id, given.start, given.duration, channel)
         if not text:
             data.drop(given.id, EMPTY_TEXT, given.text)
         elif args.target == "translation" and not translation:
             data.drop(given.id, NO_TRANSLATION)
-        elif entry.cut is None and given.audio not in content:
-            data.drop(given.id, NO_AUDIO, f"{given.audio} is not there" if given.audio else "none is named for it")
+        elif entry.cut is None and file is None:
+            data.drop(given.id, NO_AUDIO, f"{given.audio} is missing" if given.audio else "no file is named for it")
         elif problem := next(filter(None, map(shell_problem, entry.files())), ""):
             data.drop(given.id, UNREADABLE, problem)
         elif given.id in ids:
@@ -109,7 +111,10 @@ def wanted(data: Data, args: argparse.Namespace) -> list[Entry]:
 
 
 def audio_content(entries: Iterable[Entry]) -> dict[Path, str]:
-    """File -> a name that files of equal bytes share (only those of equal size are read); what is no file has none."""
+    """Return a name for the content of each file that exists; files of equal bytes have the same.
+
+    Only files of equal size are read.
+    """
     by_size = defaultdict(list)
     for path in dict.fromkeys(entry.utterance.audio for entry in entries):
         if path is not None and path.is_file():
@@ -122,11 +127,11 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def validated(entries: list[Entry], data: Data, args: argparse.Namespace) -> list[Cut]:
-    """Sound cuts of a length and a text that can be learnt; the others are dropped in `data`."""
-    given = [described(entry.cut, entry.utterance) if entry.cut else entry.utterance for entry in entries]
+def validate(entries: list[Entry], data: Data, args: argparse.Namespace) -> list[Cut]:
+    """Return valid cuts whose length and amount of text are plausible; drop the others in `data`."""
+    given = [relabel(entry.cut, entry.utterance) if entry.cut else entry.utterance for entry in entries]
     if not given:
-        raise UserError(f"nothing of the data can be used: {summary(data.dropped)}.")
+        raise UserError(f"no utterance can be used: {summary(data.dropped)}.")
     cuts, skipped = validate_cuts(given, "your data", jobs=args.jobs)
     for line in skipped:
         name, _, why = line.partition(": ")
@@ -146,36 +151,37 @@ def validated(entries: list[Entry], data: Data, args: argparse.Namespace) -> lis
 
 
 def summary(dropped: list[Dropped]) -> str:
-    """'5 missing audio, 2 empty text'."""
+    """Return the number of utterances per reason: "5 missing audio, 2 empty text"."""
     counts = Counter(each.reason for each in dropped).most_common()
     return ", ".join(f"{count} {reason}" for reason, count in counts) or "nothing"
 
 
 def write_report(dropped: list[Dropped], path: Path, total: int) -> None:
-    """Every utterance that is left out, with its reason, as a table; and one line to be printed."""
+    """Write a table of dropped utterances and their reasons, and print a summary."""
     rows = [f"{each.id}\t{each.reason}\t{' '.join(each.detail.split())}" for each in dropped]
     write_text(path, "\n".join(["id\treason\tdetail", *rows]) + "\n")
     print(f"dropped {len(dropped)} of {total} utterances: {summary(dropped)} -> {path}")
 
 
-def rates(cuts: list[Cut]) -> str:
-    """A sentence on the audio that stage 2 will resample or mix down; '' when there is none."""
+def conversions(cuts: list[Cut]) -> str:
+    """Return a sentence on audio that stage 2 will resample or mix down, "" if there is none."""
     other = Counter(cut.sampling_rate for cut in cuts if cut.sampling_rate != RATE).most_common()
     several = sum(cut.num_channels > 1 for cut in cuts)
     parts = [f"{count} utterances at {rate} Hz will be resampled to {RATE} Hz" for rate, count in other]
-    parts += [f"of {several} with several channels the mean is taken"] if several else []
+    parts += [f"the channels of {several} utterances will be averaged"] if several else []
     return "; ".join(parts)
 
 
 def write_choices(train: list[Cut], args: argparse.Namespace, path: Path) -> None:
-    """Write and print the values for so much speech and such text."""
+    """Choose a configuration for the training cuts, write it to `path` and print it."""
     hours, texts = total_hours(train), [target_text(cut, args.target) for cut in train]
     values = choose(hours, texts, args.target, args.max_seconds)
     write_text(path, as_yaml(values, hours, len(train)))
-    print(f"chosen for {hours:.2f} h ({path}; --set beats it):\n{as_lines(values)}")
+    print(f"chosen for {hours:.2f} h ({path}; --set overrides it):\n{as_lines(values)}")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this corpus."""
     add = parser.add_argument
     add("--data", type=caller_path, metavar="PATH", help="your data, used in place: a folder, a table, or Lhotse cuts")
     _add_choice(add, "--layout", "auto", *LAYOUTS, help="of the data; auto recognizes it")
@@ -205,7 +211,7 @@ def inputs(args: argparse.Namespace) -> list[Path]:
 
 
 def main() -> None:
-    run_program(__doc__, obtain, manifests, add_options, DECISIVE, inputs)
+    run_program(__doc__, obtain, manifests, add_options, MANIFEST_OPTIONS, inputs)
 
 
 if __name__ == "__main__":

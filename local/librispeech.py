@@ -1,11 +1,11 @@
-"""LibriSpeech: English audio books, 960 h to train on (Panayotov et al., 2015; https://www.openslr.org/12, CC BY 4.0).
+"""LibriSpeech: English audio books, 960 h of train (Panayotov et al., 2015; https://www.openslr.org/12, CC BY 4.0).
 
-Train is train-clean-100 (--subset 100), with train-clean-360 as well (460), or with train-other-500 too (960). Dev is
-dev-clean and dev-other together; the test sets are splits of their own, test-clean and test-other. Texts are the
-corpus's: capital letters and apostrophes.
+Train is train-clean-100 (--subset 100), plus train-clean-360 (460), plus train-other-500 (960). Dev is dev-clean and
+dev-other together; test-clean and test-other are splits of their own. Texts are those of the corpus: capital letters
+and apostrophes.
 
-Left to itself, `obtain` fetches the parts from OpenSLR (8 GB for 100 h, 60 GB for 960 h), goes on where it was
-interrupted, checks their MD5 and removes each archive once it is unpacked.
+Without --corpus-dir, `obtain` downloads the parts from OpenSLR (8 GB for 100 h, 60 GB for 960 h), resumes interrupted
+downloads, checks their MD5 checksums and removes each archive after unpacking it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from local.common.corpus import check_there, fetch, remember, remembered, unpack
+from local.common.corpus import check_paths, fetch, record_paths, recorded_path, unpack
 from residualformer.data.validate import CorpusUtterance, write_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_text
@@ -39,33 +39,37 @@ SAMPLING_RATE = 16000
 
 
 def splits(subset: str) -> dict[str, list[str]]:
-    """The parts of the corpus in each split."""
+    """Return the parts of the corpus in each split."""
     tests = {name: [name] for name in ("test-clean", "test-other")}
     return {"train": TRAIN[subset], "dev": ["dev-clean", "dev-other"], **tests}
 
 
 def parts(subset: str) -> list[str]:
-    """The parts needed, small ones first."""
+    """Return all parts that a subset needs, small ones first."""
     return sorted((part for names in splits(subset).values() for part in names), key=list(MD5).index)
 
 
 def check_layout(folder: Path, subset: str) -> None:
-    """Raise a UserError that names the first part missing from a copy of LibriSpeech."""
+    """Check that a copy of LibriSpeech has the parts that a subset needs.
+
+    Raises:
+        UserError: a part is missing; the message names the first.
+    """
     advice = (
         "the layout must be that of the unpacked archives of https://www.openslr.org/12; give the folder that holds "
         "the parts as --corpus-dir, or leave the option out to fetch them"
     )
-    check_there("LibriSpeech", folder, parts(subset), advice)
+    check_paths("LibriSpeech", folder, parts(subset), advice)
 
 
 def given_folder(corpus_dir: str) -> Path:
-    """The folder that holds the parts; it may be the `LibriSpeech` in the one that was given."""
+    """Return the folder that holds the parts: the given one, or `LibriSpeech` in it."""
     inside = Path(corpus_dir) / "LibriSpeech"
     return inside if inside.is_dir() else Path(corpus_dir)
 
 
 def download(out: Path, subset: str, url: str) -> Path:
-    """Fetch and unpack the parts that are not in `out`/LibriSpeech yet; gives that folder."""
+    """Download and unpack the parts that are not yet in `out`/LibriSpeech, and return that folder."""
     folder = out / "LibriSpeech"
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts(subset):
@@ -76,11 +80,15 @@ def download(out: Path, subset: str, url: str) -> Path:
 
 
 def read_part(folder: Path) -> tuple[list[CorpusUtterance], list[str]]:
-    """The utterances of a part, and "id: reason" for each recording without a transcript.
+    """Return the utterances of a part, and "id: reason" for recordings without a transcript.
 
-    Lhotse's recipe reads the same, but drops what has no recording and stops at an empty text: the gate names both.
+    Unlike Lhotse's recipe, it keeps utterances without recording or text, so that validation reports them.
+
+    Raises:
+        UserError: the part has no transcripts.
     """
-    utterances, orphans = [], []
+    utterances: list[CorpusUtterance] = []
+    orphans: list[str] = []
     transcripts = sorted(folder.glob("*/*/*.trans.txt"))  # <speaker>/<chapter>/<speaker>-<chapter>.trans.txt
     if not transcripts:
         raise UserError(f"LibriSpeech's '{folder}' holds no */*/*.trans.txt: unpack or fetch that part again.")
@@ -97,34 +105,35 @@ def read_part(folder: Path) -> tuple[list[CorpusUtterance], list[str]]:
 
 
 def obtain(args: argparse.Namespace) -> None:
+    """Download the corpus or check a given copy."""
     out = Path(args.out)
     folder = given_folder(args.corpus_dir) if args.corpus_dir else download(out, args.subset, args.url)
     check_layout(folder, args.subset)
-    remember(out, corpus_dir=folder)
+    record_paths(out, corpus_dir=folder)
     print(f"LibriSpeech in {folder}: {', '.join(parts(args.subset))}")
 
 
 def manifests(args: argparse.Namespace) -> None:
-    recorded = remembered(Path(args.corpus), "corpus_dir", "librispeech.py") if not args.corpus_dir else None
-    folder = recorded or given_folder(args.corpus_dir)
+    """Write the validated cuts of each split."""
+    if args.corpus_dir:
+        folder = given_folder(args.corpus_dir)
+    else:
+        folder = recorded_path(Path(args.corpus), "corpus_dir", "librispeech.py")
     check_layout(folder, args.subset)
     for name, names in splits(args.subset).items():
         read = [read_part(folder / part) for part in names]
-        utterances, orphans = (sum(lists, []) for lists in zip(*read))
+        utterances = [utterance for found, _ in read for utterance in found]
+        orphans = [orphan for _, left_out in read for orphan in left_out]
         path = Path(args.out) / f"cuts_{name}.jsonl.gz"
         write_cuts(utterances, name, path, SAMPLING_RATE, orphans, args.jobs)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this corpus."""
     add = parser.add_argument
-    add(
-        "--corpus-dir",
-        type=caller_path,
-        metavar="DIR",
-        help="an existing copy, used in place (none: it is fetched)",
-    )
+    add("--corpus-dir", type=caller_path, metavar="DIR", help="an existing copy, used in place (none: it is fetched)")
     add("--subset", type=one_of(*TRAIN), default="960", metavar="|".join(TRAIN), help="hours of train (%(default)s)")
-    add("--url", type=nonempty, default=URL, help="where the archives are fetched (%(default)s)")
+    add("--url", type=nonempty, default=URL, help="address of the archives (%(default)s)")
 
 
 def main() -> None:

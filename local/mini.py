@@ -1,10 +1,10 @@
-"""`mini`: English sentences of a grammar, spoken by espeak-ng, each with its Chinese translation. Needs no download.
+"""`mini`: English sentences from a grammar, spoken by espeak-ng, with Chinese translations. Needs no download.
 
-Sentences are about 3 s long; train, dev and test share neither a sentence nor a speaker nor a voice file. Everything
-follows from the seed, test and dev even when the size of train changes. How hard it is to hear is decided just below.
+Sentences are about 3 s long; train, dev and test share no sentence, speaker or voice file. The seed determines
+everything, and dev and test do not depend on the size of train. CONDITIONS sets the acoustic conditions.
 
-`test_long`, on request, has other sentences and more speakers of the voice files of test: hours of speech, so that
-small differences between models show.
+The optional `test_long` has other sentences and more speakers, with the voice files of test: hours of speech, to
+measure small differences between models.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -23,12 +23,13 @@ from local.common.synthesis import (
     VARIANTS,
     Conditions,
     Line,
+    Record,
     Renderer,
     Speaker,
     generator,
     make_speakers,
+    prepare_folder,
     read_transcripts,
-    started_before,
     write_transcripts,
 )
 from local.mini_corpus.grammar import draw_sentence
@@ -38,22 +39,18 @@ from residualformer.parallel import worker_map
 from residualformer.workflow.corpus import run_program
 from residualformer.workflow.options import positive_number, real_number, whole_number
 
-CONDITIONS = Conditions(
-    snr_db=(15.0, 40.0),
-    babble_share=0.15,
-    reverb_share=0.2,
-    rt60_s=(0.15, 0.4),
-)
-SPEAKERS = {"test": 24, "dev": 12, "train": 150}  # test first: what is drawn later cannot change it
-VOICE_FILES = {"test": 12, "dev": 6}  # of the engine's variants; train has the rest
+CONDITIONS = Conditions(snr_db=(15.0, 40.0), babble_share=0.15, reverb_share=0.2, rt60_s=(0.15, 0.4))
+SPEAKERS = {"test": 24, "dev": 12, "train": 150}  # in the order of drawing: test does not depend on the others
+VOICE_FILES = {"test": 12, "dev": 6}  # number of VARIANTS; train has the rest
 LONG_TEST_SPEAKERS = 96
 MAX_WORDS = 16
-BABBLERS = 100  # lines of the same split that may be heard in the background
+BABBLERS = 100  # lines of the split that serve as background babble
 LINES_AT_A_TIME = 128
+Map = Callable[[Renderer, Iterable[Line]], Iterator[float]]
 
 
 def split_speakers(seed: int) -> dict[str, list[Speaker]]:
-    """The speakers of each split; no voice file serves two."""
+    """Return the speakers of each split; test_long shares the voice files of test, no other splits share one."""
     rng = generator(seed, "mini voices")
     variants = rng.permutation(VARIANTS).tolist()
     speakers = {}
@@ -68,7 +65,7 @@ def split_speakers(seed: int) -> dict[str, list[Speaker]]:
 
 
 def draw_lines(split: str, speakers: list[Speaker], seed: int, used: set[str]) -> Iterator[Line]:
-    """Endless lines whose sentences are not in `used`, which grows; speakers take turns in random order."""
+    """Yield lines without end, with random speakers and sentences that are not in `used`; add the sentences to it."""
     rng = generator(seed, "mini", split)
     for number in itertools.count():
         sentence = draw_sentence(rng)
@@ -79,24 +76,25 @@ def draw_lines(split: str, speakers: list[Speaker], seed: int, used: set[str]) -
             id=f"{split}-{number:05d}",
             split=split,
             text=sentence.text,
-            spoken=say(sentence.spoken),
+            spoken=to_ssml(sentence.spoken),
             speaker=speakers[rng.integers(len(speakers))],
             translation=sentence.translation,
         )
 
 
-def say(marked: str) -> str:
-    """What the engine reads: '~A' is the letter's name, all else lower case, so that nothing is an abbreviation."""
+def to_ssml(marked: str) -> str:
+    """Convert a marked sentence to SSML: '~A' to the name of the letter, the rest to lower case (no abbreviations)."""
     return re.sub(r"~([a-z])", lambda match: espeak.say_letter(match[1]), marked.lower())
 
 
-def render_split(lines: Iterator[Line], target_s: float, renderer: Renderer, spread: Callable) -> list[dict]:
-    """Render lines until there are `target_s` seconds; the records of what was kept."""
-    records, total_s = [], 0.0
+def render_split(lines: Iterator[Line], target_s: float, renderer: Renderer, map_: Map) -> list[Record]:
+    """Render lines until there are `target_s` seconds, and return their records; `map_` may use several processes."""
+    records: list[Record] = []
+    total_s = 0.0
     with tqdm(total=round(target_s), desc=renderer.others[0].split, unit="s of audio") as bar:
         while total_s < target_s:
             batch = list(itertools.islice(lines, LINES_AT_A_TIME))
-            for line, duration_s in zip(batch, spread(renderer, batch)):
+            for line, duration_s in zip(batch, map_(renderer, batch)):
                 if total_s < target_s:
                     records.append(renderer.record(line, duration_s))
                     total_s += duration_s
@@ -107,25 +105,29 @@ def render_split(lines: Iterator[Line], target_s: float, renderer: Renderer, spr
 
 
 def obtain(args: argparse.Namespace) -> None:
+    """Render the corpus; an interrupted run with the same options is resumed."""
     folder = Path(args.out)
     target_s = {"test": 60 * args.test_minutes, "dev": 60 * args.dev_minutes, "train": 3600 * args.train_hours}
     if args.long_test_hours > 0:
         target_s |= {"test_long": 3600 * args.long_test_hours}
-        target_s["train"] = target_s.pop("train")  # drawn last: it gives way where both have a sentence
-    same = started_before(folder, list(target_s), {"seed": args.seed, **target_s}, CONDITIONS)
-    records, speakers, used = [], split_speakers(args.seed), set()
-    with worker_map(args.jobs, items_at_once=8) as spread:
+        target_s["train"] = target_s.pop("train")  # drawn last, so that train avoids the sentences of test_long
+    keep = prepare_folder(folder, list(target_s), {"seed": args.seed, **target_s}, CONDITIONS)
+    records: list[Record] = []
+    used: set[str] = set()
+    speakers = split_speakers(args.seed)
+    with worker_map(args.jobs, items_at_once=8) as map_:
         for split, seconds in target_s.items():
             lines = draw_lines(split, speakers[split], args.seed, used)
             babblers = list(itertools.islice(lines, BABBLERS))
-            renderer = Renderer(folder, args.seed, CONDITIONS, babblers, keep=same)
-            records += render_split(itertools.chain(babblers, lines), seconds, renderer, spread)
+            renderer = Renderer(folder, args.seed, CONDITIONS, babblers, keep)
+            records += render_split(itertools.chain(babblers, lines), seconds, renderer, map_)
     write_transcripts(folder, records)
     hours = sum(record["duration"] for record in records) / 3600
     print(f"mini: {len(records)} utterances, {hours:.2f} h in {folder}")
 
 
 def manifests(args: argparse.Namespace) -> None:
+    """Write the validated cuts of each split."""
     folder = Path(args.corpus)
     records = read_transcripts(folder)
     if not records:
@@ -146,18 +148,13 @@ def manifests(args: argparse.Namespace) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this corpus."""
     add = parser.add_argument
-    add("--seed", type=whole_number, default=1, metavar="N", help="all follows from it (default %(default)s)")
+    add("--seed", type=whole_number, default=1, metavar="N", help="random seed of the corpus (default %(default)s)")
     add("--train-hours", type=positive_number, default=3.0, metavar="H", help="hours of train (default %(default)s)")
     add("--dev-minutes", type=positive_number, default=20.0, metavar="M", help="minutes of dev (default %(default)s)")
     add("--test-minutes", type=positive_number, default=30.0, metavar="M", help="minutes of test (default %(default)s)")
-    add(
-        "--long-test-hours",
-        type=real_number,
-        default=0.0,
-        metavar="H",
-        help="hours of a second test set, test_long",
-    )
+    add("--long-test-hours", type=real_number, default=0.0, metavar="H", help="hours of a second test set, test_long")
 
 
 def main() -> None:

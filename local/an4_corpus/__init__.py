@@ -1,1 +1,1 @@
-"""AN4's words in Chinese."""
+"""The Chinese translation of AN4."""

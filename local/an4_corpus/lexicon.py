@@ -1,7 +1,7 @@
-"""AN4's words in Chinese (lexicon.tsv), which make the corpus one of speech translation, word for word.
+"""A word-for-word translation of AN4 to Chinese, by the words in lexicon.tsv.
 
-The Chinese of a text keeps the order of the English. Letters stay letters and are written apart; all else becomes
-Chinese characters, written together: 'ENTER G M SIXTY THREE' is '输入G M六十三'. Ordinals are days of the month.
+The Chinese keeps the order of the English. Letters stay letters, separated by spaces; all other words become Chinese
+characters without spaces: 'ENTER G M SIXTY THREE' is '输入G M六十三'. Ordinals are days of the month.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LEXICON: dict[str, str] = {letter: letter for letter in LETTERS} | dict(row.spli
 
 
 def translate(text: str) -> str:
-    """Return the Chinese of an AN4 transcript; '' where it is empty or has a word that is not AN4's."""
+    """Return the Chinese of an AN4 transcript, "" if it is empty or has a word that is not in the lexicon."""
     words = text.split()
     if not set(words) <= LEXICON.keys():
         return ""

@@ -1,1 +1,1 @@
-"""What several corpora share: downloads, and speech from espeak-ng."""
+"""Code that several corpora share: downloads and synthetic speech."""

@@ -1,6 +1,6 @@
-"""Rooms, noise and level for synthetic speech: plain numpy, deterministic from the Generator given.
+"""Room responses, noise and levels for synthetic speech, in plain numpy and deterministic given the generator.
 
-Signals are (samples,) float32, full scale 1.0.
+Signals are float32 of shape (samples,), with full scale at 1.0.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ COLORS = {"white": 0.0, "pink": 1.0, "brown": 2.0}  # exponent c of the power sp
 
 
 def rms(signal: np.ndarray) -> float:
-    """Root mean square of `signal`, 0 for an empty one."""
+    """Return the root mean square of a signal, 0 for an empty one."""
     return float(np.sqrt(np.mean(np.square(signal, dtype=np.float64)))) if len(signal) else 0.0
 
 
 def resample(signal: np.ndarray, source_hz: int, target_hz: int) -> np.ndarray:
-    """High-quality band-limited conversion; int16 in means float32 in [-1, 1) out."""
+    """Resample a signal, band-limited; int16 is converted to float32 in [-1, 1) first."""
     if signal.dtype == np.int16:
         signal = signal.astype(np.float32) / 32768
     return soxr.resample(signal, source_hz, target_hz, quality="HQ").astype(np.float32)
 
 
 def colored_noise(count: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
-    """(count,) Gaussian noise of unit RMS whose power falls as 1 / frequency^exponent."""
+    """Return Gaussian noise (count,) of unit RMS whose power falls as 1 / frequency^exponent."""
     spectrum = np.fft.rfft(rng.standard_normal(count, dtype=np.float32))
     bins = np.arange(len(spectrum))
     spectrum *= np.maximum(bins, 1) ** (-exponent / 2)  # power is the square of the amplitude
@@ -34,7 +34,7 @@ def colored_noise(count: int, exponent: float, rng: np.random.Generator) -> np.n
 
 
 def babble(voices: list[np.ndarray], count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count,) unit RMS: each of `voices` repeated from a random point on, equally loud, added up."""
+    """Return the sum (count,) of `voices`, each looped from a random offset, equally loud; scaled to unit RMS."""
     total = np.zeros(count, np.float32)
     for voice in voices:
         start = int(rng.integers(len(voice)))
@@ -43,9 +43,9 @@ def babble(voices: list[np.ndarray], count: int, rng: np.random.Generator) -> np
 
 
 def room_response(rt60_s: float, direct_to_reverberant_db: float, rate_hz: int, rng: np.random.Generator) -> np.ndarray:
-    """A synthetic room impulse response: the direct sound, then noise that decays by 60 dB in `rt60_s` seconds.
+    """Return a synthetic room impulse response: the direct sound, then noise that decays by 60 dB in `rt60_s` seconds.
 
-    The tail starts 2 to 10 ms later; its energy lies `direct_to_reverberant_db` below the direct sound's.
+    The tail starts 2 to 10 ms later; its energy is `direct_to_reverberant_db` below that of the direct sound.
     """
     gap = int(rate_hz * rng.uniform(0.002, 0.010))
     time_s = np.arange(int(rate_hz * rt60_s)) / rate_hz
@@ -55,20 +55,20 @@ def room_response(rt60_s: float, direct_to_reverberant_db: float, rate_hz: int, 
 
 
 def reverberate(signal: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """`signal` in the room of `response`, of the same length: (samples,)."""
+    """Convolve a signal with a room impulse response and cut the result to the length of the signal."""
     size = 1 << (len(signal) + len(response) - 2).bit_length()
     product = np.fft.rfft(signal, size) * np.fft.rfft(response, size)
     return np.fft.irfft(product, size)[: len(signal)].astype(np.float32)
 
 
 def add_noise(signal: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """`signal` + `noise` scaled so that the ratio of their mean powers is `snr_db`."""
+    """Add noise, scaled so that the signal-to-noise ratio is `snr_db`."""
     scale = rms(signal) / max(rms(noise), 1e-9) * 10 ** (-snr_db / 20)
     return (signal + scale * noise).astype(np.float32)
 
 
 def set_level(signal: np.ndarray, level_db: float) -> np.ndarray:
-    """`signal` at an RMS of `level_db` relative to full scale, or at the loudest level below that does not clip."""
+    """Scale a signal to an RMS of `level_db` relative to full scale, or as close to it as possible without clipping."""
     gain = 10 ** (level_db / 20) / max(rms(signal), 1e-9)
     peak = float(np.max(np.abs(signal), initial=1e-9))
     return (signal * min(gain, 0.99 / peak)).astype(np.float32)

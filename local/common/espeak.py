@@ -1,19 +1,21 @@
-"""The espeak-ng speech engine, through its C library as the `espeakng-loader` wheel carries it: text in, samples out.
+"""Speech synthesis with the C library of espeak-ng, as packaged in the `espeakng-loader` wheel.
 
-The engine keeps what it said last in static variables (phase, flutter, random numbers), and its own restart clears
-only some of them. So each utterance here gets a freshly loaded library (about 1.5 ms): its samples depend on the text,
-the voice and the seed, never on what was spoken before or in which process.
+The engine keeps state (phase, flutter, random numbers) in static variables, and re-initializing it clears only some of
+them. Therefore each utterance loads the library afresh (about 1.5 ms): its samples depend on the text, the voice and
+the seed, but not on earlier utterances or on the process.
 """
 
 from __future__ import annotations
 
 import _ctypes
 import ctypes
+import os
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import espeakng_loader
 import numpy as np
@@ -21,21 +23,21 @@ import numpy as np
 from residualformer.errors import UserError
 
 SAMPLING_RATE = 22050  # Hz, of every formant voice
-SYNCHRONOUS = 2  # of AUDIO_OUTPUT: samples come to the callback before espeak_Synth returns, nothing is played
-RATE, VOLUME, PITCH, RANGE, WORD_GAP = 1, 2, 3, 4, 7  # of espeak_PARAMETER
-UTF8, SSML = 0x1, 0x10  # of the text flags
-IPA = 2  # of the phoneme trace modes
+SYNCHRONOUS = 2  # AUDIO_OUTPUT: the callback gets the samples before espeak_Synth returns, nothing is played
+RATE, VOLUME, PITCH, RANGE, WORD_GAP = 1, 2, 3, 4, 7  # espeak_PARAMETER
+UTF8, SSML = 0x1, 0x10  # text flags
+IPA = 2  # phoneme trace mode
 
 Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-_unload = getattr(_ctypes, "dlclose", None) or _ctypes.FreeLibrary
+_unload = getattr(_ctypes, "dlclose" if os.name == "posix" else "FreeLibrary")
 
 
 @dataclass(frozen=True)
 class Voice:
-    """Who speaks and how. `accent` is an espeak-ng language, `variant` one of its voice files ('' is the plain one)."""
+    """A voice of the engine and its settings."""
 
-    accent: str = "en-us"
-    variant: str = ""
+    accent: str = "en-us"  # a language of espeak-ng
+    variant: str = ""  # one of its voice files; "" is the default voice
     words_per_minute: int = 175
     pitch: int = 50  # 0..100
     pitch_range: int = 50  # 0 (monotone)..100
@@ -43,30 +45,35 @@ class Voice:
 
     @property
     def name(self) -> str:
+        """Return the name that the engine knows the voice by."""
         return f"{self.accent}+{self.variant}" if self.variant else self.accent
 
 
 def say_letter(letter: str) -> str:
-    """The markup that makes the engine say a letter's name in the voice's accent ('a' is not the article)."""
+    """Return the SSML that makes the engine say the name of a letter in the accent of the voice."""
     return f'<say-as interpret-as="characters">{letter}</say-as>'
 
 
 def spell_letters(text: str) -> str:
-    """`text` as `synthesize` takes it, each single letter to be said by name; lower case, or it may be spelled out."""
+    """Return SSML for a text in which single letters are said by name; lower case, as it may spell capitals."""
     return re.sub(r"(?<!')\b([a-z])\b(?!')", lambda match: say_letter(match[1]), text.lower())
 
 
 def synthesize(text: str, voice: Voice, seed: int = 0) -> np.ndarray:
-    """Speak `text` (SSML): (samples,) int16 at SAMPLING_RATE; the same arguments give the same bits.
+    """Synthesize an SSML text; the same arguments give the same bits.
 
-    Raises UserError for an unknown voice or when the engine returns nothing.
+    Returns:
+        int16 of shape (samples,), at SAMPLING_RATE.
+
+    Raises:
+        UserError: the voice is unknown, or the engine returns no samples.
     """
     with _fresh_engine(voice, seed) as library:
         return _speak(library, text)
 
 
 def phonemes(text: str, voice: Voice = Voice()) -> str:
-    """What `synthesize` says, in IPA; for tests and for whoever adds words."""
+    """Return the phonemes of an SSML text in IPA, to test pronunciations."""
     with tempfile.NamedTemporaryFile() as file, _fresh_engine(voice, 0) as library:
         c = ctypes.CDLL(None)
         c.fopen.restype = ctypes.c_void_p
@@ -78,26 +85,26 @@ def phonemes(text: str, voice: Voice = Voice()) -> str:
 
 
 def _speak(library: ctypes.CDLL, text: str) -> np.ndarray:
-    """(samples,) int16."""
+    """Return the samples of an SSML text, int16 of shape (samples,)."""
     chunks: list[np.ndarray] = []
 
     @Callback
-    def receive(samples, count: int, events) -> int:
+    def receive(samples: Any, count: int, events: int) -> int:
         if count > 0:
             chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
-        return 0  # go on
+        return 0  # continue
 
     library.espeak_SetSynthCallback(receive)
     encoded = text.encode() + b"\0"
     status = library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded)), 0, 0, 0, UTF8 | SSML, None, None)
     if status != 0 or not chunks:
-        raise UserError(f"espeak-ng returned no sound for '{text}' (status {status}): reinstall espeakng-loader.")
+        raise UserError(f"espeak-ng returned no samples for '{text}' (status {status}): reinstall espeakng-loader.")
     return np.concatenate(chunks)
 
 
 @contextmanager
 def _fresh_engine(voice: Voice, seed: int) -> Iterator[ctypes.CDLL]:
-    """The library as if just installed, speaking as `voice`; gone afterwards."""
+    """Load and initialize the library with a voice, and unload it at the end."""
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     try:
         data = espeakng_loader.get_data_path()
@@ -105,7 +112,7 @@ def _fresh_engine(voice: Voice, seed: int) -> Iterator[ctypes.CDLL]:
         if rate != SAMPLING_RATE:
             raise UserError(f"espeak-ng cannot use its voice data in '{data}' ({rate}): reinstall espeakng-loader.")
         library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
-        ctypes.CDLL(None).srand(ctypes.c_uint(seed))  # some voices draw from the C library instead
+        ctypes.CDLL(None).srand(ctypes.c_uint(seed))  # some voices draw from the C library
         if library.espeak_SetVoiceByName(voice.name.encode()) != 0:
             raise UserError(f"espeak-ng has no voice '{voice.name}': see lang/gmw and voices/!v in '{data}'.")
         for parameter, value in (

@@ -1,7 +1,7 @@
-"""Synthetic utterances: a sentence, a voice, a room and a noise become a 16 kHz FLAC file.
+"""Synthetic utterances: a sentence, spoken by a voice in a room with noise, as a 16 kHz FLAC file.
 
-Each utterance draws from its own generator, seeded by the corpus's seed and its id: the audio does not depend on
-how many processes work, nor on what else is rendered.
+Each utterance has a random generator of its own, seeded by the seed of the corpus and the id of the utterance. So its
+audio depends neither on the number of processes nor on the other utterances.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -20,12 +21,13 @@ from local.common import acoustics, espeak
 from residualformer.errors import UserError
 from residualformer.files import read_json_lines, replacing, write_json
 
+Record = dict[str, Any]  # a line of transcripts.jsonl
 SAMPLING_RATE = 16000
 # British, Caribbean, Scottish, Lancastrian, West Midlands, received pronunciation, American, New York
 ACCENTS = (
     "en-us en en-us-nyc en-gb-x-rp en-us en-gb-scotland en-029 en-us en-gb-x-gbclan en en-us en-gb-x-gbcwmd"
 ).split()
-# The engine's voice files without the whispers, robots and those that clip, drag or fall below the others.
+# Voice files of the engine, except for whispers, robots, and those that clip or are too slow or too quiet.
 VARIANTS = (
     "Alex Andrea Andy Annie Denis Diogo Gene Gene2 Henrique Hugo Lee Mario Michael Mike Nguyen Reed RicishayMax Storm "
     "adam announcer antonio aunty belinda benjamin boris david ed edward f1 f2 f3 f4 f5 grandma grandpa gustave ian "
@@ -36,10 +38,10 @@ VARIANTS = (
 
 @dataclass(frozen=True)
 class Conditions:
-    """How hard the listening is made; a pair is the ends of a uniform draw, a share is a probability."""
+    """Acoustic conditions. Pairs are the bounds of a uniform distribution, shares are probabilities."""
 
     snr_db: tuple[float, float] = (10.0, 35.0)
-    babble_share: float = 0.2  # of the utterances; the rest get coloured noise
+    babble_share: float = 0.2  # of the utterances; the others have colored noise
     babble_voices: int = 4
     reverb_share: float = 0.3
     rt60_s: tuple[float, float] = (0.15, 0.4)
@@ -50,7 +52,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Speaker:
-    """A fixed voice with a name."""
+    """A speaker: a name and a voice."""
 
     name: str
     voice: espeak.Voice
@@ -58,7 +60,7 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Line:
-    """One utterance to be; `spoken` is `text` as the engine has to read it."""
+    """An utterance to be rendered; `spoken` is `text` as SSML for the engine."""
 
     id: str
     split: str
@@ -69,10 +71,10 @@ class Line:
 
 
 def make_speakers(prefix: str, count: int, variants: list[str], rng: np.random.Generator) -> list[Speaker]:
-    """`count` different speakers, spread evenly over `variants` and the accents; speed and pitch are drawn."""
+    """Return `count` different speakers, spread evenly over variants and accents, with random speed and pitch."""
     speakers = []
     for number in range(count):
-        lap = number // len(variants)  # shift the accents each time round, so that pairs do not repeat
+        lap = number // len(variants)  # shift the accents on each lap, so that no pair repeats
         voice = espeak.Voice(
             accent=ACCENTS[(number + lap) % len(ACCENTS)],
             variant=variants[number % len(variants)],
@@ -86,27 +88,31 @@ def make_speakers(prefix: str, count: int, variants: list[str], rng: np.random.G
 
 
 def generator(seed: int, *names: str) -> np.random.Generator:
-    """The generator that belongs to `names` (an id, a purpose) under the corpus's `seed`."""
+    """Return the random generator for `names` (an id, a purpose) and the seed of the corpus."""
     return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
 
 
 def render(line: Line, others: list[Line], seed: int, conditions: Conditions) -> np.ndarray:
-    """The utterance: (samples,) int16 at SAMPLING_RATE. `others` are who may babble behind it."""
+    """Render a line; `others` are lines for background babble.
+
+    Returns:
+        int16 of shape (samples,), at SAMPLING_RATE.
+    """
     rng = generator(seed, line.id)
 
-    def say(what: Line) -> np.ndarray:
-        samples = espeak.synthesize(what.spoken, what.speaker.voice, seed=int(rng.integers(1 << 31)))
+    def speak(spoken: Line) -> np.ndarray:
+        samples = espeak.synthesize(spoken.spoken, spoken.speaker.voice, seed=int(rng.integers(1 << 31)))
         return acoustics.resample(_trim(samples), espeak.SAMPLING_RATE, SAMPLING_RATE)
 
     margins = [int(SAMPLING_RATE * rng.uniform(*conditions.margin_s)) for _ in range(2)]
-    speech = np.pad(say(line), margins)
+    speech = np.pad(speak(line), margins)
     if rng.random() < conditions.reverb_share:
         ratio_db = rng.uniform(*conditions.direct_to_reverberant_db)
         response = acoustics.room_response(rng.uniform(*conditions.rt60_s), ratio_db, SAMPLING_RATE, rng)
         speech = acoustics.reverberate(speech, response)
     if rng.random() < conditions.babble_share:
-        behind = [say(others[rng.integers(len(others))]) for _ in range(conditions.babble_voices)]
-        noise = acoustics.babble(behind, len(speech), rng)
+        voices = [speak(others[rng.integers(len(others))]) for _ in range(conditions.babble_voices)]
+        noise = acoustics.babble(voices, len(speech), rng)
     else:
         color = acoustics.COLORS[str(rng.choice(list(acoustics.COLORS)))]
         noise = acoustics.colored_noise(len(speech), color, rng)
@@ -116,7 +122,7 @@ def render(line: Line, others: list[Line], seed: int, conditions: Conditions) ->
 
 
 def _trim(samples: np.ndarray) -> np.ndarray:
-    """Cut the silence the engine leaves at both ends, but for 30 ms in which a weak consonant may hide: (samples,)."""
+    """Cut the silence at both ends, except for 30 ms that may hold a weak consonant."""
     level = np.abs(samples.astype(np.int32))
     loud = np.flatnonzero(level > level.max() // 100)
     margin = int(0.03 * espeak.SAMPLING_RATE)
@@ -125,28 +131,28 @@ def _trim(samples: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Renderer:
-    """Writes lines as `folder`/<split>/<id>.flac; picklable, so that processes can share the work."""
+    """A picklable function that writes a line as `folder`/<split>/<id>.flac and returns its duration in seconds."""
 
     folder: Path
     seed: int
     conditions: Conditions
     others: list[Line]
-    keep: bool  # a file already there is from the same corpus: an interrupted run goes on
+    keep: bool  # keep sound files of an interrupted run with the same options
 
     def __call__(self, line: Line) -> float:
-        """Render one line unless its file may be kept and is sound; its length in seconds."""
+        """Render a line, unless its file can be kept, and return the duration in seconds."""
         path = self.folder / line.split / f"{line.id}.flac"
         if self.keep and (duration_s := _sound_duration_s(path)) is not None:
             return duration_s
         samples = render(line, self.others, self.seed, self.conditions)
-        flac = io.BytesIO()  # not straight to the file: libsndfile hides why a disk refuses
+        flac = io.BytesIO()  # libsndfile would hide the reason of a failing write
         soundfile.write(flac, samples, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
         with replacing(path) as temporary:
             temporary.write_bytes(flac.getbuffer())
         return len(samples) / SAMPLING_RATE
 
-    def record(self, line: Line, duration_s: float) -> dict:
-        """The line of `transcripts.jsonl` for a rendered line."""
+    def record(self, line: Line, duration_s: float) -> Record:
+        """Return the record of a rendered line in `transcripts.jsonl`."""
         return {
             "id": line.id,
             "split": line.split,
@@ -159,45 +165,47 @@ class Renderer:
 
 
 def _sound_duration_s(path: Path) -> float | None:
-    """Seconds of audio in a FLAC file; None when it is missing or damaged, which its check sums tell."""
+    """Return the duration of a FLAC file, or None if it is missing or its checksums show damage."""
     try:
         return len(soundfile.read(path, dtype="int16")[0]) / SAMPLING_RATE
     except (OSError, soundfile.SoundFileError):
         return None
 
 
-def started_before(folder: Path, splits: list[str], options: dict, conditions: Conditions) -> bool:
-    """Whether `folder` holds a corpus, perhaps unfinished, of exactly these options.
+def prepare_folder(folder: Path, splits: list[str], options: dict[str, Any], conditions: Conditions) -> bool:
+    """Return True if `folder` holds a corpus, possibly unfinished, with exactly these options.
 
-    If not, the audio of other options is removed and the new ones are recorded. Raises UserError rather than touch
-    split folders that no run of ours has recorded.
+    Otherwise remove audio with other options and record the new ones.
+
+    Raises:
+        UserError: there are folders of splits, but no record that a script of this project made them.
     """
     recipe = json.loads(json.dumps({**options, "conditions": asdict(conditions)}))
     path = folder / "options.json"
     try:
         if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == recipe:
-            for half_written in folder.glob("*/.*.flac"):  # by processes that were killed
+            for half_written in folder.glob("*/.*.flac"):  # left by killed processes
                 half_written.unlink(missing_ok=True)
             return True
     except ValueError:
-        pass  # damaged: nobody knows of which options the audio is
+        pass  # damaged: the options of the audio are unknown
     for split in splits:
         if (folder / split).is_dir() and not path.is_file():
             raise UserError(f"'{folder / split}' was not made by this script: give an empty or a new folder as --out.")
         shutil.rmtree(folder / split, ignore_errors=True)
-    (folder / "transcripts.jsonl").unlink(missing_ok=True)  # it marks a finished corpus
+    (folder / "transcripts.jsonl").unlink(missing_ok=True)  # it marks a corpus as finished
     write_json(path, recipe)
     return False
 
 
-def write_transcripts(folder: Path, records: list[dict]) -> None:
-    """Write `transcripts.jsonl`, the mark of a finished corpus."""
+def write_transcripts(folder: Path, records: list[Record]) -> None:
+    """Write `transcripts.jsonl`, which marks a corpus as finished."""
     with replacing(folder / "transcripts.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
-def read_transcripts(folder: Path) -> list[dict]:
-    """The records of a finished corpus, an empty list if there is none."""
+def read_transcripts(folder: Path) -> list[Record]:
+    """Return the records of a finished corpus, an empty list if there is none."""
     path = folder / "transcripts.jsonl"
     if not path.is_file():
         return []

@@ -1,1 +1,1 @@
-"""Further test sets of CoVoST 2."""
+"""Additional test sets of CoVoST 2."""

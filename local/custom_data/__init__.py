@@ -1,1 +1,1 @@
-"""Reading of people's own data, in four layouts."""
+"""Custom data: its layouts, its splits and the configuration chosen for it."""

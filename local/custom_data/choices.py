@@ -1,7 +1,7 @@
-"""Values for data of any size: the one table, by hours of training speech, and the rules for tokens and steps.
+"""Configuration values for data of any size: a table by hours of training speech, and rules for tokens and steps.
 
-The first row is what conf/an4 has, where it is measured (0.6 h of real speech); the others are larger by judgement, the
-last is the paper's model. `--set` beats all of it.
+The first row is that of conf/an4, measured on 0.6 h of real speech; the last is the paper's model; those in between
+are not measured. `--set` overrides all values.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from residualformer.data.text import is_unspaced
 
 @dataclass(frozen=True)
 class Size:
-    """A row of the table; `hours` is up to which amount of training speech it serves."""
+    """A row of the table."""
 
-    hours: float
+    hours: float  # of training speech, at most
     layers: int
-    dim: int  # feed-forward: four times
+    dim: int  # the feed-forward layers have four times as many
     heads: int
     conv_channels: int
     predictor: tuple[int, int, int]  # embedding, hidden, layers
@@ -40,24 +40,24 @@ SIZES = (
     Size(float("inf"), 18, 512, 8, 256, (320, 1024, 2), 512, 0.1, 200),
 )
 FEWEST_STEPS, MOST_PASSES = 1500, 100.0
-BPE = ((200, 2000), (30, 500))  # from so many hours on, so many pieces; below them characters (docs/training.md)
-EXACT_LOSS_UP_TO = 256  # tokens; with more the pruned loss saves most of the time
+BPE = ((200, 2000), (30, 500))  # (at least so many hours, pieces); characters for less (docs/training.md)
+EXACT_LOSS_UP_TO = 256  # tokens; above that the pruned loss is much faster
 
 
 def choose(hours: float, texts: list[str], target: str, longest_s: float) -> dict[str, Any]:
-    """Configuration values, by section.
+    """Choose configuration values, by section.
 
     Args:
-        hours: of speech to train on.
-        texts: what the training is to write.
+        hours: hours of training speech.
+        texts: target texts of the training utterances.
         target: `text` or `translation`.
-        longest_s: seconds of the longest utterance that is kept.
+        longest_s: longest utterance that is kept, in seconds.
     """
     size = next(row for row in SIZES if hours <= row.hours)
     tokens = {**choose_tokens(hours, texts), "target": target}
     exact = tokens["vocab_size"] <= EXACT_LOSS_UP_TO
     embedding, hidden, layers = size.predictor
-    translates = target == "translation"  # what that needs to learn at all: docs/translation.md
+    translates = target == "translation"  # docs/translation.md tells why these values are needed
     return {
         "tokens": tokens,
         "encoder": {
@@ -85,30 +85,31 @@ def choose(hours: float, texts: list[str], target: str, longest_s: float) -> dic
 
 
 def choose_tokens(hours: float, texts: list[str]) -> dict[str, Any]:
-    """Pieces where there is much text in a script with spaces and few letters, else characters."""
+    """Choose BPE pieces for much text in a script with spaces and few letters, else characters."""
     characters = Counter(chain.from_iterable(texts))
     words = {word for text in texts for word in text.split()}
     letters = sum(count for character, count in characters.items() if character.isalpha())
     unspaced = 2 * sum(count for character, count in characters.items() if is_unspaced(character)) > letters
     for from_hours, pieces in BPE:
-        # fewer words than that yield too few pieces
+        # fewer words would yield too few pieces
         if hours >= from_hours and not unspaced and 4 * len(characters) <= pieces and len(words) >= 4 * pieces:
             return {"kind": "bpe", "vocab_size": pieces}
     return {"kind": "char", "vocab_size": len({*characters, " "}) + 2}
 
 
 def passes(hours: float) -> float:
-    """How often a training sees each utterance: 55 times where there is an hour, half as often for 16 times as much."""
+    """Return the number of epochs: 55 for one hour of speech, halved for each 16-fold amount."""
     return min(55 * hours**-0.25, MOST_PASSES) if hours else MOST_PASSES
 
 
 def _schedule(hours: float, size: Size, longest_s: float) -> dict[str, Any]:
+    """Choose the values of `data` and `train`, which follow from the number of steps."""
     steps = max(FEWEST_STEPS, round(hours * 3600 * passes(hours) / size.batch_s, -2))
     tenth = round(steps / 10)
     return {
         "data": {
             "max_batch_s": float(size.batch_s),
-            "max_utterance_s": round(longest_s / 0.9 + 0.1, 1),  # at the slowest speed
+            "max_utterance_s": round(longest_s / 0.9 + 0.1, 1),  # at the slowest speed of the augmentation
             "specaugment": {"start_step": min(tenth, 4000)},
         },
         "train": {
@@ -122,22 +123,22 @@ def _schedule(hours: float, size: Size, longest_s: float) -> dict[str, Any]:
 
 
 def as_yaml(values: dict[str, Any], hours: float, count: int) -> str:
-    """The file of chosen values, which says where they come from."""
+    """Return chosen values as a YAML file with a header that tells their origin."""
     return (
         f"# Chosen for {hours:.2f} h of speech to train on ({count} utterances) by the table in\n"
-        "# local/custom_data/choices.py. Another value: --set encoder.dim=192; this file is written anew by stage 1.\n"
+        "# local/custom_data/choices.py. To override one: --set encoder.dim=192. Stage 1 overwrites this file.\n"
         + yaml.safe_dump(values, sort_keys=False)
     )
 
 
 def as_lines(values: dict[str, Any]) -> str:
-    """What was chosen, for people: a line for each section."""
+    """Return chosen values for the terminal, one line per section."""
     return "\n".join(f"  {section}: {_flat(content)}" for section, content in values.items())
 
 
-def _flat(content: dict[str, Any], prefix: str = "") -> str:
-    parts = []
-    for name, value in content.items():
-        inner = isinstance(value, dict)
-        parts.append(_flat(value, f"{prefix}{name}.") if inner else f"{prefix}{name} {value}")
-    return ", ".join(parts)
+def _flat(section: dict[str, Any], prefix: str = "") -> str:
+    """Return the values of a section, nested ones by dotted names."""
+    return ", ".join(
+        _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else f"{prefix}{name} {value}"
+        for name, value in section.items()
+    )

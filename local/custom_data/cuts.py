@@ -1,4 +1,4 @@
-"""Lhotse cuts as a layout of somebody's own data."""
+"""The layout `cuts`: Lhotse cuts with supervisions."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from residualformer.errors import UserError
 
 
 def find_cuts(source: Path) -> list[tuple[Path, str]]:
+    """Return the manifests of cuts in a folder, or the one that is given, each with its split."""
     files = [source] if source.is_file() else sorted([*source.glob("*.jsonl.gz"), *source.glob("*.jsonl")])
     return by_split(path for path in files if path.name.endswith((".jsonl", ".jsonl.gz")) and _holds_cuts(path))
 
@@ -30,24 +31,34 @@ def _holds_cuts(path: Path) -> bool:
         return False
 
 
-def read_cut_sets(files: list[tuple[Path, str]]) -> Data:
-    """Each supervision is an utterance; features are left behind."""
+def read_cuts(files: list[tuple[Path, str]]) -> Data:
+    """Read manifests of cuts: each supervision becomes an utterance; features are ignored.
+
+    Raises:
+        UserError: a manifest is damaged.
+    """
     data = Data()
     for path, split in files:
         try:
             for cut in CutSet.from_file(path):
                 _read_cut(cut, split, path.parent, data)
-        except Exception as error:  # Lhotse raises whatever a broken line led to
-            raise UserError(f"{path} is not a manifest of cuts ({str(error)[:160]}): write it again.") from error
+        except Exception as error:  # Lhotse raises many kinds for a damaged line
+            raise UserError(f"{path} is not a valid manifest of cuts ({str(error)[:160]}): write it again.") from error
     return data
 
 
 def _read_cut(cut: Cut, split: str, folder: Path, data: Data) -> None:
     if not isinstance(cut, MonoCut | MultiCut) or not cut.has_recording:
-        data.drop(cut.id, NO_AUDIO, f"a {type(cut).__name__} without a recording of its own")
+        data.drop(
+            cut.id, NO_AUDIO, f"it is a {type(cut).__name__}; only a MonoCut or MultiCut with a recording can be read"
+        )
         return
     if other := sorted(_source_types(cut.recording.to_dict()) - {"file"}):
-        data.drop(cut.id, NO_AUDIO, f"its source is of type '{other[0]}', only 'file' is read: write it to a file")
+        data.drop(
+            cut.id,
+            NO_AUDIO,
+            f"its audio source has type '{other[0]}', only 'file' is allowed: write the audio to a file",
+        )
         return
     if not cut.supervisions:
         data.drop(cut.id, EMPTY_TEXT, "the cut has no supervision")
@@ -86,8 +97,8 @@ def _with_sources(recording: Recording, folder: Path) -> Recording:
     return fastcopy(recording, sources=sources)
 
 
-def described(cut: Cut, utterance: CorpusUtterance) -> Cut:
-    """`cut` with the id and the words of `utterance`, and nothing else."""
+def relabel(cut: Cut, utterance: CorpusUtterance) -> Cut:
+    """Return `cut` with the id and the texts of `utterance`, and no other labels."""
     (given,) = cut.supervisions
     supervision = SupervisionSegment(
         id=utterance.id,

@@ -1,4 +1,4 @@
-"""What the four layouts of your own data have in common: an entry for each utterance, and where audio is looked for."""
+"""Helpers of the four layouts of custom data: an entry per utterance, names of splits, search for audio files."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from residualformer.errors import UserError
 from residualformer.files import read_text, split_lines
 from residualformer.workflow.inputs import AUDIO, files_below
 
-AUDIO_FOLDERS = ("clips", "wavs", "wav", "audio")  # beside a table, as Common Voice and LJSpeech have them
+AUDIO_FOLDERS = ("clips", "wavs", "wav", "audio")  # beside a table, as in Common Voice and LJSpeech
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "dev": ("dev", "devel", "development", "valid", "validation", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+# Reasons to drop an utterance, which the summary counts.
 NO_AUDIO, NO_TEXT, EMPTY_TEXT, BAD_ROW = "missing audio", "no transcript", "empty text", "row that cannot be read"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One utterance as the data has it; `split` where that is given, `cut` where Lhotse describes the audio."""
+    """An utterance as the data describes it."""
 
     utterance: CorpusUtterance
-    split: str = ""
-    cut: Cut | None = None
+    split: str = ""  # "" if the data gives no splits
+    cut: Cut | None = None  # of the layout `cuts`
 
     def files(self) -> list[Path]:
         """Return the audio files of the utterance."""
@@ -40,7 +41,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Dropped:
-    """An utterance that is left out; `reason` is one of few, to be counted, `detail` what is special about it."""
+    """An utterance that is left out: one of a few reasons, and a detail about this utterance."""
 
     id: str
     reason: str
@@ -49,27 +50,29 @@ class Dropped:
 
 @dataclass
 class Data:
-    """What a layout holds."""
+    """The entries that a layout holds, and the utterances dropped so far."""
 
     entries: list[Entry] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
 
     def drop(self, name: str, reason: str, detail: str = "") -> None:
+        """Record that an utterance is left out."""
         self.dropped.append(Dropped(name, reason, detail))
 
     def add(self, other: Data) -> None:
+        """Append the entries and the dropped utterances of other data."""
         self.entries += other.entries
         self.dropped += other.dropped
 
 
 def split_of(name: str) -> str:
-    """The split that a file's, a folder's or a column's `name` speaks of (`dev-clean`: dev); '' for none."""
+    """Return the split that the name of a file or folder, or a cell, refers to ("dev" for "dev-clean"), or ""."""
     words = re.split(r"[^a-z]+", name.lower())
     return next((split for word in words for split, names in SPLIT_NAMES.items() if word in names), "")
 
 
 def by_split(paths: Iterable[Path]) -> list[tuple[Path, str]]:
-    """Those of `paths` that are a split, and which, if train is among them; else all of them, of no split."""
+    """Return those paths whose names are splits, with the split, if train is among them; else all, with ""."""
     paths = list(paths)
     named = [(path, split_of(path.stem.removesuffix(".jsonl"))) for path in paths]
     if "train" in {split for _, split in named}:
@@ -78,7 +81,10 @@ def by_split(paths: Iterable[Path]) -> list[tuple[Path, str]]:
 
 
 def find_audio(name: str, folder: Path) -> Path:
-    """The file that `name` means in a list in `folder`: there, in a usual folder beside, or seen from one above."""
+    """Return the path of a file that a list in `folder` names.
+
+    A relative path starts in `folder`, in one of AUDIO_FOLDERS in it, or in a folder above.
+    """
     path = Path(name)
     if path.is_absolute():
         return path
@@ -97,17 +103,17 @@ def shell_problem(path: Path) -> str:
 
 
 def audio_below(folder: Path) -> list[Path]:
-    """Those of `files_below` that are audio, by suffix."""
+    """Return the audio files among `files_below`, by suffix."""
     return [path for path in files_below(folder) if path.suffix.lower() in AUDIO]
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file, without the mark that some editors put first."""
+    """Return the lines of a UTF-8 text file, without a byte order mark."""
     return split_lines(read_text(path, "save it as UTF-8").removeprefix("\ufeff"))
 
 
-def refuse(problem: str) -> UserError:
-    """A UserError about the data, which ends in what may be given."""
+def layout_error(problem: str) -> UserError:
+    """Return a UserError about the layout of the data that lists the allowed ones."""
     return UserError(
         f"{problem}. Allowed are: kaldi (a folder with text and wav.scp), pairs (NAME.wav beside NAME.txt, in any "
         "folders), table (TSV or CSV with columns path and text), cuts (Lhotse's, as .jsonl.gz); see docs/own_data.md."

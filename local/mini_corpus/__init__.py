@@ -1,1 +1,1 @@
-"""The sentences of corpus mini."""
+"""The grammar of corpus mini."""

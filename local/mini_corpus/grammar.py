@@ -1,9 +1,8 @@
-"""Sentences of corpus `mini` with their Chinese translation, built together, slot by slot.
+"""Random sentences of corpus `mini` with their Chinese translations.
 
-A template is an English and a Chinese sentence with the same slots; a slot is drawn once and written into both, each in
-its own place. '{name2}' is a second draw of '{name}'. A letter that is spelled out carries a '~' until the sentence is
-split into what is written and what is said. Chinese has commas between clauses and no closing mark; numbers are in
-Chinese characters, spelled letters stay Latin.
+A template is an English and a Chinese sentence with the same slots. A value is drawn for each slot and written into
+both sentences; '{name2}' is a second draw of '{name}'. A '~' marks a letter that is said by name. The Chinese has
+commas between clauses and no final punctuation; numbers are in Chinese characters, spelled letters stay Latin.
 """
 
 from __future__ import annotations
@@ -21,25 +20,29 @@ UNITS = (
     "EIGHTEEN NINETEEN"
 ).split()
 TENS = "TWENTY THIRTY FORTY FIFTY SIXTY SEVENTY EIGHTY NINETY".split()
-IRREGULAR_ORDINALS = {
-    "ONE": "FIRST", "TWO": "SECOND", "THREE": "THIRD", "FIVE": "FIFTH", "EIGHT": "EIGHTH", "NINE": "NINTH",
-    "TWELVE": "TWELFTH",
-}  # fmt: skip
+IRREGULAR_ORDINALS = dict(
+    ONE="FIRST", TWO="SECOND", THREE="THIRD", FIVE="FIFTH", EIGHT="EIGHTH", NINE="NINTH", TWELVE="TWELFTH"
+)
 CHINESE_DIGITS = "零一二三四五六七八九"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+DAY_PARTS = (  # English, Chinese, first and last hour
+    (" IN THE MORNING", "早上", 6, 11),
+    (" IN THE AFTERNOON", "下午", 1, 5),
+    (" IN THE EVENING", "晚上", 6, 10),
+)
 MONTH_DAYS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 PLEASE_SHARE = 0.3
 
 
 class Pair(NamedTuple):
-    """The same thing in both languages; English in upper case, its spelled letters marked '~'."""
+    """A phrase in both languages; the English in upper case, with '~' before spelled letters."""
 
     english: str
     chinese: str
 
 
 class Sentence(NamedTuple):
-    """`text` as it is written, `spoken` with '~' before each letter that is said by name, and the translation."""
+    """A sentence: `text` as written, `spoken` with '~' before letters that are said by name, and the translation."""
 
     text: str
     spoken: str
@@ -47,7 +50,7 @@ class Sentence(NamedTuple):
 
 
 def english_number(n: int) -> str:
-    """0 <= n < 10000 in words: 'TWO HUNDRED AND FIVE'."""
+    """Return 0 <= n < 10000 in words: 'TWO HUNDRED AND FIVE'."""
     if n < 20:
         return UNITS[n]
     if n < 100:
@@ -59,13 +62,13 @@ def english_number(n: int) -> str:
 
 
 def english_ordinal(n: int) -> str:
-    """1 <= n < 100: 'TWENTY FIRST'."""
+    """Return the ordinal of 1 <= n < 100: 'TWENTY FIRST'."""
     *head, last = english_number(n).split()
     return " ".join([*head, IRREGULAR_ORDINALS.get(last, last[:-1] + "IETH" if last.endswith("Y") else last + "TH")])
 
 
 def chinese_number(n: int, counting: bool = False) -> str:
-    """0 <= n < 10000 in characters: 205 is 两百零五; `counting` says that a measure word follows (2 is 两, not 二)."""
+    """Return 0 <= n < 10000 in Chinese: 205 is 两百零五. Before a measure word (`counting`), 2 is 两 instead of 二."""
     if n == 2 and counting:
         return "两"
     if n < 10:
@@ -82,51 +85,58 @@ def chinese_number(n: int, counting: bool = False) -> str:
 
 
 def chinese_digits(digits: list[int]) -> str:
+    """Return digits one by one in Chinese."""
     return "".join(CHINESE_DIGITS[digit] for digit in digits)
 
 
 def draw_number(rng: np.random.Generator, low: int, high: int) -> Pair:
+    """Draw a number from `low` to `high`."""
     n = int(rng.integers(low, high + 1))
     return Pair(english_number(n), chinese_number(n))
 
 
 def draw_count(rng: np.random.Generator, low: int = 2, high: int = 30) -> Pair:
-    """At least two, as a measure word follows: 两."""
+    """Draw a number that a measure word follows; at least two, because the English noun is plural."""
     n = int(rng.integers(low, high + 1))
     return Pair(english_number(n), chinese_number(n, counting=True))
 
 
 def draw_measure(rng: np.random.Generator, unit: str, high: int) -> Pair:
-    """A number of what WORDS[unit] counts, whose Chinese begins with the measure word."""
+    """Draw a count of a word of WORDS[unit], whose Chinese begins with the measure word."""
     count, (english, chinese) = draw_count(rng, 2, high), draw_word(rng, unit)
     return Pair(f"{count.english} {english}", count.chinese + chinese)
 
 
 def draw_digits(rng: np.random.Generator, low: int, high: int) -> Pair:
+    """Draw `low` to `high` digits."""
     digits = rng.integers(0, 10, rng.integers(low, high + 1)).tolist()
     return Pair(" ".join(UNITS[digit] for digit in digits), chinese_digits(digits))
 
 
 def draw_letters(rng: np.random.Generator, low: int, high: int) -> Pair:
+    """Draw `low` to `high` spelled letters."""
     return spell("".join(LETTERS[i] for i in rng.integers(0, 26, rng.integers(low, high + 1))))
 
 
 def spell(word: str) -> Pair:
+    """Spell a word letter by letter."""
     return Pair(" ".join("~" + letter for letter in word if letter != " "), word)
 
 
 def draw_code(rng: np.random.Generator) -> Pair:
-    """Letters and then digits, or the other way round."""
+    """Draw letters followed by digits, or the reverse."""
     parts = [draw_letters(rng, 1, 3), draw_digits(rng, 1, 4)]
     parts = parts[:: rng.choice([1, -1])]
     return Pair(" ".join(part.english for part in parts), "".join(part.chinese for part in parts))
 
 
 def draw_spelled_name(rng: np.random.Generator) -> Pair:
+    """Draw a name or surname and spell it."""
     return spell(draw_word(rng, str(rng.choice(["name", "surname"]))).english)
 
 
 def draw_date(rng: np.random.Generator) -> Pair:
+    """Draw a day of the year."""
     month = int(rng.integers(12))
     day = int(rng.integers(1, MONTH_DAYS[month] + 1))
     english, chinese = WORDS["month"][month]
@@ -135,6 +145,7 @@ def draw_date(rng: np.random.Generator) -> Pair:
 
 
 def draw_year(rng: np.random.Generator) -> Pair:
+    """Draw a year from 1900 to 2030."""
     year = int(rng.integers(1900, 2031))
     if 2000 <= year < 2010:
         english = english_number(year)
@@ -145,19 +156,16 @@ def draw_year(rng: np.random.Generator) -> Pair:
 
 
 def draw_time(rng: np.random.Generator) -> Pair:
-    """A time of day, half of the time with the part of the day."""
-    part = rng.integers(6)
-    english_part, chinese_part, low, high = (
-        (" IN THE MORNING", "早上", 6, 11),
-        (" IN THE AFTERNOON", "下午", 1, 5),
-        (" IN THE EVENING", "晚上", 6, 10),
-    )[part] if part < 3 else ("", "", 1, 12)  # fmt: skip
+    """Draw a time, in half of the cases with the part of the day."""
+    part = int(rng.integers(2 * len(DAY_PARTS)))
+    english_part, chinese_part, low, high = DAY_PARTS[part] if part < len(DAY_PARTS) else ("", "", 1, 12)
     hour = int(rng.integers(low, high + 1))
     english, chinese = draw_clock(rng, hour)
     return Pair(english + english_part, chinese_part + chinese)
 
 
 def draw_clock(rng: np.random.Generator, hour: int) -> Pair:
+    """Draw a time within `hour`, or shortly before the next one, without the part of the day."""
     named, chinese = english_number(hour), chinese_number(hour, counting=True) + "点"
     minute = int(rng.integers(10, 60))
     before, next_hour = int(rng.choice([5, 10, 20])), english_number(hour % 12 + 1)
@@ -173,6 +181,7 @@ def draw_clock(rng: np.random.Generator, hour: int) -> Pair:
 
 
 def draw_price(rng: np.random.Generator) -> Pair:
+    """Draw a price, in half of the cases with cents."""
     whole = draw_count(rng, 2, 120)
     if rng.random() < 0.5:
         return Pair(f"{whole.english} DOLLARS", f"{whole.chinese}美元")
@@ -181,26 +190,31 @@ def draw_price(rng: np.random.Generator) -> Pair:
 
 
 def draw_degrees(rng: np.random.Generator) -> Pair:
+    """Draw a temperature."""
     size = draw_count(rng, 2, 39)
     below = rng.random() < 0.3
     return Pair(f"{'MINUS ' if below else ''}{size.english} DEGREES", f"{'零下' if below else ''}{size.chinese}度")
 
 
 def draw_full_name(rng: np.random.Generator) -> Pair:
+    """Draw a name with a surname."""
     first, last = draw_word(rng, "name"), draw_word(rng, "surname")
     return Pair(f"{first.english} {last.english}", f"{first.chinese}·{last.chinese}")
 
 
 def draw_person(rng: np.random.Generator) -> Pair:
+    """Draw a relative or a name."""
     return draw_word(rng, "relative" if rng.random() < 0.5 else "name")
 
 
 def draw_ordinal(rng: np.random.Generator) -> Pair:
+    """Draw an ordinal from 1 to 40."""
     n = int(rng.integers(1, 41))
     return Pair(english_ordinal(n), "第" + chinese_number(n))
 
 
 def draw_word(rng: np.random.Generator, kind: str) -> Pair:
+    """Draw one of WORDS[kind]."""
     return Pair(*WORDS[kind][rng.integers(len(WORDS[kind]))])
 
 
@@ -231,7 +245,7 @@ SLOTS: dict[str, Callable[[np.random.Generator], Pair]] = {
 
 
 def draw_slots(slots: list[str], rng: np.random.Generator) -> dict[str, Pair]:
-    """What goes into each slot, by its name without the closing digit; never the same twice in a sentence."""
+    """Draw a different value for each slot; a final digit of its name does not count."""
     drawn: dict[str, Pair] = {}
     for slot in slots:
         kind = slot.rstrip("0123456789")
@@ -243,7 +257,7 @@ def draw_slots(slots: list[str], rng: np.random.Generator) -> dict[str, Pair]:
 
 
 def draw_sentence(rng: np.random.Generator) -> Sentence:
-    """One sentence: a template, each as likely as any other, and its slots; commands sometimes say please."""
+    """Draw a template, uniformly, and its slots; commands get a PLEASE with probability PLEASE_SHARE."""
     number = int(rng.integers(len(COMMANDS) + len(STATEMENTS)))
     command = number < len(COMMANDS)
     english, chinese = COMMANDS[number] if command else STATEMENTS[number - len(COMMANDS)]

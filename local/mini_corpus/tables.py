@@ -1,7 +1,7 @@
-"""The sentences and words of corpus mini: templates.tsv and words.tsv, English in upper case beside its Chinese.
+"""Templates and words of corpus mini, from templates.tsv and words.tsv: upper-case English beside its Chinese.
 
-`grammar.py` explains slots. A command takes PLEASE and 请; a statement does not. Counted goods carry their measure word
-before the noun; the Chinese weather follows 会, other adjectives follow 很 or 太.
+`grammar.py` explains slots. Commands may take PLEASE and 请, statements do not. The Chinese of counted goods begins
+with the measure word; the Chinese of weather follows 会, that of other adjectives follows 很 or 太.
 """
 
 from __future__ import annotations

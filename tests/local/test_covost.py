@@ -129,7 +129,7 @@ def test_translations_are_fetched_where_they_are_not_there(voice, tmp_path, monk
 
 @pytest.mark.parametrize("missing", ["validated.tsv", "clips"])
 def test_a_wrong_layout_is_named(voice, tmp_path, monkeypatch, missing):
-    with pytest.raises(UserError, match="cannot be fetched by a program: get the English of Common Voice Corpus 4"):
+    with pytest.raises(UserError, match="cannot be downloaded by a program: get the English of Common Voice Corpus 4"):
         run(monkeypatch, "obtain", "--out", tmp_path / "raw")
     (voice / missing).rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=f"Common Voice 4 in '.*' lacks '.*{missing}': get the English"):

@@ -14,7 +14,7 @@ from lhotse import AudioSource, CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.utils import fastcopy
 
 from local import custom
-from local.custom_data.layouts import read_data, recognise
+from local.custom_data.layouts import read_data, recognize_layout
 from residualformer.config.loading import load_config
 from residualformer.config.schema import FeatureConfig
 from residualformer.data.audio import read_audio
@@ -57,7 +57,7 @@ def run(monkeypatch, capsys, tmp_path) -> Run:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_is_recognised_and_read_the_same(layout, tmp_path, run):
+def test_every_layout_is_recognized_and_read_the_same(layout, tmp_path, run):
     said = utterances()
     printed = run(LAYOUTS[layout](tmp_path / "data", said))
     assert f"layout {layout}" in printed and "12 utterances; no splits given" in printed
@@ -217,13 +217,13 @@ def test_layouts_can_be_forced_and_wrong_ones_are_named(tmp_path, run):
     folder = pairs(table(tmp_path / "data", utterances()), utterances(speakers=10))
     assert "layout table (it could also be read as pairs: --layout), 12 utterances" in run(folder)
     assert "layout pairs, 20 utterances" in run(folder, "--layout", "pairs")
-    with pytest.raises(UserError, match="has not got the layout 'kaldi'. Allowed are: kaldi .a folder"):
+    with pytest.raises(UserError, match="does not have the layout 'kaldi'. Allowed are: kaldi .a folder"):
         run(folder, "--layout", "kaldi")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="none of the layouts.*NAME.wav beside NAME.txt"):
-        recognise(tmp_path / "empty")
+    with pytest.raises(UserError, match="has none of the known layouts.*NAME.wav beside NAME.txt"):
+        recognize_layout(tmp_path / "empty")
     with pytest.raises(UserError, match="nowhere does not exist"):
-        recognise(tmp_path / "nowhere")
+        recognize_layout(tmp_path / "nowhere")
     with pytest.raises(UserError, match="allowed: auto, cuts, kaldi, table, pairs. Did you mean 'pairs'"):
         read_data(folder, "pair")
 

@@ -195,7 +195,9 @@ def test_a_damaged_download_is_refused_and_removed(server, tmp_path, monkeypatch
     raw = tmp_path / "raw"
     archive = server.folder / "dev-clean.tar.gz"
     archive.write_bytes(archive.read_bytes()[:-1] + b"x")
-    with pytest.raises(UserError, match="dev-clean.tar.gz had MD5 .*, not .*, and was removed: run it again"):
+    with pytest.raises(
+        UserError, match="dev-clean.tar.gz had the MD5 checksum .*, not .*, and was removed: run it again"
+    ):
         run(monkeypatch, "obtain", "--out", raw, "--url", server.url)
     assert [path.name for path in raw.rglob("*")] == ["LibriSpeech"]
     archive.write_bytes(archive.read_bytes()[:2000])
@@ -236,8 +238,10 @@ def test_a_broken_connection_is_not_the_end(server, tmp_path, knows_ranges):
 
 
 def test_a_server_that_fails_ends_in_advice(server, tmp_path):
-    with pytest.raises(UserError, match="nothing.tar.gz could not be fetched .*404.*: run it again to go on, or put"):
+    with pytest.raises(
+        UserError, match="nothing.tar.gz could not be downloaded .*404.*: run it again to resume, or put"
+    ):
         corpora.fetch(f"{server.url}/nothing.tar.gz", tmp_path / "raw")
     for address in ("http://127.0.0.1:9", "a-word"):
-        with pytest.raises(UserError, match="could not be fetched"):
+        with pytest.raises(UserError, match="could not be downloaded"):
             corpora.fetch(f"{address}/a.tar.gz", tmp_path / "raw")

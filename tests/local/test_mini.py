@@ -122,8 +122,8 @@ def test_spelled_letters_are_the_same_in_both_languages_and_marked(sentences):
         assert set(re.findall(r"(?<![~'A-Z])([A-Z])(?![A-Z'])", sentence.spoken)) <= {"A", "I"}
 
 
-def test_say_marks_letters_for_the_engine():
-    said = mini.say("THE ~A IN A ~B")
+def test_ssml_marks_letters_for_the_engine():
+    said = mini.to_ssml("THE ~A IN A ~B")
     assert said == (
         'the <say-as interpret-as="characters">a</say-as> in a <say-as interpret-as="characters">b</say-as>'
     )

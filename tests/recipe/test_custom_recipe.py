@@ -72,5 +72,5 @@ def test_names_of_other_recipes_and_missing_values_are_refused(repository):
         recipe.stages()
     with pytest.raises(AssertionError, match="--data needs a value"):
         Custom(repository, "x").stages("--data")
-    with pytest.raises(AssertionError, match="where is your data"):
+    with pytest.raises(AssertionError, match="--data is missing: give the folder of your data"):
         Custom(repository, "x").stages()
