@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,7 +69,8 @@ def _allowed(key: Key) -> str:
     if key.allowed_words.startswith("one of "):
         return ", ".join(f"`{choice}`" for choice in key.allowed_words.removeprefix("one of ").split(", "))
     words = key.type_words.replace(", each item a ", " of ").replace(", each item ", " of ")
-    return ": ".join(filter(None, [words.replace("of whole number", "of whole numbers"), key.allowed_words]))
+    words = re.sub("of (whole )?number", r"\g<0>s", words)
+    return ": ".join(filter(None, [words, key.allowed_words]))
 
 
 def _as_yaml(value: Any) -> str:

@@ -148,7 +148,7 @@ class TransformerGraph:
     def _linear(self, g: Graph, index: int, name: str, linear: ResidualLinear, x: str) -> str:
         shared, bank, own = linear.shared, f"bank.{self.groups[index]}.{name}", f"layers.{index}.{name}"
         bias = g.weight(f"{bank}.bias", shared.bias)
-        if self.merged and not (linear.A is None and linear.D is None):
+        if self.merged and linear.has_residual:
             return g.op("Add", g.matmul(x, f"{own}.weight", linear.dense().T), bias)
         terms = [g.op("Add", g.matmul(x, f"{bank}.weight", shared.weight.T), bias)]
         if linear.A is not None and linear.B is not None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from residualformer.config.schema import Config
 from residualformer.kernels.recurrent import GATES
+from residualformer.nn.linear import RESIDUAL_PARTS
 from residualformer.nn.recurrent import RecurrentEncoder
 from residualformer.nn.transducer import Transducer, build_model
 from residualformer.nn.transformer import TransformerEncoder
@@ -125,7 +126,7 @@ def _unallocated(config: Config, vocab_size: int | None) -> Transducer:
 
 
 def _transformer_table(encoder: TransformerEncoder) -> dict[str, int]:
-    residual = [p for name, p in encoder.named_parameters() if name.rsplit(".", 1)[-1] in ("A", "B", "D")]
+    residual = [p for name, p in encoder.named_parameters() if name.rsplit(".", 1)[-1] in RESIDUAL_PARTS]
     norms = [m for m in encoder.modules() if isinstance(m, nn.LayerNorm)]
     return {
         "transformer": _count(encoder.bank.parameters()) + _count(residual),

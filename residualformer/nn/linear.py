@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from residualformer.kernels.linear import WeightParts, dense_weight, linear, trains_on_cpu
 
+RESIDUAL_PARTS = ("A", "B", "D")  # names of a layer's own parameters, for counts, warm starts and learning rates
+
 
 class ResidualLinear(nn.Module):
     """y = (W + A·B + D)ᵀ x + b, with W (M x N) and b from a shared `nn.Linear`, and A, B, D of this layer's own.

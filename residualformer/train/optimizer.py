@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from residualformer.config.schema import OptimizerConfig, TrainConfig
+from residualformer.nn.linear import RESIDUAL_PARTS
 from residualformer.nn.transducer import Transducer
 
 ARBITRATOR = "encoder.arbitrator."  # prefix of its parameters' names
-RESIDUAL = re.compile(r"encoder\.layers\.\d+\..*\.[ABD]")
+RESIDUAL = re.compile(rf"encoder\.layers\.\d+\..*\.({'|'.join(RESIDUAL_PARTS)})")
 HOLD_END = 0.01  # factor of the learning rate at the end of schedule `hold`
 
 

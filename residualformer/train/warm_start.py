@@ -14,12 +14,12 @@ from torch import Tensor
 from residualformer.compress.factorise import factorise, refactorise
 from residualformer.config.schema import EncoderConfig
 from residualformer.errors import UserError
+from residualformer.nn.linear import RESIDUAL_PARTS
 from residualformer.nn.sharing import layer_groups
 from residualformer.nn.transducer import Transducer
 
 Weights = dict[str, Tensor]
 
-RESIDUAL_PARTS = ("A", "B", "D")
 ARBITRATOR = "encoder.arbitrator."
 _ADVICE = "the two configurations may differ in encoder.residual only, or in amnet by more compression"
 

@@ -79,7 +79,8 @@ def run_program(
         obtain, manifests: its commands; their arguments hold `out`, `jobs` and the options, those of `manifests` also
             `corpus`, the `out` of `obtain`.
         options: adds the options of the corpus to a parser.
-        of_manifests: names of the options that decide what `manifests` writes; `obtain` is given all.
+        of_manifests: names of the options that decide what `manifests` writes, and of all that a parser
+            requires; `obtain` is given all.
         inputs: gives the files and folders of the user, by the options, whose change means another corpus.
     """
     command, *words = sys.argv[1:] or ["--help"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from residualformer.config.composition import experiment_names
 from residualformer.config.loading import load_config
-from residualformer.config.schema import Config
+from residualformer.config.schema import Config, ResidualConfig
 from residualformer.errors import UserError, closest
 
 BASE = "base"  # conf/<recipe>/base.yaml, which no experiment may be called
@@ -63,7 +63,7 @@ def stage_of(config: Config) -> int:
     """Return the stage that trains: 6 where weights are compressed, 5 with a residual or a warm start, else 4."""
     if config.amnet.method != "none":
         return 6
-    return 5 if config.warm_start or config.encoder.residual.rank or config.encoder.residual.diagonal else 4
+    return 5 if config.warm_start or config.encoder.residual != ResidualConfig() else 4
 
 
 def needs_of(config: Config) -> tuple[str, ...]:
