@@ -34,43 +34,28 @@ MAX_NAME_BYTES = 200  # of a file; file systems allow 255, including what Lhotse
 
 
 @dataclass
-class Sums:
-    """Sum and sum of squares of frames, each (F,) float64, and their number."""
-
-    total: np.ndarray
-    squares: np.ndarray
-    frames: int = 0
-
-    @classmethod
-    def of(cls, features: np.ndarray) -> Sums:
-        """Return the sums over features (T, F)."""
-        features = features.astype(np.float64)
-        return cls(features.sum(axis=0), np.square(features).sum(axis=0), len(features))
-
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(self.total + other.total, self.squares + other.squares, self.frames + other.frames)
-
-    def cmvn(self) -> dict[str, Any]:
-        """Return {"mean": [F], "std": [F], "frames": n}. A constant bin gets a small deviation instead of 0."""
-        mean = self.total / self.frames
-        variance = np.maximum(self.squares / self.frames - np.square(mean), 1e-4)
-        return {"mean": mean.tolist(), "std": np.sqrt(variance).tolist(), "frames": self.frames}
-
-
-@dataclass
 class Extracted:
     """The result of extracting features of some cuts."""
 
     cuts: list[MonoCut] = field(default_factory=list)  # with features
-    sums: Sums | None = None  # over these; None if there are none
     skipped: list[str] = field(default_factory=list)  # "id: reason" for each cut without features
+    frames: int = 0
+    total: np.ndarray | float = 0.0  # sum of the frames, (F,) float64
+    squares: np.ndarray | float = 0.0  # sum of their squares, (F,) float64
 
     def add(self, other: Extracted) -> None:
         """Append the result for other cuts."""
         self.cuts += other.cuts
         self.skipped += other.skipped
-        if other.sums:
-            self.sums = self.sums + other.sums if self.sums else other.sums
+        self.frames += other.frames
+        self.total = self.total + other.total
+        self.squares = self.squares + other.squares
+
+    def cmvn(self) -> dict[str, Any]:
+        """Return {"mean": [F], "std": [F], "frames": n}. A constant bin gets a small deviation instead of 0."""
+        mean = np.divide(self.total, self.frames)
+        variance = np.maximum(np.divide(self.squares, self.frames) - np.square(mean), 1e-4)
+        return {"mean": mean.tolist(), "std": np.sqrt(variance).tolist(), "frames": self.frames}
 
 
 def compute_corpus_features(
@@ -102,9 +87,7 @@ def compute_corpus_features(
     with worker_map(jobs, prepare=partial(torch.set_num_threads, 1)) as map_:
         results = {split: _extract_split(split, cuts[split], config, out, map_, backend) for split in cuts}
     write_json(out / "features.json", asdict(config.features))
-    training_sums = results["train"].sums
-    assert training_sums is not None
-    write_json(out / "cmvn.json", training_sums.cmvn())
+    write_json(out / "cmvn.json", results["train"].cmvn())
     for split, result in results.items():
         with replacing(cuts_file(out, split)) as path:
             CutSet.from_cuts(result.cuts).to_file(path)
@@ -194,7 +177,9 @@ def _extract_part(
             recording_id=cut.recording_id,
             channels=cut.channel,
         )
-        result.add(Extracted([fastcopy(cut, features=manifest)], Sums.of(array)))
+        exact = array.astype(np.float64)
+        squares = np.square(exact).sum(axis=0)
+        result.add(Extracted([fastcopy(cut, features=manifest)], [], len(array), exact.sum(axis=0), squares))
     return result
 
 

@@ -5,8 +5,6 @@ Both compute the same features, up to rounding. Streaming and transcription alwa
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import numpy as np
 import torch
 
@@ -35,7 +33,10 @@ class KaldifeatFbank(KnfFbank):
                 f"features.preset '{config.preset}' has Slaney's mel scale, which kaldifeat does not offer: "
                 f"choose feature back-end knf, or features.preset {served}."
             )
-        kaldifeat = _import_kaldifeat()
+        try:
+            kaldifeat = optional("kaldifeat")
+        except UserError as error:
+            raise UserError(f"feature back-end 'kaldifeat' cannot be used: {error}\n{backend_table()}") from error
         options = kaldifeat.FbankOptions()
         set_fbank_options(options, config)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -77,10 +78,3 @@ def get_backend(name: str, config: FeatureConfig) -> KnfFbank:
 def backend_table() -> str:
     """Return one line per back-end: whether it is installed, or how to get it."""
     return "feature back-ends:\n  knf: installed\n" + describe([name for name in BACKENDS if name != "knf"])
-
-
-def _import_kaldifeat() -> ModuleType:
-    try:
-        return optional("kaldifeat")
-    except UserError as error:
-        raise UserError(f"feature back-end 'kaldifeat' cannot be used: {error}\n{backend_table()}") from error

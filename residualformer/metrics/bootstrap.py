@@ -134,16 +134,12 @@ def rate(
     errors: np.ndarray, lengths: np.ndarray, percent: bool = True, details: dict[str, Any] | None = None
 ) -> Measure:
     """Return the measure sum(errors) / sum(lengths), both (U,); NaN where all lengths are 0."""
-    return Measure([np.stack([errors, lengths], axis=1)], _percent if percent else _ratio, details=details or {})
 
+    def ratio(sums: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (100 if percent else 1) * np.where(sums[:, 1] > 0, sums[:, 0] / sums[:, 1], np.nan)
 
-def _ratio(sums: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(sums[:, 1] > 0, sums[:, 0] / sums[:, 1], np.nan)
-
-
-def _percent(sums: np.ndarray) -> np.ndarray:
-    return 100 * _ratio(sums)
+    return Measure([np.stack([errors, lengths], axis=1)], ratio, details=details or {})
 
 
 def paired_p_value(measure: Measure, baseline: Measure) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,10 +10,6 @@ import jiwer
 import numpy as np
 
 Unit = Literal["word", "character"]
-_ALIGN: dict[Unit, Callable[[str, str], jiwer.WordOutput | jiwer.CharacterOutput]] = {
-    "word": jiwer.process_words,
-    "character": jiwer.process_characters,
-}
 
 
 @dataclass(frozen=True)
@@ -42,10 +38,11 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str], unit: Uni
 
     The texts are compared as they are, except that runs of spaces count as one.
     """
+    align = jiwer.process_words if unit == "word" else jiwer.process_characters
     rows = []
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         reference, hypothesis = " ".join(reference.split()), " ".join(hypothesis.split())
-        result = _ALIGN[unit](reference, hypothesis)
+        result = align(reference, hypothesis)
         length = result.hits + result.substitutions + result.deletions
         rows.append((result.insertions, result.deletions, result.substitutions, length))
     return ErrorCounts(*np.array(rows, dtype=np.int64).reshape(-1, 4).T)

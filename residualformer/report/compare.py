@@ -34,13 +34,21 @@ def compare(runs: Sequence[Scored], baseline: str | None = None) -> list[Row]:
     by_name = {(run.row.experiment, run.row.run): run for run in runs}
     sets = list(dict.fromkeys(set_of(run.row.split) for run in runs))
 
+    def baseline_of(run: Scored) -> str:
+        own, other = TRANSFORMER_BASELINE, RECURRENT_BASELINE
+        if run.recurrent:
+            own, other = other, own
+        return baseline or (other if own not in names and other in names else own)
+
     def place(run: Scored) -> tuple:
-        of_set = sets.index(set_of(run.row.split)), run.row.split
-        return *of_set, *_place(run, baseline or _default_baseline(run, names))
+        row, order = run.row, table_order(run.config) if run.recurrent and run.config else ()
+        by_set = sets.index(set_of(row.split)), row.split
+        # Models that are trained from scratch come before those that start from them.
+        return *by_set, run.recurrent, row.experiment != baseline_of(run), order, row.warm_start
 
     rows = []
     for run in sorted(runs, key=place):
-        name = baseline or _default_baseline(run, names)
+        name = baseline_of(run)
         comparison = compare_runs(run, by_name.get((name, run.row.run)))
         rows.append(replace(run.row, baseline=name, comparison=comparison))
     return with_savings(rows)
@@ -70,16 +78,3 @@ def with_savings(rows: Sequence[Row], baseline: str = RECURRENT_BASELINE) -> lis
         return replace(row, amnet=replace(row.amnet, saving=saving))
 
     return list(map(with_saving, rows))
-
-
-def _default_baseline(run: Scored, names: Sequence[str]) -> str:
-    own, other = TRANSFORMER_BASELINE, RECURRENT_BASELINE
-    if run.recurrent:
-        own, other = other, own
-    return other if own not in names and other in names else own
-
-
-def _place(run: Scored, baseline: str) -> tuple:
-    """Return a key that sorts models trained from scratch before those that start from them."""
-    order = table_order(run.config) if run.recurrent and run.config else ()
-    return run.recurrent, run.row.experiment != baseline, order, run.row.warm_start

@@ -14,7 +14,7 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from residualformer.config.schema import DataConfig, FeatureConfig
 from residualformer.data.audio import read_audio
 from residualformer.data.batches import EvalBatches, TrainBatches
-from residualformer.data.extract import Sums, extract_features, with_speeds
+from residualformer.data.extract import Extracted, extract_features, with_speeds
 from residualformer.data.fbank import compute_fbank
 from residualformer.data.features import read_cmvn, read_feature_config
 from residualformer.data.tokenizer import Tokenizer
@@ -118,14 +118,19 @@ def test_statistics_are_those_of_all_frames(tmp_path):
     cuts, _, parts = extract([make_cut(tmp_path, str(i), 0.5, "GO") for i in range(40)], tmp_path)
     frames = np.concatenate([cut.load_features() for cut in cuts]).astype(np.float64)
     assert len(parts) == 2  # sums of parts are added
-    cmvn = (parts[0].sums + parts[1].sums).cmvn()
+    total = Extracted()
+    for part in parts:
+        total.add(part)
+    cmvn = total.cmvn()
     assert cmvn["frames"] == len(frames)
     np.testing.assert_allclose(cmvn["mean"], frames.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(cmvn["std"], frames.std(axis=0), rtol=1e-9)  # E[x^2] - E[x]^2 loses some digits
 
 
 def test_a_bin_that_never_moves_gets_no_zero_deviation():
-    assert Sums.of(np.full((5, 2), -15.9424, np.float32)).cmvn()["std"] == pytest.approx([0.01, 0.01])
+    array = np.full((5, 2), -15.9424, np.float32).astype(np.float64)
+    constant = Extracted(frames=5, total=array.sum(0), squares=np.square(array).sum(0))
+    assert constant.cmvn()["std"] == pytest.approx([0.01, 0.01])
 
 
 def test_stages_2_and_3(manifests, tmp_path):
