@@ -67,7 +67,7 @@ def compute_corpus_features(
         manifests: folder of the cuts that stage 1 wrote; `train` must be there.
         out: folder for `cuts_<split>.jsonl.gz` with features, `arrays/`, `cmvn.json` (mean and standard deviation over
             the training set) and `features.json` (the definition of the features). Earlier results are removed.
-        config: the sections `features` and `data` count.
+        config: only its sections `features` and `data` are used.
         jobs: number of processes.
         backend: one of `feature_backends.BACKENDS`.
 

@@ -23,7 +23,7 @@ def normalize(text: str, case: str = "keep", punctuation: bool = True) -> str:
             removed too.
 
     Raises:
-        ValueError: `case` is another one.
+        ValueError: `case` is none of these.
     """
     if case not in CASES:
         raise ValueError(f"case is '{case}'; allowed: {', '.join(CASES)}")

@@ -140,7 +140,7 @@ def _train_bpe(texts: list[str], characters: set[str], config: TokenConfig) -> T
         model_writer=model,
         model_type="bpe",
         vocab_size=config.vocab_size,
-        hard_vocab_limit=False,  # too few merges in the text: it stops early, and is refused below by name
+        hard_vocab_limit=False,  # a text of too few merges ends early, and gives the error below
         character_coverage=1.0,
         normalization_rule_name="identity",
         pad_id=Tokenizer.blank_id,  # a control piece: no text can produce it

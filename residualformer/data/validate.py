@@ -22,7 +22,7 @@ from residualformer.files import replacing
 from residualformer.parallel import worker_map
 
 CUTS_PER_PROCESS = 2000  # with fewer cuts, a process takes longer to start than it saves
-MAX_OVERSHOOT_S = 0.5  # a segment may end so much later than its recording, as in Kaldi
+MAX_OVERSHOOT_S = 0.5  # how far beyond its recording a segment may end, as in Kaldi
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CorpusUtterance:
 
 
 class BadUtterance(Exception):
-    """An utterance cannot be used; the text tells why."""
+    """An utterance that cannot be used; the message is the reason."""
 
 
 def make_cut(utterance: CorpusUtterance) -> MonoCut | MultiCut:

@@ -134,7 +134,7 @@ def _of_set(table: PaperTable, split: str) -> str:
 
 
 def _finding(claim: JudgedClaim) -> str:
-    """Return such as: **sharing beats ...**: appears in 3 of 4 comparisons. `shared` 10.20 against ..."""
+    """Return a claim with its verdict: `**sharing beats ...**: appears in 3 of 4 comparisons. ...`"""
     pairs = [pair for pair in claim.pairs if pair.verdict != UNKNOWN]
     if not pairs:
         return f"**{claim.says}**: not measured."
@@ -158,7 +158,7 @@ def _appears(verdicts: list[str]) -> str:
 
 
 def _pair(claim: JudgedClaim, pair: JudgedPair) -> str:
-    """Return such as: `shared` 10.20 against `shallow6` 12.00 (15.0% better, p 0.001: holds; paper ...)."""
+    """Return a comparison: "`shared` 10.20 against `shallow6` 12.00 (15.0% better, p 0.001: holds; paper ...)"."""
     form = "{:.2f}" if claim.measure == "value" else "{:.4g}"
     first, second = (f"`{name}` {show_number(x, form)}" for name, x in zip(pair.experiments, pair.ours, strict=True))
     notes = pair.verdict

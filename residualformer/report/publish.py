@@ -30,7 +30,7 @@ class Publication:
 
 
 def prepare(exp: Path, published: Path) -> Publication:
-    """Merge the results of a run in `exp` with those in the folder `published`, which may not exist; write nothing."""
+    """Merge the results of a run in `exp` with those in the folder `published`, if it exists, without writing."""
     run = Results.read(exp / "results.json")
     old = Results.read(published / "results.json") if (published / "results.json").is_file() else None
     results, changes = merge_results(old, run)
@@ -140,7 +140,7 @@ def _lost(old: PaperTable, new: PaperTable) -> list[str]:
 
 
 def _ordered(rows: Sequence[Row], sets: Sequence[str]) -> list[Row]:
-    """Sort rows as `compare` does, but for the order of those that start from another, which stays."""
+    """Sort rows by test set, recurrent encoders last and baselines first; else their order stays."""
 
     def place(row: Row) -> tuple[int, str, bool, bool]:
         recurrent = "encoder" in row.parameters

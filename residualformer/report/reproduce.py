@@ -26,7 +26,7 @@ from residualformer.report.results import Comparison, Row
 from residualformer.report.scoring import Scored
 
 Runs = Mapping[tuple[str, str], Scored]  # by experiment and test set
-HOLDS, FAILS = "holds", "does not hold"  # FAILS: of limits, which are compared without a test
+HOLDS, FAILS = "holds", "does not hold"  # limits fail; orderings are tested for significance
 UNDECIDED, REVERSED, UNKNOWN = "within chance", "the other way round", "not measured"
 SIGNIFICANT = 0.05
 
@@ -223,7 +223,7 @@ class _Filler:
 
 
 def _search(row: Row) -> str:
-    """Return such as `beam16 (token_reward 1, length_norm)`: also what makes the texts longer, where that is used."""
+    """Return the search and its settings that lengthen texts, such as `beam16 (token_reward 1, length_norm)`."""
     name, settings = row.search_name, row.decoding.settings or {}
     used = [f"token_reward {settings['token_reward']:g}"] if settings.get("token_reward") else []
     used += ["length_norm"] if settings.get("length_norm") and name != "greedy" else []

@@ -212,5 +212,5 @@ def _latency(amnet: AmnetCost) -> str:
 
 
 def _ms(value: float) -> str:
-    """Format three significant digits, as the paper prints latencies, but whole milliseconds in full."""
+    """Format milliseconds to three significant digits, as the paper prints them, but no fewer than to whole ones."""
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
