@@ -67,7 +67,8 @@ def parameter_table(model: Transducer, pruned: int | None = None) -> dict[str, i
     total = _count(model.parameters()) - training_only
     rest = {"predictor": _count(model.predictor.parameters()), "joiner": _count(model.joiner.parameters())}
     if isinstance(model.encoder, RecurrentEncoder):
-        zeros = _masked(model.encoder) if pruned is None else pruned
+        masks = [buffer for name, buffer in model.encoder.named_buffers() if name.rsplit(".", 1)[-1] == "mask"]
+        zeros = sum(mask.numel() - int(mask.count_nonzero()) for mask in masks) if pruned is None else pruned
         projection = _count(model.joiner.project_encoder.parameters())
         arbitrator = model.encoder.arbitrator
         table = {
@@ -134,12 +135,6 @@ def _transformer_table(encoder: TransformerEncoder) -> dict[str, int]:
         "layer_norm": sum(_count(norm.parameters()) for norm in norms),
         "subsampling": _count(encoder.subsampling.parameters()),
     }
-
-
-def _masked(encoder: RecurrentEncoder) -> int:
-    """Count the weights that the masks of sparse matrices set to zero."""
-    masks = [buffer for name, buffer in encoder.named_buffers() if name.rsplit(".", 1)[-1] == "mask"]
-    return sum(mask.numel() - int(mask.count_nonzero()) for mask in masks)
 
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:

@@ -22,6 +22,7 @@ Lines = Iterator[tuple[str, str]]  # name and value
 
 def render(table: PaperTable, picture: str = "") -> str:
     """Return tables/<table>.md; `picture` is Markdown that shows the picture or says how to draw it."""
+    missing = ", ".join(f"`{name}`" for name, ours in table.measured().items() if ours is None)
     parts = [
         "<!-- Written by local/reproduce.sh. Do not edit. -->",
         f"# {table.source}: {table.title}",
@@ -29,7 +30,7 @@ def render(table: PaperTable, picture: str = "") -> str:
         "\n".join(_model_per_line(table) if table.layout == "lines" else _grid(table)),
         _baseline_apart(table),
         picture,
-        _not_measured(table),
+        f"Not measured: {missing}." if missing else "",
         "## The paper's orderings",
         "\n".join(f"- {sentence}" for sentence in findings(table)),
         "## How to read this",
@@ -200,11 +201,6 @@ def _baseline_apart(table: PaperTable) -> str:
         return ""
     known = [f"{name} {value}" for name, value in _cell_lines(table, table.baseline_apart) if value != NOTHING]
     return f"The baseline, in none of these cells: {'; '.join(known)}."
-
-
-def _not_measured(table: PaperTable) -> str:
-    names = ", ".join(f"`{name}`" for name, ours in table.measured().items() if ours is None)
-    return f"Not measured: {names}." if names else ""
 
 
 def _notes(table: PaperTable) -> list[str]:

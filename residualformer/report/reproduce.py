@@ -80,16 +80,11 @@ class _Filler:
     def cell(self, cell: Cell) -> TableCell:
         ours = self.measured(cell.experiment)
         control = self.control(cell, cell.control, ours) if cell.control else None
-        return TableCell(
-            experiment=cell.experiment, label=cell.label, paper=self.printed_cell(cell), ours=ours, control=control
-        )
-
-    def printed_cell(self, cell: Cell) -> Printed:
         dense = self.table.cell(self.table.baseline).mflop
         saving = None
         if dense and cell.mflop is not None and cell.experiment != self.table.baseline:
             saving = round(percent_saved(cell.mflop, dense), 1)
-        return Printed(
+        paper = Printed(
             value=cell.values,
             parameters=cell.parameters,
             residual=cell.residual,
@@ -100,6 +95,7 @@ class _Filler:
             gap=[round(x, 2) for x in paper_gaps(self.table, cell)],
             saving=saving,
         )
+        return TableCell(experiment=cell.experiment, label=cell.label, paper=paper, ours=ours, control=control)
 
     def control(self, cell: Cell, name: str, ours: Measured | None) -> Control:
         control = Control(experiment=name, ours=self.measured(name))

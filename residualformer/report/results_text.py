@@ -207,8 +207,8 @@ def _flops(amnet: AmnetCost) -> str:
 
 
 def _latency(amnet: AmnetCost) -> str:
-    late = amnet.latency_ms
-    return f"{_ms(late.mean)} ({_ms(late.median)}, {_ms(late.p90)}, {_ms(late.p99)})"
+    latency = amnet.latency_ms
+    return f"{_ms(latency.mean)} ({_ms(latency.median)}, {_ms(latency.p90)}, {_ms(latency.p99)})"
 
 
 def _ms(value: float) -> str:

@@ -18,7 +18,7 @@ from residualformer.errors import UserError
 from residualformer.files import read_json, read_json_lines
 from residualformer.metrics.bleu import bleu_and_chrf
 from residualformer.metrics.bootstrap import Measure, Score, mean_over_subsets, rate
-from residualformer.metrics.wer import ErrorCounts, count_errors
+from residualformer.metrics.wer import Unit, count_errors
 from residualformer.model import checkpoint
 from residualformer.model.cost import flops_per_frame
 from residualformer.report.amnet import Device, measure_cost, read_decisions
@@ -168,13 +168,13 @@ def _measures(records: list[Record], translated: bool) -> tuple[dict[str, Measur
     references, hypotheses = ([record[key] for record in records] for key in ("ref", "hyp"))
     if translated:
         return bleu_and_chrf(references, hypotheses) | _loss(records), None
-    words, characters = (count_errors(references, hypotheses, unit) for unit in ("word", "character"))
-    return {"wer": _error_rate(words), "cer": _error_rate(characters)} | _loss(records), int(words.lengths.sum())
-
-
-def _error_rate(counts: ErrorCounts) -> Measure:
-    kinds = {name: int(getattr(counts, name).sum()) for name in ("insertions", "deletions", "substitutions")}
-    return rate(counts.errors, counts.lengths, details=kinds)
+    units: dict[str, Unit] = {"wer": "word", "cer": "character"}
+    counted = {name: count_errors(references, hypotheses, unit) for name, unit in units.items()}
+    measures = {}
+    for name, counts in counted.items():
+        kinds = {kind: int(getattr(counts, kind).sum()) for kind in ("insertions", "deletions", "substitutions")}
+        measures[name] = rate(counts.errors, counts.lengths, details=kinds)
+    return measures | _loss(records), int(counted["wer"].lengths.sum())
 
 
 def _loss(records: list[Record]) -> dict[str, Measure]:
