@@ -37,7 +37,7 @@ def products(weight: Tensor, block: int, all_layouts: bool) -> dict[str, Product
     found[f"ours, {getattr(best, 'layout', 'dense')}"] = best
     if all_layouts and is_installed("numba"):
         fitting = LAYOUTS if block in (4, 8) else LAYOUTS[:2]
-        found |= {f"ours, {layout}": SparseMatrix.from_dense(weight, block, layout) for layout in fitting}
+        found |= {f"ours, {layout}": SparseMatrix(weight, block, layout) for layout in fitting}
     return found
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from residualformer.nn.arbitrator import OneHot
+from residualformer.nn.arbitrator import one_hot
 from residualformer.nn.recurrent import RecurrentEncoder
 from residualformer.nn.transducer import Transducer
 
@@ -57,6 +57,6 @@ def _full_pass(model: Transducer, features: Tensor, lengths: Tensor) -> EncodedF
     encoder = model.encoder
     if not isinstance(encoder, RecurrentEncoder):
         return EncodedFrames(*encoder(features, lengths))
-    frames, lengths, decisions, _ = encoder.encode(features, lengths, OneHot())
+    frames, lengths, decisions, _ = encoder.encode(features, lengths, one_hot)
     single = torch.zeros(frames.shape[:2], dtype=torch.int64, device=frames.device)
     return EncodedFrames(frames, lengths, single if decisions is None else decisions.argmax(2))

@@ -64,11 +64,29 @@ def recurrent_layer(
         with no_autocast(x):
             state = tuple(part.float() for part in state)
             return recurrent_layer(kind, x.float(), state, w_input.float(), w_recurrent.float(), bias.float())
-    if len(x) == 1 and not torch.is_grad_enabled() and _CELLS[kind]:
-        return _one_frame(kind, x, state, w_input, w_recurrent, bias)
-    if _LAYERS[kind]:
-        return _pytorch_layer(kind, x, state, w_input, w_recurrent, bias)
-    return plain_recurrent_layer(kind, x, state, w_input, w_recurrent, bias)
+    run_cell, run_layer = _CELLS[kind], _LAYERS[kind]
+    if len(x) == 1 and not torch.is_grad_enabled() and run_cell:
+        before = [part.to(x.dtype) for part in state]
+        if kind == "lstm":
+            state = run_cell(x[0], before, w_input, w_recurrent, bias)
+        else:
+            state = (run_cell(x[0], before[0], w_input, w_recurrent, bias),)
+        return state[0].unsqueeze(0), state
+    if not run_layer:
+        return plain_recurrent_layer(kind, x, state, w_input, w_recurrent, bias)
+    first = [part.unsqueeze(0).to(x.dtype) for part in state]
+    y, *last = run_layer(
+        x,
+        first if kind == "lstm" else first[0],
+        [w_input, w_recurrent, bias, torch.zeros_like(bias)],  # PyTorch's layer has a second bias
+        has_biases=True,
+        num_layers=1,
+        dropout=0.0,
+        train=torch.is_grad_enabled(),
+        bidirectional=False,
+        batch_first=False,
+    )
+    return y, tuple(part.squeeze(0) for part in last)
 
 
 def plain_recurrent_layer(
@@ -88,39 +106,3 @@ def _has_own_autocast(device: str) -> bool:
     cuDNN's are fp16 under it, whatever its type, so that small gradients vanish, and refuse weights of two types.
     """
     return device != "cpu" and torch.is_autocast_enabled(device)
-
-
-def _one_frame(
-    kind: str, x: Tensor, state: State, w_input: Tensor, w_recurrent: Tensor, bias: Tensor
-) -> tuple[Tensor, State]:
-    """Compute `recurrent_layer` of one frame, x (1, N, v), by PyTorch's cell."""
-    run = _CELLS[kind]
-    assert run is not None
-    state = tuple(part.to(x.dtype) for part in state)
-    if kind == "lstm":
-        state = run(x[0], state, w_input, w_recurrent, bias)
-    else:
-        state = (run(x[0], state[0], w_input, w_recurrent, bias),)
-    return state[0].unsqueeze(0), state
-
-
-def _pytorch_layer(
-    kind: str, x: Tensor, state: State, w_input: Tensor, w_recurrent: Tensor, bias: Tensor
-) -> tuple[Tensor, State]:
-    """Compute `recurrent_layer` by PyTorch's layer, whose second bias is zero."""
-    run = _LAYERS[kind]
-    assert run is not None
-    weights = [w_input, w_recurrent, bias, torch.zeros_like(bias)]
-    first = [part.unsqueeze(0).to(x.dtype) for part in state]
-    y, *last = run(
-        x,
-        first if kind == "lstm" else first[0],
-        weights,
-        has_biases=True,
-        num_layers=1,
-        dropout=0.0,
-        train=torch.is_grad_enabled(),
-        bidirectional=False,
-        batch_first=False,
-    )
-    return y, tuple(part.squeeze(0) for part in last)

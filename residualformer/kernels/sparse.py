@@ -75,46 +75,27 @@ def _version(tensor: Tensor) -> int:
 class SparseMatrix:
     """The non-zeros of a matrix W (w, v), packed for products with few vectors.
 
-    Attributes:
-        shape: (w, v).
-        nnz: non-zeros of W.
-        layout: one of `LAYOUTS`.
+    Args:
+        weight: W (w, v).
+        block: columns that are zero or not together.
+        layout: one of `LAYOUTS`; default: the one that density and block suggest.
+
+    Raises:
+        UserError: numba is not installed, or a layout is unknown or not for this block.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, int],
-        nnz: int,
-        layout: str,
-        kernel: str,
-        packed: tuple[np.ndarray, ...],
-        sizes: tuple[int, int],
-    ) -> None:
-        self.shape, self.nnz, self.layout = shape, nnz, layout
-        self._kernel, self._packed = kernel, packed
-        self._width, self._height = sizes  # v and w as the kernel sees them, padded
-
-    @classmethod
-    def from_dense(cls, weight: Tensor, block: int = 1, layout: str | None = None) -> SparseMatrix:
-        """Pack a matrix.
-
-        Args:
-            weight: W (w, v).
-            block: columns that are zero or not together.
-            layout: one of `LAYOUTS`; default: the one that density and block suggest.
-
-        Raises:
-            UserError: numba is not installed, or a layout is unknown or not for this block.
-        """
+    def __init__(self, weight: Tensor, block: int = 1, layout: str | None = None) -> None:
         optional("numba")
         array = weight.detach().to("cpu", torch.float32).numpy()
-        layout = layout or suggested_layout(density(weight), block)
-        if layout not in LAYOUTS or (layout == "blocks" and block not in (4, 8)):
-            raise UserError(f"layout '{layout}' with block {block}; allowed: {', '.join(LAYOUTS)}, blocks of 4 or 8")
-        kernel, packed, sizes = {"sliced": _sliced, "bitmask": _bitmask, "blocks": _blocks}[layout](array, block)
-        aligned = tuple(torch.from_numpy(part).clone().numpy() for part in packed)  # to 64 bytes, as torch allocates
-        shape = (array.shape[0], array.shape[1])
-        return cls(shape, int(np.count_nonzero(array)), layout, kernel, aligned, sizes)
+        self.layout = layout or suggested_layout(density(weight), block)
+        if self.layout not in LAYOUTS or (self.layout == "blocks" and block not in (4, 8)):
+            raise UserError(
+                f"layout '{self.layout}' with block {block}; allowed: {', '.join(LAYOUTS)}, blocks of 4 or 8"
+            )
+        pack = {"sliced": _sliced, "bitmask": _bitmask, "blocks": _blocks}[self.layout]
+        self._kernel, packed, (self._width, self._height) = pack(array, block)
+        self._packed = tuple(torch.from_numpy(part).clone().numpy() for part in packed)  # at 64 bytes, as torch has it
+        self.shape, self.nnz = array.shape, int(np.count_nonzero(array))
 
     @property
     def nbytes(self) -> int:
@@ -157,7 +138,7 @@ def best_product(weight: Tensor, block: int = 1) -> SparseMatrix | DenseProduct:
     share = density(weight)
     if share > DENSE_ABOVE or (suggested_layout(share, block) == "bitmask" and not _expands()):
         return DenseProduct(weight)
-    return SparseMatrix.from_dense(weight, block)
+    return SparseMatrix(weight, block)
 
 
 def density(weight: Tensor) -> float:

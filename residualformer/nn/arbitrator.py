@@ -15,43 +15,31 @@ from residualformer.kernels.recurrent import State, recurrent_layer
 Sampler = Callable[[Tensor], Tensor]  # logits (N, T, B) -> decisions (N, T, B), which sum to one over B
 
 
-@dataclass(frozen=True)
-class OneHot:
-    """The most probable branch, as at run time."""
+def one_hot(logits: Tensor) -> Tensor:
+    """Decide for the most probable branch, as at run time."""
+    return _decided(logits.argmax(2), logits)
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        return _one_hot(logits.argmax(2), logits)
+
+def uniform_branch(logits: Tensor) -> Tensor:
+    """Draw a branch for each frame with equal probabilities, whatever the logits; for pruning."""
+    return _decided(torch.randint(logits.size(2), logits.shape[:2], device=logits.device), logits)
+
+
+def _decided(branch: Tensor, logits: Tensor) -> Tensor:
+    return F.one_hot(branch, logits.size(2)).to(torch.float32)
 
 
 @dataclass(frozen=True)
 class GumbelSoftmax:
-    """softmax((log pi + g) / tau) (eq. 1), where g follows the Gumbel distribution.
+    """softmax((log pi + g) / tau) (eq. 1), where g follows the Gumbel distribution."""
 
-    Attributes:
-        tau: temperature, above 0; the lower, the closer to one-hot decisions.
-        noise: factor of g, 1 in the paper; at 0 the decisions are deterministic, as those of run time are.
-    """
-
-    tau: float = 1.0
-    noise: float = 1.0
+    tau: float = 1.0  # temperature, above 0; the lower, the closer to one-hot decisions
+    noise: float = 1.0  # factor of g, 1 in the paper; at 0 the decisions are deterministic, as those of run time are
 
     def __call__(self, logits: Tensor) -> Tensor:
         # -log of an exponential variable is a Gumbel variable; log pi is the logits up to a constant, which cancels.
         noise = -torch.empty_like(logits, dtype=torch.float32).exponential_().log()
         return ((logits.float() + self.noise * noise) / self.tau).softmax(2)
-
-
-@dataclass(frozen=True)
-class UniformBranch:
-    """A branch drawn for each frame with equal probabilities, whatever the logits; for pruning."""
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        branch = torch.randint(logits.size(2), logits.shape[:2], device=logits.device)
-        return _one_hot(branch, logits)
-
-
-def _one_hot(branch: Tensor, logits: Tensor) -> Tensor:
-    return F.one_hot(branch, logits.size(2)).to(torch.float32)
 
 
 class Arbitrator(nn.Module):

@@ -16,7 +16,7 @@ from residualformer.config.schema import AmNetConfig, EncoderConfig
 from residualformer.kernels.dropout import Dropout
 from residualformer.kernels.recurrent import GATES, NUM_STATES, State, cell, recurrent_layer
 from residualformer.kernels.scan import scan
-from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, OneHot, Sampler
+from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, Sampler, one_hot
 from residualformer.nn.branches import PlainWeight, make_weight
 from residualformer.nn.encoder import Encoder
 from residualformer.nn.typed import ModuleList
@@ -111,7 +111,7 @@ class RecurrentEncoder(Encoder[RecurrentState]):
 
     Attributes:
         num_branches: B.
-        sampler: how `forward` makes decisions in training; in eval mode it is always `OneHot`.
+        sampler: how `forward` makes decisions in training; in eval mode it is always `one_hot`.
     """
 
     def __init__(self, config: EncoderConfig, amnet: AmNetConfig, num_mel_bins: int) -> None:
@@ -131,7 +131,7 @@ class RecurrentEncoder(Encoder[RecurrentState]):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encode whole utterances; see `Encoder.forward`."""
-        encoded = self.encode(features, lengths, self.sampler if self.training else OneHot())
+        encoded = self.encode(features, lengths, self.sampler if self.training else one_hot)
         return encoded.frames, encoded.lengths
 
     def encode(self, features: Tensor, lengths: Tensor, sampler: Sampler) -> Encoded:
@@ -158,7 +158,7 @@ class RecurrentEncoder(Encoder[RecurrentState]):
         """
         assert self.arbitrator is not None
         if self._arbitrator_looks_back:
-            logits = self.encode(features, lengths, OneHot()).arbitrator_logits
+            logits = self.encode(features, lengths, one_hot).arbitrator_logits
             assert logits is not None
             return logits
         return self.arbitrator(self._stack(features, lengths))[0]
@@ -185,7 +185,7 @@ class RecurrentEncoder(Encoder[RecurrentState]):
         arbitrator, decision, branch = state.arbitrator, state.decision, torch.zeros_like(state.branch)
         if self.arbitrator is not None:
             logits, arbitrator = self._arbitrate(x, state.layers[-1][0], state.decision, state.arbitrator)
-            decision = OneHot()(logits)[:, 0]
+            decision = one_hot(logits)[:, 0]
             branch = (state.decision if self.amnet.arbitrator.delay else decision).argmax(1)
         layers = self._chosen(x[:, 0], state.layers, branch)
         return layers[-1][0].unsqueeze(1), RecurrentState(layers, arbitrator, decision, branch)

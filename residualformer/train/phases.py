@@ -25,7 +25,7 @@ from residualformer.kernels.precision import bf16_autocast
 from residualformer.loss.amortized import amortized_latency, average_cost
 from residualformer.loss.objective import TransducerObjective
 from residualformer.model.cost import flops_per_frame
-from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, OneHot, Sampler, UniformBranch
+from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, Sampler, one_hot, uniform_branch
 from residualformer.nn.branches import BranchWeights
 from residualformer.nn.recurrent import Encoded, RecurrentEncoder
 from residualformer.nn.transducer import Transducer
@@ -127,9 +127,9 @@ class BranchPhases(PruningPhases):
     def sampler(self) -> Sampler:
         """Return the rule by which the current update chooses branches."""
         if not self.encoder.training or self.step < self.start:
-            return OneHot()
+            return one_hot
         if self.step < self.end:
-            return UniformBranch()
+            return uniform_branch
         amnet = self.config.amnet
         progress = (self.step - self.end) / (self.config.train.max_steps - self.end)
         tau = amnet.tau_start + progress * (amnet.tau_end - amnet.tau_start)

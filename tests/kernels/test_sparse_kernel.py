@@ -42,7 +42,7 @@ def assert_equal(ours, weight, x):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_are_those_of_the_dense_matrix(layout, block, density, shape):
     weight = sparse(*shape, density, block)
-    matrix = SparseMatrix.from_dense(weight, block, layout)
+    matrix = SparseMatrix(weight, block, layout)
     x = torch.randn(5, shape[1], generator=torch.Generator().manual_seed(1))
     assert matrix.shape == shape and matrix.nnz == weight.count_nonzero()
     assert_equal(matrix.matmul(x), weight, x)
@@ -57,7 +57,7 @@ def test_rows_of_uneven_length(layout, block):
     weight[5], weight[17:30], weight[31] = torch.randn(600), 0, 0
     weight[31, -1] = 1.5
     x = torch.randn(2, 600)
-    assert_equal(SparseMatrix.from_dense(weight, block, layout).matmul(x), weight, x)
+    assert_equal(SparseMatrix(weight, block, layout).matmul(x), weight, x)
 
 
 @numba
@@ -68,7 +68,7 @@ def test_nothing_but_the_matrix_is_read_and_nothing_but_the_result_written(layou
     x = torch.randn(3, 192)
     wide = torch.full((3, 400), torch.nan)
     wide[:, 100:292] = x
-    matrix, before = SparseMatrix.from_dense(weight, block, layout), weight.clone()
+    matrix, before = SparseMatrix(weight, block, layout), weight.clone()
     assert_equal(matrix.matmul(wide[:, 100:292]), weight, x)  # a view with strides
     weight.zero_()  # the matrix holds a copy
     assert_equal(matrix.matmul(x), before, x)
@@ -78,14 +78,14 @@ def test_nothing_but_the_matrix_is_read_and_nothing_but_the_result_written(layou
 @pytest.mark.parametrize("layout, block, most", [("sliced", 1, 5.3), ("bitmask", 1, 4.7), ("blocks", 8, 4.7)])
 def test_bytes_for_each_weight_that_is_kept(layout, block, most):
     """5, 4 + 1 / (8 d) and 4.25 bytes, and a little padding."""
-    matrix = SparseMatrix.from_dense(sparse(1024, 1024, 0.2, block), block, layout)
+    matrix = SparseMatrix(sparse(1024, 1024, 0.2, block), block, layout)
     assert matrix.nbytes / matrix.nnz < most
 
 
 @numba
 def test_it_can_be_copied_and_sent_to_other_processes():
     weight, x = sparse(16, 64, 0.2), torch.randn(1, 64)
-    matrix = SparseMatrix.from_dense(weight)
+    matrix = SparseMatrix(weight)
     for other in (copy.deepcopy(matrix), pickle.loads(pickle.dumps(matrix))):
         assert torch.equal(other(x), matrix(x))
 
@@ -94,7 +94,7 @@ def test_it_can_be_copied_and_sent_to_other_processes():
 @pytest.mark.parametrize("layout, block", [("csr", 1), ("blocks", 1), ("blocks", 5)])
 def test_a_layout_that_is_not_there_is_refused(layout, block):
     with pytest.raises(UserError, match=f"layout '{layout}' with block {block}; allowed: sliced, bitmask, blocks"):
-        SparseMatrix.from_dense(torch.ones(16, 64), block, layout)
+        SparseMatrix(torch.ones(16, 64), block, layout)
 
 
 @numba

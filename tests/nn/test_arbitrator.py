@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from residualformer.config.schema import ArbitratorConfig
-from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, OneHot, UniformBranch
+from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, one_hot, uniform_branch
 
 LOGITS = torch.tensor([0.5, 1.7, -0.4])
 
@@ -68,18 +68,18 @@ def test_gradients_flow_through_gumbel_softmax_alone():
     logits = torch.randn(2, 5, 3, requires_grad=True)
     (GumbelSoftmax(1.0)(logits) * torch.randn(2, 5, 3)).sum().backward()
     assert logits.grad.abs().min() > 0
-    assert not OneHot()(logits).requires_grad and not UniformBranch()(logits).requires_grad
+    assert not one_hot(logits).requires_grad and not uniform_branch(logits).requires_grad
 
 
 def test_one_hot_takes_the_most_probable():
     logits = torch.randn(4, 7, 3)
-    decisions = OneHot()(logits)
+    decisions = one_hot(logits)
     assert torch.equal(decisions.argmax(2), logits.argmax(2)) and torch.equal(decisions.sum(2), torch.ones(4, 7))
     assert set(decisions.unique().tolist()) == {0.0, 1.0}
 
 
 def test_uniform_takes_branches_evenly_whatever_the_logits():
-    drawn = draws(UniformBranch())
+    drawn = draws(uniform_branch)
     assert set(drawn.unique().tolist()) == {0.0, 1.0} and torch.equal(drawn.sum(1), torch.ones(len(drawn)))
     # five standard deviations of 40,000 draws
     torch.testing.assert_close(drawn.mean(0), torch.full((3,), 1 / 3), rtol=0, atol=5 * 0.5 / 40_000**0.5)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from residualformer.config.schema import AmNetConfig, ArbitratorConfig, EncoderConfig
 from residualformer.kernels.recurrent import gru_cell, lstm_cell
-from residualformer.nn.arbitrator import GumbelSoftmax, OneHot, UniformBranch
+from residualformer.nn.arbitrator import GumbelSoftmax, one_hot, uniform_branch
 from residualformer.nn.branches import SparseWeight
 from residualformer.nn.recurrent import RecurrentEncoder
 
@@ -83,7 +83,7 @@ def by_hand(encoder, features, decisions):
 
 def check_streaming(encoder):
     features, lengths = batch()
-    full = encoder.encode(features, lengths, OneHot())
+    full = encoder.encode(features, lengths, one_hot)
     frames, branches = stream(encoder, features, lengths)
     assert full.lengths.tolist() == [21, 1, 10, 16]
     for n, length in enumerate(full.lengths):
@@ -167,7 +167,7 @@ def test_the_plain_encoder_is_torchs_layers_on_stacked_frames(kind):
 def test_branches_combine_by_eq_2(kind, method, compression, soft):
     """With one-hot decisions this is: the chosen branch alone decides on the states."""
     encoder, features = make(kind, method, compression), batch(2, 30)[0]
-    draw = GumbelSoftmax(1.0) if soft else UniformBranch()
+    draw = GumbelSoftmax(1.0) if soft else uniform_branch
     decisions = draw(torch.zeros(2, 10, len(compression)))
     encoded = encoder.encode(features, torch.tensor([30, 30]), lambda logits: decisions)
     expected = by_hand(encoder, features, decisions)
@@ -189,7 +189,7 @@ def test_equal_branches_are_the_single_one_whatever_the_decisions(kind, method, 
                 layer.input[n].W.copy_(alone.input[0].W), layer.recurrent[n].W.copy_(alone.recurrent[0].W)
                 layer.bias[n] = alone.bias[0]
     expected, _ = single(features, lengths)
-    for sampler in (OneHot(), UniformBranch(), GumbelSoftmax(2.0)):
+    for sampler in (one_hot, uniform_branch, GumbelSoftmax(2.0)):
         # fp32: weights that sum to one but for rounding, three layers
         torch.testing.assert_close(encoder.encode(features, lengths, sampler).frames, expected, rtol=0, atol=1e-5)
 
@@ -205,7 +205,7 @@ def test_sparse_without_zeros_is_the_plain_encoder():
 @torch.no_grad()
 def test_delay_moves_decisions_on_by_a_frame():
     now, later = make("lstm", *SEVERAL[0]), make("lstm", *SEVERAL[0], look=(False, False, 1))
-    first, second = (encoder.encode(*batch(), OneHot()) for encoder in (now, later))
+    first, second = (encoder.encode(*batch(), one_hot) for encoder in (now, later))
     assert torch.equal(first.arbitrator_logits, second.arbitrator_logits)
     assert torch.equal(second.decisions[:, 1:], first.decisions[:, :-1])
     assert torch.equal(second.decisions[:, 0], torch.tensor([[1.0, 0.0]] * 4))  # slow
@@ -214,14 +214,14 @@ def test_delay_moves_decisions_on_by_a_frame():
 @torch.no_grad()
 def test_the_sampler_is_for_training_alone():
     encoder = make("lstm", *SEVERAL[0])
-    encoder.sampler = UniformBranch()
+    encoder.sampler = uniform_branch
     features, lengths = batch()
-    hard = encoder.encode(features, lengths, OneHot()).frames
+    hard = encoder.encode(features, lengths, one_hot).frames
     assert torch.equal(encoder(features, lengths)[0], hard)
     torch.manual_seed(7)
     drawn = encoder.train()(features, lengths)[0]
     torch.manual_seed(7)
-    assert torch.equal(drawn, encoder.encode(features, lengths, UniformBranch()).frames)
+    assert torch.equal(drawn, encoder.encode(features, lengths, uniform_branch).frames)
     assert not torch.equal(drawn, hard)
 
 
@@ -242,7 +242,7 @@ def test_bf16_autocast_agrees(method, compression):
     """bf16 keeps 8 bits, each product is off by 2^-9; decisions are given, lest a rounding chooses another branch."""
     encoder = make("lstm", method, compression)
     features, lengths = batch()
-    decisions = UniformBranch()(torch.zeros(4, 21, max(2, len(compression))))
+    decisions = uniform_branch(torch.zeros(4, 21, max(2, len(compression))))
     results = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):

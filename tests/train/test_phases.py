@@ -28,7 +28,7 @@ from residualformer.hypothesis import Hypothesis
 from residualformer.loss.amortized import amortized_latency, average_cost
 from residualformer.model import checkpoint
 from residualformer.model.cost import flops_per_frame
-from residualformer.nn.arbitrator import GumbelSoftmax, OneHot, UniformBranch
+from residualformer.nn.arbitrator import GumbelSoftmax, one_hot, uniform_branch
 from residualformer.train import setup, validation
 from residualformer.train.loop import Interrupted, Trainer
 from residualformer.train.optimizer import learning_rate_factor
@@ -104,7 +104,7 @@ def test_who_learns_and_how_branches_are_chosen(toy_cuts, trainer, arbitrator):
     for _ in range(6):
         learners.append(learned(run, batch))
         samplers.append(run.phases.sampler())
-    assert samplers[:5] == [OneHot()] * 2 + [UniformBranch()] * 2 + [GumbelSoftmax(1.0)]
+    assert samplers[:5] == [one_hot] * 2 + [uniform_branch] * 2 + [GumbelSoftmax(1.0)]
     assert samplers[5] == GumbelSoftmax(0.75, 1.0)  # halfway from 1.0 to 0.5; the noise stays unless told otherwise
     assert learners[0] == learners[1] == own
     assert learners[4] == learners[5] == everything
@@ -173,7 +173,7 @@ def test_validation_tells_what_one_hot_decisions_cost(toy_cuts, trainer):
     values = run.validate()
     flops, slow, cost, delay, frames = flops_per_frame(run.model), 0, [], [], 0
     for batch in run.dev:
-        encoded = run.model.encoder.encode(batch.features, batch.feature_lens, OneHot())
+        encoded = run.model.encoder.encode(batch.features, batch.feature_lens, one_hot)
         for n, length in enumerate(encoded.lengths.tolist()):
             taken = encoded.decisions[n, :length].argmax(1)
             q = [flops["branches"][branch] + flops["arbitrator"] + flops["output"] for branch in taken.tolist()]
@@ -303,7 +303,7 @@ def test_the_final_model_has_the_wanted_share_on_the_dev_set(trainer, share):
     slow = frames = 0
     with torch.no_grad():
         for batch in run.dev:
-            encoded = run.model.encoder.encode(batch.features, batch.feature_lens, OneHot())
+            encoded = run.model.encoder.encode(batch.features, batch.feature_lens, one_hot)
             for decisions, length in zip(encoded.decisions, encoded.lengths, strict=True):
                 slow, frames = slow + int(decisions[:length, 0].sum()), frames + int(length)
     assert slow == round(share * frames)  # counted, not approximated: the threshold lies between two frames

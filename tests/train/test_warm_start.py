@@ -18,7 +18,7 @@ from residualformer.config.schema import (
 )  # fmt: skip
 from residualformer.errors import UserError
 from residualformer.nn import branches
-from residualformer.nn.arbitrator import OneHot
+from residualformer.nn.arbitrator import one_hot
 from residualformer.nn.transducer import Transducer, build_model
 from residualformer.train.warm_start import warm_start
 
@@ -109,7 +109,7 @@ def test_sparse_branches_begin_as_copies_of_the_dense_encoder(compression):
         name for name in target.state_dict() if name.endswith("mask")
     }
     with torch.no_grad():
-        frames = target.encoder.encode(features(), LENGTHS, OneHot()).frames
+        frames = target.encoder.encode(features(), LENGTHS, one_hot).frames
         torch.testing.assert_close(frames, source.encoder(features(), LENGTHS)[0], rtol=0, atol=2e-6)
     assert sorted(line.split()[1] for line in report.lines()) == sorted(target.state_dict())
 
