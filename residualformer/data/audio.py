@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -112,18 +113,24 @@ def stated_wav_frames(path: Path) -> int:
     libsndfile, and thus soundfile and Lhotse, silently shorten a truncated WAV to what is there.
     """
     with open(path, "rb") as file:
-        if file.read(4) != b"RIFF":
-            return 0
-        file.seek(12)
-        frame_bytes = 0
-        while len(header := file.read(8)) == 8:
-            size = int.from_bytes(header[4:], "little")
-            if header[:4] == b"fmt ":
-                frame_bytes = int.from_bytes(file.read(size)[12:14], "little")
-            elif header[:4] == b"data":
-                return stated_wav_bytes(size) // frame_bytes if frame_bytes else 0
-            else:
-                file.seek(size, 1)
-            if size % 2:
-                file.seek(1, 1)
-    return 0
+        coding, stated = read_wav_header(file) if file.read(4) == b"RIFF" else (b"", 0)
+    frame_bytes = int.from_bytes(coding[12:14], "little")
+    return stated // frame_bytes if frame_bytes else 0
+
+
+def read_wav_header(file: BinaryIO) -> tuple[bytes, int]:
+    """Read a WAV up to its samples, after its first 4 bytes.
+
+    Returns:
+        The content of its `fmt ` chunk, and the bytes of samples that it states (0: unknown); b"" and 0 without both.
+    """
+    file.read(8)
+    coding = b""
+    while len(header := file.read(8)) == 8:
+        size = int.from_bytes(header[4:], "little")
+        if header[:4] == b"data":
+            return coding, stated_wav_bytes(size)
+        content = file.read(size + size % 2)
+        if header[:4] == b"fmt ":
+            coding = content
+    return b"", 0

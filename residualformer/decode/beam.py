@@ -70,12 +70,7 @@ class Predicted:
 
 
 class BeamSearch:
-    """The search of the module's docstring for a batch of utterances; `beam_search` runs it.
-
-    Args:
-        model: the transducer, in eval mode.
-        settings: of these it takes `beam`, `max_symbols`, `blank_penalty` and `token_reward`.
-    """
+    """The search of the module's docstring for a batch of utterances, by a model in eval mode; see `beam_search`."""
 
     def __init__(self, model: Transducer, settings: DecodeConfig) -> None:
         self.model, self.settings = model, settings
@@ -187,10 +182,7 @@ def beam_search(model: Transducer, encoded: Tensor, lengths: Tensor, settings: D
         model: the transducer, in eval mode.
         encoded: (N, T, D) the encoder's output.
         lengths: (N,) int64 valid frames.
-        settings: `beam`, the W hypotheses kept per utterance after each frame; `max_symbols`, the S labels that one
-            frame may write; `nbest`; `blank_penalty`, subtracted from blank's logit before log-probabilities are taken;
-            `token_reward`, nats added for each label within the search, against outputs that are too short;
-            `length_norm`, which orders the list by `Hypothesis.score_per_label`.
+        settings: W is `beam`, S is `max_symbols`; `length_norm` orders the list by `Hypothesis.score_per_label`.
 
     A hypothesis's `score` is its log-probability, without the reward; its `frames` are those of its likeliest alignment
     among the merged ones.

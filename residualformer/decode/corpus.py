@@ -24,17 +24,11 @@ from residualformer.model.checkpoint import Bundle
 
 @dataclass
 class Outcome:
-    """The results of decoding a set.
+    """The results of decoding a set."""
 
-    Attributes:
-        records: one for each utterance.
-        skipped: id, reference and reason of each utterance that could not be read.
-        loss_s: seconds spent on the loss of the references.
-    """
-
-    records: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[dict[str, str]] = field(default_factory=list)
-    loss_s: float = 0.0
+    records: list[dict[str, Any]] = field(default_factory=list)  # one for each utterance
+    skipped: list[dict[str, str]] = field(default_factory=list)  # id, reference and reason of each unreadable one
+    loss_s: float = 0.0  # seconds spent on the loss of the references
 
 
 def read_cuts_with_features(path: Path, features: FeatureConfig) -> list[Cut]:

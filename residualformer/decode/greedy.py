@@ -17,12 +17,12 @@ class GreedySearch:
     Each utterance has its own position in time, so that one that writes a label does not hold up the others:
     a batch needs max_n(T_n + U_n) evaluations of the joiner instead of one per frame and label.
 
+    A label may be less likely than blank by `settings.token_reward` and still be written; after `settings.max_symbols`
+    labels a frame is forced to write blank.
+
     Args:
         model: the transducer, in eval mode. The search runs on its device.
         batch_size: N.
-        settings: of these it takes `max_symbols`, after which a frame is forced to write blank; `blank_penalty`,
-            subtracted from blank's logit before log-probabilities are taken; and `token_reward`, the nats by which a
-            label may be less likely than blank and still be written.
     """
 
     def __init__(self, model: Transducer, batch_size: int, settings: DecodeConfig) -> None:

@@ -29,17 +29,12 @@ def reference_nats(
         A number per utterance, summed over its labels; None if its lattice has more than `MAX_NODES` nodes.
     """
     N, frames = len(references), int(lengths.max())
-    if N * frames * (max(map(len, references)) + 1) <= MAX_NODES:
-        return _nats(model, encoded[:, :frames], lengths, references)
-    if N == 1:
-        return [None]
-    parts = slice(None, N // 2), slice(N // 2, None)
-    return [x for part in parts for x in reference_nats(model, encoded[part], lengths[part], references[part])]
-
-
-def _nats(
-    model: Transducer, encoded: Tensor, lengths: Tensor, references: Sequence[Sequence[int]]
-) -> list[float | None]:
+    if N * frames * (max(map(len, references)) + 1) > MAX_NODES:
+        if N == 1:
+            return [None]
+        parts = slice(None, N // 2), slice(N // 2, None)
+        return [x for part in parts for x in reference_nats(model, encoded[part], lengths[part], references[part])]
+    encoded = encoded[:, :frames]
     tokens = pad_sequence([torch.tensor(labels, dtype=torch.int64) for labels in references], batch_first=True)
     tokens = tokens.to(encoded.device)
     boundary = lattice_boundary(torch.tensor([len(labels) for labels in references]), lengths.to(encoded.device))

@@ -31,23 +31,14 @@ class Models(NamedTuple):
 
 
 class Contract(ABC):
-    """A kind of model of sherpa-onnx.
+    """A kind of model of sherpa-onnx."""
 
-    Attributes:
-        name: its `type` in `model.json`.
-        preset: the features that sherpa-onnx computes for it.
-        blank_last: whether the blank has the last id instead of 0.
-        predictors: kinds of predictors that fit.
-        symbols_per_frame: labels that sherpa-onnx's greedy search lets one frame write.
-        encoder_states, decoder_states: in the order of the inputs.
-    """
-
-    name: ClassVar[Literal["nemo", "ebranchformer"]]
-    preset: ClassVar[str]
-    blank_last: ClassVar[bool]
-    predictors: ClassVar[tuple[str, ...]]
-    symbols_per_frame: ClassVar[int]
-    encoder_states: list[StateArray]
+    name: ClassVar[Literal["nemo", "ebranchformer"]]  # its `type` in `model.json`
+    preset: ClassVar[str]  # the features that sherpa-onnx computes for it
+    blank_last: ClassVar[bool]  # the blank has the last id instead of 0
+    predictors: ClassVar[tuple[str, ...]]  # kinds of predictors that fit
+    symbols_per_frame: ClassVar[int]  # labels that sherpa-onnx's greedy search lets one frame write
+    encoder_states: list[StateArray]  # in the order of the inputs, as the next
     decoder_states: list[StateArray]
 
     def __init__(self, model: Transducer, encoder: EncoderGraph) -> None:

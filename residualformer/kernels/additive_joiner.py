@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from residualformer.kernels.dispatch import limit_for_device
 from residualformer.kernels.precision import no_autocast
-from residualformer.kernels.projection import Blocks, Projection, grads_where_needed
+from residualformer.kernels.projection import Projection, blocks, grads_where_needed
 
 FRAMES = {"cpu": 2048, "cuda": 16384}  # utterances are grouped up to so many frames: large products, few steps
 
@@ -115,7 +115,7 @@ class _Sums:
             am.x.new_zeros(M),
             [am.x.new_zeros(u.labels.stop - u.labels.start, u.frames.stop - u.frames.start) for u in group],
         )
-        for classes, (am_exp, lm_exp) in Blocks(am.x, len(am.weight), M, L):
+        for classes, (am_exp, lm_exp) in blocks(am.x, len(am.weight), M, L):
             am_scale = am.running_exp(classes, sums.am_max, out=am_exp)
             lm_scale = lm.running_exp(classes, sums.lm_max, out=lm_exp)
             sums.lm.mul_(lm_scale).add_(lm_exp.sum(1))
@@ -212,7 +212,7 @@ def _add_grads_of_norms(
     lm_norm = torch.cat([grads.lm_norm[u.b, u.s, 0] for u in group]) / sums.lm
     am_norm = torch.cat([grads.am_norm[u.b, 0, u.t] for u in group]) / sums.unigram
     M, L = len(am.x), len(lm.x)
-    for classes, (am_exp, am_grad, lm_exp, lm_grad) in Blocks(am.x, len(am.weight), M, M, L, L):
+    for classes, (am_exp, am_grad, lm_exp, lm_grad) in blocks(am.x, len(am.weight), M, M, L, L):
         am.exp(classes, sums.am_max, out=am_exp)
         lm.exp(classes, sums.lm_max, out=lm_exp)
         for u, ratio in zip(group, joint):

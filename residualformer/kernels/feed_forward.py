@@ -33,7 +33,7 @@ def feed_forward(
     (up_weight, up_bias), (down_weight, down_bias) = dense(up), dense(down)
     bits = dropout.bits(x.shape[:-1] + up_weight.shape[:1], up_weight.dtype)
     scale = 1.0 if bits is None else 1 / (1 - dropout.p)
-    return _FeedForward.apply(x.to(up_weight.dtype), up_weight, up_bias, down_weight, down_bias, bits, scale)
+    return _FeedForward.apply(bits, scale, x.to(up_weight.dtype), up_weight, up_bias, down_weight, down_bias)
 
 
 def plain_feed_forward(x: Tensor, up: Projection, down: Projection, dropout: Dropout) -> Tensor:
@@ -48,23 +48,15 @@ class _FeedForward(torch.autograd.Function):
     dropout is above 0.
 
     Args:
-        x: (N, T, D).
-        up, down: weights (FFN, D) and (D, FFN), each followed by its bias.
         bits: (N, T, FFN) from `Dropout.bits`; None: nothing is dropped.
         scale: 1 / (1 - p).
+        x: (N, T, D).
+        weights: up (FFN, D) and down (D, FFN), each followed by its bias.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        up: Tensor,
-        up_bias: Tensor,
-        down: Tensor,
-        down_bias: Tensor,
-        bits: Tensor | None,
-        scale: float,
-    ) -> Tensor:
+    def forward(ctx: Any, bits: Tensor | None, scale: float, x: Tensor, *weights: Tensor) -> Tensor:
+        up, up_bias, down, down_bias = weights
         with no_autocast(x):
             down = down * scale
             hidden = operators.linear(x, up, up_bias.to(x.dtype), relu=True)
@@ -85,4 +77,4 @@ class _FeedForward(torch.autograd.Function):
         down_grad = (rows.T @ hidden).mul_(ctx.scale)
         up_bias_grad, down_bias_grad = (each.sum(0).to(ctx.bias_dtype) for each in (hidden_grad, rows))
         x_grad = (hidden_grad @ up).view(x.shape)
-        return x_grad, up_grad, up_bias_grad, down_grad, down_bias_grad, None, None
+        return None, None, x_grad, up_grad, up_bias_grad, down_grad, down_bias_grad

@@ -101,18 +101,13 @@ def _chunks(block: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(block.split(size), other.split(size))
 
 
-class Blocks:
-    """Blocks of C classes, each with a buffer (n, classes of the block) for each n in `rows`."""
-
-    def __init__(self, like: Tensor, C: int, *rows: int) -> None:
-        self.size, self.C = min(C, max(64, limit_for_device(BLOCK, like) // max(rows) // 64 * 64)), C
-        self.rows, self.buffers = rows, [like.new_empty(n * self.size) for n in rows]
-
-    def __iter__(self) -> Iterator[tuple[slice, list[Tensor]]]:
-        for start in range(0, self.C, self.size):
-            width = min(self.size, self.C - start)
-            views = [buffer[: n * width].view(n, width) for n, buffer in zip(self.rows, self.buffers)]
-            yield slice(start, start + width), views
+def blocks(like: Tensor, C: int, *rows: int) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Yield blocks of C classes, each with a buffer (n, classes of the block) for each n in `rows`."""
+    size = min(C, max(64, limit_for_device(BLOCK, like) // max(rows) // 64 * 64))
+    buffers = [like.new_empty(n * size) for n in rows]
+    for start in range(0, C, size):
+        width = min(size, C - start)
+        yield slice(start, start + width), [buffer[: n * width].view(n, width) for n, buffer in zip(rows, buffers)]
 
 
 def grads_where_needed(ctx: Any, *inputs: Tensor | None) -> list[Tensor | None]:

@@ -102,10 +102,6 @@ class SparseMatrix:
         """The bytes of the packed matrix."""
         return sum(part.nbytes for part in self._packed)
 
-    def matvec(self, x: Tensor) -> Tensor:
-        """Compute W x (w,) of x (v,); fp32, on a CPU, without gradients."""
-        return self.matmul(x.unsqueeze(0))[0]
-
     def matmul(self, x: Tensor) -> Tensor:
         """Compute x Wᵀ (N, w) of x (N, v); fp32, on a CPU, without gradients."""
         (w, v), x = self.shape, x.detach() if x.requires_grad else x

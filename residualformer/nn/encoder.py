@@ -23,11 +23,9 @@ class Encoder(nn.Module, ABC, Generic[State]):
         stride: feature frames per encoder frame.
         window: feature frames that one `step` needs.
         shift: feature frames by which one `step` moves on.
-
-    Attributes:
-        mean, std: (F,) mean and standard deviation of the training set's features; buffers, set by the trainer.
     """
 
+    # Buffers (F,), which the trainer sets: mean and standard deviation of the training set's features.
     mean: Tensor
     std: Tensor
 

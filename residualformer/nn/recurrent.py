@@ -35,19 +35,12 @@ class Encoded(NamedTuple):
 
 @dataclass
 class RecurrentState:
-    """State of N streams; no tensor in it is ever modified in place.
+    """State of N streams; no tensor in it is ever modified in place."""
 
-    Attributes:
-        layers: (h, c) of each layer, or (h,) for GRU, each (N, H).
-        arbitrator: (h, c) of each of the arbitrator's layers, each (N, hidden_dim); empty where there is one branch.
-        decision: (N, B), the arbitrator's last decision, one-hot; slow before the first frame.
-        branch: (N,) int64, the branch that the last frame of each stream went through.
-    """
-
-    layers: list[State]
-    arbitrator: list[State]
-    decision: Tensor
-    branch: Tensor
+    layers: list[State]  # (h, c) of each layer, or (h,) for GRU, each (N, H)
+    arbitrator: list[State]  # (h, c) of each of its layers, (N, hidden_dim); empty where there is one branch
+    decision: Tensor  # (N, B), the arbitrator's last decision, one-hot; slow before the first frame
+    branch: Tensor  # (N,) int64, the branch that the last frame of each stream went through
 
 
 class RecurrentLayer(nn.Module):
@@ -108,10 +101,6 @@ class RecurrentEncoder(Encoder[RecurrentState]):
 
     With B >= 2 branches all see the same combined states {h, c} of the frame before; layer l of a branch sees that
     branch's own layer l - 1. The output is the combined h of the last layer.
-
-    Attributes:
-        num_branches: B.
-        sampler: how `forward` makes decisions in training; in eval mode it is always `one_hot`.
     """
 
     def __init__(self, config: EncoderConfig, amnet: AmNetConfig, num_mel_bins: int) -> None:
@@ -119,7 +108,7 @@ class RecurrentEncoder(Encoder[RecurrentState]):
         super().__init__(num_mel_bins, dim=config.dim, stride=stride, window=stride, shift=stride)
         self.config, self.amnet = config, amnet
         self.num_branches = 1 if amnet.method == "none" else len(amnet.compression)
-        self.sampler: Sampler = GumbelSoftmax(1.0)
+        self.sampler: Sampler = GumbelSoftmax(1.0)  # decides in training; in eval mode it is always `one_hot`
         size = config.stack_frames * num_mel_bins
         inputs = [size] + [config.dim] * (config.num_layers - 1)
         self.layers = ModuleList[RecurrentLayer](RecurrentLayer(config.kind, i, config.dim, amnet) for i in inputs)

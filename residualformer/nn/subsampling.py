@@ -9,11 +9,6 @@ from torch import Tensor, nn
 SUBSAMPLING = 4
 
 
-def num_encoder_frames(lengths: Tensor) -> Tensor:
-    """Return T' = ceil(T / 4); a last group of fewer than 4 frames is completed with zeros."""
-    return (lengths + SUBSAMPLING - 1) // SUBSAMPLING
-
-
 class ConvSubsampling(nn.Module):
     """Two convolutions and a linear layer, (N, T, F) -> (N, T', D).
 

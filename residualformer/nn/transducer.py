@@ -15,21 +15,11 @@ from residualformer.nn.transformer import TransformerEncoder
 
 
 class Transducer(nn.Module):
-    """A neural transducer (Graves 2012); blank is label 0.
+    """A neural transducer (Graves 2012); blank is label 0, and V, `vocab_size`, counts it."""
 
-    Attributes:
-        vocab_size: V, with the blank.
-        encoder: features (N, T, F) -> frames (N, T', D).
-        predictor: labels (N, S) -> (N, S + 1, P).
-        joiner: frames and predictor outputs -> logits (..., V).
-        training_only: linear heads D -> V or P -> V: `simple_encoder` and `simple_predictor` (the pruned loss's simple
-            joiner), `ctc` (D -> V, or to blank and the 256 bytes where it writes the transcript). Present where the
-            loss uses them; never counted in the model's size, absent from search.
-    """
-
-    encoder: Encoder[Any]
-    predictor: Predictor
-    joiner: Joiner
+    encoder: Encoder[Any]  # features (N, T, F) -> frames (N, T', D)
+    predictor: Predictor  # labels (N, S) -> (N, S + 1, P)
+    joiner: Joiner  # frames and predictor outputs -> logits (..., V)
 
     def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__()
@@ -48,6 +38,8 @@ class Transducer(nn.Module):
             self.joiner = AdditiveJoiner(dim, self.predictor.dim, vocab_size)
         else:
             self.joiner = TanhJoiner(dim, self.predictor.dim, config.joiner.dim, vocab_size)
+        # Linear heads D -> V or P -> V of the loss alone: absent from search, never counted in the model's size. Where
+        # CTC writes the transcript, its classes are the blank and the 256 bytes.
         self.training_only = nn.ModuleDict()
         if config.loss.kind == "pruned":
             self.training_only["simple_encoder"] = nn.Linear(dim, vocab_size)

@@ -16,24 +16,17 @@ from residualformer.nn.layer import TransformerLayer
 from residualformer.nn.linear import DenseWeights
 from residualformer.nn.mask import chunk_mask, num_frames, step_mask
 from residualformer.nn.sharing import layer_groups, layer_linears, shared_set
-from residualformer.nn.subsampling import SUBSAMPLING, ConvSubsampling, num_encoder_frames
+from residualformer.nn.subsampling import SUBSAMPLING, ConvSubsampling
 from residualformer.nn.typed import ModuleList
 
 
 @dataclass
 class TransformerState:
-    """The state of N streams between two calls of `step`.
+    """The state of N streams between two calls of `step`, for P frames of left context (all so far if unlimited)."""
 
-    Attributes:
-        conv: the two caches of `ConvSubsampling`, (N, 1, 1, F) and (N, channels, 1, F / 2).
-        past: keys and values of each layer, (N, H, P, D / H): the newest P frames, the newest last, where P is the left
-            context in frames, or all frames so far where that is unlimited.
-        seen: (N,) int64, encoder frames consumed; the newest min(seen, P) cached frames are real, the others empty.
-    """
-
-    conv: tuple[Tensor, Tensor]
-    past: list[KeysValues]
-    seen: Tensor
+    conv: tuple[Tensor, Tensor]  # the caches of `ConvSubsampling`, (N, 1, 1, F) and (N, channels, 1, F / 2)
+    past: list[KeysValues]  # of each layer, (N, H, P, D / H): those of the newest frames, the newest last
+    seen: Tensor  # (N,) int64, encoder frames consumed; the newest min(seen, P) cached frames are real, others empty
 
 
 class TransformerEncoder(Encoder[TransformerState]):
@@ -98,7 +91,7 @@ class TransformerEncoder(Encoder[TransformerState]):
         if self.look_ahead:  # not in the new state: the next step computes these frames again
             x = torch.cat([x, self.subsampling(ahead, *conv)[0]], dim=1)
         held, size = state.past[0][0].size(2), x.size(1)
-        allowed = step_mask(held, size, self.chunk, state.seen, num_encoder_frames(lengths))
+        allowed = step_mask(held, size, self.chunk, state.seen, self.output_lengths(lengths))
         table = rotary_table(held + size, self._head_dim, x.device)
         past = []
         for layer, keys_values in zip(self.layers, state.past, strict=True):

@@ -12,7 +12,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from residualformer.data.audio import audio_blocks, checked, rate_problem, stated_wav_bytes
+from residualformer.data.audio import audio_blocks, checked, rate_problem, read_wav_header
 from residualformer.errors import UserError
 from residualformer.optional import optional
 
@@ -104,7 +104,7 @@ def standard_input_blocks(rate_hz: int, block_s: float = BLOCK_S, file: BinaryIO
     name = next((name for magic, name in _CONTAINERS.items() if head.startswith(magic)), None)
     if name:
         raise UserError(f"{_STDIN} is {name}: give it as a file, or pipe WAV or raw 16-bit samples.")
-    coding, stated = _wav_header(file) if head == b"RIFF" else (_Pcm(np.dtype("<i2"), 1, rate_hz), 0)
+    coding, stated = _wav_coding(file) if head == b"RIFF" else (_Pcm(np.dtype("<i2"), 1, rate_hz), 0)
     rest = b"" if head == b"RIFF" else head
     if problem := rate_problem(coding.rate_hz):
         raise UserError(f"{_STDIN} {problem}: give the rate at which it was recorded.")
@@ -178,22 +178,11 @@ def _int24(data: bytes) -> NDArray[np.int32]:
     return padded.view("<i4")[:, 0]
 
 
-def _wav_header(file: BinaryIO) -> tuple[_Pcm, int]:
+def _wav_coding(file: BinaryIO) -> tuple[_Pcm, int]:
     """Read a WAV's header after its first 4 bytes; return its encoding and its samples per channel (0: unknown)."""
-    file.read(8)
-    coding = None
-    while len(header := file.read(8)) == 8:
-        size = int.from_bytes(header[4:], "little")
-        if header[:4] == b"data" and coding is not None:
-            return coding, stated_wav_bytes(size) // coding.frame_bytes
-        content = file.read(size + size % 2)
-        if header[:4] == b"fmt ":
-            coding = _wav_coding(content)
-    raise UserError(f"{_STDIN} is a WAV without samples: record or copy it again.")
-
-
-def _wav_coding(content: bytes) -> _Pcm:
-    """Return the encoding of a `fmt ` chunk; UserError for another one than PCM and float."""
+    content, stated_bytes = read_wav_header(file)
+    if not content:
+        raise UserError(f"{_STDIN} is a WAV without samples: record or copy it again.")
     if len(content) < 16:
         raise UserError(f"{_STDIN} is a WAV with a damaged header: record or copy it again.")
     tag, channels, rate_hz, _, _, bits = np.frombuffer(content[:16], "<u2,<u2,<u4,<u4,<u2,<u2")[0].tolist()
@@ -204,4 +193,5 @@ def _wav_coding(content: bytes) -> _Pcm:
         raise UserError(
             f"{_STDIN} is a WAV of coding {tag} with {bits} bits; it must be PCM or float: convert it first."
         )
-    return _Pcm(np.dtype(name), channels, rate_hz)
+    coding = _Pcm(np.dtype(name), channels, rate_hz)
+    return coding, stated_bytes // coding.frame_bytes

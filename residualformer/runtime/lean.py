@@ -59,7 +59,6 @@ class LeanModel(ExportedModel):
                 f"{folder} holds an encoder of kind '{kind}', but the memory-lean engine runs Transformers only: run "
                 "it without."
             )
-        self.tail_s = 0.0  # `encode` takes lengths for both types
         weights = [MappedWeights(path) for path in self._paths]
         self._check_metadata(*(each.metadata for each in weights))
         encoder, self._decoder, self._joiner = weights

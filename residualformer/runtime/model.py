@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ CACHE_SIZE = 1024  # outputs of a stateless predictor: 2 MB at the paper's size
 class ExportedModel(ABC):
     """A streaming transducer without torch; UserError when files are missing or do not fit the settings."""
 
+    takes_lengths: ClassVar[bool] = True  # else `encode` sees whole windows only, and silence must fill the last one
+
     def __init__(self, folder: Path, settings: ModelSettings, int8: bool):
         precision = "int8" if int8 else "fp32"
         if precision not in settings.files:
@@ -35,8 +37,7 @@ class ExportedModel(ABC):
             raise UserError(f"{folder}: {TOKENS_FILE} and {SETTINGS_FILE} do not fit together: export the model again.")
         self.features, self.decode = settings.features, settings.decode
         self.window, self.shift, self.stride = settings.window, settings.shift, settings.subsampling  # feature frames
-        # Silence after a stream, so that every frame is encoded; 0 where `encode` takes lengths.
-        self.tail_s = settings.tail_padding_ms / 1000
+        self.tail_s = 0.0 if self.takes_lengths else settings.tail_padding_ms / 1000  # silence to append to a stream
         self._settings = settings
         self._cache: dict[tuple[Hashable, ...], tuple[Array, State]] = {}
         files = settings.files[precision]

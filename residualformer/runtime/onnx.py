@@ -47,20 +47,17 @@ class OnnxModel(ExportedModel):
 class NemoModel(OnnxModel):
     """A folder of the type `nemo`: lengths are taken, the predictor has a state of two arrays (layers, hidden)."""
 
-    def __init__(self, folder: Path, settings: ModelSettings, int8: bool, num_threads: int = 1):
-        super().__init__(folder, settings, int8, num_threads)
-        self.tail_s = 0.0
-
     def _interfaces(self, settings: ModelSettings) -> tuple[Interface, Interface, Interface]:
-        encoder, decoder = settings.states.encoder, settings.states.decoder
-        features: list[Size] = ["N", settings.features.num_mel_bins, settings.window]
+        bins, window, frames = settings.features.num_mel_bins, settings.window, settings.frames_per_step
+        encoder, decoder = _types(settings.states.encoder), _types(settings.states.decoder)
         side: list[Size] = ["N", settings.joint_dim, 1]
-        frames: list[Size] = ["N", settings.joint_dim, settings.frames_per_step]
         return (
             Interface(
-                [("float32", features), ("int64", ["N"]), *_types(encoder)], frames, num_outputs=2 + len(encoder)
+                [("float32", ["N", bins, window]), ("int64", ["N"]), *encoder],
+                ["N", settings.joint_dim, frames],
+                num_outputs=2 + len(encoder),
             ),
-            Interface([("int32", ["N", 1]), ("int32", ["N"]), *_types(decoder)], side, num_outputs=2 + len(decoder)),
+            Interface([("int32", ["N", 1]), ("int32", ["N"]), *decoder], side, num_outputs=2 + len(decoder)),
             Interface([("float32", side), ("float32", side)], ["N", settings.vocab_size], num_outputs=1),
         )
 
@@ -83,6 +80,8 @@ class NemoModel(OnnxModel):
 
 class EbranchformerModel(OnnxModel):
     """A folder of the type `ebranchformer`: a stateless predictor, no lengths."""
+
+    takes_lengths = False
 
     def _interfaces(self, settings: ModelSettings) -> tuple[Interface, Interface, Interface]:
         states = settings.states.encoder

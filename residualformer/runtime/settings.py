@@ -70,14 +70,7 @@ class PredictorSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The content of `model.json`; docs/format.md describes the keys.
-
-    Attributes:
-        window, shift: feature frames that one step of the encoder reads, and by which it moves on.
-        subsampling: feature frames per encoder frame.
-        encoder: the section of the model's configuration.
-        decode: the search that the model is meant to be used with.
-    """
+    """The content of `model.json`; docs/format.md describes the keys."""
 
     format: int
     name: str
@@ -88,18 +81,18 @@ class ModelSettings:
     blank_id: Annotated[int, Ge(0)]
     unk_id: Annotated[int, Ge(0)]
     features: FeatureConfig
-    window: Frames
-    shift: Frames
-    subsampling: Frames
+    window: Frames  # feature frames that one step of the encoder reads
+    shift: Frames  # feature frames by which it moves on
+    subsampling: Frames  # feature frames per encoder frame
     frames_per_step: Frames
     chunk_ms: Milliseconds
     look_ahead_ms: Milliseconds
     tail_padding_ms: Milliseconds
     joint_dim: Count
-    encoder: dict[str, Any]
+    encoder: dict[str, Any]  # the section of the model's configuration
     predictor: PredictorSettings
     states: StateArrays
-    decode: DecodeConfig
+    decode: DecodeConfig  # the search that the model is meant to be used with
     fingerprint: str | None = None
 
 
