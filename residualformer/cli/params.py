@@ -18,8 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the parameter counts of an experiment, and the FLOPs per frame of a recurrent encoder, as JSON."""
     config = load_config(args.config, args.set)
-    from residualformer.model.cost import (
-        describe,  # imports torch, which an error in the configuration need not wait for
-    )
+    from residualformer.model.cost import describe  # imports torch: an error in the configuration need not wait for it
 
     print(json.dumps(describe(config), indent=2))

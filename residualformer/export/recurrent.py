@@ -6,9 +6,6 @@ one stream that is the chosen branch alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import cast
-
 from onnx import TensorProto
 
 from residualformer.export.builder import Graph
@@ -17,7 +14,7 @@ from residualformer.kernels.recurrent import NUM_STATES
 from residualformer.nn.arbitrator import Arbitrator
 from residualformer.nn.branches import FactorisedWeight, Weight
 from residualformer.nn.joiner import Joiner
-from residualformer.nn.recurrent import RecurrentEncoder, RecurrentLayer
+from residualformer.nn.recurrent import RecurrentEncoder
 
 State = list[str]  # h and c, or h, each (N, H)
 
@@ -65,8 +62,7 @@ class RecurrentGraph:
     def _branch(self, g: Graph, x: str, layers: list[State], branch: int) -> list[State]:
         """Run all layers of one branch on a frame x (N, stride * F)."""
         new = []
-        modules = cast(Iterable[RecurrentLayer], self.encoder.layers)
-        for index, (layer, state) in enumerate(zip(modules, layers, strict=True)):
+        for index, (layer, state) in enumerate(zip(self.encoder.layers, layers, strict=True)):
             name = f"layers.{index}"
             gates, recurrent = (
                 self._product(g, value, f"{name}.{kind}", weight, branch)

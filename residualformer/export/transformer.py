@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import cast
-
 import numpy as np
 from torch import Tensor, nn
 
@@ -53,8 +50,7 @@ class TransformerGraph:
         sizes = [encoder.window // SUBSAMPLING] + [encoder.chunk] * (len(encoder.layers) - 1)
         hidden = {size: self._hidden(g, size, state.seen, ahead) for size in sorted(set(sizes))}
         layers, keys, values = len(sizes), [], []
-        modules = cast(Iterable[TransformerLayer], encoder.layers)
-        for index, (layer, size) in enumerate(zip(modules, sizes, strict=True)):
+        for index, (layer, size) in enumerate(zip(encoder.layers, sizes, strict=True)):
             past = state.parts[index], state.parts[layers + index]
             x, key, value = self._layer(g, index, layer, x, past, size, hidden[size])
             keys.append(key)

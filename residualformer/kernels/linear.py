@@ -28,7 +28,7 @@ class WeightParts(NamedTuple):
 
 
 def trains_on_cpu(x: Tensor) -> bool:
-    """Return whether the gradient of x is wanted on a CPU: there the fast paths of this package are for."""
+    """Return whether x is on a CPU and needs a gradient, as the fast paths of this package require."""
     return x.device.type == "cpu" and x.requires_grad
 
 

@@ -30,7 +30,7 @@ LAYOUTS = ("sliced", "bitmask", "blocks")
 SLICED_BELOW = 0.25  # density at which `bitmask` overtakes `sliced`
 BLOCKS_BELOW = 0.5  # density at which it overtakes `blocks`
 DENSE_ABOVE = 0.9  # density at which torch's dense product is as fast
-LANES = 16
+LANES = 16  # numbers in a vector
 Packed = tuple[str, tuple[np.ndarray, ...], tuple[int, int]]  # the kernel's name, its arrays, v and w as it sees them
 FEW_VECTORS = 8  # a sparse product with more is not faster than the dense one
 

@@ -12,10 +12,10 @@ from residualformer.nn.linear import DenseWeights, ResidualLinear
 
 
 class TransformerLayer(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x)). LayerNorm and Dropout are the layer's own, always.
+    """x + attention(norm(x)), then x + feed-forward(norm(x)). LayerNorm and Dropout are never shared.
 
     Args:
-        linears: modules q, k, v, out, up (D -> FFN), down (FFN -> D); shared or not is not this layer's business.
+        linears: modules q, k, v, out, up (D -> FFN), down (FFN -> D), which other layers may share.
     """
 
     def __init__(self, linears: dict[str, ResidualLinear], dim: int, num_heads: int, dropout: float) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import nn
 
 from residualformer.config.schema import EncoderConfig
 from residualformer.nn.linear import ResidualLinear
-
-PROJECTIONS = ("q", "k", "v", "out", "up", "down")
 
 
 def layer_groups(sharing: int | Sequence[int], num_layers: int) -> list[int]:
@@ -37,14 +36,13 @@ def shared_set(config: EncoderConfig) -> nn.ModuleDict:
     """Return a full set of a Transformer layer's projections, with biases (shared like their weights, footnote 2)."""
     dim, ffn = config.dim, config.ffn_dim
     sizes = {"q": (dim, dim), "k": (dim, dim), "v": (dim, dim), "out": (dim, dim), "up": (dim, ffn), "down": (ffn, dim)}
-    return nn.ModuleDict({name: nn.Linear(*sizes[name]) for name in PROJECTIONS})
+    return nn.ModuleDict({name: nn.Linear(*size) for name, size in sizes.items()})
 
 
 def layer_linears(shared: nn.ModuleDict, config: EncoderConfig) -> dict[str, ResidualLinear]:
     """Return the projections of one layer: its group's shared ones, each with a residual of the layer's own."""
-    linears = {}
-    for name in PROJECTIONS:
-        linear = shared[name]
-        assert isinstance(linear, nn.Linear)
-        linears[name] = ResidualLinear(linear, config.residual.rank, config.residual.diagonal)
-    return linears
+    residual = config.residual
+    return {
+        name: ResidualLinear(cast(nn.Linear, linear), residual.rank, residual.diagonal)
+        for name, linear in shared.items()
+    }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
 from typing import Any
@@ -23,17 +24,15 @@ Path = tuple[Any, int, int] | None  # (the path before, label, encoder frame); N
 _MASK = (1 << 64) - 1
 
 
+@dataclass(slots=True, eq=False)
 class Prefix:
-    """A sequence of `length` labels; `score` is its log-probability with their rewards.
+    """A sequence of `length` labels."""
 
-    Equal sequences have equal keys (see `extend_key`). `path` is the likeliest alignment. `predicted` is None until
-    the predictor has run.
-    """
-
-    __slots__ = ("score", "key", "length", "path", "predicted")
-
-    def __init__(self, score: float, key: int, length: int, path: Path, predicted: Predicted | None):
-        self.score, self.key, self.length, self.path, self.predicted = score, key, length, path, predicted
+    score: float  # its log-probability, with the rewards of its labels
+    key: int  # equal for equal sequences, see `extend_key`
+    length: int
+    path: Path  # the likeliest alignment
+    predicted: Predicted | None  # None until the predictor has run
 
     def prediction(self) -> Predicted:
         """Return `predicted` of a prefix whose predictor has run."""

@@ -21,7 +21,7 @@ from annotated_types import Ge
 
 from residualformer.constants import FRAME_SHIFT_MS
 from residualformer.errors import UserError
-from residualformer.runtime.model import Array, ExportedModel, State, stack, zeros
+from residualformer.runtime.model import Array, ExportedModel, State, stack
 from residualformer.runtime.settings import Count, Milliseconds, ModelSettings, damaged
 from residualformer.runtime.typed import read_dataclass
 from residualformer.runtime.weights import MappedWeights
@@ -93,7 +93,7 @@ class LeanModel(ExportedModel):
     def predictor_state(self) -> State:
         if self._settings.predictor.kind == "stateless":
             return (np.zeros(self._settings.predictor.num_previous, np.int64),)
-        return zeros(self._settings.states.decoder)
+        return super().predictor_state()
 
     def _predict(self, labels: Sequence[int], states: Sequence[State]) -> list[tuple[Array, State]]:
         ids = np.array(labels, np.int64)

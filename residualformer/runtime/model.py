@@ -63,9 +63,9 @@ class ExportedModel(ABC):
             (N, T', J), of which the first ceil(min(lengths, shift) / stride) are real, and the new states.
         """
 
-    @abstractmethod
     def predictor_state(self) -> State:
         """Return the state of one hypothesis before its first label, the blank."""
+        return zeros(self._settings.states.decoder)
 
     def predict(self, labels: Sequence[int], states: Sequence[State]) -> list[tuple[Array, State]]:
         """Return for each of N hypotheses the predictor's output (J,) after one more label, and the new state.

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 
 from residualformer.errors import UserError
-from residualformer.runtime.model import Array, ExportedModel, State, stack, zeros
+from residualformer.runtime.model import Array, ExportedModel, State, stack
 from residualformer.runtime.settings import SETTINGS_FILE, ModelSettings, Size, StateArray
 
 
@@ -64,9 +64,6 @@ class NemoModel(OnnxModel):
     def encode(self, features: Array, lengths: Array, states: Sequence[State]) -> tuple[Array, list[State]]:
         frames, _, *new = self._encoder(features.transpose(0, 2, 1), lengths, *stack(states))
         return frames.transpose(0, 2, 1), list(zip(*new, strict=True))
-
-    def predictor_state(self) -> State:
-        return zeros(self._settings.states.decoder)
 
     def _predict(self, labels: Sequence[int], states: Sequence[State]) -> list[tuple[Array, State]]:
         ids, ones = np.array(labels, np.int32)[:, None], np.ones(len(labels), np.int32)
