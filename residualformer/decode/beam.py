@@ -70,7 +70,7 @@ class Predicted:
 
 
 class BeamSearch:
-    """The search of the module's docstring for a batch of utterances, by a model in eval mode; see `beam_search`."""
+    """The search described above, for a batch of utterances by a model in eval mode; see `beam_search`."""
 
     def __init__(self, model: Transducer, settings: DecodeConfig) -> None:
         self.model, self.settings = model, settings

@@ -20,7 +20,7 @@ Table = tuple[Tensor, Tensor]  # cosines and signed sines of the angles of T' po
 
 
 class AttentionMask:
-    """Where attending is allowed, in the forms that attention takes it in; layers share one object.
+    """A mask of attention, in the two forms that its implementations take; layers share one object.
 
     Args:
         allowed: (N, 1, T', T') bool; rows are queries, columns keys; no row may be all False.
@@ -71,12 +71,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """(N, T', D) -> (N, H, T', D / H)."""
+    """Split frames (N, T', D) into heads (N, H, T', D / H)."""
     return x.unflatten(2, (num_heads, -1)).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """(N, H, T', D / H) -> (N, T', D)."""
+    """Merge heads (N, H, T', D / H) into frames (N, T', D)."""
     return x.transpose(1, 2).flatten(2)
 
 

@@ -36,7 +36,7 @@ FEW_VECTORS = 8  # a sparse product with more is not faster than the dense one
 
 
 class MaskedProduct:
-    """x (N, v) -> x (W * mask)ᵀ (N, w), by a sparse kernel for a few x without gradients.
+    """The product x (W * mask)ᵀ (N, w) of x (N, v), by a sparse kernel for a few x without gradients.
 
     The matrix is packed at the first such product, and again at the first one after a change of W or the mask.
 

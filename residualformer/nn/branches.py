@@ -38,7 +38,7 @@ class PlainWeight(nn.Module):
         return self.dense().unsqueeze(0)
 
     def product(self, x: Tensor, branch: int = 0) -> Tensor:
-        """x (N, v) -> (N, w)."""
+        """Return W x (N, w) of x (N, v)."""
         return F.linear(x, self.dense())
 
     def flops(self, branch: int = 0) -> float:
@@ -66,7 +66,7 @@ class SparseWeight(PlainWeight):
         return super().train(mode)
 
     def product(self, x: Tensor, branch: int = 0) -> Tensor:
-        """x (N, v) -> (N, w); by a sparse kernel where that is faster."""
+        """Return W x (N, w) of x (N, v), by a sparse kernel where that is faster."""
         return self._masked_product(x, self.W, self.mask)
 
     def flops(self, branch: int = 0) -> float:
@@ -114,7 +114,7 @@ class FactorisedWeight(nn.Module):
         return self.P1[:, :rank] @ self.P2[:, :rank].T
 
     def dense_all(self) -> Tensor:
-        """(B, w, v), at the cost of the largest rank alone: a higher rank only adds columns to a lower one."""
+        """Return (B, w, v), at the cost of the largest rank alone: a higher rank only adds columns to a lower one."""
         total, done, matrices = None, 0, {}
         for rank in sorted(set(self.ranks)):
             more = self.P1[:, done:rank] @ self.P2[:, done:rank].T
@@ -123,7 +123,7 @@ class FactorisedWeight(nn.Module):
         return torch.stack([matrices[rank] for rank in self.ranks])
 
     def product(self, x: Tensor, branch: int) -> Tensor:
-        """x (N, v) -> (N, w), as two thin products."""
+        """Return W x (N, w) of x (N, v), by two thin products."""
         rank = self.ranks[branch]
         return (x @ self.P2[:, :rank]) @ self.P1[:, :rank].T
 

@@ -78,7 +78,7 @@ class ResidualLinear(nn.Module):
 
 
 class DenseWeights:
-    """The dense weights of one pass through the layers: those that share a weight share what is made of it.
+    """The dense weights of one pass through the layers, made once for all layers that share them.
 
     An object is for one pass only: it does not notice when the weights change.
     """

@@ -45,12 +45,12 @@ class LSTMPredictor(nn.Module):
         return self.dropout(self.lstm(self.embedding(F.pad(labels, (1, 0), value=BLANK)))[0])
 
     def init_state(self, batch_size: int) -> PredictorState:
-        """h and c, each (N, layers, P), zero; the first `step` is given `BLANK`."""
+        """Return h and c, each (N, layers, P), zero; the first `step` is given `BLANK`."""
         zeros = self.embedding.table.weight.new_zeros(batch_size, self.config.num_layers, self.dim)
         return zeros, zeros
 
     def step(self, labels: Tensor, state: PredictorState) -> tuple[Tensor, PredictorState]:
-        """Map the next labels (N,) to (N, P); returns that and the new state."""
+        """Return the output (N, P) after the next labels (N,), and the new state."""
         h, c = (part.transpose(0, 1).contiguous() for part in state)
         y, (h, c) = self.lstm(self.embedding(labels.unsqueeze(1)), (h, c))
         return y.squeeze(1), (h.transpose(0, 1), c.transpose(0, 1))
@@ -71,12 +71,12 @@ class StatelessPredictor(nn.Module):
         return self.dropout(self._convolve(F.pad(labels, (self.config.context_size, 0), value=BLANK)))
 
     def init_state(self, batch_size: int) -> PredictorState:
-        """The context_size - 1 labels before the next one, (N, context_size - 1)."""
+        """Return the labels before the next one, blanks (N, context_size - 1)."""
         device = self.embedding.table.weight.device
         return (torch.full((batch_size, self.config.context_size - 1), BLANK, dtype=torch.long, device=device),)
 
     def step(self, labels: Tensor, state: PredictorState) -> tuple[Tensor, PredictorState]:
-        """Map the next labels (N,) to (N, P); returns that and the new state."""
+        """Return the output (N, P) after the next labels (N,), and the new state."""
         history = torch.cat([state[0], labels.unsqueeze(1)], dim=1)
         return self._convolve(history).squeeze(1), (history[:, 1:],)
 

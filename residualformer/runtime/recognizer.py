@@ -38,7 +38,7 @@ class Recognizer:
         model: a folder (its fp32 files, one thread), or what `load_exported` returned.
         decode: the search; default the model's `decode`.
         endpoint_rules: where any holds, the segment is closed and encoder and predictor start afresh, as they do in
-            sherpa-onnx; for example `ENDPOINT_RULES`. None: the whole stream is one segment.
+            sherpa-onnx; for example `ENDPOINT_RULES`. Without rules the whole stream is one segment.
 
     Raises:
         UserError: the folder is no exported model, or a number of `decode` is out of range.

@@ -134,7 +134,7 @@ class Stream:
         return self._flushed and len(self._buffer) < (self._model.window if self._model.tail_s else 1)
 
     def silence_and_length_s(self) -> tuple[bool, float, float]:
-        """Return of the open segment: whether it has tokens, seconds since the last one (or its start), its length."""
+        """Return if the open segment has tokens, the seconds since the last one (or its start), and its length."""
         last, done = self.search_state.last_label(), self.search_state.num_frames
         trailing = done if last is None else done - 1 - last
         return last is not None, trailing * self._frame_s, done * self._frame_s
