@@ -7,13 +7,4 @@ from residualformer.runtime.model import ExportedModel
 from residualformer.runtime.recognizer import Recognizer
 from residualformer.runtime.stream import Result, Stream
 
-__all__ = [
-    "ENDPOINT_RULES",
-    "ExportedModel",
-    "Hypothesis",
-    "Recognizer",
-    "Result",
-    "Rule",
-    "Stream",
-    "load_exported",
-]
+__all__ = ["ENDPOINT_RULES", "ExportedModel", "Hypothesis", "Recognizer", "Result", "Rule", "Stream", "load_exported"]

@@ -45,10 +45,7 @@ class Recognizer:
     """
 
     def __init__(
-        self,
-        model: ExportedModel | Path | str,
-        decode: DecodeConfig | None = None,
-        endpoint_rules: Sequence[Rule] = (),
+        self, model: ExportedModel | Path | str, decode: DecodeConfig | None = None, endpoint_rules: Sequence[Rule] = ()
     ):
         self.model = model if isinstance(model, ExportedModel) else load_exported(model)
         self.decode_config = decode or self.model.decode

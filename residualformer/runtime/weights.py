@@ -21,11 +21,8 @@ from residualformer.errors import UserError
 Array = NDArray[Any]
 
 BLOCK_BYTES = 1 << 18  # of a matrix as float32 at a time; they stay in cache
-_TYPES: dict[int, np.dtype[Any]] = {
-    1: np.dtype("<f4"),
-    3: np.dtype("i1"),
-    7: np.dtype("<i8"),
-}  # onnx.TensorProto.DataType
+# By the numbers of onnx.TensorProto.DataType
+_TYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 3: np.dtype("i1"), 7: np.dtype("<i8")}
 # Fields of the messages in onnx.proto
 _MODEL_GRAPH, _MODEL_METADATA, _GRAPH_INITIALIZER = 7, 14, 5
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
