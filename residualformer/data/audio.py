@@ -113,16 +113,17 @@ def stated_wav_frames(path: Path) -> int:
     libsndfile, and thus soundfile and Lhotse, silently shorten a truncated WAV to what is there.
     """
     with open(path, "rb") as file:
-        coding, stated = read_wav_header(file) if file.read(4) == b"RIFF" else (b"", 0)
+        coding, stated = read_wav_header(file) if file.read(4) == b"RIFF" else (b"", None)
     frame_bytes = int.from_bytes(coding[12:14], "little")
-    return stated // frame_bytes if frame_bytes else 0
+    return stated // frame_bytes if stated and frame_bytes else 0
 
 
-def read_wav_header(file: BinaryIO) -> tuple[bytes, int]:
+def read_wav_header(file: BinaryIO) -> tuple[bytes, int | None]:
     """Read a WAV up to its samples, after its first 4 bytes.
 
     Returns:
-        The content of its `fmt ` chunk, and the bytes of samples that it states (0: unknown); b"" and 0 without both.
+        The content of its `fmt ` chunk, b"" without one, and the bytes of samples that it states: 0 if it does not know
+        them, None without samples.
     """
     file.read(8)
     coding = b""
@@ -133,4 +134,4 @@ def read_wav_header(file: BinaryIO) -> tuple[bytes, int]:
         content = file.read(size + size % 2)
         if header[:4] == b"fmt ":
             coding = content
-    return b"", 0
+    return coding, None

@@ -181,10 +181,10 @@ def _int24(data: bytes) -> NDArray[np.int32]:
 def _wav_coding(file: BinaryIO) -> tuple[_Pcm, int]:
     """Read a WAV's header after its first 4 bytes; return its encoding and its samples per channel (0: unknown)."""
     content, stated_bytes = read_wav_header(file)
-    if not content:
-        raise UserError(f"{_STDIN} is a WAV without samples: record or copy it again.")
-    if len(content) < 16:
+    if 0 < len(content) < 16:
         raise UserError(f"{_STDIN} is a WAV with a damaged header: record or copy it again.")
+    if not content or stated_bytes is None:
+        raise UserError(f"{_STDIN} is a WAV without samples: record or copy it again.")
     tag, channels, rate_hz, _, _, bits = np.frombuffer(content[:16], "<u2,<u2,<u4,<u4,<u2,<u2")[0].tolist()
     if tag == _EXTENSIBLE and len(content) >= 26:
         tag = int.from_bytes(content[24:26], "little")
