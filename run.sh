@@ -7,27 +7,22 @@
 #   ./run.sh --help                all options, those of the corpus as well
 #
 # A stage is skipped if it finished with the same options and inputs. Everything is written under egs/<recipe>/.
+#
+#   0 obtain the corpus        local/<corpus>.py obtain      -> data/raw
+#   1 Lhotse manifests         local/<corpus>.py manifests   -> data/manifests
+#   2 features                 steps/compute_fbank.py        -> data/fbank
+#   3 tokens                   steps/train_tokenizer.py      -> data/lang
+#
+#   4 train baselines and sharing              steps/train.py    -> exp/<experiment>
+#   5 train residual models from a warm start  steps/train.py    -> exp/<experiment>
+#   6 train compressed encoders and AmNets     steps/train.py    -> exp/<experiment>
+#
+#   7 decode the test sets     steps/decode.py               -> exp/<experiment>/decode_<split>_<search>
+#   8 score                    local/score.sh                -> RESULTS.md, results.json
+#   9 export for devices       steps/export.py               -> exp/<experiment>/export; with --stop-stage 9
+#
+# The commands of the stages are in residualformer/workflow/recipe.py.
 
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/utils/start.sh"
-
-stage() { # run a stage, if --stage and --stop-stage ask for it: what it does is in residualformer/workflow/recipe.py
-    "$RESIDUALFORMER_PYTHON" utils/stage.py "$1" "${options[@]}"
-}
-
-options=("$@")
-stage check # refuses wrong options and configurations before any work; prints the help
-if $asks_for_help; then exit; fi
-
-stage 0 # obtain the corpus        local/<corpus>.py obtain      -> data/raw
-stage 1 # Lhotse manifests         local/<corpus>.py manifests   -> data/manifests
-stage 2 # features                 steps/compute_fbank.py        -> data/fbank
-stage 3 # tokens                   steps/train_tokenizer.py      -> data/lang
-
-stage 4 # train baselines and sharing              steps/train.py    -> exp/<experiment>
-stage 5 # train residual models from a warm start  steps/train.py    -> exp/<experiment>
-stage 6 # train compressed encoders and AmNets     steps/train.py    -> exp/<experiment>
-
-stage 7 # decode the test sets     steps/decode.py               -> exp/<experiment>/decode_<split>_<search>
-stage 8 # score                    local/score.sh                -> RESULTS.md, results.json
-stage 9 # export for devices       steps/export.py               -> exp/<experiment>/export; with --stop-stage 9
+"$RESIDUALFORMER_PYTHON" utils/stages.py "$@" # without exec: it notices the end of this script, even by SIGKILL

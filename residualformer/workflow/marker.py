@@ -68,14 +68,9 @@ def marker_of(output: Path) -> Path:
     return output.with_name(f".{output.name}.done")
 
 
-def output_of(marker: Path) -> Path:
-    """Return the output that a marker stands for."""
-    return marker.with_name(marker.name.removeprefix(".").removesuffix(".done"))
-
-
-def is_finished(marker: Path) -> bool:
-    """Say whether the output of a marker is finished."""
-    found = Marker.read(marker)
+def is_finished(output: Path) -> bool:
+    """Return whether an output is finished, by its marker."""
+    found = Marker.read(marker_of(output))
     return found is not None and found.finished
 
 

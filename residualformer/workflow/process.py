@@ -1,4 +1,4 @@
-"""Running a command so that it ends with the process that runs it, and that one with the script that called it."""
+"""Commands that end when the process that runs them, or the script that called that process, ends."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 WATCH_S = 0.5
+PARENT = os.getppid()  # while this process starts; 1, or that of a supervisor, once the parent has ended
 
 
 def run_command(command: Sequence[str], environment: Mapping[str, str], inherited: int | None = None) -> int:
@@ -23,17 +24,17 @@ def run_command(command: Sequence[str], environment: Mapping[str, str], inherite
         environment: variables beside those of this process.
         inherited: a file descriptor that the command gets as well.
     """
-    parent = os.getppid()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the command: Ctrl-C comes to it from here alone,
+    # The command inherits that SIGINT is ignored: on Ctrl-C it gets SIGTERM from here, even while it still imports.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         env={**os.environ, **environment},
         pass_fds=[] if inherited is None else [inherited],
-    ) as process:  # and so does no harm while it still imports
+    ) as process:
         signal.signal(signal.SIGINT, handler)
         previous = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
-        threading.Thread(target=_end_with, args=(parent, process), daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=(process,), daemon=True).start()
         interrupted = False
         while True:
             try:
@@ -47,10 +48,10 @@ def run_command(command: Sequence[str], environment: Mapping[str, str], inherite
                 return 130 if interrupted else status if status >= 0 else 128 - status
 
 
-def _end_with(parent: int, process: subprocess.Popen[bytes]) -> None:
-    """End a command when the parent of this process has ended; a shell script that is killed tells nobody."""
+def _end_with_parent(process: subprocess.Popen[bytes]) -> None:
+    """End a command when the parent of this process has ended: a killed shell script does not tell its children."""
     while process.returncode is None:
-        if os.getppid() != parent:
+        if os.getppid() != PARENT:
             process.terminate()
             return
         time.sleep(WATCH_S)

@@ -7,15 +7,15 @@ egs/<name>/exp/     a run folder for each experiment (stages 4 to 7, 9)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from residualformer.config.loading import load_config
 from residualformer.data.splits import cuts_file, cuts_files, set_of
 from residualformer.errors import UserError
 from residualformer.model.identity import decisive_values, section_values
-from residualformer.workflow.marker import is_finished, marker_of
+from residualformer.workflow.marker import is_finished
 from residualformer.workflow.plan import BASE, Experiment, config_file, plan
 from residualformer.workflow.step import Step
 
@@ -58,7 +58,7 @@ class Recipe:
         """Raise UserError if a training within `stages` needs another, neither finished nor among `experiments`."""
         names = [each.name for each in experiments]
         for each in experiments:
-            lacking = [need for need in each.needs if need not in names and not is_finished(self.trained(need))]
+            lacking = [need for need in each.needs if need not in names and not is_finished(self.exp / need)]
             if lacking and each.stage in stages:
                 wanted = " ".join([*lacking, *names])
                 needed = " ".join(lacking)
@@ -77,46 +77,53 @@ class Recipe:
             splits += found
         return splits
 
-    def trained(self, name: str) -> Path:
-        """Return the marker of the training of an experiment."""
-        return marker_of(self.exp / name)
-
-    def obtain(self, program: Path, options: Sequence[str], inputs: dict[str, str]) -> Step:
+    def obtain(self, program: Path, options: Sequence[str], inputs: Mapping[str, str]) -> Step:
         """Return stage 0. `inputs`: fingerprints of the user's files, by their paths."""
-        return self._data_step(
-            0, f"obtain corpus {program.stem}", "raw", [str(program), "obtain", *options], inputs=inputs
+        out = self.data / "raw"
+        return Step(
+            number=0,
+            title=f"obtain corpus {program.stem}",
+            command=[str(program), "obtain", *options, "--out", str(out)],
+            out=out,
+            inputs=inputs,
+            environment=ONE_THREAD,
         )
 
     def manifests(self, program: Path, options: Sequence[str]) -> Step:
         """Return stage 1."""
-        command = [str(program), "manifests", "--corpus", str(self.data / "raw"), *options]
-        return self._data_step(1, "manifests", "manifests", command, ["cuts_*.jsonl.gz", "chosen.yaml"], after=["raw"])
+        raw, out = self.data / "raw", self.data / "manifests"
+        return Step(
+            number=1,
+            title="manifests",
+            command=[str(program), "manifests", "--corpus", str(raw), *options, "--out", str(out)],
+            out=out,
+            makes=["cuts_*.jsonl.gz", "chosen.yaml"],
+            after=[raw],
+            environment=ONE_THREAD,
+        )
 
     def features(self, jobs: int, backend: str | None) -> Step:
         """Return stage 2."""
-        command = ["steps/compute_fbank.py", *self._manifests(), "--jobs", str(jobs)]
-        command += ["--backend", backend] if backend else []
-        makes, sections = ["cuts_*.jsonl.gz", "*.json"], ["features", "data.speeds"]
-        return self._data_step(2, "features", "fbank", command, makes, ["manifests"], sections)
+        further = ["--jobs", str(jobs), *(["--backend", backend] if backend else [])]
+        step = self._from_manifests(2, "features", "fbank", "compute_fbank", ["features", "data.speeds"], further)
+        return replace(step, makes=["cuts_*.jsonl.gz", "*.json"], environment=ONE_THREAD)
 
     def tokens(self) -> Step:
         """Return stage 3."""
-        command = ["steps/train_tokenizer.py", *self._manifests()]
-        return self._data_step(3, "tokens", "lang", command, ["tokenizer.json"], ["manifests"], ["tokens"])
+        step = self._from_manifests(3, "tokens", "lang", "train_tokenizer", ["tokens"])
+        return replace(step, makes=["tokenizer.json"])
 
     def training(self, experiment: Experiment) -> Step:
         """Return the training of an experiment, stage 4, 5 or 6."""
         out, config = self.exp / experiment.name, self.conf / f"{experiment.name}.yaml"
-        before = [marker_of(self.data / name) for name in ("fbank", "lang")]
         sets = _options("--set", [each for each in self.all_sets if not each.startswith("decode.")])
         return Step(
             number=experiment.stage,
             title=f"train {experiment.name}",
             command=["steps/train.py", "--config", str(config), "--data", str(self.data), "--exp", str(out), *sets],
             out=out,
-            marker=self.trained(experiment.name),
             makes=["model.pt"],
-            after=[*before, *(self.trained(need) for need in experiment.needs)],
+            after=[self.data / "fbank", self.data / "lang", *(self.exp / need for need in experiment.needs)],
             values=decisive_values(experiment.config),  # not those of decode: another search trains nothing again
             aside=True,
             log=out / "train.log",
@@ -124,60 +131,45 @@ class Recipe:
 
     def decoding(self, split: str, name: str) -> Step:
         """Return the decoding of a split with an experiment, stage 7."""
-        run, cuts = self.exp / name, cuts_file(self.data / "fbank", split)
+        run, fbank = self.exp / name, self.data / "fbank"
         return Step(
             number=7,
             title=f"decode {split} with {name}",
-            command=["steps/decode.py", str(run), "--cuts", str(cuts), *self._configured(name)],
+            command=["steps/decode.py", str(run), "--cuts", str(cuts_file(fbank, split)), *self._configured(name)],
             out=run,
-            marker=marker_of(run / f"decode_{split}"),
+            part=f"decode_{split}",
             makes=[f"decode_{split}_greedy*/hyp.jsonl", f"decode_{split}_beam*/hyp.jsonl"],
-            after=[self.trained(name), marker_of(self.data / "fbank")],
+            after=[run, fbank],
             values=self._values(name, ["decode"]),
         )
 
     def export(self, name: str) -> Step:
         """Return the export of an experiment, stage 9."""
-        out = self.exp / name / "export"
+        run = self.exp / name
         return Step(
             number=9,
             title=f"export {name}",
-            command=["steps/export.py", str(self.exp / name), "--int8", *self._configured(name)],
-            out=out,
-            marker=marker_of(out),
+            command=["steps/export.py", str(run), "--int8", *self._configured(name)],
+            out=run / "export",
             makes=["*.onnx", "tokens.txt", "model.json"],
-            after=[self.trained(name)],
+            after=[run],
             values=self._values(name, ["decode"]),
         )
 
-    def _data_step(
-        self,
-        number: int,
-        title: str,
-        name: str,
-        command: list[str],
-        makes: Sequence[str] = ("*",),
-        after: Sequence[str] = (),
-        sections: Sequence[str] = (),
-        inputs: dict[str, str] | None = None,
+    def _from_manifests(
+        self, number: int, title: str, name: str, script: str, sections: Sequence[str], further: Sequence[str] = ()
     ) -> Step:
-        """Return a step that writes data/<name>; `after` are names of data, too."""
-        out = self.data / name
+        """Return a step that writes data/<name> from the manifests, as `sections` of base.yaml tell."""
+        manifests, out = self.data / "manifests", self.data / name
+        command = [f"steps/{script}.py", "--manifests", str(manifests), *further, "--out", str(out)]
         return Step(
             number=number,
             title=title,
-            command=[*command, "--out", str(out), *(self._configured(BASE) if sections else [])],
+            command=[*command, *self._configured(BASE)],
             out=out,
-            marker=marker_of(out),
-            makes=makes,
-            after=[marker_of(self.data / each) for each in after],
-            values=self._values(BASE, sections) if sections else {},
-            inputs=inputs or {},
-            environment=ONE_THREAD if number < 3 else {},
+            after=[manifests],
+            values=self._values(BASE, sections),
         )
-
-    def _manifests(self) -> list[str]:
-        return ["--manifests", str(self.data / "manifests")]
 
     def _configured(self, name: str) -> list[str]:
         return ["--config", str(self.conf / f"{name}.yaml"), *_options("--set", self.all_sets)]

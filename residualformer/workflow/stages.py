@@ -1,4 +1,4 @@
-"""The stages of run.sh: what each runs, with the options of a command line."""
+"""The stages of run.sh: check the options, then run each stage that was asked for."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from residualformer.errors import UserError, closest
-from residualformer.workflow.corpus import CorpusOptions, ask_options
+from residualformer.workflow.corpus import ask_options
 from residualformer.workflow.inputs import content
-from residualformer.workflow.marker import is_finished, marker_of
+from residualformer.workflow.marker import is_finished
 from residualformer.workflow.process import run_command
 from residualformer.workflow.recipe import Recipe
-from residualformer.workflow.run_options import LAST, run_parser
 from residualformer.workflow.step import Step, run_step
+
+LAST = 9
 
 
 class Stages:
-    """The stages of a recipe with the options of a command line.
+    """The stages of a recipe.
 
     Args:
-        words: the options, those of the corpus among them.
+        options: the options of run.sh, those of utils/stages.py.
+        corpus_words: the words of the command line that are options of the corpus.
+        known: names of the options of run.sh, to be suggested for a mistyped one.
 
     Raises:
-        UserError: an option, a configuration or the choice of experiments is wrong.
+        UserError: an option is wrong.
     """
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self.options, self.corpus_words = run_parser().parse_known_args(words)
-        options = self.options
+    def __init__(self, options: argparse.Namespace, corpus_words: Sequence[str], known: Sequence[str]) -> None:
         name = options.recipe or options.corpus
+        self.options = options
         self.program = Path("local", f"{options.corpus}.py")
         self.recipe = Recipe(Path("conf", name), Path("egs", options.name or name), tuple(options.set))
         self.stages = range(options.stage, options.stop_stage + 1)
         self.experiments: list[str] = options.experiments.split()
         self.test_sets: list[str] = options.test_set.split()
-        self._check_names(options)
+        self._check_names()
         self.jobs = options.jobs or cores()
+        self.corpus_options = ask_options(self.program, ["--jobs", str(self.jobs), *corpus_words], known)
 
-    def _check_names(self, options: argparse.Namespace) -> None:
+    def _check_names(self) -> None:
+        options, conf = self.options, self.recipe.conf
         if not self.program.is_file():
-            known = [path.stem for path in Path("local").glob("*.py")]
-            raise UserError(
-                f"there is no corpus '{options.corpus}': {self.program} is missing.{closest(options.corpus, known)}"
-            )
-        conf = self.recipe.conf
+            advice = closest(options.corpus, [path.stem for path in Path("local").glob("*.py")])
+            raise UserError(f"there is no corpus '{options.corpus}': {self.program} is missing.{advice}")
         if not (conf / "base.yaml").is_file():
-            known = [path.name for path in conf.parent.iterdir()]
-            advice = closest(conf.name, known)
+            advice = closest(conf.name, [path.name for path in conf.parent.iterdir()])
             raise UserError(f"there is no recipe '{conf.name}': {conf / 'base.yaml'} is missing.{advice}")
         name = options.name or conf.name
         taken = name != conf.name and Path("conf", name).exists()
@@ -65,37 +65,31 @@ class Stages:
             raise UserError(f"--stage {options.stage} comes after --stop-stage {options.stop_stage}")
 
     def check(self) -> None:
-        """Raise UserError for whatever can be seen to be wrong before any work."""
-        self.corpus_options()
+        """Raise UserError if a configuration or the choice of experiments or test sets is wrong."""
         self.recipe.check_needs(self.recipe.plan(self.experiments), self.stages)
-        if self.stages.start > 2:
+        if self.stages.start > 2:  # else the splits may change
             self._check_test_sets()
 
-    def corpus_options(self) -> CorpusOptions:
-        """Return what the corpus makes of its options."""
-        return ask_options(self.program, ["--jobs", str(self.jobs), *self.corpus_words], run_parser().names())
-
-    def run(self, number: int) -> int:
-        """Run a stage, if it was asked for, up to the first step that fails; return the exit status."""
-        if number not in self.stages:
-            return 0
-        if number == 8:
-            return self._score()
-        if number > 2:
-            self._check_test_sets()
-        for step in self.steps(number):
-            if status := run_step(step, self.options.overwrite):
+    def run(self) -> int:
+        """Run the stages up to the first step that fails; return its exit status, 0 if none fails."""
+        for number in self.stages:
+            if number == 3:
+                self._check_test_sets()  # stage 2 has written the splits
+            if number == 8 and (status := self._score()):
                 return status
+            for step in self.steps(number):
+                if status := run_step(step, self.options.overwrite):
+                    return status
         return 0
 
     def steps(self, number: int) -> Iterator[Step]:
-        """Yield the steps of a stage."""
+        """Yield the steps of a stage. They depend on the files that the stages before it wrote."""
         recipe, options = self.recipe, self.options
         if number == 0:
-            told = self.corpus_options()
-            yield recipe.obtain(self.program, told.obtain, {path: content(Path(path)) for path in told.inputs})
+            inputs = {path: content(Path(path)) for path in self.corpus_options.inputs}
+            yield recipe.obtain(self.program, self.corpus_options.obtain, inputs)
         elif number == 1:
-            yield recipe.manifests(self.program, self.corpus_options().manifests)
+            yield recipe.manifests(self.program, self.corpus_options.manifests)
         elif number == 2:
             yield recipe.features(self.jobs, options.feature_backend)
         elif number == 3:
@@ -109,15 +103,14 @@ class Stages:
             yield from (recipe.export(name) for name in self.experiments)
 
     def _check_test_sets(self) -> None:
-        """Refuse a wrong test set before hours of training, where the splits are known."""
-        if 7 in self.stages and is_finished(marker_of(self.recipe.data / "fbank")):
+        """Raise UserError for an unknown test set before hours of training, once the splits are known."""
+        if 7 in self.stages and is_finished(self.recipe.data / "fbank"):
             self.recipe.splits(self.test_sets)
 
     def _score(self) -> int:
         print("== stage 8: score", flush=True)
         start = time.monotonic()
-        command = ["bash", "local/score.sh", str(self.recipe.egs), "--split", self.options.test_set]
-        status = run_command(command, {})
+        status = run_command(["bash", "local/score.sh", str(self.recipe.egs), "--split", self.options.test_set], {})
         if status == 0:
             print(f"stage 8 done in {time.monotonic() - start:.0f} s: {self.recipe.egs}", flush=True)
         return status

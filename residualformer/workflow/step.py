@@ -18,7 +18,7 @@ import residualformer
 from residualformer.errors import UserError
 from residualformer.files import set_aside
 from residualformer.lock import alone_in, held
-from residualformer.workflow.marker import INPUT, Marker, contents, output_of
+from residualformer.workflow.marker import INPUT, Marker, contents, marker_of
 from residualformer.workflow.process import run_command
 
 # Options that cannot change what is written: how fast, and what `Step.values` tell already.
@@ -34,9 +34,9 @@ class Step:
         title: what the command does, in a few words.
         command: a Python script and its arguments.
         out: the folder that it writes.
-        marker: the file that remembers it.
+        part: names its marker and lock, `out`/`part`, where several steps write to `out`.
         makes: glob patterns of the files in `out` that later stages read.
-        after: markers of the outputs that it builds on.
+        after: outputs that it builds on.
         values: values of the configuration that decide its output.
         inputs: fingerprints of what else decides it, by name.
         aside: move an output of other options to old/ instead of writing over it.
@@ -48,7 +48,7 @@ class Step:
     title: str
     command: Sequence[str]
     out: Path
-    marker: Path
+    part: str = ""
     makes: Sequence[str] = ("*",)
     after: Sequence[Path] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -57,15 +57,24 @@ class Step:
     log: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def output(self) -> Path:
+        """What the marker and the lock stand for."""
+        return self.out / self.part
+
+    @property
+    def marker(self) -> Path:
+        """The file that remembers the step."""
+        return marker_of(self.output)
+
     def identity(self) -> dict[str, Any]:
         """Return all that decides the output, as {name: value}; raise UserError if something before is not finished."""
         inputs = {}
         for path in self.after:
-            marker = Marker.read(path)
+            marker = Marker.read(marker_of(path))
             if marker is None or not marker.finished:
-                needed = output_of(path)
-                raise UserError(f"stage {self.number} needs {needed}, which is not finished; run the stages before it.")
-            inputs[f"{INPUT}{output_of(path)}"] = marker.fingerprint
+                raise UserError(f"stage {self.number} needs {path}, which is not finished; run the stages before it.")
+            inputs[f"{INPUT}{path}"] = marker.fingerprint
         inputs |= {f"{INPUT}{name}": content for name, content in self.inputs.items()}
         version = {"version": residualformer.__version__, "command": shlex.join(_essential(self.command))}
         return {**version, **self.values, **inputs}
@@ -126,7 +135,7 @@ def run_step(step: Step, overwrite: bool = False) -> int:
         print(f"== {_head(step)}: skipped, done before with the same options and inputs ({step.out})", flush=True)
         return 0
     print(f"== {_head(step)}", flush=True)
-    with alone_in(output_of(step.marker)) as lock:  # before anything is moved or written
+    with alone_in(step.output) as lock:  # before anything is moved or written
         return _run_alone(step, overwrite, lock)
 
 
@@ -143,7 +152,7 @@ def _run_alone(step: Step, overwrite: bool, lock: int | None) -> int:
         print(f"   log: {step.log}", flush=True)
     Marker(False, state.wanted).write(step.marker)
     start = time.monotonic()
-    environment = {**step.environment, **held(output_of(step.marker))}
+    environment = {**step.environment, **held(step.output)}
     status = run_command([sys.executable, *step.command], environment, lock)
     if status == 0:
         Marker(True, state.wanted, step.made()).write(step.marker)

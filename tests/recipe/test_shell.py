@@ -227,7 +227,7 @@ def test_ctrl_c_ends_a_stage_without_a_traceback(root, tmp_path):
         "import sys; from pathlib import Path\n"
         "from residualformer.errors import run_main; from residualformer.workflow.step import Step, run_step\n"
         "slow = ['-c', 'print(\"importing\", flush=True); import time; time.sleep(60)']\n"
-        "step = Step(1, 't', slow, Path(sys.argv[1], 'out'), Path(sys.argv[1], '.out.done'))\n"
+        "step = Step(1, 't', slow, Path(sys.argv[1], 'out'))\n"
         "run_main(lambda: sys.exit(run_step(step)))\n"
     )
     with subprocess.Popen(

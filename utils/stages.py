@@ -1,15 +1,4 @@
-"""The options of run.sh that are the same for all corpora, and its help."""
-
-from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
-
-from residualformer.workflow.corpus import options_help
-from residualformer.workflow.options import OptionParser, add_settings, add_switch, nonempty, whole_number
-
-LAST = 9
-DESCRIPTION = """From a corpus to a table of word error rates, in stages:
+"""From a corpus to a table of word error rates, in stages:
 
   0 obtain the corpus    4 train baseline and sharing              8 score
   1 Lhotse manifests     5 warm-start and train residual           9 export for devices (with --stop-stage 9)
@@ -19,10 +8,40 @@ DESCRIPTION = """From a corpus to a table of word error rates, in stages:
 A stage is skipped if it finished with the same options and inputs. Everything is written under egs/NAME.
 """
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from residualformer.errors import run_main
+from residualformer.workflow.corpus import options_help
+from residualformer.workflow.options import (
+    OptionParser,
+    add_settings,
+    add_switch,
+    nonempty,
+    wants_help,
+    whole_number,
+)
+
+
+def main() -> None:
+    parser, words = run_parser(), sys.argv[1:]
+    if wants_help(words):
+        print(run_help(parser, words))
+        return
+    from residualformer.workflow.stages import Stages  # not before: help needs no installed package
+
+    options, of_the_corpus = parser.parse_known_args(words)
+    stages = Stages(options, of_the_corpus, parser.names())
+    stages.check()
+    sys.exit(stages.run())
+
 
 def run_parser() -> OptionParser:
     """Return the options that are the same for all corpora."""
-    options = OptionParser(DESCRIPTION, prog="run.sh")
+    options = OptionParser(__doc__, prog="run.sh")
     add = options.add_argument
     add("--corpus", type=nonempty, default="mini", metavar="NAME", help="which corpus: local/NAME.py (%(default)s)")
     add("--recipe", type=nonempty, metavar="NAME", help="configurations: conf/NAME (the corpus's name)")
@@ -40,11 +59,14 @@ def run_parser() -> OptionParser:
     return options
 
 
-def run_help(words: Sequence[str]) -> str:
+def run_help(parser: OptionParser, words: Sequence[str]) -> str:
     """Return the help of run.sh, and of the corpus that `words` choose."""
-    parser = run_parser()
     corpus = parser.parse_known_args([word for word in words if word not in ("-h", "--help")])[0].corpus
     program = Path("local", f"{corpus}.py")
     if not program.is_file():
         return parser.format_help()
     return f"{parser.format_help()}\nCorpus {corpus}: {options_help(program)}".rstrip()
+
+
+if __name__ == "__main__":
+    run_main(main)
