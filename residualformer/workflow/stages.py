@@ -59,8 +59,9 @@ class Stages:
                 f"--name '{name}' must be made of letters, digits, '_', '-' and '.', and must not be a recipe of this "
                 "repository"
             )
-        if options.stop_stage > LAST:
-            raise UserError(f"--stop-stage {options.stop_stage}: the last stage is {LAST}")
+        for option, number in (("--stage", options.stage), ("--stop-stage", options.stop_stage)):
+            if number > LAST:
+                raise UserError(f"{option} {number}: the last stage is {LAST}")
         if options.stage > options.stop_stage:
             raise UserError(f"--stage {options.stage} comes after --stop-stage {options.stop_stage}")
 

@@ -300,6 +300,7 @@ def test_a_place_that_refuses_writes_is_named(recipe):
         (["--train-hours", "1"], "there is no option '--train-hours'. Did you mean '--hours'?"),
         (["--synthetic=9"], "there is no option '--synthetic'"),
         (["--name", "a/b"], "--name 'a/b' must be made of letters"),
+        (["--stage", "10"], "--stage 10: the last stage is 9"),
         (["--stop-stage", "10"], "--stop-stage 10: the last stage is 9"),
         (["--stage", "5", "--stop-stage", "4"], "--stage 5 comes after --stop-stage 4"),
         (["--experiments", "baseline shard"], "there is no experiment 'shard'"),
