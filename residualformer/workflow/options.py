@@ -130,5 +130,5 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def wants_help(words: Sequence[str]) -> bool:
-    """Say whether `--help` or `-h` is among the words of a command line."""
+    """Return whether `--help` or `-h` is among the words of a command line."""
     return not {"-h", "--help"}.isdisjoint(words[: words.index("--")] if "--" in words else words)

@@ -21,7 +21,9 @@ from residualformer.workflow.plan import Experiment
 from residualformer.workflow.recipe import Recipe
 from residualformer.workflow.step import State
 
-POLL_S, TELL_S, MERCY_S = 0.2, 900.0, 120.0  # look at the jobs, tell how far they are, wait for them to save
+POLL_S = 0.2  # between looks at the jobs
+TELL_S = 900.0  # between reports of how far they are
+MERCY_S = 120.0  # to save, once interrupted
 FIRST, LAST = 4, 7  # stages: from training to decoding
 
 
@@ -66,7 +68,7 @@ class Queue:
         jobs: each after those that it needs.
         command: run.sh with its options, but for stages and experiments.
         slots: where jobs run at the same time.
-        known: finished trainings, here or elsewhere, to guess times by until some have run.
+        known: finished trainings of any recipe, to estimate times until some have run here.
     """
 
     recipe: Recipe
@@ -170,7 +172,7 @@ class Queue:
         return f"{job.name} {own.steps if own else 0}/{job.experiment.config.train.max_steps}"
 
     def seconds_left(self) -> dict[str, float | None]:
-        """Return the time that each job's training still takes; None where nothing is known to guess it by."""
+        """Estimate the time that each job's training still takes; None without a training to estimate it by."""
         paces = {job.name: pace_of(self.recipe.exp / job.name) for job in self.jobs}
         here = [pace for pace in paces.values() if pace]
         left: dict[str, float | None] = {}
@@ -195,7 +197,7 @@ class Queue:
         return f"{len(left)} left, {duration(total) if known else 'no training to guess their time by'}{unknown}"
 
     def plan(self) -> str:
-        """Return what `run` would do, a line for each job."""
+        """Return what `run` would do, as one line for each job."""
         left = self.seconds_left()
         width = max(len(job.name) for job in self.jobs)
         lines = []
@@ -208,19 +210,19 @@ class Queue:
         return "\n".join([*lines, self.time_left()])
 
     def summary(self) -> str:
-        """Return what came of the jobs."""
+        """Return the outcome of each job, in a line, under the counts."""
         width = max(len(job.name) for job in self.jobs)
-        lines = [
-            f"  {job.name:{width}}  {job.state}, {duration(job.seconds)}{': ' + job.why if job.why else ''}"
-            for job in self.jobs
-        ]
+        lines = []
+        for job in self.jobs:
+            why = f": {job.why}" if job.why else ""
+            lines.append(f"  {job.name:{width}}  {job.state}, {duration(job.seconds)}{why}")
         states = [job.state for job in self.jobs]
         kinds = [kind for kind in ("trained", "was done", "failed", "not run", "waiting") if kind in states]
         return "\n".join(["== summary: " + ", ".join(f"{states.count(kind)} {kind}" for kind in kinds), *lines])
 
 
 def training_state(recipe: Recipe, experiment: Experiment) -> State | None:
-    """Return how far a training is; None where what it builds on is not finished."""
+    """Return the state of a training; None if what it builds on is not finished."""
     try:
         return recipe.training(experiment).state()
     except UserError:

@@ -1,17 +1,17 @@
-"""Many experiments of a recipe, those of the papers' tables among them, as a queue."""
+"""A sweep: many experiments of a recipe, those of the papers' tables among them, in a queue."""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from residualformer.config.composition import experiment_names
 from residualformer.errors import UserError
 from residualformer.report.papers import Table, find_table
 from residualformer.workflow.pace import known_paces
-from residualformer.workflow.plan import plan_with_needs
+from residualformer.workflow.plan import experiment, plan_with_needs
 from residualformer.workflow.queue import Job, Queue, gpus, slots
 from residualformer.workflow.recipe import Recipe
 
@@ -37,12 +37,6 @@ class Sweep:
     sets: Sequence[str] = ()
     options: Sequence[str] = ()
     jobs: int = 0
-    script: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "script", Path("egs", self.recipe, "run.sh"))
-        if not self.script.is_file():
-            raise UserError(f"there is no recipe '{self.recipe}': {self.script} is missing.")
 
     def run(self, dry: bool = False) -> int:
         """Train and decode all that is missing, and return the exit status: 1 if a training failed.
@@ -50,9 +44,10 @@ class Sweep:
         Args:
             dry: only print what would be trained, and how long it takes.
         """
+        if not self.script.is_file():
+            raise UserError(f"there is no recipe '{self.recipe}': {self.script} is missing.")
         names = self.known_names()
-        queue = self.queue(names)
-        print(queue.plan(), flush=True)
+        print(self.queue(names).plan(), flush=True)
         if dry:
             return 0
         command = [*self.command(), "--stage", "0", "--stop-stage", "3", "--experiments", names[0]]
@@ -62,7 +57,7 @@ class Sweep:
 
     def known_names(self) -> list[str]:
         """Return the experiments that the recipe has; print those that it lacks."""
-        conf = self._recipe().conf
+        conf = self.results.conf
         tables = [find_table(Path("conf/tables"), name) for name in self.tables]
         asked = list(dict.fromkeys([*self.experiments, *(name for table in tables for name in table.experiments)]))
         there = experiment_names(conf)
@@ -78,24 +73,28 @@ class Sweep:
 
     def queue(self, names: Sequence[str]) -> Queue:
         """Return the queue of experiments and of all that they need."""
-        recipe = self._recipe()
-        jobs = [Job(each) for each in plan_with_needs(recipe.conf, names, recipe.all_sets)]
-        return Queue(recipe, jobs, self.command(), slots(self.jobs, gpus()), known_paces())
+        jobs = [Job(each) for each in plan_with_needs(self.results.conf, names, self.results.all_sets)]
+        return Queue(self.results, jobs, self.command(), slots(self.jobs, gpus()), known_paces())
+
+    @property
+    def script(self) -> Path:
+        return Path("egs", self.recipe, "run.sh")
+
+    @property
+    def results(self) -> Recipe:
+        return Recipe(Path("conf", self.recipe), Path("egs", self.name or self.recipe), tuple(self.sets))
 
     def command(self) -> list[str]:
         """Return run.sh with all options but stages and experiments."""
         named = ["--name", self.name] if self.name else []
-        return ["bash", str(self.script), *named, *self.options, *(w for each in self.sets for w in ("--set", each))]
+        sets = [word for each in self.sets for word in ("--set", each)]
+        return ["bash", str(self.script), *named, *self.options, *sets]
 
-    def _recipe(self) -> Recipe:
-        return Recipe(Path("conf", self.recipe), Path("egs", self.name or self.recipe), tuple(self.sets))
-
-    def _refuse_other_task(self, table: Table, experiment: str) -> None:
+    def _refuse_other_task(self, table: Table, name: str) -> None:
         """Raise UserError where the recipe translates and the table is about recognition, or the other way round."""
-        (job, *_) = self.queue([experiment]).jobs
-        translates = job.experiment.config.tokens.target == "translation"
-        if translates != (table.metric == "BLEU"):
-            does = "translates" if translates else "recognizes"
+        config = experiment(self.results.conf, name, self.results.all_sets).config
+        if (config.tokens.target == "translation") != (table.metric == "BLEU"):
+            does = "translates" if config.tokens.target == "translation" else "recognizes"
             raise UserError(
                 f"{table.name} is about {table.metric}, but recipe '{self.recipe}' {does}; take a table or a recipe of "
                 "the same task."
