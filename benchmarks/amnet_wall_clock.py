@@ -39,7 +39,7 @@ VOCABULARY, FRAMES, WARM_UP = 4097, 33, 2
 
 
 class Loaded(NamedTuple):
-    """What runs for each frame, and its FLOPs by branch."""
+    """The work of each frame, and its FLOPs by branch."""
 
     encoder: RecurrentEncoder
     output: nn.Linear

@@ -1,4 +1,4 @@
-"""What models cost on a device: file size, load time, peak memory, real-time factor on one thread; in one run.
+"""The cost of models on a device: file size, load time, peak memory, real-time factor on one thread; in one run.
 
     . ./path.sh && python benchmarks/device_table.py [--config conf/paper_asr.yaml] [--models K=1 K=3 K=3,R=2 K=3,R=16]
         [--seconds 10] [--json FILE]
@@ -68,7 +68,7 @@ def export(name: str, args: argparse.Namespace, out: Path) -> None:
 
 
 def work(folder: Path, int8: bool, lean: bool, seconds: float) -> dict[str, float]:
-    """What one row takes, in this process."""
+    """Measure one row of the table in this process."""
     from residualformer.runtime import Recognizer, load_exported
 
     before, start = resident_mb(), time.process_time()

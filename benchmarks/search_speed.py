@@ -119,7 +119,7 @@ def with_features(bundle: Bundle, preset: str, audio: list[np.ndarray]) -> Bundl
 
 
 def stream(recognizer: Recognizer, samples: np.ndarray) -> str:
-    """What our runtime writes of samples (S,), fed in pieces."""
+    """Return the text that our runtime writes for samples (S,), fed in pieces."""
     stream = recognizer.create_stream()
     for start in range(0, len(samples), PIECE):
         stream.accept_waveform(samples[start : start + PIECE])

@@ -40,9 +40,9 @@ COPIES = {"copy_", "clone", "contiguous", "cat", "stack", "constant_pad_nd", "ze
           "slice_backward", "select_backward", "empty", "empty_strided", "_to_copy", "to", "t", "permute", "expand",
           "unflatten", "flatten", "detach", "resolve_conj", "_unsafe_view", "new_zeros", "zeros", "zeros_like",
           "empty_like", "embedding", "embedding_dense_backward", "nonzero", "scatter_", "index_put_"}  # fmt: skip
-KINDS = ("products of the layers", "products of attention", "products of the optimiser", "products of the loss",
-         "convolutions", "recurrent predictor", "normalisation", "softmax", "copies and layout",
-         "element-wise and sums", "loss", "optimiser", "autograd and Python")  # fmt: skip
+KINDS = ("products of the layers", "products of attention", "products of the optimizer", "products of the loss",
+         "convolutions", "recurrent predictor", "normalization", "softmax", "copies and layout",
+         "element-wise and sums", "loss", "optimizer", "autograd and Python")  # fmt: skip
 IN_PRODUCTS = KINDS[:6]
 
 
@@ -62,15 +62,15 @@ def kind_of(event: Any, losses: set[str]) -> str:
         return "recurrent predictor"
     if name in PRODUCTS:
         layers = "products of attention" if name in ("bmm", "baddbmm") else "products of the layers"
-        return "products of the optimiser" if of_optimizer else "products of the loss" if of_loss else layers
+        return "products of the optimizer" if of_optimizer else "products of the loss" if of_loss else layers
     if name.startswith(ATTENTION):
         return "products of attention"
     if of_optimizer or of_loss:
-        return "optimiser" if of_optimizer else "loss"
+        return "optimizer" if of_optimizer else "loss"
     if not event.name.startswith("aten::"):
         return "autograd and Python"
     if "norm" in name:
-        return "normalisation"
+        return "normalization"
     if "softmax" in name:
         return "softmax"
     return "copies and layout" if name in COPIES or name + "_" in COPIES else "element-wise and sums"

@@ -37,7 +37,7 @@ OPTIONAL = {
         "1.25",
     ),
     "numba": OptionalPackage(
-        "fast transducer losses and products of sparse branches on a CPU", "pip install 'residualformer[train]'", "0.60"
+        "fast transducer losses and products of sparse branches on a CPU", "pip install 'residualformer[train]'", "0.68"
     ),
     "sherpa_onnx": OptionalPackage("the check of exported models", "pip install 'residualformer[sherpa]'", "2.0.1"),
     "sounddevice": OptionalPackage(

@@ -41,7 +41,7 @@ def installed_version(package: str) -> str:
 def main() -> None:
     pins = read_pins()
     if len(sys.argv) > 1:
-        print(f"{sys.argv[1]}=={pins[sys.argv[1]]}")
+        print(f"{sys.argv[1]}=={pins[sys.argv[1]]}" if sys.argv[1] in pins else __doc__)
         return
     found = {name: installed_version(name) for name in direct_dependencies()}
     wrong = [f"{name} {held} (not {pins[name]})" for name, held in found.items() if held != pins[name]]

@@ -1,7 +1,7 @@
 """Beam search over a transducer lattice that sums over the alignments of a label sequence.
 
 The search is that of Graves (2012, "Sequence transduction with recurrent neural networks", section 2.4) with W
-hypotheses, organised in rounds (time-synchronous, as in Saon et al., 2020, section 2.1) so that all hypotheses of all
+hypotheses, organized in rounds (time-synchronous, as in Saon et al., 2020, section 2.1) so that all hypotheses of all
 utterances move together. For a frame t, with A the W sequences y that are alive and their probabilities P(y):
 
     B = {}

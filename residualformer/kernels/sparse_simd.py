@@ -19,10 +19,9 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import models, register_model
 
-from residualformer.kernels.sparse import LANES
-
 intrinsic: Callable[..., Any] = numba.extending.intrinsic  # its types are those of the generator, not of the calls
 
+LANES = 16  # numbers in a vector; `kernels.sparse` packs matrices for as many
 AHEAD = 4096  # numbers between what is read and what is prefetched
 
 _F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)

@@ -46,7 +46,10 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """How much worse a system is than another, in percent of the other's score; None where they are not comparable."""
+    """The distance of a system from another in percent of the other's score, positive where it is worse.
+
+    None where the two are not comparable.
+    """
 
     relative: float | None
     relative_low: float | None = None  # the ends of the 95% interval. None for an infinite end, as where the other

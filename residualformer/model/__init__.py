@@ -1,1 +1,1 @@
-"""What a saved model is: loading, saving, its parameters and its cost."""
+"""Saved models: loading, saving, parameters and cost."""

@@ -1,4 +1,4 @@
-"""What decides a training: two runs of the same identity give the same weights.
+"""The identity of a training: two runs of the same identity give the same weights.
 
 The trainer compares identities before it goes on with a run folder, and the workflow's markers before a stage is
 skipped. The values of the configuration are kept flat, as {dotted key: value}.

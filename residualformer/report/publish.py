@@ -21,7 +21,7 @@ PICTURES = ("training.png", "branches.png")  # which cannot be drawn from the JS
 
 @dataclass(frozen=True)
 class Publication:
-    """What is about to be published."""
+    """Results that are about to be published."""
 
     results: Results  # the published rows with the run's
     tables: list[PaperTable]  # the run's, where they lack nothing of the published ones

@@ -1,1 +1,1 @@
-"""What has run, with what, and what runs next."""
+"""Stages: those that have run, with which options and inputs, and those that run next."""

@@ -28,7 +28,7 @@ Declare = Callable[[argparse.ArgumentParser], None]
 
 @dataclass(frozen=True)
 class CorpusOptions:
-    """What the options of a corpus come to.
+    """The arguments that the options of a corpus turn into.
 
     Attributes:
         obtain: arguments of `obtain`.

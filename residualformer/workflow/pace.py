@@ -21,7 +21,7 @@ FIXED = 0.3
 
 
 class Pace(NamedTuple):
-    """What a training has done: `steps` updates in `wall_s` seconds, over all calls that went on with it."""
+    """The speed of a training: `steps` updates in `wall_s` seconds, over all calls that went on with it."""
 
     config: Config
     steps: int

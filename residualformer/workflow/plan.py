@@ -1,4 +1,4 @@
-"""Which stage trains an experiment, and after which others."""
+"""The stage that trains an experiment, and the experiments that it needs."""
 
 from __future__ import annotations
 

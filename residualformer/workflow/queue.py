@@ -28,7 +28,7 @@ FIRST, LAST = 4, 7  # stages: from training to decoding
 
 
 class Slot(NamedTuple):
-    """Where a training runs: variables of its environment, and processor cores (None: all)."""
+    """A place where one training runs: variables of its environment, and processor cores (None: all)."""
 
     environment: dict[str, str]
     cores: set[int] | None

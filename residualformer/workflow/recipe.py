@@ -24,7 +24,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # for work that is spread over processes
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all stages of a recipe have in common.
+    """The paths and options that all stages of a recipe share.
 
     Attributes:
         conf: folder of its configurations.

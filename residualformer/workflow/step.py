@@ -59,7 +59,7 @@ class Step:
 
     @property
     def output(self) -> Path:
-        """What the marker and the lock stand for."""
+        """Return the output that the marker and the lock stand for."""
         return self.out / self.part
 
     @property
@@ -95,7 +95,7 @@ class Step:
 
 @dataclass(frozen=True)
 class State:
-    """How far a step is.
+    """The state of a step.
 
     Attributes:
         wanted: its identity now.

@@ -18,7 +18,7 @@ from residualformer.workflow.recipe import Recipe
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is to be trained and decoded.
+    """Experiments to be trained and decoded.
 
     Attributes:
         recipe: whose egs/<recipe>/run.sh and conf/<recipe>/ are used.
