@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
             failed += 1
             print(f"error: {error}", file=sys.stderr)
     if failed == len(sources):
-        raise UserError(f"none of the {failed} files could be transcribed (reasons above).")
+        raise UserError("no file could be transcribed (reasons above).")
     if failed:
         sys.exit(1)
 

@@ -48,7 +48,8 @@ def read_mapping(file: Path, named_by: str = "") -> dict[str, Any]:
     try:
         content = load_yaml(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).replace('"<unicode string>", ', "").split())
+        raise UserError(f"{file} is not valid YAML: {reason}") from error
     if not isinstance(content, dict | None):
         raise UserError(f"{file} holds {content!r}; a configuration is made of lines 'key: value'.")
     return dict(content or {})
