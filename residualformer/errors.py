@@ -9,11 +9,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 
-EXTRAS = {  # the packages that `pip install residualformer` leaves out, by the extra that has them
-    "train": ("jiwer", "lhotse", "matplotlib", "numba", "onnx", "pydantic", "sacrebleu", "tensorboard", "torch"),
-    "synthesis": ("espeakng_loader",),
-}
-
 
 class UserError(Exception):
     """An error that a user can correct. It is shown without a traceback, and the exit status is 2."""
@@ -28,20 +23,14 @@ def closest(name: str, valid: Iterable[str]) -> str:
 def run_main(main: Callable[[], None]) -> None:
     """Run the `main` function of a script and exit with a status.
 
-    UserError, failing disks and packages of an extra that is not installed end in one line on stderr and status 2,
-    Ctrl-C in status 130. SIGTERM acts like Ctrl-C, so that temporary files and worker processes are cleaned up.
+    UserError and failing disks end in one line on stderr and status 2, Ctrl-C in status 130. SIGTERM acts like Ctrl-C,
+    so that temporary files and worker processes are cleaned up.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
     except UserError as error:
         sys.exit(_fail(str(error)))
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        extra = next((name for name, packages in EXTRAS.items() if package in packages), None)
-        if extra is None:
-            raise
-        sys.exit(_fail(f"{package} is not installed; to get it: pip install 'residualformer[{extra}]'"))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -6,6 +6,8 @@ import importlib
 import importlib.metadata
 import importlib.util
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -52,6 +54,26 @@ OPTIONAL = {
         "3.2",  # gather
     ),
 }
+
+# The modules that `pip install residualformer` leaves out, by the extra that has them.
+EXTRAS = {
+    "train": ("jiwer", "lhotse", "matplotlib", "numba", "onnx", "pydantic", "sacrebleu", "tensorboard", "torch"),
+    "synthesis": ("espeakng_loader",),
+}
+
+
+@contextmanager
+def extras_needed() -> Iterator[None]:
+    """Turn the failing import of a package of an extra into a UserError with the command that installs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        for extra, packages in EXTRAS.items():
+            if package in packages:
+                command = f"pip install 'residualformer[{extra}]'"
+                raise UserError(f"{package} is not installed; to get it: {command}") from error
+        raise
 
 
 def is_installed(name: str) -> bool:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import re
 import subprocess
 import sys
-import tomllib
 
 import pytest
 
-from residualformer.errors import EXTRAS, UserError, run_main
+from residualformer.errors import UserError, run_main
 
 
 @pytest.mark.parametrize(
@@ -20,7 +18,6 @@ from residualformer.errors import EXTRAS, UserError, run_main
         (OSError(errno.EROFS, "Read-only", "a/b"), 2, "error: cannot read or write a/b: Read-only.\n"),
         (OSError(errno.ENOSPC, "No space left on device", "a"), 2, "a: No space left on device; free some space"),
         (OSError("80 requested and 12 written"), 2, "80 requested and 12 written; free some space"),  # numpy's words
-        (ModuleNotFoundError(name="torch.nn"), 2, "error: torch is not installed; to get it: pip install "),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )  # fmt: skip
@@ -38,18 +35,3 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     code = "from residualformer.errors import run_main; run_main(lambda: [print('x' * 99) for _ in range(9999)])"
     done = subprocess.run(f'{sys.executable} -c "{code}" | head -1', shell=True, capture_output=True, text=True)
     assert done.stdout == "x" * 99 + "\n" and done.stderr == ""
-
-
-def test_a_missing_module_that_is_part_of_no_extra_keeps_its_traceback():
-    def fail():
-        raise ModuleNotFoundError(name="residualformer.no_such_module")
-
-    with pytest.raises(ModuleNotFoundError):
-        run_main(fail)
-
-
-def test_every_package_of_an_extra_is_declared(root):
-    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for extra, packages in EXTRAS.items():
-        declared = {re.split(r"[^\w.-]", each)[0].replace("-", "_") for each in extras[extra]} - {"urllib3"}
-        assert set(packages) == declared

@@ -6,8 +6,8 @@ import tomllib
 
 import pytest
 
-from residualformer.errors import UserError
-from residualformer.optional import OPTIONAL, describe, is_installed, optional
+from residualformer.errors import UserError, run_main
+from residualformer.optional import EXTRAS, OPTIONAL, describe, extras_needed, is_installed, optional
 
 
 @pytest.fixture
@@ -59,3 +59,27 @@ def test_a_package_that_does_not_import_says_why(fake_kaldifeat, error):
 def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(UserError, match="'kaldifeet'; known: .* Did you mean 'kaldifeat'"):
         optional("kaldifeet")
+
+
+def test_a_package_of_an_extra_that_is_missing_is_answered_with_its_install_command(capsys):
+    @extras_needed()
+    def fail():
+        raise ModuleNotFoundError(name="torch.nn")
+
+    with pytest.raises(SystemExit) as ended:
+        run_main(fail)
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and len(printed.splitlines()) == 1
+    assert "error: torch is not installed; to get it: pip install 'residualformer[train]'" in printed
+
+
+def test_a_missing_module_that_is_part_of_no_extra_keeps_its_traceback():
+    with pytest.raises(ModuleNotFoundError), extras_needed():
+        raise ModuleNotFoundError(name="residualformer.no_such_module")
+
+
+def test_every_package_of_an_extra_is_declared(root):
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra, packages in EXTRAS.items():
+        declared = {re.split(r"[^\w.-]", each)[0].replace("-", "_") for each in extras[extra]} - {"urllib3"}
+        assert set(packages) == declared

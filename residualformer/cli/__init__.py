@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 
 from residualformer.errors import UserError, closest, run_main
+from residualformer.optional import extras_needed
 
 # A command `name` is the module cli/name.py, with `add_arguments(parser)` and `run(args)`.
 COMMANDS = {
@@ -20,6 +21,7 @@ def main() -> None:
     run_main(_main)
 
 
+@extras_needed()
 def _main() -> None:
     arguments = sys.argv[1:] or ["--help"]
     command = arguments[0]
