@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from lhotse import MonoCut
@@ -27,6 +27,21 @@ log = logging.getLogger(__name__)
 QUIET_FRAMES = 10  # length of the stretch that is repeated as an utterance's silence
 
 Item = tuple[Utterance, ...]  # one utterance, or two that are joined
+
+
+class Position(NamedTuple):
+    """A place in the endless sequence of training batches."""
+
+    epoch: int = 0
+    batch: int = 0  # batches of that epoch that are used up
+
+
+@dataclass(frozen=True)
+class Update:
+    """The batches of one update that a rank computes, and where the next update starts."""
+
+    batches: list[tuple[int, Batch]]  # each with its number within the update, from 0
+    end: Position
 
 
 class TrainBatches:
@@ -89,6 +104,35 @@ class TrainBatches:
         for index, items in enumerate(self.plan(n)):
             if index >= skip:  # a generator per batch, so that a batch does not depend on how many were skipped
                 yield self._load_batch(items, np.random.default_rng([self.seed, n, index]))
+
+    def updates(self, start: Position, per_update: int, rank: int = 0, world: int = 1) -> Iterator[Update]:
+        """Yield updates of `per_update` batches each from `start` on, epoch after epoch, without end.
+
+        Of the batches of an update, whose numbers start at 0, each of the `world` ranks gets those with
+        number % world == rank. An update may hold batches of two epochs. A thread prepares batches ahead.
+        """
+        return prefetch(self._load_updates(start, per_update, rank, world))
+
+    def _load_updates(self, start: Position, per_update: int, rank: int, world: int) -> Iterator[Update]:
+        walk = self._walk(start)
+        while True:
+            loaded = []
+            for number in range(per_update):
+                (epoch, index), items, end = next(walk)
+                if number % world == rank:
+                    rng = np.random.default_rng([self.seed, epoch, index])
+                    loaded.append((number, self._load_batch(items, rng)))
+            yield Update(loaded, end)
+
+    def _walk(self, start: Position) -> Iterator[tuple[Position, list[Item], Position]]:
+        """Yield each batch's position, its contents and the position after it."""
+        epoch, skip = start
+        while True:
+            plan = self.plan(epoch)
+            for index in range(skip, len(plan)):
+                end = Position(epoch, index + 1) if index + 1 < len(plan) else Position(epoch + 1)
+                yield Position(epoch, index), plan[index], end
+            epoch, skip = epoch + 1, 0
 
     def plan(self, n: int) -> list[list[Item]]:
         """Return the contents of the batches of epoch `n`, without loading features."""

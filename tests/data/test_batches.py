@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from lhotse import CutSet, MonoCut
 from support.toy_training import TEXTS, TOKENIZER, F, make_cut
 
 from residualformer.config.schema import DataConfig, TokenConfig
-from residualformer.data.batches import EvalBatches, TrainBatches, quiet_frames
+from residualformer.data.batches import EvalBatches, Position, TrainBatches, quiet_frames
 from residualformer.data.collate import collate
 from residualformer.data.tokenizer import train_tokenizer
 from residualformer.data.utterance import read_utterances
@@ -95,6 +96,29 @@ def test_skipping_gives_the_rest_of_the_epoch_exactly(cuts_path):
         rest = list(train_batches(cuts_path, concat_probability=0.5, pad_start_ms=200).epoch(3, skip=skip))
         assert len(rest) == len(whole) - skip
         assert all(same(a, b) for a, b in zip(rest, whole[skip:]))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_the_ranks_share_the_batches_of_an_update(cuts_path, world):
+    source = train_batches(cuts_path)
+    flat = [batch for n in range(3) for batch in source.epoch(n)]
+    ranks = [list(islice(source.updates(Position(), 3, rank, world), len(flat) // 3)) for rank in range(world)]
+    for u, updates in enumerate(zip(*ranks)):
+        assert len({update.end for update in updates}) == 1
+        assert [[number for number, _ in update.batches] for update in updates] == [
+            list(range(rank, 3, world)) for rank in range(world)
+        ]
+        assert all(same(batch, flat[3 * u + number]) for update in updates for number, batch in update.batches)
+
+
+def test_updates_go_on_from_any_position(cuts_path):
+    source = train_batches(cuts_path, concat_probability=0.5, pad_start_ms=200)
+    whole = list(islice(source.updates(Position(), 2), 14))
+    assert whole[-1].end.epoch > 1  # past two epochs' ends
+    for n in range(13):
+        resumed = next(train_batches(cuts_path, concat_probability=0.5, pad_start_ms=200).updates(whole[n].end, 2))
+        assert resumed.end == whole[n + 1].end
+        assert all(same(a, b) for (_, a), (_, b) in zip(resumed.batches, whole[n + 1].batches))
 
 
 def test_random_speed_takes_one_copy_of_each(cuts_path):
