@@ -39,7 +39,7 @@ from local.common.synthesis import (
 from local.common.synthesis import (
     read_transcripts as read_rendered,
 )
-from residualformer.data.validate import CorpusUtterance, write_cuts
+from residualformer.data.corpus_utterance import CorpusUtterance
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_text
 from residualformer.parallel import worker_map
@@ -240,6 +240,8 @@ def read_synthetic(folder: Path) -> list[CorpusUtterance]:
 
 def manifests(args: argparse.Namespace) -> None:
     """Write the validated cuts of each split."""
+    from residualformer.data.validate import write_cuts  # imports torch, not needed by options
+
     folder = corpus_folder(args)
     check_layout(folder)
     training, orphans = read_split(folder, "train")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from local.common.corpus import check_paths, fetch, record_paths, recorded_path, unpack
 from local.covost_corpus import mslt
-from residualformer.data.validate import CorpusUtterance, write_cuts
+from residualformer.data.corpus_utterance import CorpusUtterance
 from residualformer.errors import UserError, run_main
 from residualformer.workflow.corpus import run_program
 from residualformer.workflow.options import caller_path
@@ -110,6 +110,8 @@ def obtain(args: argparse.Namespace) -> None:
 
 def manifests(args: argparse.Namespace) -> None:
     """Write the validated cuts of each split."""
+    from residualformer.data.validate import write_cuts  # imports torch, not needed by options
+
     folder, translations = (
         recorded_path(Path(args.corpus), key, "covost.py") for key in ("corpus_dir", "translations")
     )

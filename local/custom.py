@@ -14,22 +14,21 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-
-from lhotse import CutSet
-from lhotse.cut import Cut
+from typing import TYPE_CHECKING
 
 from local.custom_data.choices import as_lines, as_yaml, choose
-from local.custom_data.cuts import relabel
-from local.custom_data.entries import EMPTY_TEXT, NO_AUDIO, Data, Dropped, Entry, shell_problem
-from local.custom_data.layouts import LAYOUTS, read_data, recognize_layout
+from local.custom_data.entries import EMPTY_TEXT, LAYOUT_NAMES, NO_AUDIO, Data, Dropped, Entry, shell_problem
 from local.custom_data.splits import add_missing_splits, repeated_texts, shared_speakers, total_hours
 from residualformer.data.text import CASES, normalize
-from residualformer.data.utterance import target_text
-from residualformer.data.validate import save_cuts, validate_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_json, write_json, write_text
 from residualformer.workflow.corpus import run_program
 from residualformer.workflow.options import caller_path, one_of, real_number
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+# Functions import what imports torch and Lhotse: `options` must answer at once.
 
 SPLITS = ("train", "dev", "test")
 RATE = 16000  # of the features, in Hz
@@ -42,6 +41,8 @@ TOO_SHORT, TOO_LONG, TOO_MUCH_TEXT = "too short", "too long", "more text than ca
 
 def obtain(args: argparse.Namespace) -> None:
     """Recognize the layout of the data and record where they are; the data stay in place."""
+    from local.custom_data.layouts import LAYOUTS, read_data, recognize_layout
+
     if not args.data:
         raise UserError("--data is missing: give the folder of your data (or the table, or the cuts).")
     source = args.data
@@ -57,6 +58,11 @@ def obtain(args: argparse.Namespace) -> None:
 
 def manifests(args: argparse.Namespace) -> None:
     """Write the validated cuts of each split, the report on dropped utterances and the chosen configuration."""
+    from lhotse import CutSet
+
+    from local.custom_data.layouts import read_data
+    from residualformer.data.validate import save_cuts
+
     corpus = read_json(Path(args.corpus) / "corpus.json", "run stage 0 first, with --overwrite if it ran before")
     data = read_data(Path(args.data or corpus["data"]), corpus["layout"])
     given_splits = {entry.split for entry in data.entries} - {""}
@@ -129,6 +135,9 @@ def _digest(path: Path) -> str:
 
 def validate(entries: list[Entry], data: Data, args: argparse.Namespace) -> list[Cut]:
     """Return valid cuts whose length and amount of text are plausible; drop the others in `data`."""
+    from local.custom_data.cuts import relabel
+    from residualformer.data.validate import validate_cuts
+
     given = [relabel(entry.cut, entry.utterance) if entry.cut else entry.utterance for entry in entries]
     if not given:
         raise UserError(f"no utterance can be used: {summary(data.dropped)}.")
@@ -174,6 +183,8 @@ def conversions(cuts: list[Cut]) -> str:
 
 def write_choices(train: list[Cut], args: argparse.Namespace, path: Path) -> None:
     """Choose a configuration for the training cuts, write it to `path` and print it."""
+    from residualformer.data.utterance import target_text
+
     hours, texts = total_hours(train), [target_text(cut, args.target) for cut in train]
     values = choose(hours, texts, args.target, args.max_seconds)
     write_text(path, as_yaml(values, hours, len(train)))
@@ -184,7 +195,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this corpus."""
     add = parser.add_argument
     add("--data", type=caller_path, metavar="PATH", help="your data, used in place: a folder, a table, or Lhotse cuts")
-    _add_choice(add, "--layout", "auto", *LAYOUTS, help="of the data; auto recognizes it")
+    _add_choice(add, "--layout", "auto", *LAYOUT_NAMES, help="of the data; auto recognizes it")
     _add_choice(add, "--target", "text", "translation", help="what the models write")
     _add_choice(add, "--case", *CASES, help="of all text")
     _add_choice(add, "--punctuation", "keep", "remove", help="of all text")

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from local.common.corpus import check_paths, fetch, record_paths, recorded_path, unpack
-from residualformer.data.validate import CorpusUtterance, write_cuts
+from residualformer.data.corpus_utterance import CorpusUtterance
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_text
 from residualformer.workflow.corpus import run_program
@@ -115,6 +115,8 @@ def obtain(args: argparse.Namespace) -> None:
 
 def manifests(args: argparse.Namespace) -> None:
     """Write the validated cuts of each split."""
+    from residualformer.data.validate import write_cuts  # imports torch, not needed by options
+
     if args.corpus_dir:
         folder = given_folder(args.corpus_dir)
     else:

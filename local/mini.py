@@ -33,6 +33,7 @@ from local.common.synthesis import (
     write_transcripts,
 )
 from local.mini_corpus.grammar import draw_sentence
+from residualformer.data.corpus_utterance import CorpusUtterance
 from residualformer.errors import UserError, run_main
 from residualformer.parallel import worker_map
 from residualformer.workflow.corpus import run_program
@@ -127,7 +128,7 @@ def obtain(args: argparse.Namespace) -> None:
 
 def manifests(args: argparse.Namespace) -> None:
     """Write the validated cuts of each split."""
-    from residualformer.data.validate import CorpusUtterance, write_cuts  # imports torch, not needed by options
+    from residualformer.data.validate import write_cuts  # imports torch, not needed by options
 
     folder = Path(args.corpus)
     records = read_transcripts(folder)

@@ -154,6 +154,32 @@ def test_a_configuration_needs_no_torch(module):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}).returncode == 0
 
 
+CORPORA = sorted(path.name for path in (ROOT / "local").glob("*.py"))
+QUICK = [
+    *([f"local/{corpus}", "options", *words] for corpus in CORPORA for words in (["--"], ["--help"])),
+    ["utils/stages.py", "--help"],
+    ["utils/stages.py", "--stage", "5", "--stop-stage", "4"],  # refused, after all that checks options is imported
+    ["utils/sweep.py", "--help"],
+]
+
+
+@pytest.mark.parametrize("words", QUICK, ids=" ".join)
+def test_options_are_read_without_torch_and_lhotse(words):
+    """Each call of run.sh asks a corpus what its options mean, and importing these two takes seconds."""
+    code = """if True:
+        import runpy, sys
+        sys.argv = sys.argv[1:]
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        finally:
+            print(*sorted({"torch", "lhotse"} & set(sys.modules)), file=sys.stderr)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.stderr.splitlines()[-1] == "", done.stderr
+
+
 @pytest.mark.parametrize("path", PYTHON + SHELL, ids=name)
 def test_files_are_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE

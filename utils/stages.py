@@ -60,12 +60,13 @@ def run_parser() -> OptionParser:
 
 
 def run_help(parser: OptionParser, words: Sequence[str]) -> str:
-    """Return the help of run.sh, and of the corpus that `words` choose."""
-    corpus = parser.parse_known_args([word for word in words if word not in ("-h", "--help")])[0].corpus
-    program = Path("local", f"{corpus}.py")
+    """Return the help of run.sh and of the corpus that `words` choose, with what they choose as the defaults."""
+    given = parser.parse_known_args([word for word in words if word not in ("-h", "--help")])[0]
+    parser.set_defaults(corpus=given.corpus, experiments=given.experiments, test_set=given.test_set)
+    program = Path("local", f"{given.corpus}.py")
     if not program.is_file():
         return parser.format_help()
-    return f"{parser.format_help()}\nCorpus {corpus}: {options_help(program)}".rstrip()
+    return f"{parser.format_help()}\nCorpus {given.corpus}: {options_help(program)}".rstrip()
 
 
 if __name__ == "__main__":

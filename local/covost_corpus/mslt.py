@@ -13,7 +13,7 @@ import codecs
 from pathlib import Path
 
 from local.common.corpus import check_paths
-from residualformer.data.validate import CorpusUtterance
+from residualformer.data.corpus_utterance import CorpusUtterance
 from residualformer.errors import UserError
 
 SETS = {"dev": "MSLT_Dev_EN", "test": "MSLT_Test_EN"}

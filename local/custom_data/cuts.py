@@ -12,7 +12,7 @@ from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 
 from local.custom_data.entries import EMPTY_TEXT, NO_AUDIO, Data, Entry, by_split, find_audio
-from residualformer.data.validate import CorpusUtterance
+from residualformer.data.corpus_utterance import CorpusUtterance
 from residualformer.errors import UserError
 
 

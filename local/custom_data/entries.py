@@ -6,14 +6,17 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lhotse.cut import Cut
-
-from residualformer.data.validate import CorpusUtterance
+from residualformer.data.corpus_utterance import CorpusUtterance
 from residualformer.errors import UserError
 from residualformer.files import read_text, split_lines
 from residualformer.workflow.inputs import AUDIO, files_below
 
+if TYPE_CHECKING:  # imports torch, not needed by options
+    from lhotse.cut import Cut
+
+LAYOUT_NAMES = ("cuts", "kaldi", "table", "pairs")  # in the order in which they are tried; layouts.py reads them
 AUDIO_FOLDERS = ("clips", "wavs", "wav", "audio")  # beside a table, as in Common Voice and LJSpeech
 SPLIT_NAMES = {
     "train": ("train", "training"),

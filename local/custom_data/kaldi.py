@@ -14,7 +14,7 @@ from local.custom_data.entries import (
     find_audio,
     read_lines,
 )
-from residualformer.data.validate import CorpusUtterance
+from residualformer.data.corpus_utterance import CorpusUtterance
 from residualformer.errors import UserError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from local.custom_data.entries import NO_AUDIO, NO_TEXT, Data, Entry, audio_below, read_lines, split_of
-from residualformer.data.validate import CorpusUtterance
+from residualformer.data.corpus_utterance import CorpusUtterance
 from residualformer.workflow.inputs import files_below
 
 TRANSLATION = ".translation"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-
-from lhotse.cut import Cut
+from typing import TYPE_CHECKING
 
 from residualformer.errors import UserError
+
+if TYPE_CHECKING:  # imports torch, not needed by options
+    from lhotse.cut import Cut
 
 SHARE = 0.1  # of the speech, for each of dev and test ...
 MOST_S = 3600.0  # ... up to this many seconds

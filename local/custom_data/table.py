@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from local.custom_data.entries import BAD_ROW, NO_AUDIO, Data, Entry, by_split, find_audio, read_lines, split_of
-from residualformer.data.validate import CorpusUtterance
+from residualformer.data.corpus_utterance import CorpusUtterance
 from residualformer.errors import UserError
 
 COLUMNS = {  # our name of a column, and those that public data sets use

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -17,27 +16,13 @@ from lhotse import CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
 from tqdm import tqdm
 
 from residualformer.data.audio import MP3_ESTIMATE, rate_problem, stated_wav_frames
+from residualformer.data.corpus_utterance import CorpusUtterance
 from residualformer.errors import UserError
 from residualformer.files import replacing
 from residualformer.parallel import worker_map
 
 CUTS_PER_PROCESS = 2000  # with fewer cuts, a process takes longer to start than it saves
 MAX_OVERSHOOT_S = 0.5  # how far beyond its recording a segment may end, as in Kaldi
-
-
-@dataclass(frozen=True)
-class CorpusUtterance:
-    """An utterance as a corpus describes it, not yet validated."""
-
-    id: str
-    audio: Path | None  # the recording; None where there is only a transcript
-    text: str
-    speaker: str
-    language: str = "English"
-    translation: str = ""
-    origin: str = ""  # "" for utterances of the corpus itself, else where they come from, such as "synthetic"
-    start: float = 0.0  # where the utterance begins in its recording, in seconds
-    duration: float | None = None  # in seconds; None for all the rest of the recording
 
 
 class BadUtterance(Exception):

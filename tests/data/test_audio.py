@@ -13,8 +13,9 @@ from test_validate import without_its_first_frame
 
 from residualformer.config.schema import FeatureConfig
 from residualformer.data.audio import MAX_RATE_HZ, MIN_RATE_HZ, read_audio
+from residualformer.data.corpus_utterance import CorpusUtterance
 from residualformer.data.extract import extract_features
-from residualformer.data.validate import CorpusUtterance, make_cut, validate_cuts
+from residualformer.data.validate import make_cut, validate_cuts
 from residualformer.errors import UserError
 
 

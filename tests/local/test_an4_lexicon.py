@@ -9,6 +9,7 @@ from lhotse import CutSet
 
 from local import an4
 from local.an4_corpus.lexicon import LETTERS, LEXICON, translate
+from residualformer.data.validate import write_cuts
 
 # All words of etc/an4_{train,test}.transcription and etc/an4.dic, from the corpus.
 WORDS = """
@@ -78,6 +79,6 @@ def test_cuts_carry_it(text, tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"<s> {text} </s> ({name})\n")
     utterances, _ = an4.read_split(tmp_path, "test")
-    an4.write_cuts(utterances, "test", tmp_path / "cuts_test.jsonl.gz", an4.SAMPLING_RATE, [])
+    write_cuts(utterances, "test", tmp_path / "cuts_test.jsonl.gz", an4.SAMPLING_RATE, [])
     (cut,) = CutSet.from_file(tmp_path / "cuts_test.jsonl.gz")
     assert cut.supervisions[0].custom == {"translation": translate(text)} and translate(text)

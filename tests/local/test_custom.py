@@ -9,6 +9,8 @@ import pytest
 from custom_data import CHINESE, FRENCH, LAYOUTS, kaldi, pairs, table, utterances, write_audio
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
+from local.custom_data import layouts
+from local.custom_data.entries import LAYOUT_NAMES
 from local.custom_data.layouts import read_data, recognize_layout
 from residualformer.config.loading import load_config
 from residualformer.config.schema import FeatureConfig
@@ -19,6 +21,10 @@ from residualformer.errors import UserError
 from residualformer.workflow.inputs import content
 
 SPLITS = ("train", "dev", "test")
+
+
+def test_the_names_that_the_options_offer_are_those_of_the_layouts():
+    assert tuple(layouts.LAYOUTS) == LAYOUT_NAMES
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -1,0 +1,47 @@
+"""The help of every script lists all options, those of the corpus as well."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("egs/*/run.sh"))
+OWN_OPTIONS = {  # of the corpora
+    "an4": ["--corpus-dir", "--synthetic", "--seed"],
+    "covost": ["--corpus-dir", "--mslt-dir"],
+    "custom": ["--data", "--layout", "--target", "--case", "--punctuation", "--min-seconds", "--max-seconds"],
+    "librispeech": ["--corpus-dir", "--subset"],
+    "mini": ["--train-hours", "--dev-minutes", "--test-minutes", "--long-test-hours", "--seed"],
+}
+
+
+@pytest.mark.parametrize("script", ["run.sh", *RECIPES])
+def test_help_lists_every_option(root, script):
+    done = subprocess.run([root / script, "--help"], capture_output=True, text=True, cwd="/", check=True)
+    corpus = "mini" if script == "run.sh" else script.split("/")[1].split("_")[0]
+    common = ["--stage", "--stop-stage", "--set", "--overwrite", "--experiments", "--name", "--jobs"]
+    for option in common + OWN_OPTIONS[corpus]:
+        assert f"  {option} " in done.stdout
+    assert done.stdout.count("  --synthetic ") == (corpus == "an4")
+    assert f"which corpus: local/NAME.py ({corpus})" in done.stdout
+
+
+SCRIPTS = sorted(
+    str(path.relative_to(path.parents[1]))
+    for folder in ("steps", "local", "utils")
+    for path in (ROOT / folder).glob("*.py")
+    if "run_main(main)" in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_of_every_script(root, script):
+    command = [sys.executable, script, "--help"]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
+    assert done.returncode == 0 and done.stdout.startswith("usage:")
