@@ -49,9 +49,9 @@ OPTIONAL = {
     ),
     "torchaudio": OptionalPackage("exact transducer loss", "pip install torchaudio", "0.10"),
     "triton": OptionalPackage(
-        "fast transducer losses on an NVIDIA GPU",
+        "fast transducer losses and AmNets on an NVIDIA GPU",
         "pip install triton, in the version that your torch asks for",
-        "3.2",  # gather
+        "3.5",  # that of torch 2.9
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 
 # A shell ignores interrupts in what it runs in the background, and so would all programs that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Kernels in Triton are run by its interpreter, unless TRITON_INTERPRET=0; whether they are is settled by its import.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")

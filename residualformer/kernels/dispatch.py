@@ -1,7 +1,8 @@
-"""Choose who computes the transducer losses: plain PyTorch, numba on a CPU, or Triton on CUDA.
+"""Choose who computes the transducer losses and the scan of branches: plain PyTorch, numba on a CPU, or Triton on CUDA.
 
 `auto` takes the fastest engine that is installed and works. One that fails, because it does not import or cannot
-compile for this machine, is given up for the rest of the process, with one warning.
+compile for this machine, is given up for the rest of the process, with one warning. Where a GPU is there and Triton
+cannot be used, the log says so once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from residualformer.optional import is_installed, optional
+from residualformer.optional import OPTIONAL, is_installed, optional
 
 log = logging.getLogger("residualformer")
 ENGINES = ("auto", "plain", "numba", "triton")
@@ -29,7 +30,7 @@ _is_there = functools.cache(is_installed)
 
 @contextmanager
 def recursion_engine(name: str) -> Iterator[None]:
-    """Run every loss of this thread on engine `name`, one of ENGINES, within the context; `plain` is all PyTorch.
+    """Run losses and scans of this thread on engine `name`, one of ENGINES, within the context; `plain` is all PyTorch.
     Raises ValueError if there is no such engine. A loss raises UserError if the engine's package is missing or broken.
     """
     if name not in ENGINES:
@@ -68,7 +69,30 @@ def give_up_on_failure(engine: str) -> Iterator[None]:
         raise
     except Exception as error:  # a package can fail to import, or to compile for this machine, in one of many ways
         _failed.add(engine)
-        log.warning("transducer losses are computed without %s, which failed, and therefore slower: %s", engine, error)
+        log.warning("kernels run without %s, which failed, and therefore slower: %s", engine, error)
+
+
+def triton_or_plain(kernel: str, like: Tensor, unfit: str | None = None) -> str:
+    """Return the engine for tensors such as `like` where no other is in question: `triton` on CUDA, else `plain`.
+
+    Args:
+        kernel: what is computed, for the log.
+        unfit: why Triton does not serve this call, although it serves others.
+    """
+    if like.device.type != "cuda":
+        return "plain"
+    if unfit is None and like.dtype != torch.float32:
+        unfit = f"Triton's is for float32, not {str(like.dtype).removeprefix('torch.')}"
+    if unfit is None and not _is_there("triton"):
+        unfit = f"Triton is not installed; to get it: {OPTIONAL['triton'].install}"
+    if unfit is not None:
+        _warn_once(f"on {like.device.type} {kernel} runs in plain PyTorch, which is slower: {unfit}")
+    return "triton" if unfit is None and is_usable("triton") else "plain"
+
+
+@functools.cache
+def _warn_once(sentence: str) -> None:
+    log.warning(sentence)
 
 
 def limit_for_device(limits: dict[str, int], tensor: Tensor) -> int:

@@ -4,7 +4,8 @@ Steps, nodes and fractions are those of `recursion_numba.py`, with a program per
 position. Log-sums are float64, of which a node takes two additions and two comparisons; exp, log and the backward pass
 are float32.
 
-So far this has run in Triton's interpreter and been compiled for sm_80 and sm_90, but has not run on a GPU.
+It has run in Triton's interpreter, where it is right to the rounding of float32, and compiles for sm_80 and sm_90. No
+GPU has run it: its speed is unknown, and so is whether threads, which the interpreter runs in order, race.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from residualformer.kernels.recursion_plain import Totals
+from residualformer.kernels.triton_tools import check, launch
 
 _NEVER = tl.constexpr(-1e30)  # log 0; finite, so that the difference of two is not nan
 _DEAD = tl.constexpr(-1e29)  # log 0 plus some arcs lies below this
@@ -76,14 +78,19 @@ def _recursion(
 
 
 def run(px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool) -> Totals:
-    """Compute `recursion.lattice_recursion` for float32 tensors of any strides on CUDA."""
+    """Compute `recursion.lattice_recursion` for float32 tensors of any strides on one CUDA device.
+
+    Raises UserError for others: sums of hundreds of log-probabilities do not survive the 8 or 11 bits of bf16 and fp16.
+    """
+    check("the lattice recursion", px)
     (B, S1, T), slope = py.shape, px.shape[2] - py.shape[2]
     total, block = px.new_empty(B), max(32, triton.next_power_of_2(S1))
     grads = (torch.zeros_like(px), torch.zeros_like(py)) if with_grad else (px, py)
     x_fractions = px.new_empty(B if with_grad else 0, slope * (S1 - 1) + T, block)
     if B > 0:
         strides = [stride for p in (px, py, *grads) for stride in p.stride()]
-        _recursion[(B,)](
+        launch(
+            _recursion, (B,), px,
             px, py, *grads, boundary.contiguous(), total, x_fractions, *strides, x_fractions.stride(0),
             SLOPE=slope, WITH_GRAD=with_grad, BLOCK=block, num_warps=min(8, max(1, block // 128)),
         )  # fmt: skip
