@@ -204,7 +204,7 @@ def main() -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="a run folder, or its model.pt")
+    parser.add_argument("--model", type=Path, required=True, help="a run folder, or its model.safetensors")
     parser.add_argument("--cuts", type=Path, required=True, help="what to recognize")
     parser.add_argument("--utterances", type=int, default=20)
     parser.add_argument("--beam", type=int, default=16)

@@ -1,7 +1,7 @@
 """Updates of the trainer: time per update and per epoch, and where it goes; this checkout, or it against another one.
 
     . ./path.sh && python benchmarks/trainer_profile.py --config conf/an4/residual.yaml --data egs/an4/data \
-        [--threads 1] [--updates 30] [--model exp/shared/model.pt] [--against ../other/checkout]
+        [--threads 1] [--updates 30] [--model exp/shared/model.safetensors] [--against ../other/checkout]
 
 The updates are those of `residualformer/train/loop.py`, in a process for each checkout; these take turns. They start
 where SpecAugment does, from random weights or those of `--model`: the better the model, the cheaper the exact loss.
@@ -92,7 +92,7 @@ class Worker:
         tokenizer = Tokenizer.load(args.data / "lang" / "tokenizer.json")
         self.trainer = Trainer(config, tokenizer, cuts, read_cmvn(args.data / "fbank"), Path(folder), {})
         if args.model:
-            self.trainer.warm_start(checkpoint.load(args.model, "weights")["weights"], str(args.model))
+            self.trainer.warm_start(checkpoint.read_model(args.model).weights, str(args.model))
         self.trainer.step = config.data.specaugment.start_step
         self.losses = functions_of("residualformer.loss")
         self.trainer.batches.plan(0)  # the first takes longer
@@ -225,7 +225,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, required=True, help="experiment, a YAML in conf/")
     parser.add_argument("--data", type=Path, required=True, help="folder with fbank/ and lang/ of the recipe")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a configuration key")
-    parser.add_argument("--model", type=Path, help="start from the weights of this model.pt")
+    parser.add_argument("--model", type=Path, help="start from the weights of this model file")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout of this repository")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batches", type=int, default=6, help="how many there are, 2 at least")

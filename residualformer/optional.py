@@ -57,7 +57,10 @@ OPTIONAL = {
 
 # The modules that `pip install residualformer` leaves out, by the extra that has them.
 EXTRAS = {
-    "train": ("jiwer", "lhotse", "matplotlib", "numba", "onnx", "pydantic", "sacrebleu", "tensorboard", "torch"),
+    "train": (
+        *("jiwer", "lhotse", "matplotlib", "numba", "onnx"),
+        *("pydantic", "sacrebleu", "safetensors", "tensorboard", "torch", "typing_extensions"),
+    ),
     "synthesis": ("espeakng_loader",),
 }
 

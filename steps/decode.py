@@ -58,7 +58,7 @@ def main() -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("model", type=Path, metavar="RUN_OR_MODEL", help="a run folder, or its model.pt")
+    parser.add_argument("model", type=Path, metavar="RUN_OR_MODEL", help="a run folder, or its model.safetensors")
     parser.add_argument("--cuts", type=Path, required=True, help="cuts with features, cuts_<split>.jsonl.gz (stage 2)")
     parser.add_argument("--out", type=Path, help="output folder (default: RUN/decode_<split>_<search>)")
     parser.add_argument("--config", type=Path, help="experiment whose section decode to take (default: the model's)")

@@ -61,7 +61,7 @@ def sizes(out: Path, settings: ModelSettings) -> str:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("run", type=Path, metavar="RUN_OR_MODEL", help="a run folder, or its model.pt")
+    parser.add_argument("run", type=Path, metavar="RUN_OR_MODEL", help="a run folder, or its model.safetensors")
     parser.add_argument("--out", type=Path, help="the folder to write (default: RUN/export)")
     parser.add_argument("--type", metavar="|".join(CONTRACTS), help="kind of model (default: what the model fits)")
     parser.add_argument(

@@ -1,8 +1,8 @@
 """Stages 4-6: train one experiment, or go on with it where it stopped.
 
 Reads DATA/fbank and DATA/lang; writes the run folder EXP (config.yaml, checkpoints/, train.log, metrics.jsonl,
-tensorboard/, resume.sh and, at the end, model.pt). When EXP holds a run of another configuration, that one is moved
-aside, not lost.
+tensorboard/, resume.sh and, at the end, model.safetensors). When EXP holds a run of another configuration, that one is
+moved aside, not lost.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ def test_a_failed_write_names_the_file_and_leaves_the_old_one(tmp_path, error):
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
-    kept = ["model.pt", ".lock", ".hidden.7", "1.json", ".run.lock"]
-    for name in [*kept, ".12345.model.pt", ".7.cuts.jsonl.gz"]:
+    kept = ["model.safetensors", ".lock", ".hidden.7", "1.json", ".run.lock"]
+    for name in [*kept, ".12345.model.safetensors", ".7.cuts.jsonl.gz"]:
         (tmp_path / name).write_text("-")
     (tmp_path / ".8.new.export").mkdir()
     (tmp_path / ".8.new.export" / "encoder.onnx").write_text("-")

@@ -203,3 +203,29 @@ def test_functions_fit_a_screen(path):
 @pytest.mark.parametrize("path", under("steps") + under("local") + under("utils"), ids=name)
 def test_scripts_say_what_they_do(path):
     assert ast.get_docstring(parse(path))
+
+
+def names_used(path: Path) -> set[str]:
+    """Return the dotted names of modules, attributes and true options that a file mentions."""
+    found = set()
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            found.add(f"{node.value.id}.{node.attr}")
+        elif isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant) and node.value.value is True:
+            found.add(f"{node.arg}=True")
+    return found
+
+
+UNPICKLING = {
+    *("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"),
+    *("torch.load", "torch.save", "torch.jit.load", "allow_pickle=True", "yaml.unsafe_load", "yaml.full_load"),
+}
+
+
+@pytest.mark.parametrize("path", [path for path in PYTHON if path not in under("tests")], ids=name)
+def test_nothing_that_is_read_may_hold_code(path):
+    assert not names_used(path) & UNPICKLING

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from residualformer.constants import MODEL_FILE
 from residualformer.errors import UserError, closest
 from residualformer.model.device import add_device_option
 from residualformer.runtime.settings import SETTINGS_FILE, is_exported
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files", nargs="*", type=Path, metavar="FILE", help="audio of any rate and number of channels; - standard input"
     )
     parser.add_argument(
-        "--model", type=Path, required=True, metavar="MODEL", help="a run folder, a model.pt or an exported folder"
+        "--model", type=Path, required=True, metavar="MODEL", help=f"a run folder, a {MODEL_FILE} or an exported folder"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per file: text, tokens, times (s), score")
     kind = parser.add_mutually_exclusive_group()
@@ -113,7 +114,7 @@ def _not_there(model: Path) -> str:
 
 
 def _trained(args: argparse.Namespace) -> Results:
-    """Load a run folder or model.pt; return the transcription of a file in PyTorch."""
+    """Load a run folder or model file; return the transcription of a file in PyTorch."""
     _check_trained(args)
     import torch  # which an exported folder does without
 
@@ -135,7 +136,7 @@ def _trained(args: argparse.Namespace) -> Results:
 def _check_trained(args: argparse.Namespace) -> None:
     """Raise UserError for a path within an exported folder, and for options that only those take."""
     folder = args.model if args.model.is_dir() else args.model.parent
-    if any(folder.glob("*.onnx")) and args.model.suffix != ".pt":
+    if any(folder.glob("*.onnx")) and args.model.suffix != ".safetensors":
         raise UserError(
             f"--model {args.model} is no exported folder: give the whole folder that steps/export.py wrote, with its "
             f"{SETTINGS_FILE}."

@@ -1,4 +1,4 @@
-"""Models and checkpoints on disk: written atomically, read strictly, complete without any other file."""
+"""Models on disk: complete without any other file, read strictly."""
 
 from __future__ import annotations
 
@@ -7,26 +7,75 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from residualformer.config.loading import config_from_dict, config_to_dict
 from residualformer.config.schema import Config
+from residualformer.constants import MODEL_FILE
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError
-from residualformer.files import replacing
+from residualformer.model.tensors import read_tensors, write_tensors
 from residualformer.nn.transducer import Transducer, build_model
 
-MODEL_FILE = "model.pt"
-MODEL_ENTRIES = ("weights", "config", "tokenizer", "info")
-# The types of the entries of models and of the states that trainings continue from.
-TYPES: dict[str, type] = {
-    **dict.fromkeys(MODEL_ENTRIES, dict),
-    **dict.fromkeys(("identity", "optimizer", "phases", "clock", "random"), dict),
-    **dict.fromkeys(("step", "epoch", "batch_in_epoch"), int),
-}
+Weights = dict[str, Tensor]
+
+
+@with_config(ConfigDict(strict=True))
+class TrainingRecord(TypedDict, total=False):
+    """The record of a training, as far as it is read again."""
+
+    command: str
+    commit: str
+    hardware: str
+    versions: str
+    data: str
+    seed: int
+    steps: int
+    wall_s: float
+    cpu_s: float
+    valid: dict[str, float]  # measurements on the dev set
+    parameters: dict[str, int]  # see `parameter_table`
+    identity: dict[str, Any]  # see `training_identity`
+    fingerprint: str  # of the weights
+
+
+@with_config(ConfigDict(strict=True))
+class ModelValues(TypedDict):
+    """What a model file holds beside the weights."""
+
+    config: dict[str, Any]  # see `config_to_dict`
+    tokenizer: dict[str, Any]  # see `Tokenizer.to_dict`
+    info: TrainingRecord
+
+
+_MODEL_VALUES = TypeAdapter(ModelValues)
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """The content of a model file."""
+
+    file: Path
+    weights: Weights
+    config: Config
+    tokenizer: Tokenizer
+    info: dict[str, Any]  # a `TrainingRecord`, and what else was noted
+
+    def build(self) -> Bundle:
+        """Build the model in eval mode, on the CPU; UserError if weights, tokens and configuration do not fit."""
+        rows = self.weights.get("joiner.vocabulary.weight")
+        if rows is not None and (rows.dim() == 0 or len(rows) != self.tokenizer.vocab_size):
+            raise UserError(
+                f"{self.file} writes {len(rows) if rows.dim() else 1} tokens, but its token set has "
+                f"{self.tokenizer.vocab_size}; train it again"
+            )
+        model = build_model(self.config, self.tokenizer.vocab_size)
+        load_weights(model, self.weights, str(self.file))
+        return Bundle(model.eval(), self.config, self.tokenizer, self.info)
 
 
 @dataclass
@@ -44,90 +93,50 @@ class Bundle:
         return next(self.model.parameters()).device
 
 
-def save(value: Any, path: Path) -> None:
-    """Write tensors and plain values with `torch.save`, atomically; OSError when the disk is full."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        torch.save(value, file)
-
-
-def load(path: Path, *needed: str) -> Any:
-    """Read tensors and plain values from `path` to the CPU.
-
-    Raises:
-        UserError: the file is missing or damaged, lacks a `needed` entry, or holds one of another type than `TYPES`.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} is missing; train the model first (stages 4 and 5)")
-    try:
-        with ZipFile(path) as archive:
-            if archive.testzip():  # torch does not look at the check sums
-                raise BadZipFile("a check sum is wrong")
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError:
-        raise  # not damaged: nothing to remove
-    except Exception as error:  # damage makes the unpickler raise nearly anything
-        raise UserError(f"{path} is not a checkpoint or is damaged; remove it and train again") from error
-    if needed and not (isinstance(value, dict) and set(needed) <= set(value)):
-        raise UserError(f"{path} is not a checkpoint of this toolkit, which holds {', '.join(needed)}; train again")
-    for name in needed:
-        _check_type(name, value[name], path)
-    return value
-
-
-def save_model(
-    path: Path, weights: dict[str, Tensor], config: Config, tokenizer: Tokenizer, info: dict[str, Any]
-) -> None:
+def save_model(path: Path, weights: Weights, config: Config, tokenizer: Tokenizer, info: dict[str, Any]) -> None:
     """Write a self-sufficient model: weights, configuration (features included), tokens and training record."""
-    value = {"weights": weights, "config": config_to_dict(config), "tokenizer": tokenizer.to_dict(), "info": info}
-    save(value, path)
+    values = {"config": config_to_dict(config), "tokenizer": tokenizer.to_dict(), "info": info}
+    write_tensors(path, "a model", weights, values)
 
 
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
-    """Load the model of a run folder, or of a `model.pt`, in eval mode onto `device`.
-
-    Raises:
-        UserError: there is none, it is damaged (its weights have another fingerprint than those that were written), or
-            its tokens do not fit its weights.
-    """
+    """Load the model of a run folder, or of a model file, in eval mode onto `device`; errors as of `read_model`."""
     path = Path(path)
     if path.is_dir() and not (path / MODEL_FILE).is_file():
         raise UserError(f"{path} holds no {MODEL_FILE}: its training has not finished; run it to the end first")
-    file = path / MODEL_FILE if path.is_dir() else path
-    loaded = bundle(load(file), file)
+    loaded = read_model(path / MODEL_FILE if path.is_dir() else path).build()
     loaded.model.to(device)
     return loaded
 
 
-def bundle(value: Any, file: Path) -> Bundle:
-    """Build the model in eval mode from the content of a model file; errors as of `load_model`."""
-    if not isinstance(value, dict) or not set(MODEL_ENTRIES) <= set(value):
-        raise UserError(f"{file} is not a model of this toolkit; give a run folder or its {MODEL_FILE}")
-    for name in MODEL_ENTRIES:
-        _check_type(name, value[name], file)
-    config, weights = config_from_dict(value["config"], str(file)), value["weights"]
-    tokenizer = model_tokenizer(value, file)
-    rows = weights.get("joiner.vocabulary.weight")
-    if rows is not None and (rows.dim() == 0 or len(rows) != tokenizer.vocab_size):
-        raise UserError(
-            f"{file} writes {len(rows) if rows.dim() else 1} tokens, but its token set has {tokenizer.vocab_size}; "
-            "train it again"
-        )
-    model = build_model(config, tokenizer.vocab_size)
-    load_weights(model, weights, str(file))
-    if value["info"].get("fingerprint", fingerprint(weights)) != fingerprint(weights):
-        raise UserError(f"{file} is damaged: its weights are not those that were written; remove it and train again")
-    return Bundle(model.eval(), config, tokenizer, value["info"])
+def read_model(file: Path) -> SavedModel:
+    """Read a model file.
+
+    Raises:
+        UserError: there is none, it is damaged, or its weights have another fingerprint than those that were trained.
+    """
+    weights, values = read_tensors(file, "a model")
+    return parse_model(file, weights, values)
 
 
-def model_tokenizer(value: dict[str, Any], file: Path) -> Tokenizer:
-    """Return the tokenizer within the content of a model file; UserError if it is none."""
+def parse_model(file: Path, weights: Weights, values: dict[str, Any]) -> SavedModel:
+    """Return the content of a model file by its schema; errors as of `read_model`."""
     try:
-        return Tokenizer.from_dict(value["tokenizer"])
+        _MODEL_VALUES.validate_python(values)
+        tokenizer = Tokenizer.from_dict(values["tokenizer"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{file} is damaged at {place} ({first['msg']}); remove it and train again") from None
     except ValueError as error:
         raise UserError(f"{file} holds no sound token set ({error}); remove it and train again") from error
+    config, info = config_from_dict(values["config"], str(file)), values["info"]
+    if info.get("fingerprint", fingerprint(weights)) != fingerprint(weights):
+        raise UserError(f"{file} is damaged: its weights are not those that were trained; remove it and train again")
+    return SavedModel(file, weights, config, tokenizer, info)
 
 
-def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], source: str) -> None:
+def load_weights(model: torch.nn.Module, weights: Weights, source: str) -> None:
     """Load weights with a strict `load_state_dict`; UserError with the first that does not fit."""
     try:
         model.load_state_dict(weights)
@@ -136,35 +145,26 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], source: str
         raise UserError(f"the weights in {source} do not fit the configured model: {first[:160]}") from error
 
 
-def average(paths: Sequence[Path]) -> dict[str, Tensor]:
+def save_weights(path: Path, weights: Weights) -> None:
+    """Write weights to be averaged."""
+    write_tensors(path, "weights", weights, {})
+
+
+def average(paths: Sequence[Path]) -> Weights:
     """Average the weights in `paths`, in float64; tensors that are not floating point are those of the last."""
-    total: dict[str, Tensor] = {}
+    total: Weights = {}
     for path in paths:
-        weights = load(path)
-        _check_type("weights", weights, path)
+        weights, _ = read_tensors(path, "weights")
         for name, tensor in weights.items():
             tensor = tensor.double() if tensor.is_floating_point() else tensor
             total[name] = total[name] + tensor if name in total and tensor.is_floating_point() else tensor
     return {n: (t / len(paths)).float() if t.is_floating_point() else t for n, t in total.items()}
 
 
-def fingerprint(weights: dict[str, Tensor]) -> str:
+def fingerprint(weights: Weights) -> str:
     """Return twelve hexadecimal digits that change when any weight does."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())
         digest.update(weights[name].cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
-
-
-def _check_type(name: str, value: Any, file: Path) -> None:
-    """Raise UserError if an entry of a file is not of its type in `TYPES`; weights are dense tensors by name."""
-    sound = isinstance(value, TYPES.get(name, object)) and not (isinstance(value, bool) and TYPES.get(name) is int)
-    if sound and name == "weights":
-        sound = all(isinstance(key, str) and _is_dense(tensor) for key, tensor in value.items())
-    if not sound:
-        raise UserError(f"{file} is damaged: its entry '{name}' is of another type; remove it and train again")
-
-
-def _is_dense(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized and not value.is_meta

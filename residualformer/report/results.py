@@ -34,7 +34,7 @@ NO_COMPARISON = Comparison.of(NO_GAP, NO_GAP)
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The record of a training, from `model.pt`; `wall_s` and `cpu_s` are seconds."""
+    """The record of a training, from the model file; `wall_s` and `cpu_s` are seconds."""
 
     seed: int | None = None
     commit: str | None = None

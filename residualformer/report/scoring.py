@@ -1,4 +1,4 @@
-"""Score decoding runs: from hyp.jsonl, decode.json and model.pt to a row of results."""
+"""Score decoding runs: from hyp.jsonl, decode.json and the model file to a row of results."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from residualformer.config.loading import config_from_dict
 from residualformer.config.schema import Config, DecodeConfig
-from residualformer.constants import FRAME_SHIFT_S
+from residualformer.constants import FRAME_SHIFT_S, MODEL_FILE
 from residualformer.data.splits import set_of
 from residualformer.errors import UserError
 from residualformer.files import read_json, read_json_lines
@@ -39,7 +38,7 @@ class Scored:
     row: Row
     tested: list[tuple[Any, ...]]  # of each utterance: id, reference, and settings of the search that change the result
     measures: dict[str, Measure]  # by their names in `row.scores`; runs are compared by the first
-    config: Config | None = None  # None where there is no model.pt
+    config: Config | None = None  # None where there is no model
     decisions: dict[str, np.ndarray] = field(default_factory=dict)  # of recurrent encoders: branches (T,) by utterance
     device: Device | None = None  # of recurrent encoders: the simulated device
 
@@ -92,10 +91,9 @@ def score_run(folder: Path) -> Scored:
     if not records:
         raise UserError(f"{folder}/hyp.jsonl holds no utterance: run stage 7 again.")
     records.sort(key=lambda record: record["id"])
-    file = folder.parent / checkpoint.MODEL_FILE
-    saved = checkpoint.load(file, "config", "info") if file.exists() else {}
-    config = config_from_dict(saved["config"], str(file)) if saved else None
-    info = saved.get("info", {})
+    file = folder.parent / MODEL_FILE
+    saved = checkpoint.read_model(file) if file.exists() else None
+    config, info = (saved.config, saved.info) if saved else (None, {})
     translated = decoding.target == "translation"
     measures, words = _measures(records, translated)
     row = Row(
@@ -118,7 +116,7 @@ def score_run(folder: Path) -> Scored:
     # Kind and beam are in the folder's name.
     search = tuple(settings[key] for key in ("max_symbols", "blank_penalty", "token_reward", "length_norm"))
     scored = Scored(row, [(record["id"], record["ref"], search) for record in records], measures, config)
-    return _with_cost(scored, checkpoint.bundle(saved, file), folder, records) if scored.recurrent else scored
+    return _with_cost(scored, saved.build(), folder, records) if saved and scored.recurrent else scored
 
 
 def with_means(runs: Sequence[Scored]) -> list[Scored]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from residualformer.config.schema import Config, VariationConfig
+from residualformer.constants import MODEL_FILE
 from residualformer.data.augmentation import Augmentation
 from residualformer.data.batches import EvalBatches, TrainBatches
 from residualformer.data.collate import Batch
@@ -110,7 +111,7 @@ class Trainer:
         state = self.checkpoints.load_state()
         if state is None:
             return False
-        path = self.checkpoints.resume_file
+        path = self.checkpoints.path
         if not is_same_training(state["identity"], self.identity):
             raise UserError(f"{path} belongs to another configuration; move {self.folder} away to train anew")
         checkpoint.load_weights(self.model, state["weights"], str(path))
@@ -122,14 +123,14 @@ class Trainer:
         return True
 
     def run(self) -> dict[str, Any]:
-        """Train up to `max_steps`, average the last weights, write `model.pt` and return its `info`.
+        """Train up to `max_steps`, average the last weights, write the model and return its `info`.
 
         Raises Interrupted on SIGTERM or SIGINT, after saving the state.
         """
         with _signals_handled_by(self.request_stop):
             remove_leftovers(self.folder)
             remove_leftovers(self.checkpoints.path)
-            self.checkpoints.remove_weights_after(self.step)
+            self.checkpoints.remove_after(self.step)
             with MetricsWriter(self.folder, self.step) as writer:
                 self._train(writer)
         return self._finish()
@@ -248,7 +249,7 @@ class Trainer:
         )
 
     def _finish(self) -> dict[str, Any]:
-        """Average the last weights, measure the average on the dev set, write `model.pt`."""
+        """Average the last weights, measure the average on the dev set, write the model."""
         train = self.config.train
         paths = self.checkpoints.newest_weights()
         expected = min(train.average_last, math.ceil(self.step / train.save_every_steps))
@@ -272,7 +273,7 @@ class Trainer:
             "identity": self.identity,
             "fingerprint": checkpoint.fingerprint(weights),
         }
-        checkpoint.save_model(self.folder / checkpoint.MODEL_FILE, weights, self.config, self.tokenizer, info)
+        checkpoint.save_model(self.folder / MODEL_FILE, weights, self.config, self.tokenizer, info)
         return info
 
     def _weights(self) -> dict[str, Tensor]:

@@ -51,8 +51,8 @@ class Optimizer:
                     [*single, *rows], optimizer.muon_lr, optimizer.weight_decay, adjust_lr_fn="match_rms_adamw"
                 )
             )
-        factor = learning_rate_factor(optimizer, config.max_steps)
-        self.schedules = [LambdaLR(part, factor) for part in self.parts]
+        self.factor = learning_rate_factor(optimizer, config.max_steps)
+        self.schedules = [LambdaLR(part, self.factor) for part in self.parts]
         self.parameters = [*others.values(), *matrices]
         self.clip_norm = optimizer.clip_norm
 
@@ -91,15 +91,19 @@ class Optimizer:
         return float(self.schedules[0].get_last_lr()[0])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of optimizers and schedules."""
-        return {"parts": [p.state_dict() for p in self.parts], "schedules": [s.state_dict() for s in self.schedules]}
+        """Return the updates made, and each optimizer's state of each parameter, by the parameter's number as text."""
+        states = [part.state_dict()["state"] for part in self.parts]
+        return {
+            "updates": self.schedules[0].last_epoch,
+            "parts": [{str(number): values for number, values in state.items()} for state in states],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned. Learning rates and their schedule stay those of the configuration."""
         for part, saved in zip(self.parts, state["parts"], strict=True):
-            part.load_state_dict(saved)
-        for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
-            schedule.load_state_dict(saved)
+            values = {int(number): values for number, values in saved.items()}
+            part.load_state_dict({"state": values, "param_groups": part.state_dict()["param_groups"]})
+        self.schedules = [LambdaLR(part, self.factor, last_epoch=state["updates"] - 1) for part in self.parts]
 
 
 def learning_rate_factor(config: OptimizerConfig, max_steps: int) -> Callable[[int], float]:

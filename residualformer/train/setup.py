@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from residualformer.config.loading import config_from_dict, dump_config
+from residualformer.config.loading import dump_config
 from residualformer.config.schema import Config, EncoderConfig, TokenConfig
+from residualformer.constants import MODEL_FILE
 from residualformer.data.features import read_cmvn, read_feature_config
 from residualformer.data.splits import cuts_file
 from residualformer.data.tokenizer import Tokenizer
@@ -20,6 +21,7 @@ from residualformer.files import set_aside, write_text
 from residualformer.model import checkpoint
 from residualformer.model.identity import is_same_training, training_identity
 from residualformer.train.loop import Trainer
+from residualformer.train.state import CheckpointFolder
 from residualformer.train.teacher import Teacher
 from residualformer.train.warm_start import check_same_layers
 
@@ -55,7 +57,7 @@ def make_trainer(
         config,
         tokens=tokenizer.fingerprint,
         warm_start=checkpoint.fingerprint(weights),
-        teacher=checkpoint.fingerprint(checkpoint.load(teacher, "weights")["weights"]) if teacher else None,
+        teacher=checkpoint.fingerprint(checkpoint.read_model(teacher).weights) if teacher else None,
         slow_share=slow_share,
     )
     if not prepare_folder(folder, identity):
@@ -90,7 +92,7 @@ def slow_share_to_match(config: Config, folder: Path) -> float | None:
     if config.amnet.cost.match is None:
         return config.amnet.cost.slow_share
     file = needed_model(folder.parent / config.amnet.cost.match, f"{folder} matches the share of slow frames of")
-    share = checkpoint.load(file, "info")["info"]["valid"].get("slow_share")
+    share = checkpoint.read_model(file).info.get("valid", {}).get("slow_share")
     if share is None:
         raise UserError(f"{file} has no slow frames whose share could be matched; name another in amnet.cost.match")
     return float(share)
@@ -98,19 +100,18 @@ def slow_share_to_match(config: Config, folder: Path) -> float | None:
 
 def needed_model(run: Path, why: str) -> Path:
     """Return the model file of a run folder; raise UserError if it is not trained."""
-    if not (run / checkpoint.MODEL_FILE).is_file():
-        raise UserError(f"{why} {run}, which holds no {checkpoint.MODEL_FILE}: train it first")
-    return run / checkpoint.MODEL_FILE
+    if not (run / MODEL_FILE).is_file():
+        raise UserError(f"{why} {run}, which holds no {MODEL_FILE}: train it first")
+    return run / MODEL_FILE
 
 
 def warm_start_weights(source: Path, tokenizer: Tokenizer, encoder: EncoderConfig) -> dict[str, torch.Tensor]:
     """Read the weights of a model file; raise UserError if they are for other tokens or other layers."""
-    value = checkpoint.load(source, "weights", "tokenizer", "config")
-    if checkpoint.model_tokenizer(value, source).fingerprint != tokenizer.fingerprint:
+    saved = checkpoint.read_model(source)
+    if saved.tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(f"{source} writes other tokens than those of stage 3; train it again first")
-    check_same_layers(encoder, config_from_dict(value["config"], str(source)).encoder, str(source))
-    weights: dict[str, torch.Tensor] = value["weights"]
-    return weights
+    check_same_layers(encoder, saved.config.encoder, str(source))
+    return saved.weights
 
 
 def read_tokens(path: Path, config: TokenConfig) -> Tokenizer:
@@ -126,14 +127,15 @@ def read_tokens(path: Path, config: TokenConfig) -> Tokenizer:
 
 def prepare_folder(folder: Path, identity: dict[str, Any]) -> bool:
     """Make a folder ready for a run of this identity; return False if that run is finished already."""
-    finished, resume = folder / checkpoint.MODEL_FILE, folder / "checkpoints" / "resume.pt"
+    finished = folder / MODEL_FILE
     if finished.is_file():
-        held = checkpoint.load(finished, "info")["info"].get("identity")
-    elif resume.is_file():
-        held = checkpoint.load(resume, "identity")["identity"]
+        held = checkpoint.read_model(finished).info.get("identity")
     else:
-        folder.mkdir(parents=True, exist_ok=True)
-        return True
+        state = CheckpointFolder(folder / "checkpoints").load_state()
+        if state is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            return True
+        held = state["identity"]
     if not is_same_training(held, identity):
         print(f"{folder}: configuration, tokens or warm start changed; the old run is kept in {set_aside(folder)}")
         folder.mkdir()

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
+from residualformer.errors import UserError
 from residualformer.kernels.dropout import pool_states, restore_pools
-from residualformer.model import checkpoint
+from residualformer.model.checkpoint import save_weights
+from residualformer.model.tensors import read_tensors, write_tensors
+
+log = logging.getLogger("residualformer")
+
+KEPT_STATES = 2  # the current one, and the one before, should the current one be damaged
+_TENSOR = "tensor"  # {_TENSOR: name} stands for a tensor among the values of a file
+_STATE, _WEIGHTS = "state", "step"  # the files' names, before the number of updates
 
 
+@with_config(ConfigDict(strict=True, arbitrary_types_allowed=True))
 class TrainingState(TypedDict):
     """All that decides how a training goes on."""
 
@@ -26,59 +39,103 @@ class TrainingState(TypedDict):
     random: dict[str, Any]  # see `random_state`
 
 
+_SCHEMA = TypeAdapter(TrainingState)
+
+
 def random_state() -> dict[str, Any]:
     """Return the states of torch's generators and of the pools of dropout masks."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda, "dropout": pool_states()}
+    dropout = [(p, str(dtype).removeprefix("torch."), seed, uses) for p, dtype, seed, uses in pool_states()]
+    return {"cpu": torch.get_rng_state(), "cuda": cuda, "dropout": dropout}
 
 
 def set_random_state(state: dict[str, Any]) -> None:
     """Restore a state that `random_state` returned."""
     torch.set_rng_state(state["cpu"])
     torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
-    restore_pools(state["dropout"])
+    restore_pools([(p, getattr(torch, dtype), seed, uses) for p, dtype, seed, uses in state["dropout"]])
 
 
 class CheckpointFolder:
-    """The `checkpoints/` of a run: `resume.pt`, the state to continue from, and `step-<n>.pt`, weights to average.
+    """The `checkpoints/` of a run: `state-<n>`, to continue from after update n, and `step-<n>`, weights to average.
 
-    Of the latter only the newest `keep` stay.
+    Of the states the newest `KEPT_STATES` stay, of the weights the newest `keep`.
     """
 
-    def __init__(self, path: Path, keep: int) -> None:
+    def __init__(self, path: Path, keep: int = 1) -> None:
         self.path, self.keep = path, keep
-        self.resume_file = path / "resume.pt"
 
     def load_state(self) -> TrainingState | None:
-        """Load the state, or return None if there is none; raise UserError if the file is damaged."""
-        if not self.resume_file.is_file():
-            return None
-        state: TrainingState = checkpoint.load(self.resume_file, *TrainingState.__annotations__)
-        return state
+        """Load the newest state that is not damaged, after a warning about those that are; None if there is none.
+
+        Raises:
+            UserError: there are states, but all of them are damaged.
+        """
+        states = self._files(_STATE)
+        for path in reversed(states):
+            try:
+                return _read_state(path)
+            except UserError as error:
+                log.warning("%s; the one before is used, where there is one", error)
+        if states:
+            raise UserError(f"no state in {self.path} can be read; remove this folder to train from the start")
+        return None
 
     def save_state(self, state: TrainingState) -> None:
-        """Replace the saved state, then remove all files of weights except the newest `keep`."""
-        checkpoint.save(state, self.resume_file)
-        for path in self._weight_files()[: -self.keep]:
+        """Save the state; then remove all others but the one before it, and all weights but the newest `keep`."""
+        tensors: dict[str, Tensor] = {}
+        values = {name: _pack(value, name, tensors) for name, value in state.items()}
+        write_tensors(self._file(_STATE, state["step"]), "the state of a training", tensors, values)
+        for path in [*self._files(_STATE)[:-KEPT_STATES], *self._files(_WEIGHTS)[: -self.keep]]:
             path.unlink()
 
     def save_weights(self, weights: dict[str, Tensor], step: int) -> None:
         """Save the weights after update `step`."""
-        checkpoint.save(weights, self.path / f"step-{step}.pt")
+        save_weights(self._file(_WEIGHTS, step), weights)
 
     def newest_weights(self) -> list[Path]:
         """Return the newest `keep` files of weights, oldest first."""
-        return self._weight_files()[-self.keep :]
+        return self._files(_WEIGHTS)[-self.keep :]
 
-    def remove_weights_after(self, step: int) -> None:
-        """Remove the weights that a killed process saved after the state from which the training continues."""
-        for path in self._weight_files():
+    def remove_after(self, step: int) -> None:
+        """Remove what was saved after the state from which the training continues."""
+        for path in self._files(_STATE) + self._files(_WEIGHTS):
             if _step_of(path) > step:
                 path.unlink()
 
-    def _weight_files(self) -> list[Path]:
-        return sorted(self.path.glob("step-[0-9]*.pt"), key=_step_of)
+    def _file(self, name: str, step: int) -> Path:
+        return self.path / f"{name}-{step}.safetensors"
+
+    def _files(self, name: str) -> list[Path]:
+        return sorted(self.path.glob(f"{name}-[0-9]*.safetensors"), key=_step_of)
 
 
 def _step_of(path: Path) -> int:
-    return int(path.stem.removeprefix("step-"))
+    return int(path.stem.partition("-")[2])
+
+
+def _read_state(path: Path) -> TrainingState:
+    tensors, packed = read_tensors(path, "the state of a training")
+    try:
+        return _SCHEMA.validate_python({name: _unpack(value, tensors) for name, value in packed.items()})
+    except (KeyError, ValidationError) as error:
+        raise UserError(f"{path} is damaged or of another version of this toolkit ({error})") from error
+
+
+def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """Return `value`, nested mappings and sequences, as JSON values; move its tensors to `tensors`, by their places."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {_TENSOR: name}
+    if isinstance(value, Mapping):
+        return {str(key): _pack(each, f"{name}/{key}", tensors) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_pack(each, f"{name}/{index}", tensors) for index, each in enumerate(value)]
+    return value
+
+
+def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Put the tensors back into what `_pack` returned; mappings have texts as keys, sequences are lists."""
+    if isinstance(value, dict):
+        return tensors[value[_TENSOR]] if [*value] == [_TENSOR] else {k: _unpack(v, tensors) for k, v in value.items()}
+    return [_unpack(each, tensors) for each in value] if isinstance(value, list) else value

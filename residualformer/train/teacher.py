@@ -17,7 +17,7 @@ class Teacher:
     """A trained transducer, frozen, that returns the entropy of its outputs.
 
     Args:
-        path: a run folder or its `model.pt`.
+        path: a run folder or its model file.
         config: of the model that learns from the teacher. Features or frames of another kind raise UserError.
     """
 

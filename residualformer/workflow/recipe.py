@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from residualformer.config.loading import load_config
+from residualformer.constants import MODEL_FILE
 from residualformer.data.splits import cuts_file, cuts_files, set_of
 from residualformer.errors import UserError
 from residualformer.model.identity import decisive_values, section_values
@@ -122,7 +123,7 @@ class Recipe:
             title=f"train {experiment.name}",
             command=["steps/train.py", "--config", str(config), "--data", str(self.data), "--exp", str(out), *sets],
             out=out,
-            makes=["model.pt"],
+            makes=[MODEL_FILE],
             after=[self.data / "fbank", self.data / "lang", *(self.exp / need for need in experiment.needs)],
             values=decisive_values(experiment.config),  # not those of decode: another search trains nothing again
             aside=True,

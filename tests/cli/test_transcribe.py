@@ -32,7 +32,7 @@ def test_one_line_for_each_file(folder, capsys, options):
 
 
 def test_json_tells_tokens_times_and_scores(folder, capsys):
-    transcribe("--model", folder / "run" / "model.pt", folder / "a.wav", folder / "b.flac", "--json")
+    transcribe("--model", folder / "run" / "model.safetensors", folder / "a.wav", folder / "b.flac", "--json")
     first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert (first["duration"], second["duration"]) == (1.0, 1.7)
     for found in (first, second):
@@ -82,7 +82,7 @@ def test_a_model_that_does_not_exist_is_named_with_the_closest_name(folder, tmp_
     cases = {
         "exp/residul": "exp/residul does not exist. Did you mean 'residual'?",
         "exq/residual": "exq/residual does not exist, because there is no .*exq. Did you mean 'exp'?",
-        "exp/residual/model.pt": "model.pt does not exist.$",
+        "exp/residual/model.safetensors": "model.safetensors does not exist.$",
         "exp/residual/x/y": "y does not exist, because there is no .*x.$",
     }
     for name, words in cases.items():

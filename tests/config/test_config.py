@@ -283,8 +283,8 @@ def test_round_trips(write, tmp_path):
     dump_config(config, tmp_path / "dumped.yaml")
     assert load_config(tmp_path / "dumped.yaml") == config
     assert config_from_dict(config_to_dict(config)) == config
-    with pytest.raises(UserError, match="model.pt: there is no key colour"):
-        config_from_dict(config_to_dict(config) | {"colour": "red"}, source="model.pt")
+    with pytest.raises(UserError, match="model.safetensors: there is no key colour"):
+        config_from_dict(config_to_dict(config) | {"colour": "red"}, source="model.safetensors")
 
 
 def test_every_key_says_what_it_means_and_its_default_is_allowed():

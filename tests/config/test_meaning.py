@@ -162,7 +162,7 @@ def test_records_with_all_keys_load_and_lose_what_means_nothing(write, tmp_path)
     recorded = config_to_dict(load_config(write("a.yaml", *LSTM)))
     recorded["encoder"]["sharing"], recorded["amnet"]["tau_end"] = 3, 0.1
     recorded["encoder"]["dim"] = 64
-    config = config_from_dict(recorded, "model.pt")
+    config = config_from_dict(recorded, "model.safetensors")
     assert (config.encoder.sharing, config.amnet.tau_end, config.encoder.dim) == (1, 0.5, 64)
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(recorded))

@@ -17,7 +17,7 @@ def test_the_step_writes_hypotheses_and_how_they_were_made(setup, monkeypatch, c
     run, cuts = setup
     decode_step(monkeypatch, run, "--cuts", cuts, "--set", "decode.beam=3")
     options = ["--set", "decode.kind=greedy", "--streaming", "--limit", 2]
-    decode_step(monkeypatch, run / "model.pt", "--cuts", cuts, *options)
+    decode_step(monkeypatch, run / "model.safetensors", "--cuts", cuts, *options)
     assert "decode: 4 utterances" in capsys.readouterr().out
     folders = [run / "decode_test_beam3", run / "decode_test_greedy_streaming_first2"]
     for folder, count in zip(folders, (4, 2), strict=True):

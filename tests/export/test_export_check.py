@@ -121,7 +121,7 @@ def run(tmp_path):
     bundle = random_bundle(config_of())
     folder = tmp_path / "exp" / "toy"
     (folder / "decode_test_greedy").mkdir(parents=True)
-    save_model(folder / "model.pt", bundle.model.state_dict(), bundle.config, bundle.tokenizer, bundle.info)
+    save_model(folder / "model.safetensors", bundle.model.state_dict(), bundle.config, bundle.tokenizer, bundle.info)
     rate = {"value": 12.5, "low": 10, "high": 15}
     score = {"search": "greedy", "utterances": 7, "wer": rate, "decoding": {"cuts": "x"}}
     (folder / "decode_test_greedy" / "score.json").write_text(json.dumps(score))

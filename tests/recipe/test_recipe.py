@@ -184,12 +184,12 @@ def test_transcribing_a_file_gives_what_was_decoded(first):
 
 
 def test_a_second_call_skips_every_stage(recipe):
-    before = {path: path.stat().st_mtime_ns for path in recipe.egs.glob("exp/*/model.pt")}
+    before = {path: path.stat().st_mtime_ns for path in recipe.egs.glob("exp/*/model.safetensors")}
     results = recipe.results()
     printed = recipe.stages()
     assert printed.count("skipped, done before") == 4 + 2 * len(EXPERIMENTS)
     assert stages_run(printed) == [8]  # the table is always made
-    assert before == {path: path.stat().st_mtime_ns for path in recipe.egs.glob("exp/*/model.pt")}
+    assert before == {path: path.stat().st_mtime_ns for path in recipe.egs.glob("exp/*/model.safetensors")}
     assert recipe.results() == results
 
 
@@ -214,7 +214,7 @@ def test_another_training_puts_the_old_one_aside(recipe):
     assert "runs again: encoder.dropout 0.1 -> 0.2" in printed
     assert "is kept in egs/mini/exp/old/baseline.1" in printed
     for folder, dropout in (("baseline", 0.2), ("old/baseline.1", 0.1)):
-        assert (recipe.egs / "exp" / folder / "model.pt").is_file()
+        assert (recipe.egs / "exp" / folder / "model.safetensors").is_file()
         config = (recipe.egs / "exp" / folder / "config.yaml").read_text()
         assert re.search(rf"^encoder:.*?^  dropout: {dropout}$", config, re.MULTILINE | re.DOTALL)
 

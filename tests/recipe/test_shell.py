@@ -44,7 +44,7 @@ made = {
     "fake.py": lambda: option("--out") / ("x" if args[0] == "obtain" else "cuts_test.jsonl.gz"),
     "compute_fbank.py": lambda: option("--out") / "cuts_test.jsonl.gz",
     "train_tokenizer.py": lambda: option("--out") / "tokenizer.json",
-    "train.py": lambda: option("--exp") / "model.pt",
+    "train.py": lambda: option("--exp") / "model.safetensors",
     "decode.py": lambda: Path(args[0]) / "decode_test_beam16" / "hyp.jsonl",
     "export.py": lambda: Path(args[0]) / "export" / "model.json",
 }[name]()
@@ -152,7 +152,7 @@ def test_a_changed_option_runs_again_what_depends_on_it(finished):
     assert "runs again: features.num_mel_bins 80 -> 40" in done.stdout
     assert "input egs/fake/data/fbank was made with other options" in done.stdout
     assert "is kept in egs/fake/exp/old/baseline.1" in done.stdout
-    assert (finished.folder / "egs/fake/exp/old/baseline.1/model.pt").is_file()
+    assert (finished.folder / "egs/fake/exp/old/baseline.1/model.safetensors").is_file()
 
 
 def test_the_back_end_of_the_features_is_passed_on(recipe):
@@ -166,7 +166,7 @@ def test_a_recipe_has_configurations_and_a_folder_of_its_own(recipe):
     recipe.run("--recipe", "other", "--stop-stage", "4", "--part", "2")
     calls = (recipe.folder / "calls.txt").read_text()
     assert "conf/other/baseline.yaml" in calls and "egs/fake" not in calls
-    assert calls.count("--part 2") == 2 and (recipe.folder / "egs/other/exp/baseline/model.pt").is_file()
+    assert calls.count("--part 2") == 2 and (recipe.folder / "egs/other/exp/baseline/model.safetensors").is_file()
 
 
 def test_another_search_does_not_train_again(finished):
@@ -198,7 +198,7 @@ def test_comments_descriptions_and_jobs_change_nothing(finished):
 
 
 def test_a_lost_result_is_made_again(finished):
-    (finished.folder / "egs/fake/exp/shared/model.pt").unlink()
+    (finished.folder / "egs/fake/exp/shared/model.safetensors").unlink()
     finished.run()
     assert finished.calls == ["shared", "score.sh"]
 

@@ -113,10 +113,10 @@ def test_a_folder_in_which_a_training_runs_stays(finished):  # noqa: F811
     with alone_in(exp / "baseline"):
         done = finished.run("--set", "train.seed=2", status=2)
         assert "egs/fake/exp/baseline is in use by another run; wait until it ends, or stop it" in done.stderr
-        assert (exp / "baseline/model.pt").is_file() and (exp / ".baseline.done").read_text() == before
+        assert (exp / "baseline/model.safetensors").is_file() and (exp / ".baseline.done").read_text() == before
         finished.run()  # what is done needs no lock
     finished.run("--set", "train.seed=2", "--stop-stage", "4")
-    assert finished.calls == RUNS[:2] and (exp / "old/baseline.1/model.pt").is_file()
+    assert finished.calls == RUNS[:2] and (exp / "old/baseline.1/model.safetensors").is_file()
 
 
 SLOW = """

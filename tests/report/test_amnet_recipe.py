@@ -91,7 +91,7 @@ def egs(tmp_path):
                 mask[:, ::2] = False
         (egs / "exp" / name).mkdir(parents=True)
         info = {"parameters": parameter_table(model)}
-        save_model(egs / "exp" / name / "model.pt", model.state_dict(), config, tokenizer, info)
+        save_model(egs / "exp" / name / "model.safetensors", model.state_dict(), config, tokenizer, info)
         branches = max(1, len(config.amnet.compression))
         taken = [draw.integers(branches, size=30 + 10 * u) for u in range(12)]
         write_decoded(egs, name, ["".join(map(str, row)) for row in taken])

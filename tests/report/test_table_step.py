@@ -55,7 +55,7 @@ def test_the_picture_draws_a_line_for_each_row_and_its_controls(paper_egs, monke
 def test_a_model_that_is_gone_has_no_place_in_the_picture(tmp_path, monkeypatch):
     for name in ("baseline", "shared"):
         write_run(tmp_path, name)
-    (tmp_path / "exp" / "shared" / "model.pt").unlink()  # its decoding was kept
+    (tmp_path / "exp" / "shared" / "model.safetensors").unlink()  # its decoding was kept
     (tmp_path / "conf").mkdir()
     write_text(tmp_path / "conf" / "base.yaml", "")
     table_step(monkeypatch, tmp_path, "--table", "3", "--conf", tmp_path / "conf")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from residualformer.config.loading import config_to_dict
 from residualformer.config.schema import Config
+from residualformer.data.tokenizer import Tokenizer
 from residualformer.files import write_json, write_text
 from residualformer.model import checkpoint
 from residualformer.report.paper_table import PaperTable, TableCell
@@ -19,6 +19,7 @@ SYSTEMS = {
     "baseline": (0.10, 0.50), "shared": (0.14, 0.60), "control": (0.13, 0.58), "residual": (0.10, 0.49),
     "shallow6": (0.30, 0.90), "last_unique": (0.12, 0.55), "shared6": (0.14, 0.61),
 }  # fmt: skip
+TOKENIZER = Tokenizer(["<blk>", "<unk>", "A"])
 TRAINED = {"wall_s": 90.0, "steps": 3000, "parameters": {"transformer": 2_000_000, "residual": 150_000}}
 
 
@@ -31,7 +32,7 @@ def errors_and_nats(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_run(egs: Path, name: str, search: str = "beam16", target: str = "text", split: str = "test") -> None:
-    """A decoding run with these numbers of wrong words and these losses, and a model.pt that tells of its training."""
+    """A decoding run with these numbers of wrong words and these losses, and a model that tells of its training."""
     errors, nats = errors_and_nats(name)
     lines = []
     for number, (wrong, loss) in enumerate(zip(errors.tolist(), nats.tolist(), strict=True)):
@@ -41,8 +42,8 @@ def write_run(egs: Path, name: str, search: str = "beam16", target: str = "text"
     run = egs / "exp" / name / f"decode_{split}_{search}"
     write_text(run / "hyp.jsonl", "\n".join(lines) + "\n")
     write_json(run / "decode.json", {"target": target, "search": search, "utterances": UTTERANCES, "skipped": []})
-    config = config_to_dict(Config(description=name, warm_start="shared" if name in ("residual", "control") else None))
-    checkpoint.save({"config": config, "info": TRAINED}, egs / "exp" / name / "model.pt")
+    config = Config(description=name, warm_start="shared" if name in ("residual", "control") else None)
+    checkpoint.save_model(egs / "exp" / name / "model.safetensors", {}, config, TOKENIZER, TRAINED)
 
 
 def cell(result: PaperTable, name: str) -> TableCell:

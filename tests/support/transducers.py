@@ -72,7 +72,7 @@ def assert_same(found: list[Hypothesis], expected: list[tuple[tuple[int, ...], f
 
 
 def save_random_run(folder, target: str = "text", blank_bias: float = 0.5, info: dict | None = None) -> Config:
-    """A run folder with the `model.pt` of a random recognizer of the letters a-e at 16 kHz; gives its configuration."""
+    """A run folder with the model of a random recognizer of the letters a-e at 16 kHz; gives its configuration."""
     torch.manual_seed(3)
     config = Config(
         description="random",
@@ -89,5 +89,5 @@ def save_random_run(folder, target: str = "text", blank_bias: float = 0.5, info:
         model.joiner.vocabulary.weight.mul_(8)
         model.joiner.vocabulary.bias[BLANK] += blank_bias
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(folder / "model.pt", model.state_dict(), config, tokenizer, info or {})
+    save_model(folder / "model.safetensors", model.state_dict(), config, tokenizer, info or {})
     return config

@@ -19,10 +19,13 @@ from residualformer.errors import UserError
 from residualformer.hypothesis import Hypothesis
 from residualformer.loss.objective import TransducerObjective
 from residualformer.model import checkpoint
+from residualformer.model.tensors import read_tensors
 from residualformer.nn.transducer import build_model
 from residualformer.train import loop, validation
 from residualformer.train.loop import Interrupted
 from residualformer.train.warm_start import warm_start
+
+STATES, AVERAGED = ([f"{name}-{step}.safetensors" for step in (4, 6)] for name in ("state", "step"))  # of the toys
 
 
 def batch_losses(model, batch, config):
@@ -46,17 +49,17 @@ def test_an_interrupted_run_ends_with_the_same_bits(toy_cuts, tmp_path, dropout)
     second = make_trainer(toy_cuts, tmp_path / "broken", config)
     assert second.resume() and second.step == 3
     second.run()
-    straight, broken = (torch.load(tmp_path / name / "model.pt") for name in ("straight", "broken"))
-    assert straight["info"]["fingerprint"] == broken["info"]["fingerprint"] == info["fingerprint"]
+    straight, broken = (checkpoint.read_model(tmp_path / name / "model.safetensors") for name in ("straight", "broken"))
+    assert straight.info["fingerprint"] == broken.info["fingerprint"] == info["fingerprint"]
     steps = [json.loads(line)["step"] for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [2, 4, 6, 6]  # three training records and the last validation, none twice
 
 
 def test_model_is_the_mean_of_the_last_checkpoints_and_self_sufficient(toy_cuts, tmp_path):
     info = make_trainer(toy_cuts, tmp_path).run()
-    assert info["averaged"] == ["step-4.pt", "step-6.pt"]
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["resume.pt", "step-4.pt", "step-6.pt"]
-    four, six = (torch.load(tmp_path / "checkpoints" / name) for name in info["averaged"])
+    assert info["averaged"] == AVERAGED
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [*STATES, *AVERAGED]
+    four, six = (read_tensors(tmp_path / "checkpoints" / name, "weights")[0] for name in info["averaged"])
     bundle = checkpoint.load_model(tmp_path)
     for name, tensor in bundle.model.state_dict().items():
         torch.testing.assert_close(tensor, (four[name] + six[name]) / 2, rtol=1e-6, atol=1e-7)  # one fp32 rounding
@@ -198,12 +201,12 @@ def test_another_configuration_does_not_resume(toy_cuts, tmp_path):
 def test_a_killed_run_leaves_nothing_that_a_new_one_would_average(toy_cuts, tmp_path):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    for name in ("step-4.pt", "step-100.pt", ".77.step-6.pt"):
+    for name in ("step-4.safetensors", "step-100.safetensors", ".77.step-6.safetensors"):
         (folder / name).write_text("half")
     (tmp_path / "metrics.jsonl").write_text('{"step": 9, "train/lo')
-    (tmp_path / ".77.model.pt").write_text("half")
+    (tmp_path / ".77.model.safetensors").write_text("half")
     (tmp_path / ".77.new.export").mkdir()
     info = make_trainer(toy_cuts, tmp_path).run()
-    assert info["averaged"] == ["step-4.pt", "step-6.pt"]
-    assert sorted(path.name for path in folder.iterdir()) == ["resume.pt", "step-4.pt", "step-6.pt"]
+    assert info["averaged"] == AVERAGED
+    assert sorted(path.name for path in folder.iterdir()) == [*STATES, *AVERAGED]
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

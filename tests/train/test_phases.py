@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.toy_training import CONFIG, make_trainer, one_batch
+from support.toy_training import CONFIG, TOKENIZER, make_trainer, one_batch
 
 from residualformer.config.schema import (
     AmNetConfig,
@@ -209,17 +209,18 @@ def test_the_entropy_is_that_of_the_greedy_path(toy_cuts, rnnt):
 
 def test_what_a_training_needs_is_asked_of_its_siblings(rnnt, tmp_path):
     config, exp = branches(cost=CostConfig("avg", 1.0, MU, match="rnnt")), rnnt.parent / "mf_biased"
-    assert setup.teacher_of(config, exp) == rnnt / "model.pt" and setup.teacher_of(RNNT, exp) is None
-    with pytest.raises(UserError, match="model.pt has no slow frames whose share could be matched"):
+    assert setup.teacher_of(config, exp) == rnnt / "model.safetensors" and setup.teacher_of(RNNT, exp) is None
+    with pytest.raises(UserError, match="model.safetensors has no slow frames whose share could be matched"):
         setup.slow_share_to_match(config, exp)
     assert setup.slow_share_to_match(branches(), exp) is None
     stated = branches(cost=CostConfig("avg", 1.0, MU, slow_share=0.3))
     assert setup.slow_share_to_match(stated, exp) == 0.3
     lost = tmp_path / "mf_biased"
-    with pytest.raises(UserError, match="the arbitrator of .* learns from .*, which holds no model.pt: train it first"):
+    with pytest.raises(UserError, match="the arbitrator of .* learns from .*, which holds no model.safetensors: train"):
         setup.teacher_of(config, lost)
     (tmp_path / "rnnt").mkdir()
-    checkpoint.save({"info": {"valid": {"slow_share": 0.4}}}, tmp_path / "rnnt" / "model.pt")
+    trained = {"valid": {"slow_share": 0.4}}
+    checkpoint.save_model(tmp_path / "rnnt" / "model.safetensors", {}, RNNT, TOKENIZER, trained)
     assert setup.slow_share_to_match(config, lost) == 0.4
 
 

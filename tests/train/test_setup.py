@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.toy_training import CONFIG, TOKENIZER, changed
+from support.toy_training import CONFIG, TOKENIZER, changed, make_trainer
 
 from residualformer.config.loading import config_to_dict
 from residualformer.config.schema import ResidualConfig, TokenConfig
@@ -23,12 +23,12 @@ def test_tokens_are_those_of_the_configuration_and_of_the_model_to_start_from(tm
     with pytest.raises(UserError, match="kind char, but tokens.kind = bpe and tokens.vocab_size = 30"):
         setup.read_tokens(path, TokenConfig("bpe", 30))
     weights = build_model(CONFIG, TOKENIZER.vocab_size).state_dict()
-    model = tmp_path / "model.pt"
+    model = tmp_path / "model.safetensors"
     checkpoint.save_model(model, weights, CONFIG, TOKENIZER, {})
     encoder = changed("encoder", residual=ResidualConfig(3, True)).encoder
     assert setup.warm_start_weights(model, TOKENIZER, encoder).keys() == weights.keys()
     other = Tokenizer([*TOKENIZER.pieces[:2], *reversed(TOKENIZER.pieces[2:])])  # as many, in another order
-    with pytest.raises(UserError, match="model.pt writes other tokens"):
+    with pytest.raises(UserError, match="model.safetensors writes other tokens"):
         setup.warm_start_weights(model, other, encoder)
 
 
@@ -38,7 +38,7 @@ def test_tokens_are_those_of_the_configuration_and_of_the_model_to_start_from(tm
 )
 def test_weights_of_the_same_shapes_but_of_other_layers_are_no_start(tmp_path, change, told):
     config = changed("encoder", num_layers=4)
-    model, other = tmp_path / "model.pt", changed("encoder", config, **change)
+    model, other = tmp_path / "model.safetensors", changed("encoder", config, **change)
     weights = build_model(config, TOKENIZER.vocab_size).state_dict()
     checkpoint.save_model(model, weights, config, TOKENIZER, {})
     warm_start(build_model(other, TOKENIZER.vocab_size), weights, "the shapes fit")
@@ -49,9 +49,12 @@ def test_weights_of_the_same_shapes_but_of_other_layers_are_no_start(tmp_path, c
 def test_a_run_goes_on_with_a_newer_version_that_has_more_settings(toy_cuts, tmp_path):
     tokens, config = "fingerprint", config_to_dict(CONFIG)
     older = {**config, "data": {name: value for name, value in config["data"].items() if name != "pad_start_ms"}}
-    resume = tmp_path / "run" / "checkpoints" / "resume.pt"
-    checkpoint.save({"identity": {"config": older, "tokens": tokens}}, resume)
-    assert setup.prepare_folder(tmp_path / "run", {"config": config, "tokens": tokens}) and resume.is_file()
+    trainer = make_trainer(toy_cuts, tmp_path / "run")
+    trainer.identity = {"config": older, "tokens": tokens}
+    trainer.run()
+    (tmp_path / "run" / "model.safetensors").unlink()
+    assert setup.prepare_folder(tmp_path / "run", {"config": config, "tokens": tokens})
+    assert not (tmp_path / "old").exists()
     held, wanted = {"config": older, "tokens": tokens}, {"config": config, "tokens": tokens}
     for changes in ({"config": config_to_dict(changed("data", pad_start_ms=10))}, {"tokens": "others"}):
         assert not is_same_training(held, wanted | changes)

@@ -70,7 +70,7 @@ for each in ("fbank", "lang"):
     Marker(True, {}).write(marker_of(recipe.data / each))
 step = recipe.training(experiment(recipe.conf, name, recipe.all_sets))
 step.out.mkdir(parents=True, exist_ok=True)
-(step.out / "model.pt").touch()
+(step.out / "model.safetensors").touch()
 Marker(not unfinished, step.identity(), step.made()).write(step.marker)
 """
 
