@@ -30,7 +30,7 @@ from plain_beam import PlainBeamSearch
 
 from residualformer.config.schema import PredictorConfig
 from residualformer.data.fbank import compute_fbank
-from residualformer.data.validate import read_cuts
+from residualformer.data.manifest import read_cuts
 from residualformer.errors import run_main
 from residualformer.export.audio import utterances_of_cuts
 from residualformer.export.check import sherpa_recognizer, sherpa_symbols, with_tail

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from local.custom_data.choices import as_lines, as_yaml, choose
-from local.custom_data.entries import EMPTY_TEXT, LAYOUT_NAMES, NO_AUDIO, Data, Dropped, Entry, shell_problem
+from local.custom_data.entries import EMPTY_TEXT, LAYOUT_NAMES, NO_AUDIO, Data, Dropped, Entry
 from local.custom_data.splits import add_missing_splits, repeated_texts, shared_speakers, total_hours
 from residualformer.data.text import CASES, normalize
 from residualformer.errors import UserError, run_main
@@ -103,8 +103,6 @@ def select(data: Data, args: argparse.Namespace) -> list[Entry]:
             data.drop(given.id, NO_TRANSLATION)
         elif entry.cut is None and file is None:
             data.drop(given.id, NO_AUDIO, f"{given.audio} is missing" if given.audio else "no file is named for it")
-        elif problem := next(filter(None, map(shell_problem, entry.files())), ""):
-            data.drop(given.id, UNREADABLE, problem)
         elif given.id in ids:
             data.drop(given.id, DUPLICATE, "its id was used before")
         elif audio in first:

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from residualformer.data.arrays import load_features
+from residualformer.data.manifest import read_cuts
 from residualformer.data.splits import cuts_file
-from residualformer.data.validate import read_cuts
 from residualformer.errors import UserError, run_main
 from residualformer.files import write_json, write_text
 from residualformer.provenance import commit
@@ -100,8 +101,8 @@ def draw_decisions(egs: Path, runs: Sequence[Scored], picture: Path) -> bool:
     if cut is None or chosen is None:
         return False
     try:
-        features = cut.load_features()
-    except Exception as error:  # the storage back-ends raise errors of many libraries
+        features = load_features(cut)
+    except (OSError, ValueError) as error:
         print(f"score: no {picture.name}, the features of {chosen} cannot be read ({error})", file=sys.stderr)
         return False
     tracks = []

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from residualformer.config.loading import load_config
+from residualformer.data.manifest import read_cuts
 from residualformer.data.splits import cuts_file
 from residualformer.data.tokenizer import train_tokenizer
 from residualformer.data.utterance import target_text
-from residualformer.data.validate import read_cuts
 from residualformer.errors import run_main
 
 

@@ -35,12 +35,6 @@ class Entry:
     split: str = ""  # "" if the data gives no splits
     cut: Cut | None = None  # of the layout `cuts`
 
-    def files(self) -> list[Path]:
-        """Return the audio files of the utterance."""
-        if self.cut is not None:
-            return [Path(source.source) for source in self.cut.recording.sources]
-        return [self.utterance.audio] if self.utterance.audio else []
-
 
 @dataclass(frozen=True)
 class Dropped:
@@ -93,16 +87,6 @@ def find_audio(name: str, folder: Path) -> Path:
         return path
     places = [folder, *(folder / each for each in AUDIO_FOLDERS), *folder.resolve().parents]
     return next((place / path for place in places if (place / path).is_file()), folder / path)
-
-
-def shell_problem(path: Path) -> str:
-    """Return why a file's name is unsafe, "" if it is safe: Lhotse passes those of .sph files to a shell, unquoted."""
-    for name in (str(path), str(path.resolve())):
-        if name.lower().endswith(".sph") and (unsafe := re.search(r"[^\w@%+=:,./-]", name)):
-            return (
-                f"the path of a .sph file must not contain '{unsafe[0]}': rename {path}, or convert it to WAV or FLAC"
-            )
-    return ""
 
 
 def audio_below(folder: Path) -> list[Path]:

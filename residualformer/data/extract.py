@@ -20,11 +20,12 @@ from tqdm import tqdm
 
 from residualformer.config.schema import Config, FeatureConfig
 from residualformer.constants import FRAME_SHIFT_S
-from residualformer.data.audio import rate_problem, resample
+from residualformer.data.arrays import CHECKSUM, checksum
+from residualformer.data.audio import resample
 from residualformer.data.feature_backends import get_backend
 from residualformer.data.features import KnfFbank
+from residualformer.data.manifest import load_audio, read_cuts
 from residualformer.data.splits import cuts_file, cuts_files
-from residualformer.data.validate import read_cuts
 from residualformer.errors import UserError
 from residualformer.files import remove_leftovers, replacing, write_json
 from residualformer.parallel import worker_map
@@ -162,7 +163,8 @@ def _extract_part(
             reason = " ".join(str(error).split())[:200]
             result.skipped.append(f"{cut.id}: {type(error).__name__}: {reason}")
             continue
-        key = writer.write(_file_name(cut.id), array.astype(dtype))
+        stored = array.astype(dtype)
+        key = writer.write(_file_name(cut.id), stored)
         manifest = Features(
             type=KnfFbank.name,
             num_frames=len(array),
@@ -179,7 +181,10 @@ def _extract_part(
         )
         exact = array.astype(np.float64)
         squares = np.square(exact).sum(axis=0)
-        result.add(Extracted([fastcopy(cut, features=manifest)], [], len(array), exact.sum(axis=0), squares))
+        custom = {**(cut.custom or {}), CHECKSUM: checksum(stored)}
+        result.add(
+            Extracted([fastcopy(cut, features=manifest, custom=custom)], [], len(array), exact.sum(axis=0), squares)
+        )
     return result
 
 
@@ -191,10 +196,8 @@ def _file_name(name: str) -> str:
 
 def _features(cut: MonoCut, extractor: KnfFbank) -> np.ndarray:
     """Compute features (T, F) of a cut; raise ValueError if its audio is unusable."""
-    if problem := rate_problem(cut.sampling_rate):
-        raise ValueError(f"the audio {problem}")
     rate = extractor.config.sample_rate_hz
-    samples = resample(cut.load_audio().mean(axis=0), cut.sampling_rate, rate)  # (S,)
+    samples = resample(load_audio(cut).mean(axis=0), cut.sampling_rate, rate)  # (S,)
     array = extractor.extract(samples, rate)
     if len(array) == 0:
         raise ValueError(f"{len(samples)} samples are too few for a frame")

@@ -9,8 +9,9 @@ import numpy as np
 from lhotse import Features
 from lhotse.cut import Cut
 
+from residualformer.data.arrays import CHECKSUM, BadArray, load_array
+from residualformer.data.manifest import read_cuts
 from residualformer.data.tokenizer import Tokenizer
-from residualformer.data.validate import read_cuts
 from residualformer.errors import UserError
 
 
@@ -26,13 +27,14 @@ class Utterance:
     tokens: list[int]  # of `text`
     transcript: str  # the words spoken
     features: Features  # where the features are stored
+    checksum: str | None  # of the features
     origin: str  # "" for utterances of the corpus itself, else where they come from, such as "synthetic"
 
     def load(self) -> np.ndarray:
         """Load the features (T, F), in the precision in which they are stored; UserError if missing or damaged."""
         try:
-            return self.features.load()
-        except (OSError, EOFError, ValueError) as error:
+            return load_array(self.features, self.checksum)
+        except (OSError, BadArray) as error:
             raise UserError(
                 f"the features of {self.id} cannot be read ({error}): run stage 2 again, with --overwrite."
             ) from error
@@ -79,6 +81,7 @@ def read_utterances(cuts_path: Path | str, tokenizer: Tokenizer, target: str) ->
                 tokens=tokens[text],
                 transcript=text if target == "text" else target_text(cut, "text"),
                 features=cut.features,
+                checksum=custom.get(CHECKSUM),
                 origin=(supervision.custom or {}).get("origin", "") if supervision else "",
             )
         )

@@ -6,7 +6,7 @@ Bad utterances are skipped, and reported with a reason; only a split without any
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from residualformer.data.audio import MP3_ESTIMATE, rate_problem, stated_wav_frames
 from residualformer.data.corpus_utterance import CorpusUtterance
+from residualformer.data.manifest import BadCut, check_sources, load_audio, open_recording
 from residualformer.errors import UserError
 from residualformer.files import replacing
 from residualformer.parallel import worker_map
@@ -44,7 +45,7 @@ def make_cut(utterance: CorpusUtterance) -> MonoCut | MultiCut:
     if path.stat().st_size == 0:
         raise BadUtterance(f"{path} is an empty file")
     try:
-        recording = Recording.from_file(path.resolve(), recording_id=utterance.id)
+        recording = open_recording(path.resolve(), utterance.id)
         if path.suffix.lower() == ".mp3":  # many do not state their length
             recording.num_samples = _count_samples(path)
             recording.duration = recording.num_samples / recording.sampling_rate
@@ -95,11 +96,14 @@ def check_cut(cut: MonoCut, sampling_rate: int | None = None) -> None:
         raise BadUtterance(f"it is sampled at {recording.sampling_rate} Hz, the corpus at {sampling_rate} Hz")
     if supervision.start < 0 or supervision.end > cut.duration + 1 / recording.sampling_rate:
         raise BadUtterance(f"its transcript ends at {supervision.end} s, its audio at {cut.duration} s")
-    for source in recording.sources:
-        if source.type == "file":
-            _check_file(Path(source.source), recording)
     try:
-        samples = cut.load_audio()  # (channels, samples)
+        check_sources(recording)
+    except BadCut as error:
+        raise BadUtterance(str(error)) from error
+    for source in recording.sources:
+        _check_file(Path(source.source), recording)
+    try:
+        samples = load_audio(cut)  # (channels, samples)
     except Exception as error:
         raise BadUtterance(f"its audio cannot be read ({_first_line(error)})") from error
     if samples.shape[-1] != cut.num_samples:
@@ -110,8 +114,6 @@ def check_cut(cut: MonoCut, sampling_rate: int | None = None) -> None:
 
 def _check_file(path: Path, recording: Recording) -> None:
     """Compare the samples and the rate that a file's header states with what it holds, and with its manifest."""
-    if not path.is_file():
-        raise BadUtterance(f"{path} is missing")
     try:
         info = soundfile.info(str(path))
         held = _count_samples(path)
@@ -215,25 +217,6 @@ def save_cuts(cuts: CutSet, name: str, path: Path | str, skipped: int) -> None:
     hours = sum(cut.duration for cut in cuts) / 3600
     speakers = len({cut.supervisions[0].speaker for cut in cuts})
     print(f"{name}: {len(cuts)} utterances, {hours:.2f} h, {speakers} speakers, {skipped} skipped -> {path}")
-
-
-def read_cuts(path: Path | str, stage: int) -> Iterator[MonoCut]:
-    """Yield the cuts of a manifest that stage number `stage` writes.
-
-    Raises:
-        UserError: the manifest is missing, damaged or empty; run that stage.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"{path} is missing: run stage {stage} first.")
-    again = f"run stage {stage} again, with --overwrite"
-    cut = None
-    try:
-        for cut in CutSet.from_file(path):
-            yield cut
-    except Exception as error:  # Lhotse raises many kinds for a damaged line
-        raise UserError(f"{path} is not a manifest of cuts ({_first_line(error)}): {again}.") from error
-    if cut is None:
-        raise UserError(f"{path} holds no utterance: {again}.")
 
 
 def _reason(path: Path, error: Exception) -> str:

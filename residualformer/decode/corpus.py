@@ -14,8 +14,9 @@ from lhotse.cut import Cut
 from tqdm import tqdm
 
 from residualformer.config.schema import DecodeConfig, FeatureConfig
+from residualformer.data.arrays import load_features
 from residualformer.data.features import read_feature_config
-from residualformer.data.validate import read_cuts
+from residualformer.data.manifest import read_cuts
 from residualformer.decode.likelihood import reference_nats
 from residualformer.decode.recognize import encode_batch, hypothesis_record, search_encoded
 from residualformer.errors import UserError
@@ -121,13 +122,13 @@ def _load(
     """Yield the readable cuts with their features (T, F); add the others to `outcome.skipped`."""
     for cut in batch:
         try:
-            features = cut.load_features()
-            if features.ndim != 2 or features.shape[1] != num_mel_bins or len(features) == 0:
+            features = load_features(cut)
+            if features.shape[1] != num_mel_bins or len(features) == 0:
                 raise ValueError(f"shape {features.shape} instead of (frames, {num_mel_bins})")
             if not np.isfinite(features).all():
                 raise ValueError("values that are not finite")
             yield cut, features
-        except Exception as error:  # the storage back-ends raise errors of many libraries
-            reason = f"{type(error).__name__}: {error}"
+        except (OSError, ValueError) as error:
+            reason = str(error)
             outcome.skipped.append({"id": cut.id, "ref": references[cut.id], "reason": reason})
             tqdm.write(f"decode: skipped {cut.id}, its features cannot be read ({reason})", file=sys.stderr)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from residualformer.data.audio import read_audio
+from residualformer.data.audio import read_audio, resample
+from residualformer.data.manifest import load_audio, read_cuts
 from residualformer.data.splits import cuts_file
-from residualformer.data.validate import read_cuts
 from residualformer.errors import UserError
 from residualformer.export.check import CheckAudio
 
@@ -30,7 +30,7 @@ def utterances_of_cuts(path: Path, number: int, rate: int) -> list[CheckAudio]:
     found = []
     for cut in chosen:
         try:
-            samples = cut.resample(rate).load_audio().mean(axis=0)
+            samples = resample(load_audio(cut).mean(axis=0), cut.sampling_rate, rate)
         except Exception as error:  # Lhotse raises errors of many libraries
             raise UserError(
                 f"{path}: the audio of cut {cut.id} cannot be read ({type(error).__name__}: {error}); "

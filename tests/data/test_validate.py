@@ -13,7 +13,8 @@ from lhotse import CutSet
 
 from residualformer.data import validate
 from residualformer.data.corpus_utterance import CorpusUtterance
-from residualformer.data.validate import make_cut, read_cuts, validate_cuts, write_cuts
+from residualformer.data.manifest import read_cuts
+from residualformer.data.validate import make_cut, validate_cuts, write_cuts
 from residualformer.errors import UserError
 
 RATE = 16000
