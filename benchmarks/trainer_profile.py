@@ -107,7 +107,7 @@ class Worker:
         """One update: seconds of processor and by the clock; of its batch frames, frames with padding and the loss."""
         batch = self.batches[number % len(self.batches)]
         started, clock = time.process_time(), time.perf_counter()
-        losses, _ = self.trainer.update(batch)
+        ((_, losses),), _ = self.trainer.update([(0, batch)])
         ended = time.process_time(), time.perf_counter()
         self.trainer.step += 1
         frames = int(batch.feature_lens.sum())
@@ -125,7 +125,7 @@ class Worker:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profile:
             for batch in self.batches:
                 with torch.profiler.record_function(UPDATE):
-                    self.trainer.update(batch)
+                    self.trainer.update([(0, batch)])
                 self.trainer.step += 1
         for event in profile.events():
             if not inside_update(event):

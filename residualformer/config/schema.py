@@ -300,6 +300,9 @@ class TrainConfig:
 
     max_steps: Annotated[Count, Unit("updates"), Doc("length of the training")] = 350_000
     seed: Annotated[int, Ge(0), Doc("of initial weights, batches and all else that is random")] = 1
+    batches_per_update: Annotated[
+        Count, Doc("batches whose summed gradient makes an update; as many processes can share them, with one result")
+    ] = 1
     precision: Annotated[
         Literal["bf16", "fp32"], Doc("bf16: autocast in the encoder, and products in a large vocabulary's loss")
     ] = "bf16"

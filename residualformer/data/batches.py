@@ -219,16 +219,26 @@ class EvalBatches:
     def __len__(self) -> int:
         return len(self.plan)
 
+    @property
+    def seconds(self) -> list[float]:
+        """Seconds of speech in each batch."""
+        return [sum(utterance.duration for utterance in utterances) for utterances in self.plan]
+
     def __iter__(self) -> Iterator[Batch]:
-        return prefetch(
-            collate(
-                [u.id for u in utterances],
-                [u.load() for u in utterances],
-                [u.tokens for u in utterances],
-                [u.text for u in utterances],
-                [u.transcript for u in utterances],
-            )
-            for utterances in self.plan
+        return (batch for _, batch in self.part(0, 1))
+
+    def part(self, rank: int, world: int) -> Iterator[tuple[int, Batch]]:
+        """Yield those batches, each with its number, that one of `world` ranks measures: number % world == rank."""
+        mine = range(rank, len(self.plan), world)
+        return zip(mine, prefetch(self._load(self.plan[number]) for number in mine))
+
+    def _load(self, utterances: Sequence[Utterance]) -> Batch:
+        return collate(
+            [u.id for u in utterances],
+            [u.load() for u in utterances],
+            [u.tokens for u in utterances],
+            [u.text for u in utterances],
+            [u.transcript for u in utterances],
         )
 
 

@@ -1,52 +1,40 @@
 """Dropout that is cheap on a CPU, where drawing random masks costs more than the matrix products around it.
 
-A mask is a random stretch of a pool of masks, which is drawn anew every 2,000 uses.
+A mask is a random stretch of a pool of masks. What a pool holds depends on a seed alone, which training changes now and
+then (`seed_pools`), so that every process that computes a batch takes the same masks for it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 _POOL_SIZE = 1 << 23
-_REFRESH = 2000
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of one
 
-PoolStates = list[tuple[float, torch.dtype, int, int]]  # p, dtype, seed, uses
 
-
-@dataclass
-class _Pool:
-    """Masks in a row, (_POOL_SIZE,), and what is needed to draw them again.
+class _Pool(NamedTuple):
+    """Masks in a row, and the seed that they were drawn from.
 
     They are factors of floating-point numbers, 0 or 1 / (1 - p), or bits of integers: see `Dropout.bits`.
     """
 
-    masks: Tensor
+    masks: Tensor  # (_POOL_SIZE,)
     seed: int
-    uses: int = 0
-
-    @classmethod
-    def draw(cls, p: float, dtype: torch.dtype, seed: int, uses: int = 0) -> _Pool:
-        masks = torch.empty(_POOL_SIZE, dtype=dtype).bernoulli_(1 - p, generator=torch.Generator().manual_seed(seed))
-        return cls(masks.div_(1 - p) if dtype.is_floating_point else masks.neg_(), seed, uses)
 
 
+_seed = 0  # of all pools
 _pools: dict[tuple[float, torch.dtype], _Pool] = {}
 
 
-def pool_states() -> PoolStates:
-    """Return what `restore_pools` needs to continue with the same masks."""
-    return [(p, dtype, pool.seed, pool.uses) for (p, dtype), pool in _pools.items()]
-
-
-def restore_pools(states: PoolStates) -> None:
-    """Put the pools into the state they were in; [] is that of a new process."""
-    _pools.clear()
-    _pools.update({(p, dtype): _Pool.draw(p, dtype, seed, uses) for p, dtype, seed, uses in states})
+def seed_pools(seed: int) -> None:
+    """Let all pools be drawn anew from `seed` when they are used next, unless they are drawn from it already."""
+    global _seed
+    _seed = seed
 
 
 class Dropout(nn.Module):
@@ -80,10 +68,17 @@ class Dropout(nn.Module):
 
 
 def _mask(p: float, dtype: torch.dtype, size: int) -> Tensor:
-    """Return a mask (size,) from the pool of its kind."""
+    """Return a mask (size,) from the pool of its kind, at a place that torch's global generator chooses."""
     pool = _pools.get((p, dtype))
-    if pool is None or pool.uses == _REFRESH:
-        pool = _pools[p, dtype] = _Pool.draw(p, dtype, seed=int(torch.randint(1 << 62, ())))
-    pool.uses += 1
+    if pool is None or pool.seed != _seed:
+        pool = _pools[p, dtype] = _Pool(_draw(p, dtype, _seed), _seed)
     start = int(torch.randint(_POOL_SIZE - size + 1, ()))
     return pool.masks[start : start + size]
+
+
+def _draw(p: float, dtype: torch.dtype, seed: int) -> Tensor:
+    """Draw the masks of a pool; those of another kind are independent."""
+    digest = hashlib.sha256(f"{seed} {p} {dtype}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+    masks = torch.empty(_POOL_SIZE, dtype=dtype).bernoulli_(1 - p, generator=generator)
+    return masks.div_(1 - p) if dtype.is_floating_point else masks.neg_()

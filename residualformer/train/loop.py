@@ -6,8 +6,9 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,25 @@ from tqdm import tqdm
 from residualformer.config.schema import Config, VariationConfig
 from residualformer.constants import MODEL_FILE
 from residualformer.data.augmentation import Augmentation
-from residualformer.data.batches import EvalBatches, TrainBatches
+from residualformer.data.batches import EvalBatches, Position, TrainBatches
 from residualformer.data.collate import Batch
 from residualformer.data.spec_augment import spec_augment
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError
 from residualformer.files import remove_leftovers
-from residualformer.kernels.dropout import restore_pools
 from residualformer.loss.arcs import NotFiniteError
 from residualformer.model import checkpoint
 from residualformer.model.cost import parameter_table
 from residualformer.model.identity import is_same_training
 from residualformer.nn.transducer import build_model
 from residualformer.provenance import provenance
-from residualformer.train.losses import BatchLosses, LossTracker, warn_not_finite
+from residualformer.train.losses import BatchLosses, LossTracker, not_finite, warn_not_finite
 from residualformer.train.optimizer import Optimizer
 from residualformer.train.phases import build_phases
 from residualformer.train.progress import Clock, MetricsWriter, progress_line, validation_line
-from residualformer.train.state import CheckpointFolder, TrainingState, random_state, set_random_state
+from residualformer.train.randomness import seed_batch
+from residualformer.train.ranks import Ranks, check_ranks
+from residualformer.train.state import CheckpointFolder, TrainingState
 from residualformer.train.teacher import Teacher
 from residualformer.train.validation import validate
 from residualformer.train.warm_start import WarmStartReport, warm_start
@@ -55,9 +57,10 @@ class Trainer:
     Args:
         cuts: manifests with features, of `train` and `dev`.
         cmvn: mean and standard deviation of the training features, (F,) each.
-        folder: the run folder. It must belong to this process alone.
+        folder: the run folder. It must belong to this training alone.
         identity: what must not change while the training goes on (configuration, tokens, warm start, ...).
         teacher, slow_share: needed by some trainings with branches, see `BranchPhases`.
+        ranks: the processes of the training, this one alone by default. What comes out does not depend on their number.
     """
 
     def __init__(
@@ -70,24 +73,26 @@ class Trainer:
         identity: dict[str, Any],
         teacher: Teacher | None = None,
         slow_share: float | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.config, self.tokenizer, self.folder, self.identity = config, tokenizer, folder, identity
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.ranks = ranks or Ranks()
+        check_ranks(self.ranks.world, config.train.batches_per_update)
+        self.device = self.ranks.device
         self.checkpoints = CheckpointFolder(folder / "checkpoints", keep=config.train.average_last)
         self.clock = Clock()
-        self.step = self.epoch = self.batch_in_epoch = 0
+        self.step, self.position = 0, Position()
         self.bad_updates = 0  # in a row
-        self.stop_requested = False
+        self.stop_requested = False  # of this process
+        self.stopping = False  # of any, as of the last update
 
         target = config.tokens.target
         self.batches = TrainBatches(cuts["train"], config.data, tokenizer, target, config.train.seed)
         self.dev = EvalBatches(cuts["dev"], config.data.max_batch_s, tokenizer, target)
-        self.dev_seconds = sum(utterance.duration for batch in self.dev.plan for utterance in batch)
         variation = config.data.variation
         self.augment = Augmentation(variation, config.features) if variation != VariationConfig() else None
 
         torch.manual_seed(config.train.seed)
-        restore_pools([])
         self.model = build_model(config, tokenizer.vocab_size).to(self.device)
         self.model.encoder.mean.copy_(cmvn[0])
         self.model.encoder.std.copy_(cmvn[1])
@@ -108,7 +113,7 @@ class Trainer:
 
         Raises UserError if the state is damaged, or belongs to a training of another identity.
         """
-        state = self.checkpoints.load_state()
+        state = self.ranks.of_first(self.checkpoints.load_state() if self.ranks.is_first else None)
         if state is None:
             return False
         path = self.checkpoints.path
@@ -117,9 +122,8 @@ class Trainer:
         checkpoint.load_weights(self.model, state["weights"], str(path))
         self.optimizer.load_state_dict(state["optimizer"])
         self.phases.load_state_dict(state["phases"])
-        self.step, self.epoch, self.batch_in_epoch = state["step"], state["epoch"], state["batch_in_epoch"]
+        self.step, self.position = state["step"], Position(state["epoch"], state["batch_in_epoch"])
         self.clock = Clock(**state["clock"])
-        set_random_state(state["random"])
         return True
 
     def run(self) -> dict[str, Any]:
@@ -128,10 +132,11 @@ class Trainer:
         Raises Interrupted on SIGTERM or SIGINT, after saving the state.
         """
         with _signals_handled_by(self.request_stop):
-            remove_leftovers(self.folder)
-            remove_leftovers(self.checkpoints.path)
-            self.checkpoints.remove_after(self.step)
-            with MetricsWriter(self.folder, self.step) as writer:
+            if self.ranks.is_first:
+                remove_leftovers(self.folder)
+                remove_leftovers(self.checkpoints.path)
+                self.checkpoints.remove_after(self.step)
+            with MetricsWriter(self.folder, self.step) if self.ranks.is_first else nullcontext() as writer:
                 self._train(writer)
         return self._finish()
 
@@ -139,71 +144,80 @@ class Trainer:
         """Let `run` save the state after the current update and raise `Interrupted`."""
         self.stop_requested = True
 
-    def _train(self, writer: MetricsWriter) -> None:
+    def _train(self, writer: MetricsWriter | None) -> None:
         train = self.config.train
         tracker = LossTracker()
         first = self.step
         self.clock.start()
-        batches = self._batches()
-        with tqdm(total=train.max_steps, initial=first, unit="step", disable=None, dynamic_ncols=True) as bar:
+        updates = self.batches.updates(self.position, train.batches_per_update, self.ranks.rank, self.ranks.world)
+        silent = None if self.ranks.is_first else True  # None: unless nobody watches
+        with tqdm(total=train.max_steps, initial=first, unit="step", disable=silent, dynamic_ncols=True) as bar:
             while self.step < train.max_steps:
                 asked = time.perf_counter()
-                batch = next(batches).to(self.device)
+                update = next(updates)
                 wait_s = time.perf_counter() - asked
 
-                losses, norm = self.update(batch)
-                self.step += 1
+                losses, norm = self.update(update.batches)
+                self.step, self.position = self.step + 1, update.end
                 bar.update()
                 if math.isfinite(norm):
                     self.bad_updates = 0
-                    tracker.add(losses, batch, norm, wait_s)
+                    for batch, of_batch in losses:
+                        tracker.add(of_batch, batch)
+                    tracker.add_update(norm, wait_s)
                 else:
-                    self.note_bad_update(batch)
+                    self.note_bad_update([batch for _, batch in update.batches])
 
                 last = self.step == train.max_steps
                 if self.step % train.log_every_steps == 0:
                     eta_s = self.clock.running_s / (self.step - first) * (train.max_steps - self.step)
-                    self._log_progress(writer, tracker.take(), eta_s)
+                    self._log_progress(writer, tracker.take(self.ranks), eta_s)
                 if self.step % train.valid_every_steps == 0 or last:
                     values = self.validate()
                     self.phases.after_validation(values)
-                    writer.write(self.step, "valid", values)
+                    if writer:
+                        writer.write(self.step, "valid", values)
                     log.info("step %d | valid | %s", self.step, validation_line(values))
-                if self.step % train.save_every_steps == 0 or last or self.stop_requested:
+                if self.step % train.save_every_steps == 0 or last or self.stopping:
                     self._save()
-                if self.stop_requested:
+                if self.stopping:
                     raise Interrupted
 
-    def _batches(self) -> Iterator[Batch]:
-        """Yield training batches from where the training stands, epoch after epoch."""
-        while True:
-            empty = True
-            for batch in self.batches.epoch(self.epoch, skip=self.batch_in_epoch):
-                self.batch_in_epoch += 1
-                empty = False
-                yield batch
-            if empty and self.batch_in_epoch == 0:
-                raise UserError("the training set has no usable utterance; see the report of stage 2")
-            self.epoch, self.batch_in_epoch = self.epoch + 1, 0
+    def update(self, batches: Sequence[tuple[int, Batch]]) -> tuple[list[tuple[Batch, BatchLosses]], float]:
+        """Make one update of `batches`, each with its number in the update, and of those of the other ranks.
 
-    def update(self, batch: Batch) -> tuple[BatchLosses, float]:
-        """Make one update. Return the losses and the norm of the gradient; if that is not finite, no weight changes."""
+        The gradient is that of the summed loss per feature frame, so that neither it nor clipping depends on how much
+        a batch holds. A batch without a finite loss is left out.
+
+        Return the losses of this rank's batches, and the norm of the gradient; if it is not finite, no weight changes.
+        """
         self.model.train()
-        features = self._augmented(batch)
         parameters = self.phases.begin_update(self.step)
-        try:
-            losses = self.phases.losses(batch, features)
-        except NotFiniteError as error:
-            warn_not_finite(error, batch, self.step)
-            self.optimizer.step()  # without gradients, this only advances the schedule
-            return BatchLosses({}), math.nan
-        # Per feature frame, so that neither gradient nor clipping depends on how much a batch holds.
-        (losses.sums["loss"] / batch.feature_lens.sum()).backward(inputs=parameters)
-        return losses, self.optimizer.step()
+        losses: list[tuple[Batch, BatchLosses]] = []
+        left_out: list[str] = []
+        for number, batch in batches:
+            seed, on_device = seed_batch(self.config.train.seed, self.step, number), batch.to(self.device)
+            try:
+                of_batch = self.phases.losses(on_device, self._augmented(on_device, seed))
+            except NotFiniteError as error:
+                left_out.append(not_finite(error, batch))
+                continue
+            of_batch.sums["loss"].backward(inputs=parameters)
+            losses.append((batch, of_batch))
 
-    def _augmented(self, batch: Batch) -> Tensor:
-        """Return augmented features (N, T, F); the seed and the number of the update determine all random choices."""
-        seed, features = self.config.train.seed * 1_000_003 + self.step, batch.features
+        observed = self.phases.observed([of_batch for _, of_batch in losses])
+        own = [sum(int(batch.feature_lens.sum()) for batch, _ in losses), len(left_out), self.stop_requested, *observed]
+        frames, bad, stop, *observed = self.ranks.sum_gradients(self.optimizer.parameters, own)
+        self.stopping = stop > 0
+        if bad:
+            warn_not_finite(left_out, self.step, self.ranks)
+        norm = self.optimizer.step(frames)
+        self.phases.end_update(observed)
+        return losses, norm
+
+    def _augmented(self, batch: Batch, seed: int) -> Tensor:
+        """Return augmented features (N, T, F); `seed` determines all random choices."""
+        features = batch.features
         if self.augment:
             generator = torch.Generator().manual_seed(seed)
             features = self.augment(features, batch.feature_lens, generator)
@@ -213,24 +227,30 @@ class Trainer:
             features = spec_augment(features, batch.feature_lens, specaugment, self.model.encoder.mean, generator)
         return features
 
-    def note_bad_update(self, batch: Batch) -> None:
+    def note_bad_update(self, batches: Sequence[Batch]) -> None:
         """Log that the last update had no finite gradient; raise UserError after `MAX_BAD_UPDATES` in a row."""
         self.bad_updates += 1
-        log.warning("step %d: the gradient is not finite; update skipped; utterances %s", self.step, batch.ids[:8])
+        everywhere = self.ranks.gather([name for batch in batches for name in batch.ids])
+        names = list(chain.from_iterable(everywhere))[:8]
+        log.warning("step %d: the gradient is not finite; update skipped; utterances %s", self.step, names)
         if self.bad_updates >= MAX_BAD_UPDATES:
             raise UserError(f"{self.bad_updates} updates in a row had no finite gradient; lower train.optimizer.lr")
 
     def validate(self) -> dict[str, float]:
         """Measure the model on the dev set; see `validate`."""
-        return validate(self.phases, self.dev, self.dev_seconds, self.tokenizer, self.step)
+        return validate(self.phases, self.dev, self.tokenizer, self.step, self.ranks)
 
-    def _log_progress(self, writer: MetricsWriter, values: dict[str, float], eta_s: float) -> None:
-        lr = self.optimizer.lr
-        writer.write(self.step, "train", {**values, "lr": lr, **self.clock.read()})
+    def _log_progress(self, writer: MetricsWriter | None, values: dict[str, float], eta_s: float) -> None:
+        lr, spent = self.optimizer.lr, self.clock.read(self.ranks)
+        if writer:
+            writer.write(self.step, "train", {**values, "lr": lr, **spent})
         log.info(progress_line(self.step, self.config.train.max_steps, values, lr, eta_s))
 
     def _save(self) -> None:
         """Save the state to continue from and, every `save_every_steps`, weights to average."""
+        spent = self.clock.read(self.ranks)
+        if not self.ranks.is_first:
+            return
         train, weights = self.config.train, self._weights()
         if self.step % train.save_every_steps == 0 or self.step == train.max_steps:
             self.checkpoints.save_weights(weights, self.step)
@@ -241,22 +261,23 @@ class Trainer:
                 optimizer=self.optimizer.state_dict(),
                 phases=self.phases.state_dict(),
                 step=self.step,
-                epoch=self.epoch,
-                batch_in_epoch=self.batch_in_epoch,
-                clock=self.clock.read(),
-                random=random_state(),
+                epoch=self.position.epoch,
+                batch_in_epoch=self.position.batch,
+                clock=spent,
             )
         )
 
     def _finish(self) -> dict[str, Any]:
         """Average the last weights, measure the average on the dev set, write the model."""
         train = self.config.train
-        paths = self.checkpoints.newest_weights()
+        paths = self.ranks.of_first(self.checkpoints.newest_weights())
         expected = min(train.average_last, math.ceil(self.step / train.save_every_steps))
         if len(paths) < expected:
             log.warning("only %d of the last %d checkpoints exist to be averaged", len(paths), expected)
-        checkpoint.load_weights(self.model, checkpoint.average(paths), "the average")
-        self.phases.finalize(self.dev)
+        average = self.ranks.of_first(checkpoint.average(paths) if self.ranks.is_first else {})
+        checkpoint.load_weights(self.model, average, "the average")
+        own = self.dev.part(self.ranks.rank, self.ranks.world)
+        self.phases.finalize((batch for _, batch in own), self.ranks)
         weights = self._weights()
         valid = self.validate()
         log.info("average of %d checkpoints | valid | %s", len(paths), validation_line(valid))
@@ -265,15 +286,16 @@ class Trainer:
             "data": self.batches.describe(),
             "seed": train.seed,
             "steps": self.step,
-            "epochs": self.epoch,
-            **self.clock.read(),
+            "epochs": self.position.epoch,
+            **self.clock.read(self.ranks),
             "averaged": [path.name for path in paths],
             "valid": valid,
             "parameters": parameter_table(self.model),
             "identity": self.identity,
             "fingerprint": checkpoint.fingerprint(weights),
         }
-        checkpoint.save_model(self.folder / MODEL_FILE, weights, self.config, self.tokenizer, info)
+        if self.ranks.is_first:
+            checkpoint.save_model(self.folder / MODEL_FILE, weights, self.config, self.tokenizer, info)
         return info
 
     def _weights(self) -> dict[str, Tensor]:

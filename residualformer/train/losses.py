@@ -6,12 +6,14 @@ import logging
 import resource
 import time
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from residualformer.data.collate import Batch
 from residualformer.loss.arcs import NotFiniteError
+from residualformer.train.ranks import Ranks
 
 log = logging.getLogger("residualformer")
 
@@ -27,7 +29,7 @@ class BatchLosses:
 
 
 class LossTracker:
-    """Sums of losses and of their counts since the last `take`."""
+    """Sums of losses and of their counts since the last `take`, of the batches of this rank."""
 
     def __init__(self) -> None:
         self._reset()
@@ -39,8 +41,8 @@ class LossTracker:
         self._norm = self._wait_s = 0.0
         self._started = time.perf_counter()
 
-    def add(self, losses: BatchLosses, batch: Batch, norm: float = 0.0, wait_s: float = 0.0) -> None:
-        """Add the losses of `batch`, its gradient norm and the seconds spent on waiting for its data."""
+    def add(self, losses: BatchLosses, batch: Batch) -> None:
+        """Add the losses of `batch`."""
         for name, value in losses.sums.items():
             self._sums[name] = self._sums.get(name, 0.0) + _number(value)
         for name, (added, count) in losses.ratios.items():
@@ -48,19 +50,29 @@ class LossTracker:
             self._ratios[name] = total + _number(added), total_count + count
         self._frames += int(batch.feature_lens.sum())
         self._tokens += int(batch.token_lens.sum())
+
+    def add_update(self, norm: float, wait_s: float) -> None:
+        """Add the gradient norm of an update and the seconds spent on waiting for its data."""
         self._updates += 1
         self._norm += norm
         self._wait_s += wait_s
 
-    def take(self) -> dict[str, float]:
-        """Return averages (losses per token, the loss per frame, ratios, gradient norm) and rates; then start anew."""
+    def take(self, ranks: Ranks) -> dict[str, float]:
+        """Return averages (losses per token, the loss per frame, ratios, gradient norm) and rates; then start anew.
+
+        Losses and ratios are of all ranks.
+        """
         seconds = max(time.perf_counter() - self._started, 1e-9)
+        gathered = ranks.gather((self._sums, self._ratios, self._frames, self._tokens))
+        sums = _added([{name: (total,) for name, total in each[0].items()} for each in gathered])
+        ratios = _added([each[1] for each in gathered])
+        frames, tokens = (sum(each[i] for each in gathered) for i in (2, 3))
         values = {
-            **{name + "_per_token": total / max(self._tokens, 1) for name, total in self._sums.items()},
-            "loss_per_frame": self._sums.get("loss", 0.0) / max(self._frames, 1),
-            **{name: total / max(count, 1) for name, (total, count) in self._ratios.items()},
+            **{name + "_per_token": total / max(tokens, 1) for name, (total,) in sums.items()},
+            "loss_per_frame": sums.get("loss", (0.0,))[0] / max(frames, 1),
+            **{name: total / max(count, 1) for name, (total, count) in ratios.items()},
             "grad_norm": self._norm / max(self._updates, 1),
-            "frames_per_s": self._frames / seconds,
+            "frames_per_s": frames / seconds,
             "data_wait": self._wait_s / seconds,
             "memory_gb": peak_memory_gb(),
         }
@@ -75,9 +87,21 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def warn_not_finite(error: NotFiniteError, batch: Batch, step: int) -> None:
-    """Log that utterances of `batch` have no finite loss, and which."""
-    log.warning("after step %d: %s; %s", step, error, ", ".join(batch.ids[row] for row in error.rows[:8]))
+def not_finite(error: NotFiniteError, batch: Batch) -> str:
+    """Return a sentence on utterances of `batch` that have no finite loss, and which."""
+    return f"{error}; {', '.join(batch.ids[row] for row in error.rows[:8])}"
+
+
+def warn_not_finite(messages: list[str], step: int, ranks: Ranks) -> None:
+    """Log the sentences of all ranks on losses that are not finite."""
+    for message in chain.from_iterable(ranks.gather(messages)):
+        log.warning("after step %d: %s", step, message)
+
+
+def _added(parts: list[dict[str, tuple[float, ...]]]) -> dict[str, tuple[float, ...]]:
+    """Add the tuples of each name, which not all parts may have."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: tuple(map(sum, zip(*(part[name] for part in parts if name in part)))) for name in names}
 
 
 def _number(value: Tensor | float) -> float:

@@ -56,18 +56,17 @@ class Optimizer:
         self.parameters = [*others.values(), *matrices]
         self.clip_norm = optimizer.clip_norm
 
-    def step(self) -> float:
-        """Clip the gradients, update the parameters, advance the schedule and clear the gradients.
+    def step(self, frames: float = 1.0) -> float:
+        """Divide the gradients by `frames`, clip them, update the parameters, advance the schedule, clear gradients.
 
-        Return the norm of the gradients before clipping. If it is not finite, or without any gradient, no parameter
-        changes.
+        Return the norm of the gradients before clipping, nan without any. If it is not finite, no parameter changes.
         """
         parameters = [p for p in self.parameters if p.grad is not None]
         total = nn.utils.get_total_norm([_gradient(p) for p in parameters], foreach=True)
-        norm = float(total)
-        if parameters and math.isfinite(norm):
-            if norm > self.clip_norm:
-                nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, total, foreach=True)
+        norm = float(total) / frames if parameters else math.nan
+        if math.isfinite(norm):
+            # Division and clipping in one: a norm of `total` becomes the smaller one.
+            nn.utils.clip_grads_with_norm_(parameters, min(norm, self.clip_norm), total, foreach=True)
             for matrix, rows in self.stacks:
                 for row, gradient in zip(rows, _gradient(matrix).chunk(len(rows)), strict=True):
                     row.grad = gradient

@@ -10,7 +10,7 @@ Letters: N utterances, T frames of features, T' encoder frames, B branches (slow
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from residualformer.nn.transducer import Transducer
 from residualformer.padding import real_frames
 from residualformer.train.losses import BatchLosses, Ratio
 from residualformer.train.optimizer import learning_rate_factor
+from residualformer.train.ranks import Ranks
 from residualformer.train.teacher import Teacher
 from residualformer.train.weight_controller import WeightController
 
@@ -56,14 +57,21 @@ class Phases:
         """
         return BatchLosses(self.objective.from_features(self.model, features, batch.feature_lens, batch))
 
+    def observed(self, losses: Sequence[BatchLosses]) -> list[float]:
+        """Return the measures of some batches of an update whose sums over all batches `end_update` needs."""
+        return []
+
+    def end_update(self, observed: Sequence[float]) -> None:
+        """Adapt to an update, given the sums over all its batches, whichever rank had them, of what was observed."""
+
     def after_validation(self, values: dict[str, float]) -> None:
         """Adapt to the measurements `values` on the dev set."""
 
-    def finalize(self, dev: Iterable[Batch]) -> None:
-        """Adjust the model after its weights have been averaged."""
+    def finalize(self, dev: Iterable[Batch], ranks: Ranks) -> None:
+        """Adjust the model after its weights have been averaged, by this rank's batches of the dev set."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is needed to continue, besides the model, the optimizer and the random generators."""
+        """Return what is needed to continue, besides the model and the optimizer."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -146,20 +154,33 @@ class BranchPhases(PruningPhases):
         ratios: dict[str, Ratio] = {**measures}
         kind = self.config.amnet.cost.kind
         if self.encoder.training and self.step >= self.end and kind != "none":
-            total, count = measures["slow_share"]
-            weight = self._cost_weight(float(total) / count)
+            weight = self.cost_weight()
             cost, _ = measures["real_time_factor" if kind == "avg" else "delay_s"]
             sums["cost"] = weight * cost
             sums["loss"] = sums["loss"] + sums["cost"]
             ratios["cost_weight"] = (weight, 1)
         return BatchLosses(sums, ratios)
 
+    def observed(self, losses: Sequence[BatchLosses]) -> list[float]:
+        """Return the number of slow frames and of all, as long as the weight of the cost loss adapts to them."""
+        if not self.controller or not self.end <= self.step < self.adapt_until:
+            return []
+        shares = [each.ratios["slow_share"] for each in losses]
+        return [float(sum(total for total, _ in shares)), float(sum(count for _, count in shares))]
+
+    def end_update(self, observed: Sequence[float]) -> None:
+        if self.controller and observed:
+            slow, frames = observed
+            progress = (self.step - self.end) / max(self.adapt_until - self.end, 1)
+            if frames:  # 0 where no batch had a finite loss
+                self.controller.observe(slow / frames, self.lr_factor(self.step), progress)
+
     def after_validation(self, values: dict[str, float]) -> None:
         if self.controller:
             self.controller.calibrate(values["slow_share"])
 
     @torch.no_grad()
-    def finalize(self, dev: Iterable[Batch]) -> None:
+    def finalize(self, dev: Iterable[Batch], ranks: Ranks) -> None:
         """Shift the arbitrator's bias so that the share of slow frames on `dev` is the target, where there is one.
 
         Averaged weights decide otherwise than those that were averaged, and late in training the weight hardly changes
@@ -170,13 +191,14 @@ class BranchPhases(PruningPhases):
             return
         self.encoder.eval()
         bias = self.arbitrator.out.bias
-        margins = []
+        margins = [bias.new_empty(0)]
         for batch in dev:
             batch = batch.to(bias.device)
             logits = self.encoder.arbitrate(batch.features, batch.feature_lens)
             real = real_frames(logits.size(1), self.encoder.output_lengths(batch.feature_lens))
             margins.append((logits[..., 0] - logits[..., 1:].amax(2))[real])
-        ranked = torch.cat(margins).sort(descending=True).values
+        everywhere = [each.to(bias.device) for each in ranks.gather(torch.cat(margins).cpu())]
+        ranked = torch.cat(everywhere).sort(descending=True).values
         slow = min(max(round(self.controller.target * len(ranked)), 1), len(ranked) - 1)
         bias[0] -= ranked[slow - 1 : slow + 1].mean()
 
@@ -228,15 +250,11 @@ class BranchPhases(PruningPhases):
             "delay_s": (amortized_latency(*cost).sum(), len(q)),
         }
 
-    def _cost_weight(self, slow_share: float) -> float:
-        """Return the weight of the cost loss in the current update, in which `slow_share` of the frames are slow."""
+    def cost_weight(self) -> float:
+        """Return the weight of the cost loss in the current update, which earlier updates decide."""
         if not self.controller:
             return self.config.amnet.cost.weight
-        if self.step >= self.adapt_until:
-            return self.controller.final_weight
-        progress = (self.step - self.end) / max(self.adapt_until - self.end, 1)
-        self.controller.observe(slow_share, self.lr_factor(self.step), progress)
-        return self.controller.weight
+        return self.controller.final_weight if self.step >= self.adapt_until else self.controller.weight
 
 
 def _straight_through(decisions: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from residualformer.files import read_log, write_text
+from residualformer.train.ranks import Ranks
 
 # Measures of trainings with branches (`phases.py`), as the progress line shows them.
 BRANCH_MEASURES = {
@@ -42,9 +43,9 @@ class Clock:
         """Wall-clock seconds since `start`."""
         return time.perf_counter() - self._wall_start
 
-    def read(self) -> dict[str, float]:
-        """Return all seconds so far, by the names of the constructor's arguments."""
-        cpu_s = time.process_time() - self._cpu_start
+    def read(self, ranks: Ranks) -> dict[str, float]:
+        """Return all seconds so far, by the names of the constructor's arguments; processors' summed over the ranks."""
+        (cpu_s,) = ranks.sum([time.process_time() - self._cpu_start])
         return {
             "wall_s": round(self._earlier_wall_s + self.running_s, 1),
             "cpu_s": round(self._earlier_cpu_s + cpu_s, 1),

@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from residualformer.errors import UserError
-from residualformer.kernels.dropout import pool_states, restore_pools
 from residualformer.model.checkpoint import save_weights
 from residualformer.model.tensors import read_tensors, write_tensors
 
@@ -36,24 +34,9 @@ class TrainingState(TypedDict):
     epoch: int  # epochs completed
     batch_in_epoch: int  # batches of the current epoch that are used up
     clock: dict[str, float]  # time spent, see `Clock.read`
-    random: dict[str, Any]  # see `random_state`
 
 
 _SCHEMA = TypeAdapter(TrainingState)
-
-
-def random_state() -> dict[str, Any]:
-    """Return the states of torch's generators and of the pools of dropout masks."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    dropout = [(p, str(dtype).removeprefix("torch."), seed, uses) for p, dtype, seed, uses in pool_states()]
-    return {"cpu": torch.get_rng_state(), "cuda": cuda, "dropout": dropout}
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Restore a state that `random_state` returned."""
-    torch.set_rng_state(state["cpu"])
-    torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
-    restore_pools([(p, getattr(torch, dtype), seed, uses) for p, dtype, seed, uses in state["dropout"]])
 
 
 class CheckpointFolder:

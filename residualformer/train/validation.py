@@ -2,57 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import chain
 
 import torch
 
 from residualformer.config.schema import DecodeConfig
-from residualformer.constants import FRAME_SHIFT_S
-from residualformer.data.collate import Batch
+from residualformer.data.batches import EvalBatches
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.decode.greedy import greedy_search
 from residualformer.loss.arcs import NotFiniteError
 from residualformer.metrics.bleu import bleu_and_chrf
 from residualformer.metrics.wer import count_errors
-from residualformer.train.losses import LossTracker, warn_not_finite
+from residualformer.train.losses import LossTracker, not_finite, warn_not_finite
 from residualformer.train.phases import Phases
 from residualformer.train.progress import BRANCH_MEASURES
+from residualformer.train.ranks import Ranks
 
 SAMPLE_SECONDS = 600.0  # of dev speech, roughly, that each validation decodes
 
 
 @torch.no_grad()
-def validate(
-    phases: Phases, dev: Iterable[Batch], dev_seconds: float, tokenizer: Tokenizer, step: int
-) -> dict[str, float]:
+def validate(phases: Phases, dev: EvalBatches, tokenizer: Tokenizer, step: int, ranks: Ranks) -> dict[str, float]:
     """Measure the losses over the dev set after update `step`, and the scores of greedy search over a sample of it.
 
-    The batches of `dev`, `dev_seconds` long in all, are in order of length, so the sample is spread evenly over them.
+    Each rank measures some of the batches; the result is that of all.
     """
     model, config = phases.model.eval(), phases.config
-    device = next(model.parameters()).device
-    tracker, seen, decoded = LossTracker(), 0.0, 0.0
-    sampled = min(1.0, SAMPLE_SECONDS / dev_seconds)
-    references: list[str] = []
-    hypotheses: list[str] = []
+    tracker, decoded = LossTracker(), sample(dev.seconds)
+    messages: list[str] = []
+    texts: list[tuple[str, str]] = []  # of references and hypotheses
     settings = DecodeConfig(kind="greedy", token_reward=config.decode.token_reward)
-    for batch in dev:
-        batch = batch.to(device)
+    for number, batch in dev.part(ranks.rank, ranks.world):
+        batch = batch.to(ranks.device)
         try:
             tracker.add(phases.losses(batch, batch.features), batch)
         except NotFiniteError as error:
-            warn_not_finite(error, batch, step)
-        seconds = float(batch.feature_lens.sum()) * FRAME_SHIFT_S
-        seen += seconds
-        if decoded + min(seconds, SAMPLE_SECONDS) / 2 <= sampled * seen:
-            decoded += seconds
+            messages.append(not_finite(error, batch))
+        if number in decoded:
             encoded, lengths = model.encoder(batch.features, batch.feature_lens)
             found = greedy_search(model, encoded, lengths, settings=settings)
-            references += batch.texts
-            hypotheses += [tokenizer.decode(hypothesis.tokens) for hypothesis in found]
+            texts += zip(batch.texts, [tokenizer.decode(hypothesis.tokens) for hypothesis in found], strict=True)
+    warn_not_finite(messages, step, ranks)
     names = {"loss_per_frame", *BRANCH_MEASURES}
-    losses = {n: value for n, value in tracker.take().items() if n.endswith("per_token") or n in names}
+    losses = {n: value for n, value in tracker.take(ranks).items() if n.endswith("per_token") or n in names}
+    references, hypotheses = zip(*chain.from_iterable(ranks.gather(texts)), strict=True)
     return losses | greedy_scores(references, hypotheses, config.tokens.target)
+
+
+def sample(seconds: Sequence[float]) -> set[int]:
+    """Choose about `SAMPLE_SECONDS` of batches that last `seconds` each; return their numbers, one at least.
+
+    The batches are in order of length, so the sample is spread evenly over them.
+    """
+    share = min(1.0, SAMPLE_SECONDS / sum(seconds))
+    seen = decoded = 0.0
+    chosen = set()
+    for number, length in enumerate(seconds):
+        seen += length
+        if decoded + min(length, SAMPLE_SECONDS) / 2 <= share * seen:
+            decoded += length
+            chosen.add(number)
+    return chosen
 
 
 def greedy_scores(references: Sequence[str], hypotheses: Sequence[str], target: str) -> dict[str, float]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 INTEGRAL_GAIN = 0.05  # e-folds of the weight per update and per unit of excess share
 LAG = 100.0  # updates at the full learning rate after which an arbitrator has followed a change of weight, roughly
-SMOOTHING = 0.05  # weight of one batch in the running mean of the share
+SMOOTHING = 0.05  # weight of one update in the running mean of the share
 APPROACH = 0.4  # part of the adaptation in which the setpoint moves from the first share to the target
 
 
@@ -22,9 +22,9 @@ class WeightController:
 
     target: float  # the share of slow frames to reach on the dev set, 0 to 1
     log_weight: float  # the integral part
-    first_share: float = -1.0  # the share on the first training batch; -1 before it
+    first_share: float = -1.0  # the share in the first update; -1 before it
     setpoint: float = 0.0  # the share that is currently aimed at
-    mean_share: float = -1.0  # running mean over the training batches; -1 before the first
+    mean_share: float = -1.0  # running mean over the updates; -1 before the first
     offset: float = 0.0  # excess of the share on training batches (sped up, masked, joined) over that on the dev set
 
     @property
@@ -42,10 +42,10 @@ class WeightController:
         return self.mean_share - self.offset - self.setpoint if self.mean_share >= 0 else 0.0
 
     def observe(self, share: float, lr_factor: float, progress: float) -> None:
-        """Update the weight after a training batch.
+        """Adapt the weight after an update of the model.
 
         Args:
-            share: the share of slow frames in the batch, with one-hot decisions.
+            share: the share of slow frames in its batches, with one-hot decisions.
             lr_factor: the learning rate over its maximum.
             progress: part of the adaptation that is over, 0 to 1.
         """

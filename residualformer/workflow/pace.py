@@ -46,7 +46,7 @@ def work(config: Config) -> float:
         layer = 4 * encoder.dim**2 + 2 * encoder.dim * encoder.ffn_dim
     else:
         layer = branches * 8 * encoder.dim**2
-    return float(encoder.num_layers * layer * config.data.max_batch_s)
+    return float(encoder.num_layers * layer * config.data.max_batch_s * config.train.batches_per_update)
 
 
 def seconds_per_update(config: Config, known: Sequence[Pace]) -> float | None:

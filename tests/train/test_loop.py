@@ -39,9 +39,9 @@ def test_an_interrupted_run_ends_with_the_same_bits(toy_cuts, tmp_path, dropout)
     first = make_trainer(toy_cuts, tmp_path / "broken", config)
     update = first.update
 
-    def update_and_stop(batch):
+    def update_and_stop(batches):
         first.stop_requested = first.step == 2  # as SIGTERM would, in the third update
-        return update(batch)
+        return update(batches)
 
     first.update = update_and_stop
     with pytest.raises(Interrupted):
@@ -115,29 +115,31 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_names_the_utterances(
     batch = one_batch(toy_cuts)
     batch.features[0, 3, 0] = float("nan")
     before = checkpoint.fingerprint(trainer.model.state_dict())
-    _, norm = trainer.update(batch)
+    _, norm = trainer.update([(0, batch)])
     assert not norm < float("inf") and checkpoint.fingerprint(trainer.model.state_dict()) == before
     with caplog.at_level("WARNING"):
-        trainer.note_bad_update(batch)
+        trainer.note_bad_update([batch])
     assert trainer.bad_updates == 1 and batch.ids[0] in caplog.text
     trainer.bad_updates = 19
     with pytest.raises(UserError, match="lower train.optimizer.lr"):
-        trainer.note_bad_update(batch)
+        trainer.note_bad_update([batch])
 
 
-def test_a_loss_that_is_not_finite_is_skipped_and_named_in_training_and_validation(toy_cuts, tmp_path, caplog):
+def test_a_loss_that_is_not_finite_is_skipped_and_named_in_training_and_validation(
+    toy_cuts, tmp_path, caplog, monkeypatch
+):
     trainer = make_trainer(toy_cuts, tmp_path, changed("loss", ctc_scale=0.0))
     batch = one_batch(toy_cuts)
     batch.features[1, 3, 0] = float("nan")
     before, lr = checkpoint.fingerprint(trainer.model.state_dict()), trainer.optimizer.lr
     with caplog.at_level("WARNING"):
-        losses, norm = trainer.update(batch)
-    assert losses.sums == {} and not norm < float("inf")
+        losses, norm = trainer.update([(0, batch)])
+    assert losses == [] and not norm < float("inf")
     assert checkpoint.fingerprint(trainer.model.state_dict()) == before and trainer.optimizer.lr != lr
     assert f"utterance 1 of the batch: logits hold nan or inf, so there is no loss; {batch.ids[1]}" in caplog.text
 
     caplog.clear()
-    trainer.dev = [batch, one_batch(toy_cuts)]
+    monkeypatch.setattr(trainer.dev, "part", lambda *_: [(0, batch), (1, one_batch(toy_cuts))])
     values = trainer.validate()
     assert batch.ids[1] in caplog.text and values["loss_per_frame"] > 0
 
@@ -182,9 +184,9 @@ def test_a_signal_stops_the_training_after_its_update(toy_cuts, tmp_path):
     trainer = make_trainer(toy_cuts, tmp_path)
     update = trainer.update
 
-    def update_and_kill(batch):
+    def update_and_kill(batches):
         os.kill(os.getpid(), signal.SIGTERM)
-        return update(batch)
+        return update(batches)
 
     trainer.update = update_and_kill
     with pytest.raises(Interrupted):

@@ -90,7 +90,7 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def learned(trainer: Trainer, batch) -> set[str]:
     before = weights(trainer)
-    trainer.update(batch)
+    trainer.update([(0, batch)])
     trainer.step += 1
     return {name for name, tensor in trainer.model.named_parameters() if not torch.equal(tensor, before[name])}
 
@@ -117,7 +117,7 @@ def test_masks_follow_their_branches_and_recover(toy_cuts, trainer):
     matrix = run.model.encoder.layers[1].recurrent
     shares = []
     for _ in range(6):
-        run.update(batch)
+        run.update([(0, batch)])
         run.step += 1
         shares.append([float((~each.mask).float().mean()) for each in matrix])
     rounding = 1 / matrix[0].mask.numel()
@@ -241,7 +241,7 @@ def test_the_arbitrator_learns_what_its_teacher_finds_uncertain(toy_cuts, traine
     batch = dataclasses.replace(batch, features=batch.features + 20 * torch.randn(batch.features.shape))
     first = None
     for _ in range(60):
-        losses, _ = run.update(batch)
+        ((_, losses),), _ = run.update([(0, batch)])
         bce, frames = losses.ratios["arbitrator_bce"]
         first = first or float(bce) / frames
         run.step += 1
@@ -255,9 +255,9 @@ def test_an_interrupted_run_of_branches_ends_with_the_same_bits(trainer, method,
     first = trainer(config, 0.4, "broken")
     update = first.update
 
-    def update_and_stop(batch):
+    def update_and_stop(batches):
         first.stop_requested = first.step == stop
-        return update(batch)
+        return update(batches)
 
     first.update = update_and_stop
     with pytest.raises(Interrupted):
@@ -317,6 +317,12 @@ def test_the_weight_is_held_at_the_end(trainer):
     phases = trainer(branches("factorised"), 0.1).phases
     assert isinstance(phases, BranchPhases) and phases.adapt_until == 6 - 0.2 * 4
     phases.step = 5  # before 5.2
-    assert phases._cost_weight(0.9) < phases._cost_weight(0.9)
+
+    def weight_after(slow_share: float) -> float:
+        phases.end_update([slow_share * 1000, 1000])
+        return phases.cost_weight()
+
+    assert weight_after(0.9) < weight_after(0.9)
     phases.step = 6
-    assert phases._cost_weight(0.9) == phases._cost_weight(0.1) == phases.controller.final_weight
+    assert phases.observed([]) == []
+    assert weight_after(0.9) == phases.cost_weight() == phases.controller.final_weight

@@ -1,0 +1,141 @@
+"""The processes of one training, which share the batches of each update: ranks, as torch.distributed calls them.
+
+Gradients are summed by hand instead of by DistributedDataParallel, which needs every parameter to get a gradient in
+every update on every rank: phases train a part of the model, branches are not always used, and a rank may have no
+batch with a finite loss.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from residualformer.errors import UserError
+
+BUCKET_BYTES = 25 * 2**20  # of gradients that are summed at once, as in PyTorch's own
+
+T = TypeVar("T")
+
+
+def default_device() -> torch.device:
+    """Return the GPU of this process, or the CPU where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The ranks of a training, seen from one of them. A training in a single process communicates with nobody.
+
+    All ranks must call the methods in the same order. Results are the same bits on all ranks.
+    """
+
+    rank: int = 0  # number of this process; rank 0 writes all files
+    world: int = 1  # how many processes there are
+    device: torch.device = field(default_factory=default_device)  # of this process
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """Return the `value` of each rank. It may be of any type, and is copied to the CPU on the way."""
+        if self.world == 1:
+            return [value]
+        values: list[T] = [value] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def of_first(self, value: T) -> T:
+        """Return the `value` of rank 0; that of other ranks is ignored."""
+        values = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    def sum(self, numbers: Sequence[float]) -> list[float]:
+        """Return the sum of each of `numbers` over all ranks."""
+        if self.world == 1:
+            return [float(number) for number in numbers]
+        total = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(total)
+        return [float(number) for number in total]
+
+    def sum_gradients(self, parameters: Sequence[Tensor], numbers: Sequence[float]) -> list[float]:
+        """Replace the gradients of `parameters` by their sums over all ranks; return the sums of `numbers`.
+
+        A gradient that some ranks lack counts as zeros there; one that all lack stays missing, so that its parameter
+        does not change.
+        """
+        if self.world == 1:
+            return self.sum(numbers)
+        totals = self.sum([*numbers, *(parameter.grad is not None for parameter in parameters)])
+        counts = totals[len(numbers) :]
+        buckets = []
+        for bucket in _buckets([p for p, count in zip(parameters, counts, strict=True) if count]):
+            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in bucket])
+            buckets.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+        for bucket, flat, work in buckets:
+            work.wait()
+            for parameter, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
+                parameter.grad = part.view_as(parameter)
+        return totals[: len(numbers)]
+
+
+@contextmanager
+def joined_ranks() -> Iterator[Ranks]:
+    """Join the ranks that torchrun has started, by its variables in the environment; without them, yield `Ranks()`.
+
+    Ranks with a GPU each exchange gradients by NCCL, others by Gloo.
+    """
+    rank, world, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
+    if world == 1:
+        yield Ranks()
+        return
+    device = default_device()
+    if device.type == "cuda":
+        if local >= torch.cuda.device_count():
+            raise UserError(f"{local + 1} processes or more, but {torch.cuda.device_count()} GPUs: lower --nproc")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    yield Ranks(rank, world, device)
+    # Not after an error: the others, which wait for this process, must not fail before it has told why.
+    dist.destroy_process_group()
+
+
+def check_ranks(world: int, batches_per_update: int) -> None:
+    """Raise UserError if an update has no batch for some of `world` ranks."""
+    if world > batches_per_update:
+        raise UserError(
+            f"{world} processes cannot share the batches of an update, of which there are train.batches_per_update = "
+            f"{batches_per_update}: start at most as many (--nproc), or set train.batches_per_update={world} and a "
+            f"smaller data.max_batch_s, so that an update holds as much as before"
+        )
+
+
+def is_rank() -> bool:
+    """Return whether torchrun has started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+_ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+
+
+def _buckets(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Group parameters of one type and device, in their order, up to `BUCKET_BYTES` or a single one."""
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for parameter in parameters:
+        group = groups.setdefault((parameter.dtype, parameter.device), [])
+        if group and sum(p.nbytes for p in (*group, parameter)) > BUCKET_BYTES:
+            yield list(group)
+            group.clear()
+        group.append(parameter)
+    yield from (group for group in groups.values() if group)
