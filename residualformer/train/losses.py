@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -36,9 +37,10 @@ class LossTracker:
 
     def _reset(self) -> None:
         self._sums: dict[str, float] = {}
-        self._ratios: dict[str, tuple[float, float]] = {}
-        self._frames = self._tokens = self._updates = 0
-        self._norm = self._wait_s = 0.0
+        self._totals: dict[str, float] = {}  # of the ratios
+        self._counts: dict[str, float] = {}
+        self._amounts = {"frames": 0.0, "tokens": 0.0}
+        self._updates, self._norm, self._wait_s = 0, 0.0, 0.0
         self._started = time.perf_counter()
 
     def add(self, losses: BatchLosses, batch: Batch) -> None:
@@ -46,10 +48,10 @@ class LossTracker:
         for name, value in losses.sums.items():
             self._sums[name] = self._sums.get(name, 0.0) + _number(value)
         for name, (added, count) in losses.ratios.items():
-            total, total_count = self._ratios.get(name, (0.0, 0.0))
-            self._ratios[name] = total + _number(added), total_count + count
-        self._frames += int(batch.feature_lens.sum())
-        self._tokens += int(batch.token_lens.sum())
+            self._totals[name] = self._totals.get(name, 0.0) + _number(added)
+            self._counts[name] = self._counts.get(name, 0.0) + count
+        self._amounts["frames"] += int(batch.feature_lens.sum())
+        self._amounts["tokens"] += int(batch.token_lens.sum())
 
     def add_update(self, norm: float, wait_s: float) -> None:
         """Add the gradient norm of an update and the seconds spent on waiting for its data."""
@@ -63,14 +65,13 @@ class LossTracker:
         Losses and ratios are of all ranks.
         """
         seconds = max(time.perf_counter() - self._started, 1e-9)
-        gathered = ranks.gather((self._sums, self._ratios, self._frames, self._tokens))
-        sums = _added([{name: (total,) for name, total in each[0].items()} for each in gathered])
-        ratios = _added([each[1] for each in gathered])
-        frames, tokens = (sum(each[i] for each in gathered) for i in (2, 3))
+        gathered = ranks.gather([self._sums, self._totals, self._counts, self._amounts])
+        sums, totals, counts, amounts = map(_added, zip(*gathered, strict=True))
+        frames, tokens = amounts["frames"], amounts["tokens"]
         values = {
-            **{name + "_per_token": total / max(tokens, 1) for name, (total,) in sums.items()},
-            "loss_per_frame": sums.get("loss", (0.0,))[0] / max(frames, 1),
-            **{name: total / max(count, 1) for name, (total, count) in ratios.items()},
+            **{name + "_per_token": total / max(tokens, 1) for name, total in sums.items()},
+            "loss_per_frame": sums.get("loss", 0.0) / max(frames, 1),
+            **{name: total / max(counts[name], 1) for name, total in totals.items()},
             "grad_norm": self._norm / max(self._updates, 1),
             "frames_per_s": frames / seconds,
             "data_wait": self._wait_s / seconds,
@@ -98,10 +99,10 @@ def warn_not_finite(messages: list[str], step: int, ranks: Ranks) -> None:
         log.warning("after step %d: %s", step, message)
 
 
-def _added(parts: list[dict[str, tuple[float, ...]]]) -> dict[str, tuple[float, ...]]:
-    """Add the tuples of each name, which not all parts may have."""
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {name: tuple(map(sum, zip(*(part[name] for part in parts if name in part)))) for name in names}
+def _added(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Add the numbers of each name, which not all parts may have."""
+    names = dict.fromkeys(chain.from_iterable(parts))
+    return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
 
 
 def _number(value: Tensor | float) -> float:
