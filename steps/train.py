@@ -11,29 +11,48 @@ import argparse
 import os
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from residualformer.config.loading import load_config
-from residualformer.errors import run_main
-from residualformer.lock import alone_in
+from residualformer.config.schema import Config
+from residualformer.lock import alone_in, held
+from residualformer.train.launch import default_nproc, launch, run_rank
 from residualformer.train.loop import Interrupted
+from residualformer.train.ranks import check_ranks, is_rank, joined_ranks
 from residualformer.train.setup import make_trainer
+from residualformer.workflow.options import positive_whole_number
 
 
 def main() -> None:
     args = parse_arguments()
     config = load_config(args.config, args.set)
+    nproc = args.nproc or default_nproc(config.train.batches_per_update)
+    if is_rank() or nproc == 1:
+        train(args, config)
+        return
+    check_ranks(nproc, config.train.batches_per_update)
     with alone_in(args.exp):
-        trainer = make_trainer(config, args.data, args.exp, args.warm_start, resume_script())
+        sys.exit(launch(nproc, [__file__, *sys.argv[1:]], held(args.exp)))
+
+
+def train(args: argparse.Namespace, config: Config) -> None:
+    """Train in this process, or as one of the ranks that torchrun has started."""
+    with joined_ranks() as ranks, alone_in(args.exp) if ranks.is_first else nullcontext():
+        trainer = make_trainer(config, args.data, args.exp, args.warm_start, resume_script(), ranks)
         if trainer is None:
-            print(f"{args.exp}: trained already with this configuration; nothing to do")
-            return
-        try:
-            print(f"{args.exp}: {summary(trainer.run())}")
-        except Interrupted:
-            print(f"stopped at step {trainer.step} and saved: the same command, or {args.exp}/resume.sh, goes on")
-            sys.exit(130)  # as a shell says of a program that Ctrl-C ended
+            line = "trained already with this configuration; nothing to do"
+        else:
+            try:
+                line = summary(trainer.run())
+            except Interrupted:
+                if ranks.is_first:
+                    goes_on = f"the same command, or {args.exp}/resume.sh, goes on"
+                    print(f"stopped at step {trainer.step} and saved: {goes_on}", flush=True)
+                sys.exit(130)  # as a shell says of a program that Ctrl-C ended
+        if ranks.is_first:
+            print(f"{args.exp}: {line}")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -44,6 +63,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--warm-start", type=Path, help="run folder to start from (default: the sibling of EXP that the YAML names)"
     )
+    processes = "processes (default: one for each GPU, or for each of OMP_NUM_THREADS, up to train.batches_per_update)"
+    parser.add_argument("--nproc", type=positive_whole_number, metavar="N", help=processes)
     parser.add_argument(
         "--set", action="append", default=[], metavar="a.b=c", help="override a configuration key; may be repeated"
     )
@@ -74,4 +95,4 @@ def resume_script() -> str:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_rank(main)

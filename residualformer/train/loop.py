@@ -181,6 +181,7 @@ class Trainer:
                 if self.step % train.save_every_steps == 0 or last or self.stopping:
                     self._save()
                 if self.stopping:
+                    self.ranks.wait()  # until all is saved
                     raise Interrupted
 
     def update(self, batches: Sequence[tuple[int, Batch]]) -> tuple[list[tuple[Batch, BatchLosses]], float]:

@@ -45,6 +45,10 @@ class Ranks:
         """Whether this process writes the files."""
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Wait until all ranks have come here."""
+        self.sum([])
+
     def gather(self, value: T) -> list[T]:
         """Return the `value` of each rank. It may be of any type, and is copied to the CPU on the way."""
         if self.world == 1:

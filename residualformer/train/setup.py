@@ -21,6 +21,7 @@ from residualformer.files import set_aside, write_text
 from residualformer.model import checkpoint
 from residualformer.model.identity import is_same_training, training_identity
 from residualformer.train.loop import Trainer
+from residualformer.train.ranks import Ranks
 from residualformer.train.state import CheckpointFolder
 from residualformer.train.teacher import Teacher
 from residualformer.train.warm_start import check_same_layers
@@ -29,7 +30,7 @@ log = logging.getLogger("residualformer")
 
 
 def make_trainer(
-    config: Config, data: Path, folder: Path, warm_start: Path | None, resume_script: str
+    config: Config, data: Path, folder: Path, warm_start: Path | None, resume_script: str, ranks: Ranks
 ) -> Trainer | None:
     """Return the trainer of `config` in the run folder `folder`, at its start or where an earlier call stopped.
 
@@ -40,6 +41,7 @@ def make_trainer(
         data: folder with fbank/ and lang/ (stages 2 and 3).
         warm_start: run folder to start from, instead of the sibling of `folder` that the configuration names.
         resume_script: content of resume.sh, which goes on with this run.
+        ranks: the processes of the training, which all call this.
 
     Raises:
         UserError: the features or tokens are not those of `config`, or a model that it needs is missing or unfit.
@@ -60,19 +62,24 @@ def make_trainer(
         teacher=checkpoint.fingerprint(checkpoint.read_model(teacher).weights) if teacher else None,
         slow_share=slow_share,
     )
-    if not prepare_folder(folder, identity):
+    if not ranks.of_first(ranks.is_first and prepare_folder(folder, identity)):
         return None
-    dump_config(config, folder / "config.yaml")
-    write_text(folder / "resume.sh", resume_script)
-    log_to(folder / "train.log")
+    if ranks.is_first:
+        dump_config(config, folder / "config.yaml")
+        write_text(folder / "resume.sh", resume_script)
+        log_to(folder / "train.log")
+    else:
+        log.propagate = False
+        log.addHandler(logging.NullHandler())
     cuts, cmvn = {name: cuts_file(fbank, name) for name in ("train", "dev")}, read_cmvn(fbank)
     taught_by = Teacher(teacher, config) if teacher else None
-    trainer = Trainer(config, tokenizer, cuts, cmvn, folder, identity, taught_by, slow_share)
+    trainer = Trainer(config, tokenizer, cuts, cmvn, folder, identity, taught_by, slow_share, ranks)
     if trainer.resume():
         log.info("going on from step %d", trainer.step)
     elif source:
         report, listed = trainer.warm_start(weights, str(source)), folder / "warm_start.txt"
-        write_text(listed, "\n".join(report.lines()) + "\n")
+        if ranks.is_first:
+            write_text(listed, "\n".join(report.lines()) + "\n")
         counts = f"{len(report.mapped)} keys mapped, {len(report.converted)} converted, {len(report.fresh)} fresh"
         log.info("warm start from %s: %s; %s lists them", source, counts, listed)
     warn_of_warmup(config.train.optimizer.warmup_steps, config.train.max_steps)

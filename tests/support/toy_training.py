@@ -26,7 +26,9 @@ from residualformer.config.schema import (
 )
 from residualformer.data.batches import EvalBatches
 from residualformer.data.collate import Batch
+from residualformer.data.splits import cuts_file
 from residualformer.data.tokenizer import train_tokenizer
+from residualformer.files import write_json
 from residualformer.train.loop import Trainer
 
 F = 4
@@ -96,3 +98,15 @@ def changed(section: str, config: Config = CONFIG, **values: Any) -> Config:
 def one_batch(cuts: dict[str, Path]) -> Batch:
     """Return the first batch of the dev set."""
     return next(iter(EvalBatches(cuts["dev"], 30.0, TOKENIZER)))
+
+
+def write_toy_data(folder: Path) -> Path:
+    """Write what stages 2 and 3 leave of the toy corpus to a new folder, for steps/train.py; return the folder."""
+    fbank = folder / "fbank"
+    fbank.mkdir(parents=True)
+    for name, path in write_toy_cuts(fbank).items():
+        cuts_file(fbank, name).write_bytes(path.read_bytes())
+    write_json(fbank / "features.json", dataclasses.asdict(CONFIG.features))
+    write_json(fbank / "cmvn.json", {"mean": [9.0] * F, "std": [6.0] * F})
+    TOKENIZER.save(folder / "lang" / "tokenizer.json")
+    return folder

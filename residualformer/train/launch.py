@@ -1,0 +1,141 @@
+"""Start of the ranks of a training on this machine: torchrun's agent, how ranks tell it their end, how it stops them.
+
+The agent starts all ranks anew when one is killed or fails; they go on from the last checkpoint. An end that starting
+anew would repeat (a mistake of the user, a stop that was asked for) must look like success to it, so ranks tell it
+their exit status in a folder. A stop is asked for in that folder as well: a rank sees it even while it still imports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from residualformer.errors import UserError, run_main
+from residualformer.files import write_json
+
+FOLDER = "RESIDUALFORMER_RANKS"  # in the environment of a rank: the folder that it shares with the agent
+MAX_RESTARTS = 3
+WATCH_S = 0.2
+MERCY_S = 60.0  # for a rank to notice that another has ended
+
+
+def default_nproc(batches_per_update: int) -> int:
+    """Return how many ranks a training gets: one for each GPU, or for each thread it may use (OMP_NUM_THREADS).
+
+    An update has `batches_per_update` batches, so there are at most as many ranks.
+    """
+    available = torch.cuda.device_count() if torch.cuda.is_available() else torch.get_num_threads()
+    return max(1, min(available, batches_per_update))
+
+
+def launch(nproc: int, command: Sequence[str], environment: dict[str, str]) -> int:
+    """Run `command`, a Python script and its arguments, as `nproc` ranks; return the exit status.
+
+    The ranks share the threads that this process may use. SIGTERM and SIGINT let them save and end.
+
+    Raises:
+        UserError: ranks were killed more often than `MAX_RESTARTS`.
+    """
+    threads = str(max(1, torch.get_num_threads() // nproc))
+    with tempfile.TemporaryDirectory(prefix="ranks.") as folder:
+        shared = {FOLDER: folder, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **environment}
+        os.environ.update(shared)  # which the ranks inherit
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: (Path(folder) / "stop").touch())
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=nproc,
+            run_id=Path(folder).name,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=MAX_RESTARTS,
+            signals_to_handle="SIGHUP,SIGQUIT",  # the agent would kill the ranks 30 s after the others
+        )
+        try:
+            elastic_launch(config, sys.executable)(*command)
+        except ChildFailedError as error:
+            raise UserError(
+                f"the processes of the training failed {MAX_RESTARTS + 1} times; what they wrote is above. If memory "
+                f"ran out, lower data.max_batch_s or --nproc. ({next(iter(error.failures.values())).message})"
+            ) from error
+        return _status(Path(folder))
+
+
+def run_rank(main: Callable[[], None]) -> None:
+    """Run `main` of a script as `run_main` does; if the process is a rank of `launch`, tell that how it ended."""
+    if FOLDER not in os.environ:
+        run_main(main)
+        return
+    folder, rank = Path(os.environ[FOLDER]), int(os.environ["RANK"])
+    told = folder / f"end.{rank}"
+    told.unlink(missing_ok=True)  # of before the agent started all anew
+    threading.Thread(target=_watch, args=(folder, os.getppid()), daemon=True).start()
+    message = ""
+
+    def quietly() -> None:
+        nonlocal message
+        try:
+            main()
+        except UserError as error:
+            if rank == 0:
+                raise
+            message = str(error)  # most often rank 0 says the same
+            sys.exit(2)
+
+    try:
+        run_main(quietly)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except Exception:
+        if not _bad_ends(folder):
+            raise  # the agent starts all anew
+        return  # it failed because it lost another rank, which has told why
+    write_json(told, {"status": status, "message": message})
+
+
+def _status(folder: Path) -> int:
+    """Return the exit status of rank 0, or that of the rank whose end came before it."""
+    ends = _bad_ends(folder)
+    if not ends:
+        return 0
+    rank, end = ends[0]
+    if rank and end["message"]:
+        print(f"error: {end['message']}", file=sys.stderr)
+    return int(end["status"])
+
+
+def _bad_ends(folder: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Return what ranks told of their end, those that ended well left out, in the order of their numbers."""
+    ends = [(int(path.suffix[1:]), json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("end.*")]
+    return sorted(((rank, end) for rank, end in ends if end["status"]), key=lambda each: each[0])
+
+
+def _watch(folder: Path, agent: int) -> None:
+    """Pass on a stop that was asked for. End this process when its agent is gone, or waits for this rank alone."""
+    asked, others_ended = False, None
+    while True:
+        if os.getppid() != agent:
+            os.kill(os.getpid(), signal.SIGKILL)  # another training may begin in the run folder
+        if not asked and (folder / "stop").exists():
+            asked = True
+            os.kill(os.getpid(), signal.SIGTERM)
+        if others_ended is None and _bad_ends(folder):
+            others_ended = time.monotonic()
+        if others_ended is not None and time.monotonic() - others_ended > MERCY_S:
+            os._exit(0)
+        time.sleep(WATCH_S)
