@@ -28,7 +28,7 @@ class Size:
     predictor: tuple[int, int, int]  # embedding, hidden, layers
     joiner: int
     predictor_dropout: float
-    batch_s: int  # seconds of speech in a batch
+    batch_s: int  # seconds of speech in an update
 
 
 SIZES = (
@@ -40,6 +40,7 @@ SIZES = (
     Size(float("inf"), 18, 512, 8, 256, (320, 1024, 2), 512, 0.1, 200),
 )
 FEWEST_STEPS, MOST_PASSES = 1500, 100.0
+BATCHES_PER_UPDATE = 2  # which as many processes share
 BPE = ((200, 2000), (30, 500))  # (at least so many hours, pieces); characters for less (docs/training.md)
 EXACT_LOSS_UP_TO = 256  # tokens; above that the pruned loss is much faster
 
@@ -108,11 +109,12 @@ def _schedule(hours: float, size: Size, longest_s: float) -> dict[str, Any]:
     tenth = round(steps / 10)
     return {
         "data": {
-            "max_batch_s": float(size.batch_s),
+            "max_batch_s": size.batch_s / BATCHES_PER_UPDATE,
             "max_utterance_s": round(longest_s / 0.9 + 0.1, 1),  # at the slowest speed of the augmentation
             "specaugment": {"start_step": min(tenth, 4000)},
         },
         "train": {
+            "batches_per_update": BATCHES_PER_UPDATE,
             "max_steps": int(steps),
             "optimizer": {"warmup_steps": min(max(tenth // 2, 50), 2000)},
             "save_every_steps": max(10, tenth // 10),  # the last ten are averaged

@@ -31,11 +31,13 @@ class Recipe:
         conf: folder of its configurations.
         egs: folder of its results.
         sets: values over those of the configurations, `a.b=c` or `@FILE`.
+        nproc: processes of a training; 0 leaves it to steps/train.py.
     """
 
     conf: Path
     egs: Path
     sets: tuple[str, ...] = ()
+    nproc: int = 0
 
     @property
     def data(self) -> Path:
@@ -118,10 +120,21 @@ class Recipe:
         """Return the training of an experiment, stage 4, 5 or 6."""
         out, config = self.exp / experiment.name, self.conf / f"{experiment.name}.yaml"
         sets = _options("--set", [each for each in self.all_sets if not each.startswith("decode.")])
+        nproc = ["--nproc", str(self.nproc)] if self.nproc else []
         return Step(
             number=experiment.stage,
             title=f"train {experiment.name}",
-            command=["steps/train.py", "--config", str(config), "--data", str(self.data), "--exp", str(out), *sets],
+            command=[
+                "steps/train.py",
+                "--config",
+                str(config),
+                "--data",
+                str(self.data),
+                "--exp",
+                str(out),
+                *nproc,
+                *sets,
+            ],
             out=out,
             makes=[MODEL_FILE],
             after=[self.data / "fbank", self.data / "lang", *(self.exp / need for need in experiment.needs)],

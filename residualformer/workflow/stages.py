@@ -36,7 +36,7 @@ class Stages:
         name = options.recipe or options.corpus
         self.options = options
         self.program = Path("local", f"{options.corpus}.py")
-        self.recipe = Recipe(Path("conf", name), Path("egs", options.name or name), tuple(options.set))
+        self.recipe = Recipe(Path("conf", name), Path("egs", options.name or name), tuple(options.set), options.nproc)
         self.stages = range(options.stage, options.stop_stage + 1)
         self.experiments: list[str] = options.experiments.split()
         self.test_sets: list[str] = options.test_set.split()

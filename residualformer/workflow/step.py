@@ -22,7 +22,7 @@ from residualformer.workflow.marker import INPUT, Marker, contents, marker_of
 from residualformer.workflow.process import run_command
 
 # Options that cannot change what is written: how fast, and what `Step.values` tell already.
-WITHOUT_EFFECT = ("--jobs", "--set", "--config")
+WITHOUT_EFFECT = ("--jobs", "--nproc", "--set", "--config")
 
 
 @dataclass(frozen=True)
