@@ -5,11 +5,20 @@ Letters, shapes and common arguments: see `simple.py`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from residualformer.loss.recursion import WithGrads, checked_boundary, total_and_grads
+from residualformer.loss.recursion import (
+    WithGrads,
+    are_trusted,
+    checked_boundary,
+    total_and_grads,
+    trusted_values,
+)
 
 RNNT_TYPES = ("regular", "modified", "constrained")
 REDUCTIONS = ("none", "mean", "sum")
@@ -35,8 +44,41 @@ def check_arguments(symbols: Tensor, B: int, S: int, C: int, termination_symbol:
         raise ValueError(f"termination_symbol is {termination_symbol}; with {C} classes it must be in 0..{C - 1}")
     if symbols.shape != (B, S) or symbols.dtype != torch.int64:
         raise ValueError(f"symbols must be int64 of shape ({B}, {S}), got {symbols.dtype} {tuple(symbols.shape)}")
-    if symbols.numel() and (symbols.min() < 0 or symbols.max() >= C):
+    if not are_trusted() and ((symbols < 0) | (symbols >= C)).any():
         raise ValueError(f"symbols must be in 0..{C - 1}, padding included; got {symbols.min()} to {symbols.max()}")
+
+
+@contextmanager
+def checked_arguments(
+    symbols: Tensor,
+    boundary: Tensor | None,
+    T: int,
+    sizes: tuple[int, int, int],
+    termination_symbol: int,
+    rnnt_type: str,
+) -> Iterator[Tensor]:
+    """Check symbols and boundary, at whose values a loss looks no more within the context; give the checked boundary.
+
+    The host waits for a GPU once at most. Raises ValueError as `check_arguments` and `checked_boundary` do.
+
+    Args:
+        sizes: B, S and C.
+    """
+    B, S, C = sizes
+
+    def check() -> Tensor:
+        check_arguments(symbols, B, S, C, termination_symbol, rnnt_type)
+        return checked_boundary(boundary, B, S, T, symbols.device)
+
+    with trusted_values():
+        checked = check()
+    if not are_trusted():
+        begin, end = checked.split(2, dim=1)
+        wrong = symbols < 0, symbols >= C, begin < 0, begin > end, end[:, 0] > S, end[:, 1] > T
+        if torch.cat([each.flatten() for each in wrong]).any():
+            check()
+    with trusted_values():
+        yield checked
 
 
 def finish_arcs(px: Tensor, py: Tensor, boundary: Tensor | None, rnnt_type: str) -> tuple[Tensor, Tensor]:
@@ -84,9 +126,9 @@ def loss_with_grads(
         offset = (end_frame[:, None, None] - 1) / 2 - torch.arange(width, device=px.device)
         px = px + delay_penalty * offset.to(px.dtype)
     total, grads = total_and_grads(px, py, boundary, return_grad)
-    not_finite = ~(total < torch.inf)  # nan too
-    if not_finite.any():
-        raise NotFiniteError(not_finite.nonzero()[:, 0].tolist())
+    finite = total < torch.inf  # and no nan
+    if not finite.all():
+        raise NotFiniteError((~finite).nonzero()[:, 0].tolist())
     loss = -total if reduction == "none" else -getattr(total, reduction)()
     return loss if grads is None else (loss, grads)
 

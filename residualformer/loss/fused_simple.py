@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from residualformer.kernels.additive_joiner import logits_and_norms
-from residualformer.kernels.dispatch import limit_for_device
+from residualformer.kernels.additive_joiner_padded import padded_arcs
 from residualformer.kernels.precision import is_bf16_autocast, no_autocast, widened
 from residualformer.kernels.projection import Projection, mean_softmax
-from residualformer.loss.arcs import Loss, check_arguments, finish_arcs, loss_with_grads
-from residualformer.loss.recursion import checked_boundary
+from residualformer.loss.arcs import Loss, checked_arguments, finish_arcs, loss_with_grads
 from residualformer.loss.simple import get_rnnt_logprobs_smoothed, mixed_arcs
 
-SMALL = {"cpu": 2**20, "cuda": 2**24}  # up to so many encoder-side logits it is faster to compute all at once
+SMALL = 2**20  # up to so many encoder-side logits a CPU computes them faster all at once
 
 
 def simple_joiner_loss(
@@ -53,10 +52,11 @@ def simple_joiner_loss(
     bf16, scales = is_bf16_autocast(encoded.device.type), (lm_only_scale, am_only_scale)
     encoder = Projection(*widened(encoded, encoder_weight, encoder_bias), bf16=bf16)
     predictor = Projection(*widened(predicted, predictor_weight, predictor_bias), bf16=bf16)
-    check_arguments(symbols, *_checked_sizes(encoder, predictor), termination_symbol, rnnt_type)
-    with no_autocast(encoded):
-        px, py = _arcs(encoder, predictor, symbols, termination_symbol, boundary, scales, rnnt_type)
-    return loss_with_grads(px, py, boundary, delay_penalty, reduction, return_grad)
+    sizes = _checked_sizes(encoder, predictor)
+    with checked_arguments(symbols, boundary, encoded.shape[1], sizes, termination_symbol, rnnt_type) as boundary:
+        with no_autocast(encoded):
+            px, py = _arcs(encoder, predictor, symbols, termination_symbol, boundary, scales, rnnt_type)
+        return loss_with_grads(px, py, boundary, delay_penalty, reduction, return_grad)
 
 
 def _arcs(
@@ -64,15 +64,18 @@ def _arcs(
     predictor: Projection,
     symbols: Tensor,
     blank: int,
-    boundary: Tensor | None,
+    boundary: Tensor,
     scales: tuple[float, float],
     rnnt_type: str,
 ) -> tuple[Tensor, Tensor]:
     """Return px and py of `get_rnnt_logprobs_smoothed`, with any finite number outside the boundary."""
     lm_scale, am_scale = scales
     encoded, predicted = encoder.x, predictor.x
-    boundary = checked_boundary(boundary, len(encoded), symbols.shape[1], encoded.shape[1], encoded.device)
-    if encoded.shape[0] * encoded.shape[1] * len(encoder.weight) <= limit_for_device(SMALL, encoded):
+    if takes_padding(encoded):
+        unigram = mean_softmax(predictor) if am_scale != 0.0 else None
+        px, py = padded_arcs(encoder, predictor, unigram, symbols, blank, boundary, scales)
+        return finish_arcs(px, py, boundary, rnnt_type)
+    if encoded.shape[0] * encoded.shape[1] * len(encoder.weight) <= SMALL:
         encoded = _real_rows(encoded, boundary[:, 1], boundary[:, 3])
         if am_scale == 0.0:  # else the unigram average is over all rows
             predicted = _real_rows(predicted, boundary[:, 0], boundary[:, 2] + 1)
@@ -87,6 +90,11 @@ def _arcs(
         am_part = am_scale, parts.am_norm, log_unigram[symbols][:, :, None], log_unigram[blank]
     px, py = mixed_arcs(parts.px_am, parts.py_am, parts.px_lm, parts.py_lm, parts.joint, lm_part, am_part)
     return finish_arcs(px, py, boundary, rnnt_type)
+
+
+def takes_padding(x: Tensor) -> bool:
+    """Return whether a batch is computed with its padding: elsewhere than on a CPU, operators are dear, not numbers."""
+    return x.device.type != "cpu"
 
 
 def _checked_sizes(encoder: Projection, predictor: Projection) -> tuple[int, int, int]:

@@ -11,6 +11,10 @@ Triton on CUDA. The fastest that works is taken, unless `recursion_engine` names
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -19,6 +23,8 @@ from residualformer.kernels.dispatch import recursion_engine
 from residualformer.kernels.recursion import Totals, lattice_recursion
 
 __all__ = ["checked_boundary", "mutual_information_recursion", "recursion_engine", "total_and_grads"]
+
+_trusted: ContextVar[bool] = ContextVar("values of symbols and boundaries are right", default=False)
 
 WithGrads = tuple[Tensor, tuple[Tensor, Tensor]]  # a total or a loss, and (px_grad, py_grad)
 
@@ -89,13 +95,32 @@ def _fitting_boundary(px: Tensor, py: Tensor, boundary: Tensor | None) -> Tensor
     return checked_boundary(boundary, B, S, T, px.device)
 
 
+@contextmanager
+def trusted_values() -> Iterator[None]:
+    """Take the values of symbols and boundaries for right within the context; the host would wait for a GPU to look."""
+    token = _trusted.set(True)
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def are_trusted() -> bool:
+    """Return whether a context of `trusted_values` is active."""
+    return _trusted.get()
+
+
 def checked_boundary(boundary: Tensor | None, B: int, S: int, T: int, device: torch.device) -> Tensor:
     """Return `boundary`, or rows (0, 0, S, T) for None; raise ValueError if it is not int64 (B, 4) in the lattice."""
     if boundary is None:
-        return torch.tensor([0, 0, S, T], device=device).expand(B, 4)
+        whole = torch.zeros(4, dtype=torch.int64, device=device)
+        whole[2], whole[3] = S, T
+        return whole.expand(B, 4)
     if boundary.shape != (B, 4) or boundary.dtype != torch.int64:
         raise ValueError(f"boundary must be int64 of shape ({B}, 4), got {boundary.dtype} {tuple(boundary.shape)}")
     boundary = boundary.to(device)
+    if are_trusted():
+        return boundary
     s0, t0, s1, t1 = boundary.unbind(1)
     wrong = (s0 < 0) | (s0 > s1) | (s1 > S) | (t0 < 0) | (t0 > t1) | (t1 > T)
     if wrong.any():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from support.loss_paths import TYPES, LargestTensor, case
 
-from residualformer.kernels import additive_joiner, projection
+from residualformer.kernels import additive_joiner, additive_joiner_padded, projection
 from residualformer.loss import fused_simple, rnnt_loss_simple, rnnt_loss_smoothed, simple_joiner_loss
 from residualformer.loss.arcs import NotFiniteError
 
@@ -30,14 +30,21 @@ def explicit(inputs, *args, **options):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """No batch is small enough to be treated otherwise."""
-    monkeypatch.setitem(fused_simple.SMALL, "cpu", 0)
+    monkeypatch.setattr(fused_simple, "SMALL", 0)
 
 
-@pytest.fixture(params=["small", "whole", "cut"])
+@pytest.fixture(params=["small", "whole", "cut", "padded", "padded-cut"])
 def cut(request, monkeypatch):
-    """The way of a small batch; all at once; groups of one or two utterances, blocks of 64 classes, chunks of a row."""
+    """The way of a small batch; all at once; groups of one or two utterances, blocks of 64 classes, chunks of a row.
+
+    Or with the padding, as on a GPU, all at once or in blocks of two utterances.
+    """
     if request.param == "small":
-        monkeypatch.setitem(fused_simple.SMALL, "cpu", 10_000)
+        monkeypatch.setattr(fused_simple, "SMALL", 10_000)
+    if request.param.startswith("padded"):
+        monkeypatch.setattr(fused_simple, "takes_padding", lambda x: True)
+    if request.param == "padded-cut":
+        monkeypatch.setattr(additive_joiner_padded, "BLOCK", 2 * 8 * 7)
     if request.param == "cut":
         monkeypatch.setitem(additive_joiner.FRAMES, "cpu", 6)
         monkeypatch.setitem(projection.BLOCK, "cpu", 1)
@@ -59,7 +66,7 @@ def test_value_and_gradients_are_those_of_the_explicit_logits(rnnt_type, scales,
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-def test_without_scales_it_is_the_simple_loss(reduction):
+def test_without_scales_it_is_the_simple_loss(reduction, cut):
     inputs, symbols, boundary = problem(seed=1)
     lm, am = F.linear(inputs[1], *inputs[4:]), F.linear(inputs[0], *inputs[2:4])
     expected = rnnt_loss_simple(lm, am, symbols, 0, boundary, reduction=reduction)
@@ -69,7 +76,7 @@ def test_without_scales_it_is_the_simple_loss(reduction):
     torch.testing.assert_close(whole, rnnt_loss_simple(lm, am, symbols, 0, reduction=reduction), rtol=1e-12, atol=0)
 
 
-def test_gradients_are_finite_differences():
+def test_gradients_are_finite_differences(cut):
     inputs, symbols, boundary = problem(seed=2, C=4)
 
     def loss(*inputs):
@@ -79,7 +86,7 @@ def test_gradients_are_finite_differences():
 
 
 @pytest.mark.parametrize("rnnt_type", TYPES)
-def test_occupations_are_those_of_the_explicit_logits(rnnt_type):
+def test_occupations_are_those_of_the_explicit_logits(rnnt_type, cut):
     inputs, symbols, boundary = problem(seed=3)
     loss, ours = simple_joiner_loss(
         *inputs, symbols, 0, boundary, 0.25, 0.1, rnnt_type, reduction="sum", return_grad=True
@@ -92,7 +99,7 @@ def test_occupations_are_those_of_the_explicit_logits(rnnt_type):
 
 @pytest.mark.parametrize("biases", [(True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("am_only_scale", [0.0, 0.1])
-def test_a_missing_bias_is_one_of_zeros(biases, am_only_scale):
+def test_a_missing_bias_is_one_of_zeros(biases, am_only_scale, cut):
     inputs, symbols, boundary = problem(seed=4)
     without = [x if index not in (3, 5) or biases[index == 5] else None for index, x in enumerate(inputs)]
     zeros = [torch.zeros_like(x) if given is None else x for x, given in zip(inputs, without)]
@@ -103,7 +110,7 @@ def test_a_missing_bias_is_one_of_zeros(biases, am_only_scale):
 
 
 @pytest.mark.parametrize("frozen", [(0,), (1,), (2,), (3,), (4,), (5,), (0, 2, 3), (1, 4, 5)])
-def test_what_needs_no_gradient_gets_none_and_leaves_the_others_alone(frozen):
+def test_what_needs_no_gradient_gets_none_and_leaves_the_others_alone(frozen, cut):
     inputs, symbols, boundary = problem(seed=5)
     expected = torch.autograd.grad(simple_joiner_loss(*inputs, symbols, 0, boundary, 0.2, 0.1), inputs)
     for index in frozen:
@@ -132,7 +139,7 @@ def test_padding_is_not_looked_at_and_the_order_of_the_batch_does_not_matter(cut
     torch.testing.assert_close(grads, list(expected), rtol=0, atol=1e-12)
 
 
-def test_empty_transcripts_and_utterances_without_frames():
+def test_empty_transcripts_and_utterances_without_frames(cut):
     inputs, symbols, _ = problem(seed=7)
     boundary = torch.tensor([[0, 0, 0, 0], [0, 0, 3, 0], [0, 0, 0, 5], [2, 1, 2, 3], [0, 0, 3, 5]])
     loss = simple_joiner_loss(*inputs, symbols, 0, boundary, reduction="none")
@@ -162,7 +169,7 @@ def test_maxima_that_rise_from_block_to_block_and_impossible_classes(monkeypatch
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)  # sums of numbers near 1000
 
 
-def test_parts_that_share_no_likely_class_stay_finite():
+def test_parts_that_share_no_likely_class_stay_finite(cut):
     inputs, symbols, boundary = problem(seed=9, dtype=torch.float32)
     with torch.no_grad():
         inputs[5][0], inputs[3][3] = 400.0, 400.0  # exp(-400) is 0 in float32
@@ -171,7 +178,7 @@ def test_parts_that_share_no_likely_class_stay_finite():
     assert loss.isfinite() and all(each.grad.isfinite().all() for each in inputs)
 
 
-def test_a_frame_that_is_not_finite_shows_in_the_loss_of_its_utterance_alone():
+def test_a_frame_that_is_not_finite_shows_in_the_loss_of_its_utterance_alone(cut):
     inputs, symbols, boundary = problem(seed=10)
     with torch.no_grad():
         inputs[0][1, 2, 0] = torch.nan
@@ -181,7 +188,7 @@ def test_a_frame_that_is_not_finite_shows_in_the_loss_of_its_utterance_alone():
 
 
 @pytest.mark.parametrize("scales", [(0.25, 0.0), (0.2, 0.1)])
-def test_float32_is_float64_but_for_rounding(scales):
+def test_float32_is_float64_but_for_rounding(scales, cut):
     """Logits near 16 are off by 1e-6 in float32, and a path sums up eight of them."""
     inputs, symbols, boundary = problem(seed=11, C=300, dtype=torch.float32)
     exact = [each.detach().double().requires_grad_() for each in inputs]
@@ -192,7 +199,7 @@ def test_float32_is_float64_but_for_rounding(scales):
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["backward-in-autocast", "backward-outside"])
-def test_bf16_products_bound_the_error(inside):
+def test_bf16_products_bound_the_error(inside, cut):
     """A logit of products of two factors, each off by 2^-9 at most, is off by 2^-8 |x| |w| at most.
 
     Gradients are sums of such products with differences of probabilities, off by about as much, relatively. CPUs
@@ -214,7 +221,7 @@ def test_bf16_products_bound_the_error(inside):
         assert (ours - theirs).norm() <= 0.02 * theirs.norm()
 
 
-def test_half_precision_input_is_computed_in_float32():
+def test_half_precision_input_is_computed_in_float32(cut):
     inputs, symbols, boundary = problem(seed=13)
     half = [each.detach().bfloat16().requires_grad_() for each in inputs]
     loss = simple_joiner_loss(*half, symbols, 0, boundary, 0.25, 0.1)
