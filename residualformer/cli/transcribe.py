@@ -195,8 +195,10 @@ def _is_live(source: Path) -> bool:
 
 def _check_exported(args: argparse.Namespace, live: bool) -> None:
     """Raise UserError for options that an exported folder does not take; `live`: from standard input or microphone."""
-    if args.device == "cuda":
-        raise UserError("--device cuda: an exported folder runs on the CPU; leave the option out or give a run folder.")
+    if args.device.startswith("cuda"):
+        raise UserError(
+            f"--device {args.device}: an exported folder runs on the CPU; leave the option out or give a run folder."
+        )
     if args.rate is not None and args.rate < 1:
         raise UserError(f"--rate is {args.rate}; give 1 or more.")
     if args.rate is not None and not live:

@@ -83,7 +83,7 @@ class LossTracker:
 
 def peak_memory_gb() -> float:
     """Return the peak memory so far: of the GPU where one is used, else resident in this process."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
