@@ -59,13 +59,15 @@ class Augmentation:
             augmented = self.warped(augmented, 1 + config.warp * (2 * warp - 1))
         if config.noise_probability:
             low, high = config.noise_snr_db
-            noise = self.background(features.shape, TILT_DB * (2 * tilt - 1), generator).to(features)
+            noise = self.background(features.shape, TILT_DB * (2 * tilt - 1), generator).to(features, non_blocking=True)
             with_noise = mixed(augmented, noise, lengths, low + (high - low) * snr)
-            chosen = (noisy < config.noise_probability)[:, None, None].to(features.device)
+            chosen = (noisy < config.noise_probability)[:, None, None].to(features.device, non_blocking=True)
             augmented = torch.where(chosen, with_noise, augmented)
         if config.gain_db:
-            augmented = augmented + (config.gain_db * NEPER_PER_DB * (2 * gain - 1))[:, None, None].to(features)
-        real = real_frames(features.size(1), lengths.to(features.device))[:, :, None]
+            augmented = augmented + (config.gain_db * NEPER_PER_DB * (2 * gain - 1))[:, None, None].to(
+                features, non_blocking=True
+            )
+        real = real_frames(features.size(1), lengths.to(features.device, non_blocking=True))[:, :, None]
         return torch.where(real, augmented, features)
 
     def warped(self, features: Tensor, factors: Tensor) -> Tensor:
@@ -74,7 +76,9 @@ class Augmentation:
         bend = BEND * self.highest / factors.clamp(min=1)  # (N, 1)
         rest = (self.highest - bend * factors) / (self.highest - bend)
         source = torch.where(hz <= bend, hz * factors, self.highest - rest * (self.highest - hz))  # (N, F)
-        position = ((self.mel(source) - self.first) / self.step - 1).clamp(0, len(hz) - 1).to(features)
+        position = (
+            ((self.mel(source) - self.first) / self.step - 1).clamp(0, len(hz) - 1).to(features, non_blocking=True)
+        )
         below = position.floor().clamp(max=len(hz) - 2).long()
         fraction = (position - below)[:, None]  # (N, 1, F)
         index = below[:, None].expand_as(features)
@@ -88,11 +92,11 @@ class Augmentation:
 
 def mixed(features: Tensor, noise: Tensor, lengths: Tensor, snr_db: Tensor) -> Tensor:
     """Add `noise` to speech, both log energies (N, T, F), at a signal-to-noise ratio `snr_db` (N,) over real frames."""
-    real = real_frames(features.size(1), lengths.to(features.device))[:, :, None].expand_as(features)
+    real = real_frames(features.size(1), lengths.to(features.device, non_blocking=True))[:, :, None].expand_as(features)
     speech_level, noise_level = (
         x.masked_fill(~real, -torch.inf).flatten(1).logsumexp(1)[:, None, None] for x in (features, noise)
     )
-    distance = NEPER_PER_DB * snr_db.to(features)[:, None, None]
+    distance = NEPER_PER_DB * snr_db.to(features, non_blocking=True)[:, None, None]
     return torch.logaddexp(features, noise + (speech_level - noise_level - distance))
 
 

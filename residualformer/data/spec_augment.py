@@ -16,7 +16,8 @@ def spec_augment(
 
     Args:
         features: (N, T, F), not normalized.
-        lengths: (N,), the frames of each utterance; the padding does not change.
+        lengths: (N,), the frames of each utterance; the padding does not change. On the CPU, or the host waits for
+            them.
         config: a time mask covers up to `max_time_fraction` of its utterance, a frequency mask up to `max_freq_bins`;
             widths and positions are uniform, and masks may overlap.
         mean: (F,), of the training set. Masked cells get it, so that they are 0 after normalization.
@@ -26,20 +27,26 @@ def spec_augment(
         A new tensor (N, T, F).
     """
     num_utterances, num_frames, num_bins = features.shape
+    real = real_frames(num_frames, lengths.to(features.device, non_blocking=True))
     lengths = lengths.to("cpu", torch.float32)
     bins = torch.full((num_utterances,), float(num_bins))
     max_bins = torch.full((num_utterances,), float(min(config.max_freq_bins, num_bins)))
-    in_time = _bands(num_frames, lengths, lengths * config.max_time_fraction, config.num_time_masks, generator)
-    in_frequency = _bands(num_bins, bins, max_bins, config.num_freq_masks, generator)
-    real = real_frames(num_frames, lengths)
+    in_time = _bands(features, 1, lengths, lengths * config.max_time_fraction, config.num_time_masks, generator)
+    in_frequency = _bands(features, 2, bins, max_bins, config.num_freq_masks, generator)
     masked = (in_time[:, :, None] | in_frequency[:, None, :]) & real[:, :, None]  # (N, T, F)
-    return torch.where(masked.to(features.device), mean.to(features), features)
+    return torch.where(masked, mean.to(features), features)
 
 
-def _bands(size: int, lengths: Tensor, widest: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return the union of `count` random bands within [0, length), each up to `widest` wide: (N, size) bool."""
+def _bands(
+    features: Tensor, dim: int, lengths: Tensor, widest: Tensor, count: int, generator: torch.Generator
+) -> Tensor:
+    """Return the union of `count` random bands within [0, length), each up to `widest` wide, along `dim` of `features`.
+
+    It is (N, size) bool, on the device of `features`, to which only the ends of the bands are copied.
+    """
     uniform = torch.rand(2, len(lengths), count, generator=generator)
     width = torch.floor(uniform[0] * (torch.floor(widest)[:, None] + 1))  # (N, count)
     start = torch.floor(uniform[1] * (lengths[:, None] - width + 1))
-    position = torch.arange(size)[None, None]  # (1, 1, size)
-    return ((position >= start[..., None]) & (position < (start + width)[..., None])).any(dim=1)
+    ends = torch.stack([start, start + width])[..., None].to(features.device, non_blocking=True)
+    position = torch.arange(features.size(dim), device=features.device)
+    return ((position >= ends[0]) & (position < ends[1])).any(dim=1)

@@ -6,6 +6,7 @@ Letters: N utterances, T' encoder frames, S labels, V vocabulary size, D encoder
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
@@ -17,6 +18,7 @@ from residualformer.constants import BLANK
 from residualformer.kernels.precision import bf16_autocast
 from residualformer.loss.backends import Backend, get_backend
 from residualformer.loss.pruning import get_rnnt_prune_ranges
+from residualformer.loss.recursion import trusted_values
 from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner
 from residualformer.nn.transducer import Transducer
 
@@ -68,11 +70,12 @@ class TransducerObjective:
         encoded = encoded.float()
         predicted = model.predictor(labels.tokens)
         boundary = lattice_boundary(labels.token_lens, lengths)
-        if self.config.kind == "pruned":
-            losses = self._pruned(model, encoded, predicted, labels.tokens, boundary)
-        else:
-            exact = exact_loss(model.joiner, encoded, predicted, labels.tokens, boundary, self.backend, self.bf16)
-            losses = {"transducer": exact, "loss": exact}
+        with nullcontext() if encoded.device.type == "cpu" else trusted_values():  # to look at them is to wait
+            if self.config.kind == "pruned":
+                losses = self._pruned(model, encoded, predicted, labels.tokens, boundary)
+            else:
+                exact = exact_loss(model.joiner, encoded, predicted, labels.tokens, boundary, self.backend, self.bf16)
+                losses = {"transducer": exact, "loss": exact}
         if self.config.ctc_scale > 0:
             losses["ctc"] = self._ctc(model, encoded, lengths, labels)
             losses["loss"] = losses["loss"] + self.config.ctc_scale * losses["ctc"]
