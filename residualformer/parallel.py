@@ -14,6 +14,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.resource_tracker import ensure_running
 from typing import Any
 
 from residualformer.errors import UserError
@@ -23,14 +24,14 @@ _Answer = tuple[list[Any], Exception | None]  # results, and the error that ende
 
 @contextmanager
 def worker_map(
-    jobs: int, items_at_once: int = 1, prepare: Callable[[], Any] | None = None
+    jobs: int, items_at_once: int = 1, prepare: Callable[[int], Any] | None = None
 ) -> Iterator[Callable[..., Iterator]]:
     """Yield a `map(function, items)` over `jobs` processes, or in this process if `jobs` is 1.
 
     Results come in order. Use up one map before starting the next. Processes are spawned, because a fork would inherit
     the locks of torch's threads.
-    A process calls `prepare` first, and gets `items_at_once` items at a time. Raises UserError if one was killed;
-    exceptions of `function` are raised as they are.
+    A process calls `prepare` with its number, 0 to jobs - 1, first, and gets `items_at_once` items at a time. Raises
+    UserError if one was killed; exceptions of `function` are raised as they are.
     """
     if jobs == 1:
         yield map
@@ -38,17 +39,16 @@ def worker_map(
     context = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
     processes: list[SpawnProcess] = []
-    # Ctrl-C reaches every process of a terminal. Processes started while it is ignored leave it to this one.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for _ in range(jobs):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, prepare), daemon=True)
-        process.start()
-        theirs.close()  # only the process holds this end now, so that its death closes the pipe
-        processes.append(process)
-        pipes.append(ours)
-    signal.signal(signal.SIGINT, handler)
+    ensure_running()  # the tracker, which unblocks SIGINT
     try:
+        with processes_without_interrupts():
+            for number in range(jobs):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs, prepare, number), daemon=True)
+                process.start()
+                theirs.close()  # only the process holds this end now, so that its death closes the pipe
+                processes.append(process)
+                pipes.append(ours)
         yield partial(_map, pipes, items_at_once)
     finally:
         for pipe in pipes:
@@ -56,6 +56,21 @@ def worker_map(
         for process in processes:
             process.terminate()
             process.join()
+
+
+@contextmanager
+def processes_without_interrupts() -> Iterator[None]:
+    """Let processes that are started here ignore SIGINT, so that Ctrl-C in a terminal is left to this process.
+
+    One that comes meanwhile reaches this process afterwards; it is not lost, as it would be if it were ignored alone.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _map(pipes: list[Connection], items_at_once: int, function: Callable, items: Iterable) -> Iterator:
@@ -94,10 +109,10 @@ def _noticing_death() -> Iterator[None]:
         raise UserError(f"a worker process was killed, {why}: run it again with fewer --jobs.") from error
 
 
-def _work(pipe: Connection, prepare: Callable[[], Any] | None) -> None:
+def _work(pipe: Connection, prepare: Callable[[int], Any] | None, number: int) -> None:
     """Answer tasks with results and the error that ended them, if any, until the parent is gone. Runs in a worker."""
     if prepare is not None:
-        prepare()
+        prepare(number)
     while True:
         try:
             function, items = pipe.recv()

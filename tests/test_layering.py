@@ -73,6 +73,7 @@ ROOMS = (
         "errors",
         "files",
         "hypothesis",
+        "journal",
         "optional",
         "parallel",
         "lock",

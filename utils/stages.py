@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from residualformer.errors import run_main
+from residualformer.journal import share
 from residualformer.workflow.corpus import options_help
 from residualformer.workflow.options import (
     OptionParser,
@@ -53,9 +54,10 @@ def run_parser() -> OptionParser:
     add("--test-set", type=nonempty, default="test", metavar="'SET ...'", help="what to decode and score (%(default)s)")
     add_settings(options)
     add_switch(options, "--overwrite", "run finished stages again")
-    ranks = "processes of a training (one for each GPU, else core, up to train.batches_per_update)"
-    add("--nproc", type=whole_number, default=0, metavar="N", help=ranks)
     add("--jobs", type=whole_number, default=0, metavar="N", help="processes of stages 0 to 2 (one for each core)")
+    ranks = "processes of stages 4 to 7 (one for each GPU, else core; of a training up to train.batches_per_update)"
+    add("--nproc", type=whole_number, default=0, metavar="N", help=ranks)
+    add("--job", type=share, metavar="I/N", help="of stage 7, only the part of job I of N; without it, the rest")
     add("--feature-backend", type=nonempty, metavar="NAME", help="computes features: knf (default), kaldifeat, auto")
     add("--python", type=nonempty, metavar="PATH", help="the Python to use as it is, with no check and no set-up")
     return options

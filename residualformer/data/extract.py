@@ -85,7 +85,7 @@ def compute_corpus_features(
         path.unlink(missing_ok=True)
     shutil.rmtree(out / "arrays", ignore_errors=True)
     remove_leftovers(out)
-    with worker_map(jobs, prepare=partial(torch.set_num_threads, 1)) as map_:
+    with worker_map(jobs, prepare=_use_one_thread) as map_:
         results = {split: _extract_split(split, cuts[split], config, out, map_, backend) for split in cuts}
     write_json(out / "features.json", asdict(config.features))
     write_json(out / "cmvn.json", results["train"].cmvn())
@@ -93,6 +93,10 @@ def compute_corpus_features(
         with replacing(cuts_file(out, split)) as path:
             CutSet.from_cuts(result.cuts).to_file(path)
     return results
+
+
+def _use_one_thread(process: int) -> None:
+    torch.set_num_threads(1)
 
 
 def _extract_split(

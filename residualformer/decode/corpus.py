@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,17 @@ from residualformer.model.checkpoint import Bundle
 
 @dataclass
 class Outcome:
-    """The results of decoding a set."""
+    """The results of decoding a set, or a batch of it."""
 
     records: list[dict[str, Any]] = field(default_factory=list)  # one for each utterance
     skipped: list[dict[str, str]] = field(default_factory=list)  # id, reference and reason of each unreadable one
-    loss_s: float = 0.0  # seconds spent on the loss of the references
+    search_s: float = 0.0  # seconds that a process spent, or several together, but for the loss of the references
+
+    def add(self, other: Outcome) -> None:
+        """Append the results of another batch."""
+        self.records += other.records
+        self.skipped += other.skipped
+        self.search_s += other.search_s
 
 
 def read_cuts_with_features(path: Path, features: FeatureConfig) -> list[Cut]:
@@ -47,30 +53,45 @@ def read_cuts_with_features(path: Path, features: FeatureConfig) -> list[Cut]:
     return cuts
 
 
-def decode_cuts(bundle: Bundle, settings: DecodeConfig, cuts: Sequence[Cut], streaming: bool = False) -> Outcome:
+def decode_cuts(
+    bundle: Bundle,
+    settings: DecodeConfig,
+    cuts: Sequence[Cut],
+    streaming: bool = False,
+    decode_all: Callable[[list[list[Cut]]], Iterable[Outcome]] | None = None,
+) -> Outcome:
     """Decode all cuts in batches of similar duration, the longest first; records are in the order of the cuts.
 
-    A record also holds `ref_tokens`, the number of tokens of the reference, and `ref_nats`, its transducer loss (see
-    `reference_nats`; None where it is too large to compute). Utterances whose features cannot be read are skipped and
-    named on stderr.
+    Utterances whose features cannot be read are skipped and named on stderr.
+
+    Args:
+        decode_all: decodes batches elsewhere, in other processes; None: here, by `decode_batch`.
 
     Raises:
         UserError: a cut has no reference, or no features can be read.
     """
-    target = bundle.config.tokens.target
-    references = {cut.id: reference(cut, target) for cut in cuts}
+    check_references(cuts, bundle.config.tokens.target)
     outcome = Outcome()
+    groups = batches(cuts, settings.max_batch_s)
+    outcomes = decode_all(groups) if decode_all else (decode_batch(bundle, settings, g, streaming) for g in groups)
     with tqdm(total=len(cuts), desc="decode", unit="utt") as progress:
-        for batch in batches(cuts, settings.max_batch_s):
-            readable = list(_load(batch, bundle.config.features.num_mel_bins, references, outcome))
-            if readable:
-                _decode_batch(bundle, settings, readable, references, streaming, outcome)
-            progress.update(len(batch))
+        for part in outcomes:
+            for each in part.skipped:
+                sentence = f"decode: skipped {each['id']}, its features cannot be read ({each['reason']})"
+                tqdm.write(sentence, file=sys.stderr)
+            outcome.add(part)
+            progress.update(len(part.records) + len(part.skipped))
     if not outcome.records:
         raise UserError(f"none of the {len(cuts)} utterances has features that can be read: run stage 2 again.")
     order = {cut.id: i for i, cut in enumerate(cuts)}
     outcome.records.sort(key=lambda record: order[record["id"]])
     return outcome
+
+
+def check_references(cuts: Iterable[Cut], target: str) -> None:
+    """Raise UserError for a cut without a reference."""
+    for cut in cuts:
+        reference(cut, target)
 
 
 def reference(cut: Cut, target: str) -> str:
@@ -93,27 +114,32 @@ def batches(cuts: Iterable[Cut], max_batch_s: float) -> list[list[Cut]]:
     return groups
 
 
-def _decode_batch(
-    bundle: Bundle,
-    settings: DecodeConfig,
-    batch: Sequence[tuple[Cut, np.ndarray]],
-    references: dict[str, str],
-    streaming: bool,
-    outcome: Outcome,
-) -> None:
-    """Add the records of a batch of cuts and their features (T, F) to `outcome`."""
-    encoded = encode_batch(bundle.model, [features for _, features in batch], streaming)
-    found = search_encoded(bundle.model, settings, encoded)
+def decode_batch(bundle: Bundle, settings: DecodeConfig, batch: Sequence[Cut], streaming: bool = False) -> Outcome:
+    """Decode a batch of cuts.
+
+    A record also holds `ref_tokens`, the number of tokens of the reference, and `ref_nats`, its transducer loss (see
+    `reference_nats`; None where it is too large to compute).
+    """
     started = time.monotonic()
-    labels = [bundle.tokenizer.encode(references[cut.id]) for cut, _ in batch]
+    references = {cut.id: reference(cut, bundle.config.tokens.target) for cut in batch}
+    outcome = Outcome()
+    readable = list(_load(batch, bundle.config.features.num_mel_bins, references, outcome))
+    if not readable:
+        return outcome
+    encoded = encode_batch(bundle.model, [features for _, features in readable], streaming)
+    found = search_encoded(bundle.model, settings, encoded)
+    labels = [bundle.tokenizer.encode(references[cut.id]) for cut, _ in readable]
+    before_loss = time.monotonic()
     losses = reference_nats(bundle.model, encoded.frames, encoded.lengths, labels)
-    outcome.loss_s += time.monotonic() - started
-    for (cut, _), (nbest, branches), tokens, nats in zip(batch, found, labels, losses, strict=True):
+    loss_s = time.monotonic() - before_loss
+    for (cut, _), (nbest, branches), tokens, nats in zip(readable, found, labels, losses, strict=True):
         entries = [hypothesis_record(bundle, hypothesis) for hypothesis in nbest]
         record = {"id": cut.id, "ref": references[cut.id], **entries[0], "duration": cut.duration}
         record |= {"ref_tokens": len(tokens), "ref_nats": None if nats is None else round(nats, 4)}
         record |= {} if branches is None else {"branches": branches}
         outcome.records.append(record | {"nbest": entries})
+    outcome.search_s = time.monotonic() - started - loss_s
+    return outcome
 
 
 def _load(
@@ -131,4 +157,3 @@ def _load(
         except (OSError, ValueError) as error:
             reason = str(error)
             outcome.skipped.append({"id": cut.id, "ref": references[cut.id], "reason": reason})
-            tqdm.write(f"decode: skipped {cut.id}, its features cannot be read ({reason})", file=sys.stderr)

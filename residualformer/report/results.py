@@ -50,7 +50,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """The record of a decoding run, from `decode.json`; `rtf` is the real-time factor."""
+    """The record of a decoding run, from `decode.json`; `rtf` is the real-time factor of one of `jobs` processes."""
 
     cuts: str | None = None
     target: str | None = None
@@ -60,6 +60,7 @@ class Decoding:
     settings: dict[str, Any] | None = None
     utterances: int | None = None
     audio_s: float | None = None
+    jobs: int | None = None
     wall_s: float | None = None
     rtf: float | None = None
     command: str | None = None

@@ -180,6 +180,7 @@ def _experiment(name: str, rows: Sequence[Row]) -> list[str]:
         if (decoding := row.decoding).settings is not None:
             settings = ", ".join(f"{key} {value}" for key, value in decoding.settings.items())
             where = f"{decoding.wall_s} s for {decoding.audio_s} s of audio on {decoding.hardware}"
+            where += f", {decoding.jobs} processes" if (decoding.jobs or 1) > 1 else ""
             lines.append(f"- {row.run}: {settings}; {where}; commit {decoding.commit}")
     lines += [f"- scored by {scored}" for scored in dict.fromkeys(row.scored for row in rows) if scored]
     return list(filter(None, [f"## {name}", first.description.strip(), "\n".join(lines)]))

@@ -9,6 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+
+from residualformer.parallel import processes_without_interrupts
 
 WATCH_S = 0.5
 PARENT = os.getppid()  # while this process starts; 1, or that of a supervisor, once the parent has ended
@@ -24,20 +27,31 @@ def run_command(command: Sequence[str], environment: Mapping[str, str], inherite
         environment: variables beside those of this process.
         inherited: a file descriptor that the command gets as well.
     """
-    # The command inherits that SIGINT is ignored: on Ctrl-C it gets SIGTERM from here, even while it still imports.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, **environment},
-        pass_fds=[] if inherited is None else [inherited],
-    ) as process:
-        signal.signal(signal.SIGINT, handler)
-        previous = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+    process: subprocess.Popen[bytes] | None = None
+    told: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        told.append(number)
+        if process is not None:
+            process.terminate()
+
+    previous = signal.signal(signal.SIGTERM, end)
+    interrupted = False
+    with ExitStack() as starting:
+        # On Ctrl-C the command gets SIGTERM from here, even while it still imports.
+        starting.enter_context(processes_without_interrupts())
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **environment},
+            pass_fds=[] if inherited is None else [inherited],
+        )
+        if told:
+            process.terminate()
         threading.Thread(target=_end_with_parent, args=(process,), daemon=True).start()
-        interrupted = False
         while True:
             try:
+                starting.close()  # an interrupt that came while the command was started arrives here
                 status = process.wait()
             except KeyboardInterrupt:
                 interrupted = True
@@ -50,6 +64,7 @@ def run_command(command: Sequence[str], environment: Mapping[str, str], inherite
 
 def _end_with_parent(process: subprocess.Popen[bytes]) -> None:
     """End a command when the parent of this process has ended: a killed shell script does not tell its children."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the main thread's, also while that blocks it
     while process.returncode is None:
         if os.getppid() != PARENT:
             process.terminate()

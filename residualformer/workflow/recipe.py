@@ -143,18 +143,20 @@ class Recipe:
             log=out / "train.log",
         )
 
-    def decoding(self, split: str, name: str) -> Step:
-        """Return the decoding of a split with an experiment, stage 7."""
+    def decoding(self, split: str, name: str, jobs: int = 1) -> Step:
+        """Return the decoding of a split with an experiment, stage 7, in `jobs` processes."""
         run, fbank = self.exp / name, self.data / "fbank"
+        cuts = str(cuts_file(fbank, split))
         return Step(
             number=7,
             title=f"decode {split} with {name}",
-            command=["steps/decode.py", str(run), "--cuts", str(cuts_file(fbank, split)), *self._configured(name)],
+            command=["steps/decode.py", str(run), "--cuts", cuts, "--jobs", str(jobs), *self._configured(name)],
             out=run,
             part=f"decode_{split}",
             makes=[f"decode_{split}_greedy*/hyp.jsonl", f"decode_{split}_beam*/hyp.jsonl"],
             after=[run, fbank],
             values=self._values(name, ["decode"]),
+            environment=ONE_THREAD,
         )
 
     def export(self, name: str) -> Step:

@@ -14,10 +14,12 @@ from residualformer.workflow.corpus import ask_options
 from residualformer.workflow.inputs import content
 from residualformer.workflow.marker import is_finished
 from residualformer.workflow.process import run_command
+from residualformer.workflow.queue import gpus
 from residualformer.workflow.recipe import Recipe
-from residualformer.workflow.step import Step, run_step
+from residualformer.workflow.step import Step, run_share, run_step
 
 LAST = 9
+SHARED = {7}  # stages that several jobs can share
 
 
 class Stages:
@@ -64,6 +66,8 @@ class Stages:
                 raise UserError(f"{option} {number}: the last stage is {LAST}")
         if options.stage > options.stop_stage:
             raise UserError(f"--stage {options.stage} comes after --stop-stage {options.stop_stage}")
+        if options.job and not {options.stage, options.stop_stage} <= SHARED:
+            raise UserError(f"--job {options.job} is for stage 7 alone: --stage 7 --stop-stage 7")
 
     def check(self) -> None:
         """Raise UserError if a configuration or the choice of experiments or test sets is wrong."""
@@ -79,7 +83,8 @@ class Stages:
             if number == 8 and (status := self._score()):
                 return status
             for step in self.steps(number):
-                if status := run_step(step, self.options.overwrite):
+                job = self.options.job
+                if status := run_share(step, job) if job else run_step(step, self.options.overwrite):
                     return status
         return 0
 
@@ -99,7 +104,8 @@ class Stages:
             yield from (recipe.training(each) for each in recipe.plan(self.experiments) if each.stage == number)
         elif number == 7:
             splits = recipe.splits(self.test_sets)
-            yield from (recipe.decoding(split, name) for split in splits for name in self.experiments)
+            jobs = options.nproc or len(gpus()) or cores()
+            yield from (recipe.decoding(split, name, jobs) for split in splits for name in self.experiments)
         elif number == 9:
             yield from (recipe.export(name) for name in self.experiments)
 

@@ -17,6 +17,7 @@ from typing import Any
 import residualformer
 from residualformer.errors import UserError
 from residualformer.files import set_aside
+from residualformer.journal import Share
 from residualformer.lock import alone_in, held
 from residualformer.workflow.marker import INPUT, Marker, contents, marker_of
 from residualformer.workflow.process import run_command
@@ -137,6 +138,19 @@ def run_step(step: Step, overwrite: bool = False) -> int:
     print(f"== {_head(step)}", flush=True)
     with alone_in(step.output) as lock:  # before anything is moved or written
         return _run_alone(step, overwrite, lock)
+
+
+def run_share(step: Step, job: Share) -> int:
+    """Run the share of one job of several, unless the step is done; return the exit status of its command.
+
+    The step itself, run after all jobs, puts their results together.
+    """
+    if step.state().done:
+        print(f"== {_head(step)}: skipped, done before with the same options and inputs ({step.out})", flush=True)
+        return 0
+    print(f"== {_head(step)}, job {job}", flush=True)
+    with alone_in(step.out / f"{step.part}.{job.number}-of-{job.total}") as lock:
+        return run_command([sys.executable, *step.command, "--job", str(job)], step.environment, lock)
 
 
 def _run_alone(step: Step, overwrite: bool, lock: int | None) -> int:

@@ -197,6 +197,19 @@ def test_comments_descriptions_and_jobs_change_nothing(finished):
     assert finished.calls == ["score.sh"]
 
 
+def test_jobs_share_the_decoding(recipe):
+    recipe.run("--stop-stage", "6")
+    stage = ["--stage", "7", "--stop-stage", "7", "--experiments", "baseline shared"]
+    done = recipe.run(*stage, "--job", "2/2", "--nproc", "3")
+    lines = (recipe.folder / "calls.txt").read_text().splitlines()
+    assert len(lines) == 2 and all(" --jobs 3 " in line and line.endswith(" --job 2/2") for line in lines)
+    assert "stage 7: decode test with shared, job 2/2" in done.stdout
+    recipe.run(*stage)  # puts the results together
+    assert recipe.calls == RUNS[:2] and " --job " not in (recipe.folder / "calls.txt").read_text()
+    recipe.run(*stage, "--job", "1/2")
+    assert recipe.calls == []
+
+
 def test_a_lost_result_is_made_again(finished):
     (finished.folder / "egs/fake/exp/shared/model.safetensors").unlink()
     finished.run()
@@ -301,6 +314,8 @@ def test_a_place_that_refuses_writes_is_named(recipe):
         (["--synthetic=9"], "there is no option '--synthetic'"),
         (["--name", "a/b"], "--name 'a/b' must be made of letters"),
         (["--stage", "10"], "--stage 10: the last stage is 9"),
+        (["--job", "3/2"], "--job is '3/2'; give the job's number and how many there are, such as 2/8"),
+        (["--job", "1/2"], "--job 1/2 is for stage 7 alone: --stage 7 --stop-stage 7"),
         (["--stop-stage", "10"], "--stop-stage 10: the last stage is 9"),
         (["--stage", "5", "--stop-stage", "4"], "--stage 5 comes after --stop-stage 4"),
         (["--experiments", "baseline shard"], "there is no experiment 'shard'"),

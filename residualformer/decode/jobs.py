@@ -1,0 +1,61 @@
+"""Decoding in several processes, each with the model of its own: on a CPU one thread each, else a GPU each in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lhotse.cut import Cut
+
+from residualformer.config.schema import DecodeConfig
+from residualformer.decode.corpus import decode_batch
+from residualformer.journal import Map
+from residualformer.model.checkpoint import Bundle, load_model
+from residualformer.model.device import find_device
+from residualformer.parallel import worker_map
+
+
+class BatchDecoder(NamedTuple):
+    """The decoding of a batch by a model on disk, in whatever process it is called.
+
+    Attributes:
+        model: a run folder or the model in it.
+        device: one of `model.device.DEVICES`.
+    """
+
+    model: Path
+    device: str
+    settings: DecodeConfig
+    streaming: bool
+
+    def __call__(self, batch: Sequence[Cut]) -> dict[str, Any]:
+        """Return the `Outcome` of a batch as plain values."""
+        return asdict(decode_batch(loaded(self.model, self.device), self.settings, batch, self.streaming))
+
+
+@cache
+def loaded(model: Path, device: str) -> Bundle:
+    """Return the model of a file, read once in a process."""
+    return load_model(model, find_device(device))
+
+
+@contextmanager
+def decoding_processes(count: int) -> Iterator[Map]:
+    """Yield a `map` over `count` processes. The number does not change what they compute.
+
+    A sum over several threads may have another order, and so other last bits, than over one.
+    """
+    _prepare(0)
+    with worker_map(count, prepare=_prepare) as map_:
+        yield map_
+
+
+def _prepare(number: int) -> None:
+    torch.set_num_threads(1)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())
