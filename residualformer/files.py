@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Any
 
 from residualformer.errors import UserError
 
+CHECK = "check"  # the key of the check sum in a JSON file that has one
 _LEFTOVER = re.compile(r"\.\d+\..+")  # a process writes NAME as .PID.NAME
 
 
@@ -70,6 +72,24 @@ def read_json(path: Path | str, advice: str) -> dict[str, Any]:
     return value
 
 
+def write_checked_json(path: Path | str, value: dict[str, Any]) -> None:
+    """Write a mapping as `write_json` does, with a check sum."""
+    write_json(path, {**value, CHECK: digest(value)})
+
+
+def read_checked_json(path: Path | str, advice: str) -> dict[str, Any]:
+    """Read what `write_checked_json` wrote; raise UserError as `read_json`, and if the check sum is another one."""
+    value = read_json(path, advice)
+    if value.pop(CHECK, None) != digest(value):
+        raise UserError(f"{path} is damaged (its content has another check sum than it says): {advice}.")
+    return value
+
+
+def digest(value: Any) -> str:
+    """Return twelve hexadecimal digits that change when a JSON value does."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def read_json_lines(path: Path | str, advice: str) -> list[Any]:
     """Read the values in the lines of a JSONL file; raise UserError, ending in `advice`, if it is absent or damaged."""
     lines = split_lines(read_text(path, advice))
@@ -82,7 +102,7 @@ def read_log(path: Path | str) -> list[dict[str, Any]]:
     for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):
             records.append(record)
@@ -107,5 +127,5 @@ def split_lines(text: str) -> list[str]:
 def _parsed(text: str, place: str, advice: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{place} is not JSON ({error}): {advice}.") from error

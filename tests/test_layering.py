@@ -79,6 +79,7 @@ ROOMS = (
         "lock",
         "padding",
         "provenance",
+        "records",
     ],
     ["config"],
     ["kernels"],

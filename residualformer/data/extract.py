@@ -6,10 +6,9 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -23,11 +22,11 @@ from residualformer.constants import FRAME_SHIFT_S
 from residualformer.data.arrays import CHECKSUM, checksum
 from residualformer.data.audio import resample
 from residualformer.data.feature_backends import get_backend
-from residualformer.data.features import KnfFbank
+from residualformer.data.features import KnfFbank, Statistics, write_feature_files
 from residualformer.data.manifest import load_audio, read_cuts
 from residualformer.data.splits import cuts_file, cuts_files
 from residualformer.errors import UserError
-from residualformer.files import remove_leftovers, replacing, write_json
+from residualformer.files import remove_leftovers, replacing
 from residualformer.parallel import worker_map
 
 CUTS_PER_TASK = 32
@@ -52,11 +51,11 @@ class Extracted:
         self.total = self.total + other.total
         self.squares = self.squares + other.squares
 
-    def cmvn(self) -> dict[str, Any]:
-        """Return {"mean": [F], "std": [F], "frames": n}. A constant bin gets a small deviation instead of 0."""
+    def statistics(self) -> Statistics:
+        """Return mean and deviation of each bin. A constant bin gets a small deviation instead of 0."""
         mean = np.divide(self.total, self.frames)
         variance = np.maximum(np.divide(self.squares, self.frames) - np.square(mean), 1e-4)
-        return {"mean": mean.tolist(), "std": np.sqrt(variance).tolist(), "frames": self.frames}
+        return Statistics(mean.tolist(), np.sqrt(variance).tolist(), self.frames)
 
 
 def compute_corpus_features(
@@ -87,8 +86,7 @@ def compute_corpus_features(
     remove_leftovers(out)
     with worker_map(jobs, prepare=_use_one_thread) as map_:
         results = {split: _extract_split(split, cuts[split], config, out, map_, backend) for split in cuts}
-    write_json(out / "features.json", asdict(config.features))
-    write_json(out / "cmvn.json", results["train"].cmvn())
+    write_feature_files(out, config.features, results["train"].statistics())
     for split, result in results.items():
         with replacing(cuts_file(out, split)) as path:
             CutSet.from_cuts(result.cuts).to_file(path)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
+from annotated_types import Gt
 from lhotse.features.base import FeatureExtractor, register_extractor
 
 from residualformer.config.schema import FeatureConfig
 from residualformer.constants import FRAME_SHIFT_S
 from residualformer.data.fbank import check_channel, compute_fbank
 from residualformer.errors import UserError
-from residualformer.files import read_json
+from residualformer.files import read_checked_json, write_checked_json
+from residualformer.records import read_dataclass
+
+T = TypeVar("T")
 
 _ADVICE = "run stage 2 first, with --overwrite if it ran before"
 
@@ -70,24 +74,39 @@ class KnfFbank(FeatureExtractor):
         return compute_fbank(samples, self.config)
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and standard deviation of each bin over the training set's `frames`, in cmvn.json."""
+
+    mean: list[float]
+    std: list[Annotated[float, Gt(0)]]
+    frames: Annotated[int, Gt(0)]
+
+
+def write_feature_files(fbank_dir: Path, config: FeatureConfig, statistics: Statistics) -> None:
+    """Write the definition of the features, features.json, and their statistics, cmvn.json."""
+    write_checked_json(fbank_dir / "features.json", asdict(config))
+    write_checked_json(fbank_dir / "cmvn.json", asdict(statistics))
+
+
 def read_feature_config(fbank_dir: Path | str) -> FeatureConfig:
     """Read the definition of the features in `fbank_dir`; UserError if it is missing or damaged."""
-    data = read_json(Path(fbank_dir) / "features.json", _ADVICE)
-    try:
-        return FeatureConfig(**data)
-    except TypeError as error:
-        raise UserError(f"{fbank_dir}/features.json is not a feature definition ({error}): {_ADVICE}.") from error
+    return _read(FeatureConfig, Path(fbank_dir) / "features.json")
 
 
 def read_cmvn(fbank_dir: Path | str) -> tuple[torch.Tensor, torch.Tensor]:
     """Read mean and standard deviation of the training features, each (F,) float32; UserError if damaged."""
     path = Path(fbank_dir) / "cmvn.json"
-    data = read_json(path, _ADVICE)
+    statistics = _read(Statistics, path)
     bins = read_feature_config(fbank_dir).num_mel_bins
-    try:
-        mean, std = (torch.tensor(data[key], dtype=torch.float32) for key in ("mean", "std"))
-    except (KeyError, TypeError, ValueError):
-        mean = std = torch.empty(0)
+    mean, std = (torch.tensor(values, dtype=torch.float32) for values in (statistics.mean, statistics.std))
     if not mean.shape == std.shape == (bins,) or not (mean.isfinite() & std.isfinite() & (std > 0)).all():
         raise UserError(f"{path} does not hold mean and std of {bins} bins: {_ADVICE}.")
     return mean, std
+
+
+def _read(kind: type[T], path: Path) -> T:
+    try:
+        return read_dataclass(kind, read_checked_json(path, _ADVICE))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}: {_ADVICE}.") from error

@@ -15,7 +15,7 @@ import sentencepiece as spm
 from residualformer.config.schema import TokenConfig
 from residualformer.constants import BLANK
 from residualformer.errors import UserError, closest
-from residualformer.files import write_json
+from residualformer.files import read_checked_json, write_checked_json
 
 BLANK_PIECE, UNKNOWN_PIECE = "<blk>", "<unk>"
 SPACE = "\u2581"  # sentencepiece's visible space, used by both kinds
@@ -90,17 +90,18 @@ class Tokenizer:
 
     def save(self, path: Path | str) -> None:
         """Write the tokenizer to a JSON file."""
-        write_json(path, self.to_dict())
+        write_checked_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
         """Read the file that `save` wrote; UserError if it is missing or damaged."""
         if not Path(path).exists():
             raise UserError(f"{path} is missing: run stage 3 first.")
+        advice = "run stage 3 again, with --overwrite"
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_dict(read_checked_json(path, advice))
         except ValueError as error:
-            raise UserError(f"{path} is not a token set ({error}): run stage 3 again, with --overwrite.") from error
+            raise UserError(f"{path} is not a token set ({error}): {advice}.") from error
 
     @property
     def fingerprint(self) -> str:

@@ -21,9 +21,9 @@ from annotated_types import Ge
 
 from residualformer.constants import FRAME_SHIFT_MS
 from residualformer.errors import UserError
+from residualformer.records import read_dataclass
 from residualformer.runtime.model import Array, ExportedModel, State, stack
 from residualformer.runtime.settings import Count, Milliseconds, ModelSettings, damaged
-from residualformer.runtime.typed import read_dataclass
 from residualformer.runtime.weights import MappedWeights
 
 HIDDEN = np.float32(-1e30)  # added to the score of a frame that must not be seen

@@ -14,7 +14,7 @@ from residualformer.data.audio import rate_problem
 from residualformer.data.fbank import checked_preset
 from residualformer.errors import UserError
 from residualformer.files import read_json
-from residualformer.runtime.typed import read_dataclass
+from residualformer.records import read_dataclass
 
 SETTINGS_FILE, TOKENS_FILE = "model.json", "tokens.txt"
 FORMAT = 1

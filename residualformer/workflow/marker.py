@@ -6,14 +6,15 @@ A marker says `finished` only after success. It holds a check sum, so that a dam
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from residualformer.files import write_json
+from residualformer.errors import UserError
+from residualformer.files import digest, read_checked_json, write_checked_json
 from residualformer.model import identity
+from residualformer.records import read_dataclass
 
 LARGE = 1 << 20  # bytes; the content of a larger file is told by its size
 INPUT = "input "  # begins the names of what a stage builds on
@@ -37,22 +38,18 @@ class Marker:
     def read(cls, path: Path) -> Marker | None:
         """Return the marker in a file, or None if there is none that can be trusted."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            return read_dataclass(cls, read_checked_json(path, "it counts as none"))
+        except (UserError, ValueError):
             return None
-        if not isinstance(content, dict) or content.pop("check", None) != _digest(content):
-            return None
-        return cls(**content)
 
     def write(self, path: Path) -> None:
         """Write the marker to a file."""
-        content = {"finished": self.finished, "identity": self.identity, "made": self.made}
-        write_json(path, {**content, "check": _digest(content)})
+        write_checked_json(path, asdict(self))
 
     @property
     def fingerprint(self) -> str:
         """Twelve digits that change with the options or inputs; the same work done again leaves them as they were."""
-        return _digest({"finished": self.finished, "identity": self.identity})
+        return digest({"finished": self.finished, "identity": self.identity})
 
     def changes(self, wanted: Mapping[str, Any]) -> list[str]:
         """Return what is not as in the identity `wanted`, in words.
@@ -83,10 +80,6 @@ def contents(folder: Path, patterns: Sequence[str]) -> dict[str, str]:
 def _content(path: Path) -> str:
     size = path.stat().st_size
     return f"{size} bytes" if size > LARGE else hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _in_words(change: identity.Change) -> str:

@@ -121,16 +121,16 @@ def test_statistics_are_those_of_all_frames(tmp_path):
     total = Extracted()
     for part in parts:
         total.add(part)
-    cmvn = total.cmvn()
-    assert cmvn["frames"] == len(frames)
-    np.testing.assert_allclose(cmvn["mean"], frames.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(cmvn["std"], frames.std(axis=0), rtol=1e-9)  # E[x^2] - E[x]^2 loses some digits
+    found = total.statistics()
+    assert found.frames == len(frames)
+    np.testing.assert_allclose(found.mean, frames.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.std, frames.std(axis=0), rtol=1e-9)  # E[x^2] - E[x]^2 loses some digits
 
 
 def test_a_bin_that_never_moves_gets_no_zero_deviation():
     array = np.full((5, 2), -15.9424, np.float32).astype(np.float64)
     constant = Extracted(frames=5, total=array.sum(0), squares=np.square(array).sum(0))
-    assert constant.cmvn()["std"] == pytest.approx([0.01, 0.01])
+    assert constant.statistics().std == pytest.approx([0.01, 0.01])
 
 
 def test_stages_2_and_3(manifests, tmp_path):

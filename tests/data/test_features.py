@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 import torch
@@ -13,8 +10,9 @@ from lhotse.utils import compute_num_frames_from_samples
 
 from residualformer.config.schema import FeatureConfig
 from residualformer.data.fbank import LOG_FLOOR, PRESETS, OnlineFbank, compute_fbank
-from residualformer.data.features import KnfFbank, read_cmvn, read_feature_config
+from residualformer.data.features import KnfFbank, Statistics, read_cmvn, read_feature_config, write_feature_files
 from residualformer.errors import UserError
+from residualformer.files import write_checked_json
 
 RATE, LENGTH, SHIFT, FFT = 16000, 400, 160, 512
 
@@ -166,19 +164,62 @@ def test_reading_the_definition_and_the_statistics(tmp_path):
         with pytest.raises(UserError, match="missing: run stage 2 first"):
             read(tmp_path)
     config = FeatureConfig(num_mel_bins=3)
-    (tmp_path / "features.json").write_text(json.dumps(asdict(config)))
-    (tmp_path / "cmvn.json").write_text(json.dumps({"mean": [1, 2, 3.5], "std": [1, 1, 2], "frames": 5}))
+    write_feature_files(tmp_path, config, Statistics([1, 2, 3.5], [1, 1, 2], 5))
     assert read_feature_config(tmp_path) == config
     mean, std = read_cmvn(tmp_path)
     assert mean.tolist() == [1, 2, 3.5] and std.tolist() == [1, 1, 2] and mean.dtype == std.dtype == torch.float32
-    wrong = [{"mean": [1, 2], "std": [1, 1]}, {"mean": [1, 2, 3], "std": [1, 0, 2]}, {"mean": 3, "std": ["a"] * 3}, {}]
-    for content in wrong:
-        (tmp_path / "cmvn.json").write_text(json.dumps(content))
-        with pytest.raises(UserError, match="cmvn.json does not hold mean and std of 3 bins: run stage 2"):
-            read_cmvn(tmp_path)
-    (tmp_path / "features.json").write_text('{"preset": "she')
-    with pytest.raises(UserError, match="not JSON"):
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"mean": [1, 2], "std": [1, 1], "frames": 5}, "does not hold mean and std of 3 bins"),
+        ({"mean": [1, 2, 3], "std": [1, 0, 2], "frames": 5}, r"std\[1\] must be a number of more than 0, not 0"),
+        ({"mean": [1, 2, float("nan")], "std": [1, 1, 2], "frames": 5}, r"mean\[2\] must be a number, not nan"),
+        ({"mean": [1, 2, 1e300], "std": [1, 1, 2], "frames": 5}, "does not hold mean and std of 3 bins"),
+        ({"mean": 3, "std": ["a"] * 3, "frames": 5}, "mean must be a list, not 3"),
+        ({"mean": [1, 2, 3], "std": ["a"] * 3, "frames": 5}, r"std\[0\] must be a number, not 'a'"),
+        ({"mean": [1, 2, 3], "std": [1, 1, 2], "frames": True}, "frames must be a whole number, not True"),
+        ({}, "mean is missing"),
+    ],
+)
+def test_wrong_statistics_are_named(tmp_path, content, words):
+    write_feature_files(tmp_path, FeatureConfig(num_mel_bins=3), Statistics([1, 2, 3.5], [1, 1, 2], 5))
+    write_checked_json(tmp_path / "cmvn.json", content)
+    with pytest.raises(UserError, match=f"cmvn.json:? {words}.*: run stage 2"):
+        read_cmvn(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"preset": "shepra", "sample_rate_hz": 16000, "num_mel_bins": 3}, "Did you mean 'sherpa'"),
+        ({"preset": "sherpa", "sample_rate_hz": 1e4, "num_mel_bins": 3}, "sample_rate_hz must be a whole number"),
+        ({"preset": "sherpa", "sample_rate_hz": 16000, "num_mel_bins": "3"}, "num_mel_bins must be a whole number"),
+        (
+            {"preset": "sherpa", "sample_rate_hz": 16000, "num_mel_bins": 0},
+            "num_mel_bins must be a whole number of more than 0",
+        ),
+    ],
+)
+def test_a_wrong_definition_is_named(tmp_path, content, words):
+    write_checked_json(tmp_path / "features.json", content)
+    with pytest.raises(UserError, match=f"features.json: .*{words}.*: run stage 2"):
         read_feature_config(tmp_path)
-    (tmp_path / "features.json").write_text('{"bins": 80}')
-    with pytest.raises(UserError, match="not a feature definition"):
-        read_feature_config(tmp_path)
+
+
+def test_every_flipped_bit_of_the_statistics_is_noticed_or_changes_nothing(tmp_path):
+    write_feature_files(tmp_path, FeatureConfig(num_mel_bins=3), Statistics([1, 2, 3.5], [1, 1, 2], 5))
+    for name in ("cmvn.json", "features.json"):
+        content = (tmp_path / name).read_bytes()
+        known = read_feature_config(tmp_path), *(part.tolist() for part in read_cmvn(tmp_path))
+        for bit in range(8 * len(content)):
+            flipped = bytearray(content)
+            flipped[bit // 8] ^= 1 << bit % 8
+            (tmp_path / name).write_bytes(flipped)
+            try:
+                read = read_feature_config(tmp_path), *(part.tolist() for part in read_cmvn(tmp_path))
+            except UserError:
+                continue
+            assert read == known
+        (tmp_path / name).write_bytes(content)

@@ -9,6 +9,7 @@ import pytest
 from residualformer.config.schema import TokenConfig
 from residualformer.data.tokenizer import Tokenizer, train_tokenizer
 from residualformer.errors import UserError
+from residualformer.files import write_checked_json
 
 ENGLISH = [
     "GO HOME NOW",
@@ -94,10 +95,31 @@ def test_mistakes_are_named(tmp_path):
     broken = ['{"kind": "bpe", "model": "AAAA"}', '{"kind": "bpe", "model": ""}', '{"kind": "bpe"}']
     broken += ['{"kind": "word", "pieces": []}', '{"kind": "char", "pieces": ["A", "B", "C"]}']
     broken += ['{"kind": "char", "pieces": "abc"}', '{"kind": "char", "pieces": ["<blk>", "<unk>", "A", "A"]}']
-    broken += ['{"kind": "char", "pieces": ["<blk>", "<unk>", 0, "a"]}', '{"kind": ["char"], "pieces": []}', "3"]
+    broken += ['{"kind": "char", "pieces": ["<blk>", "<unk>", 0, "a"]}', '{"kind": ["char"], "pieces": []}', "{}"]
     broken += ['{"kind": "char", "pieces": {"<blk>": 0, "<unk>": 1}}', '{"kind": "bpe", "model": 7}']
     broken += ['{"kind": "bpe", "model": "é"}', '{"kind": "bpe", "model": "Z"}', '{"kind": "char"}']
-    for content in ["{", "[]", "{}", *broken]:
-        path.write_text(content)
+    for content in broken:
+        write_checked_json(path, json.loads(content))
         with pytest.raises(UserError, match="not a token set.*run stage 3 again"):
             Tokenizer.load(path)
+    for content in ["{", "[]", "3", "{}", '{"kind": "char", "pieces": ["<blk>", "<unk>"]}']:
+        path.write_text(content)
+        with pytest.raises(UserError, match="(not JSON|not a JSON mapping|damaged).*: run stage 3 again"):
+            Tokenizer.load(path)
+
+
+@pytest.mark.parametrize("config", [BPE, TokenConfig("char")], ids=lambda config: config.kind)
+def test_every_flipped_bit_of_a_file_is_noticed_or_changes_nothing(tmp_path, config):
+    """White space, and the case of an escape such as \\u2581, change nothing."""
+    path = tmp_path / "tokenizer.json"
+    tokenizer = train_tokenizer(ENGLISH, config)
+    tokenizer.save(path)
+    content = path.read_bytes()
+    for place in range(0, len(content), 1 + len(content) // 300):
+        for bit in range(8):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+            try:
+                read = Tokenizer.load(path)
+            except UserError:
+                continue
+            assert read.to_dict() == tokenizer.to_dict()

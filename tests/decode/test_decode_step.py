@@ -10,7 +10,7 @@ from support.commands import decode_step
 from support.decoding import FRAMES, write_cuts
 
 from residualformer.config.schema import Config
-from residualformer.files import write_json
+from residualformer.files import write_checked_json
 
 
 def test_the_step_writes_hypotheses_and_how_they_were_made(setup, monkeypatch, capsys):
@@ -50,7 +50,7 @@ def test_what_the_step_refuses(setup, monkeypatch, tmp_path, capsys):
     garbage.write_text("no json\n")
     other = tmp_path / "other"
     write_cuts(other, Config())
-    write_json(other / "features.json", asdict(Config().features) | {"preset": "kaldi"})
+    write_checked_json(other / "features.json", asdict(Config().features) | {"preset": "kaldi"})
     write_cuts(tmp_path / "alone", Config())
     (tmp_path / "alone" / "features.json").unlink()
     cases = {

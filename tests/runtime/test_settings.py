@@ -16,9 +16,9 @@ from annotated_types import Ge, Interval
 from support.exported import exported, random_bundle, utterances
 
 from residualformer.errors import UserError
+from residualformer.records import read_dataclass
 from residualformer.runtime import Recognizer, load_exported
 from residualformer.runtime.settings import read_settings
-from residualformer.runtime.typed import read_dataclass
 
 NUM_MUTATIONS = 60
 KINDS = {

@@ -9,7 +9,7 @@ import numpy as np
 from lhotse import CutSet, Features, MonoCut, NumpyFilesWriter, SupervisionSegment
 
 from residualformer.config.schema import Config
-from residualformer.files import write_json
+from residualformer.files import write_checked_json
 
 FRAMES = {"u1": 131, "u2": 40, "u3": 3, "u4": 97}
 
@@ -33,5 +33,5 @@ def write_cuts(folder: Path, config: Config, translated: bool = False) -> Path:
             said = SupervisionSegment(name, name, 0, seconds, text=f"abc {name}", custom=custom)
             cuts.append(MonoCut(name, 0, seconds, 0, [said], features=features))
     CutSet.from_cuts(cuts).to_file(folder / "cuts_test.jsonl.gz")
-    write_json(folder / "features.json", asdict(config.features))
+    write_checked_json(folder / "features.json", asdict(config.features))
     return folder / "cuts_test.jsonl.gz"
