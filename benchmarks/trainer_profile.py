@@ -81,6 +81,7 @@ class Worker:
 
     def __init__(self, args: argparse.Namespace, folder: str) -> None:
         from residualformer.config.loading import load_config
+        from residualformer.data.batches import Position
         from residualformer.data.features import read_cmvn
         from residualformer.data.tokenizer import Tokenizer
         from residualformer.model import checkpoint
@@ -95,13 +96,13 @@ class Worker:
             self.trainer.warm_start(checkpoint.read_model(args.model).weights, str(args.model))
         self.trainer.step = config.data.specaugment.start_step
         self.losses = functions_of("residualformer.loss")
-        self.trainer.batches.plan(0)  # the first takes longer
+        source = self.trainer.batches
+        list(source.plan.epoch(0))  # the first takes longer
         started = time.process_time()
-        self.plan = self.trainer.batches.plan(0)
-        planned, stream = time.process_time(), self.trainer.batches.load_epoch(0)  # not made ahead in a thread
-        self.batches = [next(stream) for _ in range(args.batches)]
-        planning, made = planned - started, time.process_time() - planned  # which planned once more
-        self.making_s = planning / len(self.plan) + (made - planning) / args.batches
+        self.plan = list(source.plan.epoch(0))
+        planning, started = time.process_time() - started, time.process_time()
+        self.batches = [source.loader.batch(items, Position(0, i)) for i, items in enumerate(self.plan[: args.batches])]
+        self.making_s = planning / len(self.plan) + (time.process_time() - started) / len(self.batches)
 
     def update(self, number: int) -> dict[str, float]:
         """One update: seconds of processor and by the clock; of its batch frames, frames with padding and the loss."""
@@ -116,7 +117,7 @@ class Worker:
 
     def describe(self) -> dict[str, float]:
         """Of an epoch: frames and updates; seconds to make a batch; peak memory of the process so far, in MB."""
-        seconds = sum(utterance.duration for batch in self.plan for item in batch for utterance in item)
+        seconds = sum(item.duration for batch in self.plan for item in batch)
         return {"frames": 100 * seconds, "updates": len(self.plan), "making_s": self.making_s, "peak_mb": peak_mb()}
 
     def profile(self) -> dict[str, Any]:

@@ -258,6 +258,18 @@ class DataConfig:
     max_utterance_s: Annotated[Seconds, Doc("longer utterances are left out")] = 30.0
     min_utterance_s: Annotated[NotNegative, Unit("s"), Doc("shorter utterances are left out")] = 0.1
     num_buckets: Annotated[Count, Doc("groups of utterances of similar length, of which batches are made")] = 10
+    shuffle_buffer: Annotated[
+        Count, Unit("utterances"), Doc("shuffled in a buffer of this many; a set of no more is shuffled as a whole")
+    ] = 100_000
+    shar: Annotated[
+        list[str],
+        Doc("folders of Lhotse Shar to train on instead of stage 2's; the shards of all are shuffled together"),
+    ] = field(default_factory=list)
+    num_workers: Annotated[
+        Annotated[int, Ge(0)] | None,
+        Unit("processes"),
+        Doc("prepare batches of a rank, 0 for a thread; null is a thread on a CPU and 4 processes on a GPU"),
+    ] = None
     concat_probability: Annotated[Fraction, Doc("chance that two utterances are joined into one")] = 0.0
     pad_start_ms: Annotated[Milliseconds, Doc("up to this much silence put before an utterance, at random")] = 0
     variation: VariationConfig = field(default_factory=VariationConfig)

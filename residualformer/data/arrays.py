@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lhotse import Features
 from lhotse.cut import Cut
 from numpy.lib import format as npy
 
@@ -35,28 +34,21 @@ def load_features(cut: Cut) -> np.ndarray:
     features = cut.features
     if (cut.start, cut.duration) != (features.start, features.duration):
         raise BadArray("the cut is a part of what they were computed from")
-    return load_array(features, (cut.custom or {}).get(CHECKSUM))
-
-
-def load_array(features: Features, expected: Any = None) -> np.ndarray:
-    """Return the array (T, F) that `features` describe, whose check sum must be the `expected` one if there is any.
-
-    Raises BadArray and OSError as `load_features` does.
-    """
+    expected = (features.num_frames, features.num_features), (cut.custom or {}).get(CHECKSUM)
     if features.storage_type == "numpy_files":
         with open(Path(features.storage_path) / features.storage_key, "rb") as file:
-            array = _read(file, (features.num_frames, features.num_features))
-    elif features.storage_type == "memory_npy" and isinstance(features.storage_key, bytes):
-        array = _read(io.BytesIO(features.storage_key), (features.num_frames, features.num_features))
-    else:  # Lhotse unpickles some, and fetches others
-        raise BadArray(f"they are stored as '{features.storage_type}', which is not allowed")
-    if expected is not None and checksum(array) != expected:
-        raise BadArray(f"their check sum is {checksum(array)}, not {expected}")
-    return array
+            return read_array(file, *expected)
+    if features.storage_type == "memory_npy" and isinstance(features.storage_key, bytes):
+        return read_array(io.BytesIO(features.storage_key), *expected)
+    # Lhotse unpickles some, and fetches others.
+    raise BadArray(f"they are stored as '{features.storage_type}', which is not allowed")
 
 
-def _read(file: io.BufferedIOBase, shape: tuple[int, int]) -> np.ndarray:
-    """Read a .npy file whose array has the given shape; nothing is allocated before the header is checked."""
+def read_array(file: io.BufferedIOBase, shape: tuple[int, int], expected: Any = None) -> np.ndarray:
+    """Read a .npy file whose array must have the given shape and, if there is one, the `expected` check sum.
+
+    Nothing is allocated before the header is checked. Raises BadArray if the file is something else.
+    """
     try:
         version = npy.read_magic(file)
         read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
@@ -72,4 +64,6 @@ def _read(file: io.BufferedIOBase, shape: tuple[int, int]) -> np.ndarray:
     file.seek(start)
     array = np.empty(found, dtype)
     file.readinto(array.data.cast("B"))
+    if expected is not None and checksum(array) != expected:
+        raise BadArray(f"their check sum is {checksum(array)}, not {expected}")
     return array

@@ -1,4 +1,4 @@
-"""A padded batch of utterances, and the function that makes one from arrays.
+"""A padded batch of utterances, and the functions that make one from arrays.
 
 Letters: N utterances, T frames of 10 ms, F mel bins, S tokens.
 """
@@ -12,7 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+QUIET_FRAMES = 10  # length of the stretch that is repeated as an utterance's silence
 FRAMES_MULTIPLE = 16  # T is padded to a multiple of it, so that shapes repeat and their kernels are reused
+
+_TENSORS = ("features", "feature_lens", "tokens", "token_lens")
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,13 @@ class Batch:
     texts: list[str]  # the target texts
     transcripts: list[str] = field(default_factory=list)  # the words spoken, where `texts` are translations
 
+    def pin_memory(self) -> Batch:
+        """Return the batch with its tensors in pinned memory, from which a GPU copies while the program goes on."""
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in _TENSORS})
+
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on `device`."""
-        names = ("features", "feature_lens", "tokens", "token_lens")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS})
 
 
 def collate(
@@ -57,3 +63,15 @@ def collate(
         texts=texts,
         transcripts=transcripts,
     )
+
+
+def quiet_frames(features: np.ndarray, count: int) -> np.ndarray:
+    """Return (count, F) frames of silence: the quietest stretch of `features` (T, F), repeated.
+
+    The background is thus the utterance's own, where zeros or noise would mark the padding.
+    """
+    width = min(QUIET_FRAMES, len(features))
+    loudness = np.cumsum(np.append(0.0, features.mean(axis=1, dtype=np.float64)))
+    start = int(np.argmin(loudness[width:] - loudness[:-width]))
+    stretch = features[start : start + width]
+    return stretch[np.arange(count) % width]

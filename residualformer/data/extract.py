@@ -24,7 +24,9 @@ from residualformer.data.audio import resample
 from residualformer.data.feature_backends import get_backend
 from residualformer.data.features import KnfFbank, Statistics, write_feature_files
 from residualformer.data.manifest import load_audio, read_cuts
-from residualformer.data.splits import cuts_file, cuts_files
+from residualformer.data.shar import write_shar
+from residualformer.data.splits import SHARDS, cuts_file, cuts_files
+from residualformer.data.summary import write_summary
 from residualformer.errors import UserError
 from residualformer.files import remove_leftovers, replacing
 from residualformer.parallel import worker_map
@@ -59,17 +61,20 @@ class Extracted:
 
 
 def compute_corpus_features(
-    manifests: Path, out: Path, config: Config, jobs: int = 1, backend: str = "knf"
+    manifests: Path, out: Path, config: Config, jobs: int = 1, backend: str = "knf", shard_size: int | None = None
 ) -> dict[str, Extracted]:
     """Compute the features of a corpus, speed copies of the training set included.
 
     Args:
         manifests: folder of the cuts that stage 1 wrote; `train` must be there.
         out: folder for `cuts_<split>.jsonl.gz` with features, `arrays/`, `cmvn.json` (mean and standard deviation over
-            the training set) and `features.json` (the definition of the features). Earlier results are removed.
+            the training set), `features.json` (the definition of the features) and a summary of the training set.
+            Earlier results are removed.
         config: only its sections `features` and `data` are used.
         jobs: number of processes.
         backend: one of `feature_backends.BACKENDS`.
+        shard_size: cuts in a shard of Lhotse Shar, which then takes the place of the training set's manifest and
+            arrays; None for those.
 
     Returns:
         The result for each split, train first.
@@ -80,16 +85,23 @@ def compute_corpus_features(
     splits = dict.fromkeys(["train", *cuts_files(manifests)])
     cuts = {split: list(read_cuts(cuts_file(manifests, split), stage=1)) for split in splits}
     # No later stage may rely on cuts whose arrays are being replaced.
-    for path in [*cuts_files(out).values(), out / "cmvn.json", out / "features.json"]:
+    for path in [*cuts_files(out).values(), *out.glob("*.json")]:
         path.unlink(missing_ok=True)
-    shutil.rmtree(out / "arrays", ignore_errors=True)
+    for folder in (out / "arrays", out / SHARDS):
+        shutil.rmtree(folder, ignore_errors=True)
     remove_leftovers(out)
     with worker_map(jobs, prepare=_use_one_thread) as map_:
         results = {split: _extract_split(split, cuts[split], config, out, map_, backend) for split in cuts}
     write_feature_files(out, config.features, results["train"].statistics())
     for split, result in results.items():
+        if split == "train" and shard_size is not None:
+            write_shar(result.cuts, out / SHARDS, shard_size)
+            shutil.rmtree(out / "arrays" / split)
+            continue
         with replacing(cuts_file(out, split)) as path:
             CutSet.from_cuts(result.cuts).to_file(path)
+        if split == "train":
+            write_summary(result.cuts, cuts_file(out, split))
     return results
 
 

@@ -161,7 +161,7 @@ def parse_cut(value: Any) -> MonoCut | MultiCut:
     try:
         _CUT.validate_python(value)
     except ValidationError as error:
-        raise BadCut(_in_words(error)) from error
+        raise BadCut(in_words(error)) from error
     if value["type"] == "MonoCut":
         if not isinstance(value["channel"], int):
             raise BadCut(f"channel {value['channel']} is not allowed; a MonoCut has one")
@@ -169,7 +169,7 @@ def parse_cut(value: Any) -> MonoCut | MultiCut:
     return MultiCut.from_dict(value)
 
 
-def _in_words(error: ValidationError) -> str:
+def in_words(error: ValidationError) -> str:
     """Return the first mistake that pydantic has found: key, value, what is allowed."""
     first = error.errors(include_url=False)[0]
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
@@ -180,11 +180,20 @@ def _in_words(error: ValidationError) -> str:
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """Yield the JSON values in the lines of a file, which may be compressed (.gz).
+    """Yield the JSON values in the lines of a file, as `raw_lines` does; ValueError if one is not JSON."""
+    for line in raw_lines(path):
+        try:
+            yield json.loads(line)
+        except RecursionError as error:
+            raise ValueError("too many brackets within brackets") from error
+
+
+def raw_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, which may be compressed (.gz); one is in memory at a time.
 
     Raises:
-        ValueError: a line is too long, or not JSON.
-        OSError, EOFError, zlib.error: it cannot be read, or is not compressed properly.
+        ValueError: a line is too long.
+        OSError, EOFError, zlib.error: the file cannot be read, or is not compressed properly.
     """
     if path.stat().st_size == 0:
         raise ValueError("an empty file")
@@ -192,10 +201,7 @@ def read_lines(path: Path) -> Iterator[Any]:
         while line := file.readline(MAX_LINE):
             if len(line) == MAX_LINE:
                 raise ValueError(f"a line of more than {MAX_LINE} bytes")
-            try:
-                yield json.loads(line)
-            except RecursionError as error:
-                raise ValueError("too many brackets within brackets") from error
+            yield line
 
 
 def read_cuts(path: Path | str, stage: int) -> Iterator[MonoCut]:

@@ -1,13 +1,14 @@
 """Names of the parts of a corpus: train, dev, a test set or one of its subsets, and the files that hold their cuts.
 
 Stage 1 writes `cuts_<split>.jsonl.gz` into a folder of manifests, stage 2 beside the features. The split `<set>@<part>`
-is a subset of the test set `<set>`.
+is a subset of the test set `<set>`. Training may read a folder of Lhotse Shar instead of a manifest.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+SHARDS = "shar_train"  # folder of the training set's shards, if stage 2 made some
 _PREFIX, _SUFFIX = "cuts_", ".jsonl.gz"
 
 
@@ -20,6 +21,17 @@ def cuts_files(folder: Path) -> dict[str, Path]:
     """Return the files of cuts in `folder` by split, in alphabetical order of the splits."""
     files = {split_of(path): path for path in folder.glob(f"{_PREFIX}?*{_SUFFIX}")}
     return dict(sorted(files.items()))
+
+
+def train_source(folder: Path) -> Path:
+    """Return what stage 2 wrote for training: a folder of Lhotse Shar, or a manifest."""
+    shards = folder / SHARDS
+    return shards if shards.is_dir() else cuts_file(folder, "train")
+
+
+def summary_file(source: Path) -> Path:
+    """Return the file beside a manifest or a folder of Lhotse Shar that says how much speech it holds."""
+    return source.with_name(f"{source.name.removesuffix(_SUFFIX)}.json")
 
 
 def split_of(cuts: Path) -> str:

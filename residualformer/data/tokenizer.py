@@ -39,6 +39,7 @@ class Tokenizer:
         self._model = model
         self._sentencepiece = spm.SentencePieceProcessor(model_proto=model) if model else None
         self._ids = {piece: i for i, piece in enumerate(self.pieces)}
+        self._characters = set("".join(self.pieces[2:])) - {SPACE}
 
     @property
     def kind(self) -> str:
@@ -55,6 +56,10 @@ class Tokenizer:
         if self._sentencepiece is not None:
             return self._sentencepiece.encode(text)
         return [self._ids.get(c, self.unk_id) for c in SPACE.join(text.split())]
+
+    def knows_any(self, text: str) -> bool:
+        """Return whether any character of `text` has a token; much faster than to encode it."""
+        return any(c in self._characters for c in text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids, without blanks and with `<unk>` for unknown."""

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from residualformer.config.loading import complete, flat, flatten
 from residualformer.config.schema import Config
 
-NOT_DECISIVE = ("description", "decode")  # sections that change no weight; all others do, those to come as well
+# Sections and keys that change no weight; all others do, those to come as well.
+NOT_DECISIVE = ("description", "decode", "data.num_workers")
 
 
 class Change(NamedTuple):

@@ -14,7 +14,7 @@ from residualformer.config.loading import dump_config
 from residualformer.config.schema import Config, EncoderConfig, TokenConfig
 from residualformer.constants import MODEL_FILE
 from residualformer.data.features import read_cmvn, read_feature_config
-from residualformer.data.splits import cuts_file
+from residualformer.data.splits import cuts_file, train_source
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError
 from residualformer.files import set_aside, write_text
@@ -71,7 +71,7 @@ def make_trainer(
     else:
         log.propagate = False
         log.addHandler(logging.NullHandler())
-    cuts, cmvn = {name: cuts_file(fbank, name) for name in ("train", "dev")}, read_cmvn(fbank)
+    cuts, cmvn = {"train": train_source(fbank), "dev": cuts_file(fbank, "dev")}, read_cmvn(fbank)
     taught_by = Teacher(teacher, config) if teacher else None
     trainer = Trainer(config, tokenizer, cuts, cmvn, folder, identity, taught_by, slow_share, ranks)
     if trainer.resume():

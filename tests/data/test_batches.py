@@ -13,49 +13,24 @@ import pytest
 import torch
 from lhotse import CutSet, MonoCut
 from support.toy_training import TEXTS, TOKENIZER, F, make_cut
+from support.training_batches import DATA, SPEEDS, epoch, same, train_batches
 
 from residualformer.config.schema import DataConfig, TokenConfig
-from residualformer.data.batches import EvalBatches, Position, TrainBatches, quiet_frames
-from residualformer.data.collate import collate
+from residualformer.data.batches import EvalBatches, Position, TrainBatches
+from residualformer.data.collate import collate, quiet_frames
+from residualformer.data.shar import Shard
+from residualformer.data.summary import write_summary
 from residualformer.data.tokenizer import train_tokenizer
-from residualformer.data.utterance import read_utterances
+from residualformer.data.utterance import Utterance, read_utterances
 from residualformer.errors import UserError
 
-SPEEDS = [0.9, 1.0, 1.1]
-DATA = DataConfig(speeds=SPEEDS, max_batch_s=20.0, num_buckets=4)
 
-
-@pytest.fixture(scope="module")
-def cuts_path(tmp_path_factory) -> Path:
-    """20 utterances of 0.5 to 4.3 s at three speeds; the value of the features is the utterance's number."""
-    folder = tmp_path_factory.mktemp("fbank")
-    cuts = []
-    for i, text in enumerate(TEXTS):
-        for speed in SPEEDS:
-            name = f"u{i}" + ("" if speed == 1.0 else f"_sp{speed}")
-            frames = round((50 + 20 * i) / speed)
-            cuts.append(make_cut(folder, name, frames, text, i, utterance=f"u{i}", speed=speed))
-    CutSet.from_cuts(cuts).to_file(folder / "cuts_train.jsonl.gz")
-    return folder / "cuts_train.jsonl.gz"
-
-
-def train_batches(cuts_path: Path, seed: int = 1, **changes) -> TrainBatches:
-    return TrainBatches(cuts_path, replace(DATA, **changes), TOKENIZER, seed=seed)
-
-
-def same(a, b) -> bool:
-    return (
-        a.ids == b.ids
-        and a.texts == b.texts
-        and all(
-            torch.equal(getattr(a, name), getattr(b, name))
-            for name in ("features", "feature_lens", "tokens", "token_lens")
-        )
-    )
+def by_id(cuts_path: Path) -> dict[str, Utterance]:
+    return {utterance.id: utterance for utterance in read_utterances(Shard(cuts_path), "text")}
 
 
 def test_an_epoch_holds_every_copy_once_with_its_own_frames_and_text(cuts_path):
-    batches = list(train_batches(cuts_path).epoch(0))
+    batches = epoch(train_batches(cuts_path))
     counts = Counter(name for batch in batches for name in batch.ids)
     assert len(counts) == 60 and set(counts.values()) == {1}
     for batch in batches:
@@ -73,7 +48,7 @@ def test_an_epoch_holds_every_copy_once_with_its_own_frames_and_text(cuts_path):
 
 
 def test_batches_are_bucketed_and_bounded(cuts_path):
-    batches = list(train_batches(cuts_path).epoch(0))
+    batches = epoch(train_batches(cuts_path))
     seconds = [0.01 * int(batch.feature_lens.sum()) for batch in batches]
     assert max(seconds) <= DATA.max_batch_s + 4.8  # a cut longer than all before it may still come in
     assert sum(seconds) / len(seconds) > 0.5 * DATA.max_batch_s
@@ -83,7 +58,7 @@ def test_batches_are_bucketed_and_bounded(cuts_path):
 
 def test_order_depends_on_seed_and_epoch_only(cuts_path):
     def ids(seed, n):
-        return [batch.ids for batch in train_batches(cuts_path, seed).epoch(n)]
+        return [batch.ids for batch in epoch(train_batches(cuts_path, seed), n)]
 
     assert ids(1, 0) == ids(1, 0)
     assert ids(1, 0) != ids(1, 1) and ids(1, 0) != ids(2, 0)
@@ -91,17 +66,16 @@ def test_order_depends_on_seed_and_epoch_only(cuts_path):
 
 def test_skipping_gives_the_rest_of_the_epoch_exactly(cuts_path):
     source = train_batches(cuts_path, concat_probability=0.5, pad_start_ms=200)
-    whole = list(source.epoch(3))
-    for skip in (0, 1, 5, len(whole)):
-        rest = list(train_batches(cuts_path, concat_probability=0.5, pad_start_ms=200).epoch(3, skip=skip))
-        assert len(rest) == len(whole) - skip
-        assert all(same(a, b) for a, b in zip(rest, whole[skip:]))
+    whole = epoch(source, 3)
+    for skip in range(len(whole)):
+        rest = train_batches(cuts_path, concat_probability=0.5, pad_start_ms=200).updates(Position(3, skip), 1)
+        assert all(same(next(rest).batches[0][1], batch) for batch in whole[skip:])
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_the_ranks_share_the_batches_of_an_update(cuts_path, world):
     source = train_batches(cuts_path)
-    flat = [batch for n in range(3) for batch in source.epoch(n)]
+    flat = [batch for n in range(3) for batch in epoch(source, n)]
     ranks = [list(islice(source.updates(Position(), 3, rank, world), len(flat) // 3)) for rank in range(world)]
     for u, updates in enumerate(zip(*ranks)):
         assert len({update.end for update in updates}) == 1
@@ -123,7 +97,7 @@ def test_updates_go_on_from_any_position(cuts_path):
 
 def test_random_speed_takes_one_copy_of_each(cuts_path):
     source = train_batches(cuts_path, speed_choice="random")
-    epochs = [[name for batch in source.epoch(n) for name in batch.ids] for n in range(2)]
+    epochs = [[name for batch in epoch(source, n) for name in batch.ids] for n in range(2)]
     for names in epochs:
         assert Counter(name.split("_")[0] for name in names) == Counter(f"u{i}" for i in range(20))
     assert set(epochs[0]) != set(epochs[1])
@@ -131,46 +105,46 @@ def test_random_speed_takes_one_copy_of_each(cuts_path):
 
 def test_only_the_speeds_asked_for(cuts_path):
     source = train_batches(cuts_path, speeds=[1.0])
-    assert {u.id for u in source.utterances} == {f"u{i}" for i in range(20)}
+    assert {name for batch in epoch(source) for name in batch.ids} == {f"u{i}" for i in range(20)}
     with pytest.raises(UserError, match=r"\[0.8, 1.0\].*\[0.9, 1.0, 1.1\].*run stage 2 again"):
         train_batches(cuts_path, speeds=[0.8, 1.0])
 
 
 def test_joined_utterances(cuts_path):
     source = train_batches(cuts_path, concat_probability=1.0, max_utterance_s=6.0)
-    batches = list(source.epoch(0))
+    batches = epoch(source)
     parts = Counter(part for batch in batches for name in batch.ids for part in name.split("+"))
     assert len(parts) == 60 and set(parts.values()) == {1}  # still every copy once
     joined = 0
-    by_id = {u.id: u for u in source.utterances}
+    utterances = by_id(cuts_path)
     for batch in batches:
         for row, name in enumerate(batch.ids):
             names = name.split("+")
             joined += len(names) == 2
-            expected = np.concatenate([by_id[part].load() for part in names])
+            expected = np.concatenate([utterances[part].load() for part in names])
             length = int(batch.feature_lens[row])
             assert length <= 601 and np.array_equal(batch.features[row, :length].numpy(), expected)
-            assert batch.texts[row] == " ".join(by_id[part].text for part in names)
+            assert batch.texts[row] == " ".join(utterances[part].text for part in names)
             assert batch.tokens[row, : batch.token_lens[row]].tolist() == TOKENIZER.encode(batch.texts[row])
     assert joined > 10
 
 
 def test_a_translation_keeps_its_transcript(cuts_path):
-    texts = [u.text for u in read_utterances(cuts_path, TOKENIZER, "translation")]
+    texts = [u.text for u in read_utterances(Shard(cuts_path), "translation")]
     tokenizer = train_tokenizer(texts, TokenConfig("char"))
-    said = {u.id: u.text for u in read_utterances(cuts_path, TOKENIZER, "text")}
+    said = {u.id: u.text for u in read_utterances(Shard(cuts_path), "text")}
     joined = TrainBatches(cuts_path, replace(DATA, concat_probability=0.5), tokenizer, target="translation")
-    for batch in (*joined.epoch(0), *EvalBatches(cuts_path, 20.0, tokenizer, "translation")):
+    for batch in (*epoch(joined), *EvalBatches(cuts_path, 20.0, tokenizer, "translation")):
         assert batch.transcripts == [" ".join(said[part] for part in name.split("+")) for name in batch.ids]
-    for batch in TrainBatches(cuts_path, DATA, TOKENIZER).epoch(0):
+    for batch in epoch(TrainBatches(cuts_path, DATA, TOKENIZER)):
         assert batch.transcripts == batch.texts
 
 
 def test_chinese_is_joined_without_a_space(cuts_path):
-    texts = [u.text for u in read_utterances(cuts_path, TOKENIZER, "translation")]
+    texts = [u.text for u in read_utterances(Shard(cuts_path), "translation")]
     tokenizer = train_tokenizer(texts, TokenConfig("char"))
     data = replace(DATA, concat_probability=1.0)
-    batches = list(TrainBatches(cuts_path, data, tokenizer, target="translation").epoch(0))
+    batches = epoch(TrainBatches(cuts_path, data, tokenizer, target="translation"))
     assert not any(" " in text for batch in batches for text in batch.texts)
     assert not any((batch.tokens == tokenizer.unk_id).any() for batch in batches)
     assert max(len(text) for batch in batches for text in batch.texts) > max(map(len, texts))
@@ -178,12 +152,12 @@ def test_chinese_is_joined_without_a_space(cuts_path):
 
 def test_padding_at_the_start_is_quiet_and_at_most_what_is_asked(cuts_path):
     source = train_batches(cuts_path, pad_start_ms=80)
-    by_id = {u.id: u.load() for u in source.utterances}
+    arrays = {name: utterance.load() for name, utterance in by_id(cuts_path).items()}
     added = set()
-    for batch in source.epoch(0):
+    for batch in epoch(source):
         for row, name in enumerate(batch.ids):
-            extra = int(batch.feature_lens[row]) - len(by_id[name])
-            expected = np.concatenate([quiet_frames(by_id[name], extra), by_id[name]])
+            extra = int(batch.feature_lens[row]) - len(arrays[name])
+            expected = np.concatenate([quiet_frames(arrays[name], extra), arrays[name]])
             assert np.array_equal(batch.features[row, : len(expected)].numpy(), expected)
             added.add(extra)
     assert added == set(range(9))  # 0 ... 8 frames, each of them among 60 draws
@@ -210,11 +184,10 @@ def test_unfit_utterances_are_named_and_left_out(tmp_path, caplog):
     CutSet.from_cuts(cuts).to_file(path)
     data = DataConfig(speeds=[1.0], min_utterance_s=0.1, max_utterance_s=4.0)
     source = TrainBatches(path, data, TOKENIZER)
-    assert [u.id for u in source.utterances] == ["good"]
     assert set(source.skipped) == {"silent", "foreign", "long", "short"}
     assert "4 of 5 utterances left out of training: silent: no text" in caplog.text
     assert "5.00 s" in source.skipped["long"] and "数字" in source.skipped["foreign"]
-    assert [batch.ids for batch in source.epoch(0)] == [["good"]]  # a single utterance needs no buckets
+    assert [batch.ids for batch in epoch(source)] == [["good"]]  # a single utterance needs no buckets
     assert sorted(i for batch in EvalBatches(path, 50, TOKENIZER) for i in batch.ids) == sorted(c.id for c in cuts)
     with pytest.raises(UserError, match="none of its utterances.*silent: no text"):
         CutSet.from_cuts(cuts[1:]).to_file(path)
@@ -240,7 +213,7 @@ def test_mistakes_are_named(cuts_path, tmp_path):
         TrainBatches(cuts_path, DATA, TOKENIZER, target="words")
     bare = tmp_path / "cuts.jsonl.gz"
     CutSet.from_cuts([MonoCut("bare", 0.0, 1.0, 0)]).to_file(bare)
-    with pytest.raises(UserError, match="bare has no features"):
+    with pytest.raises(UserError, match="line 1: features is missing"):
         EvalBatches(bare, 10, TOKENIZER)
 
 
@@ -249,13 +222,13 @@ def test_a_lost_array_is_named_where_the_batch_is_wanted(tmp_path):
     CutSet.from_cuts([cut]).to_file(tmp_path / "cuts.jsonl.gz")
     for array in (tmp_path / "arrays").rglob("*.npy"):
         array.write_bytes(array.read_bytes()[:200])  # truncated
-    with pytest.raises(UserError, match="features of lost cannot be read.*stage 2 again"):
-        list(TrainBatches(tmp_path / "cuts.jsonl.gz", replace(DATA, speeds=[1.0]), TOKENIZER).epoch(0))
+    with pytest.raises(UserError, match="features of lost in .* cannot be read.*stage 2 again"):
+        epoch(TrainBatches(tmp_path / "cuts.jsonl.gz", replace(DATA, speeds=[1.0]), TOKENIZER))
 
 
 @pytest.mark.filterwarnings("ignore:We have exceeded")  # Lhotse, of a cut longer than a batch: meant here
-def test_an_abandoned_epoch_leaves_no_thread(cuts_path):
-    iterator = train_batches(cuts_path, max_batch_s=2.0).epoch(0)
+def test_abandoned_updates_leave_no_thread(cuts_path):
+    iterator = train_batches(cuts_path, max_batch_s=2.0).updates(Position(), 1)
     next(iterator)
     threads = [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
     assert threads
@@ -280,5 +253,7 @@ def test_description_counts_each_utterance_once_and_names_what_is_not_the_corpus
     for cut in made[-3:]:
         cut.supervisions[0].custom = {"origin": "synthetic"}
     CutSet.from_cuts(made).to_file(tmp_path / "cuts.jsonl.gz")
+    assert train_batches(tmp_path / "cuts.jsonl.gz").describe().endswith("(not counted), at speeds [0.9, 1.0, 1.1]")
+    write_summary(made, tmp_path / "cuts.jsonl.gz")
     described = train_batches(tmp_path / "cuts.jsonl.gz").describe()
     assert described == "2 corpus utterances (0.00 h) + 1 synthetic utterances (0.00 h), at speeds [0.9, 1.0, 1.1]"
