@@ -74,23 +74,30 @@ def measure(what: str, path: Path, middle: int) -> dict[str, float]:
 
     tokenizer = train_tokenizer(["abcdefghijklmnopqrstuvwxyz '"], TokenConfig("char"))
     data = DataConfig(speeds=[1.0], max_batch_s=300.0, num_buckets=30)
-    imported, started = resident_mb(), time.perf_counter()
+    imported, watch = resident_mb(), Watch()
     source = TrainBatches(path, data, tokenizer)
-    result = {"imported_mb": imported, "open_s": time.perf_counter() - started, "open_mb": resident_mb(peak=True)}
-    started = time.perf_counter()
-    if what == "first":
-        next(source.updates(Position(), 1))
-        result["first_s"] = time.perf_counter() - started
-    elif what == "middle":
-        next(source.updates(Position(0, middle), 1))
-        result["middle_s"] = time.perf_counter() - started
-    else:
+    values = watch.read("open") | {"imported_mb": imported, "open_mb": resident_mb(peak=True)}
+    if what == "epoch":
         cuts = batches = 0
         for items in source.plan.epoch(0):
             cuts, batches = cuts + len(items), batches + 1
-        spent = time.perf_counter() - started
-        result |= {"cuts": cuts, "batches": batches, "epoch_s": spent, "cuts_per_s": cuts / spent}
-    return result | {"peak_mb": resident_mb(peak=True)}
+        values |= {"cuts": cuts, "batches": batches}
+    else:
+        next(source.updates(Position(0, middle), 1))
+    return values | watch.read(what) | {"peak_mb": resident_mb(peak=True)}
+
+
+class Watch:
+    """Seconds since the last reading, by the clock and of the processor."""
+
+    def __init__(self) -> None:
+        self.last = time.perf_counter(), time.process_time()
+
+    def read(self, name: str) -> dict[str, float]:
+        now = time.perf_counter(), time.process_time()
+        spent = {f"{name}_s": now[0] - self.last[0], f"{name}_cpu_s": now[1] - self.last[1]}
+        self.last = now
+        return spent
 
 
 def in_new_process(what: str, path: Path, middle: int = 0) -> dict[str, float]:
@@ -100,23 +107,37 @@ def in_new_process(what: str, path: Path, middle: int = 0) -> dict[str, float]:
     return values
 
 
-def report(kind: str, count: int, path: Path) -> None:
-    first, epoch = in_new_process("first", path), in_new_process("epoch", path)
-    middle = in_new_process("middle", path, int(epoch["batches"]) // 2)
+def report(kind: str, count: int, path: Path, whole: bool) -> None:
+    """Measure one set and print what comes out, line by line."""
+
+    def seconds(name: str, values: dict[str, float]) -> str:
+        return f"{values[f'{name}_s']:.2f} s ({values[f'{name}_cpu_s']:.2f} s of processor time)"
+
+    first = in_new_process("first", path)
     print(
-        f"{kind}, {count:,} cuts: open {first['open_s']:.2f} s, first batch {first['first_s']:.1f} s later, "
-        f"{epoch['cuts_per_s']:,.0f} cuts/s planned ({epoch['epoch_s']:.0f} s an epoch of {epoch['batches']:,.0f} "
-        f"batches), first batch from the middle {middle['middle_s']:.0f} s; memory {first['imported_mb']:.0f} MB with "
-        f"nothing open, {first['open_mb']:.0f} open, {first['peak_mb']:.0f} at the first batch, "
-        f"{epoch['peak_mb']:.0f} at most in an epoch",
+        f"{kind}, {count:,} cuts: open in {seconds('open', first)}, first batch {seconds('first', first)} later; "
+        f"memory {first['imported_mb']:.0f} MB before, {first['open_mb']:.0f} open, "
+        f"{first['peak_mb']:.0f} at the first batch",
         flush=True,
     )
+    if not whole:
+        return
+    epoch = in_new_process("epoch", path)
+    print(
+        f"  an epoch of {epoch['batches']:,.0f} batches planned in {seconds('epoch', epoch)}, "
+        f"{epoch['cuts'] / epoch['epoch_s']:,.0f} cuts/s ({epoch['cuts'] / epoch['epoch_cpu_s']:,.0f} of processor "
+        f"time); memory {epoch['peak_mb']:.0f} MB at most",
+        flush=True,
+    )
+    middle = in_new_process("middle", path, int(epoch["batches"]) // 2)
+    print(f"  first batch from the middle in {seconds('middle', middle)}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cuts", type=int, nargs="+", default=[1_000_000], metavar="N", help="(default 1,000,000)")
     parser.add_argument("--kind", nargs="+", default=["manifest", "shar"], choices=["manifest", "shar"])
+    parser.add_argument("--start-only", action="store_true", help="only open the sets and make the first batch")
     parser.add_argument("--folder", type=Path, help="for the sets, which are removed (default: a temporary one)")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     args: Any = parser.parse_args()
@@ -127,7 +148,7 @@ def main() -> None:
     for count in args.cuts:
         for kind in args.kind:
             with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-                report(kind, count, write_set(Path(folder), count, kind))
+                report(kind, count, write_set(Path(folder), count, kind), not args.start_only)
 
 
 if __name__ == "__main__":

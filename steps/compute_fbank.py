@@ -2,7 +2,7 @@
 
 Reads MANIFESTS/cuts_<split>.jsonl.gz; train must be there. Writes under OUT: cuts_<split>.jsonl.gz with features (train
 at every speed of data.speeds), arrays/, cmvn.json (mean and std over the training set) and features.json (the
-definition of the features).
+definition of the features). With data.shard_size the training set becomes a folder of Lhotse Shar, shar_train/.
 """
 
 from __future__ import annotations

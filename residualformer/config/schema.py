@@ -261,6 +261,12 @@ class DataConfig:
     shuffle_buffer: Annotated[
         Count, Unit("utterances"), Doc("shuffled in a buffer of this many; a set of no more is shuffled as a whole")
     ] = 100_000
+    shard_size: Annotated[
+        int,
+        Ge(0),
+        Unit("cuts"),
+        Doc("in a shard of Lhotse Shar, if stage 2 is to write it for training; 0: it is not"),
+    ] = 0
     shar: Annotated[
         list[str],
         Doc("folders of Lhotse Shar to train on instead of stage 2's; the shards of all are shuffled together"),

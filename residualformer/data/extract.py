@@ -61,20 +61,18 @@ class Extracted:
 
 
 def compute_corpus_features(
-    manifests: Path, out: Path, config: Config, jobs: int = 1, backend: str = "knf", shard_size: int | None = None
+    manifests: Path, out: Path, config: Config, jobs: int = 1, backend: str = "knf"
 ) -> dict[str, Extracted]:
     """Compute the features of a corpus, speed copies of the training set included.
 
     Args:
         manifests: folder of the cuts that stage 1 wrote; `train` must be there.
         out: folder for `cuts_<split>.jsonl.gz` with features, `arrays/`, `cmvn.json` (mean and standard deviation over
-            the training set), `features.json` (the definition of the features) and a summary of the training set.
-            Earlier results are removed.
+            the training set), `features.json` (the definition of the features) and a summary of the training set. With
+            `data.shard_size` the training set's manifest and arrays become Lhotse Shar. Earlier results are removed.
         config: only its sections `features` and `data` are used.
         jobs: number of processes.
         backend: one of `feature_backends.BACKENDS`.
-        shard_size: cuts in a shard of Lhotse Shar, which then takes the place of the training set's manifest and
-            arrays; None for those.
 
     Returns:
         The result for each split, train first.
@@ -94,8 +92,8 @@ def compute_corpus_features(
         results = {split: _extract_split(split, cuts[split], config, out, map_, backend) for split in cuts}
     write_feature_files(out, config.features, results["train"].statistics())
     for split, result in results.items():
-        if split == "train" and shard_size is not None:
-            write_shar(result.cuts, out / SHARDS, shard_size)
+        if split == "train" and config.data.shard_size:
+            write_shar(result.cuts, out / SHARDS, config.data.shard_size)
             shutil.rmtree(out / "arrays" / split)
             continue
         with replacing(cuts_file(out, split)) as path:

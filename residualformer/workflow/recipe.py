@@ -108,7 +108,8 @@ class Recipe:
     def features(self, jobs: int, backend: str | None) -> Step:
         """Return stage 2."""
         further = ["--jobs", str(jobs), *(["--backend", backend] if backend else [])]
-        step = self._from_manifests(2, "features", "fbank", "compute_fbank", ["features", "data.speeds"], further)
+        values = ["features", "data.speeds", "data.shard_size"]
+        step = self._from_manifests(2, "features", "fbank", "compute_fbank", values, further)
         return replace(step, makes=["cuts_*.jsonl.gz", "*.json"], environment=ONE_THREAD)
 
     def tokens(self) -> Step:

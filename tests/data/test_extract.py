@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,16 @@ import pytest
 import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
-from residualformer.config.schema import DataConfig, FeatureConfig
+from residualformer.config.schema import Config, DataConfig, FeatureConfig
 from residualformer.data.audio import read_audio
 from residualformer.data.batches import EvalBatches, TrainBatches
-from residualformer.data.extract import Extracted, extract_features, with_speeds
+from residualformer.data.extract import Extracted, compute_corpus_features, extract_features, with_speeds
 from residualformer.data.fbank import compute_fbank
 from residualformer.data.features import read_cmvn, read_feature_config
+from residualformer.data.shar import find_shards
+from residualformer.data.splits import train_source
 from residualformer.data.tokenizer import Tokenizer
+from residualformer.data.utterance import read_utterances
 
 ROOT = Path(__file__).parents[2]
 RATE = 16000
@@ -166,6 +170,21 @@ def test_stages_2_and_3(manifests, tmp_path):
     dev = next(iter(EvalBatches(fbank / "cuts_dev.jsonl.gz", 50, tokenizer)))
     audio = CutSet.from_file(fbank / "cuts_dev.jsonl.gz").to_eager()[dev.ids[0]].load_audio()[0]
     assert np.array_equal(dev.features[0, : dev.feature_lens[0]].numpy(), compute_fbank(audio, FeatureConfig()))
+
+
+def test_stage_2_may_write_shards(manifests, tmp_path):
+    config = Config(data=DataConfig(speeds=[1.0], shard_size=3))
+    plain = compute_corpus_features(manifests, tmp_path / "plain", replace(config, data=DataConfig(speeds=[1.0])))
+    compute_corpus_features(manifests, tmp_path / "fbank", config)
+    source = train_source(tmp_path / "fbank")
+    assert source.name == "shar_train" and len(find_shards(source)) == 3
+    stored = {u.id: u.load() for shard in find_shards(source) for u in read_utterances(shard, "text")}
+    assert stored.keys() == {cut.id for cut in plain["train"].cuts}
+    assert all(np.array_equal(stored[cut.id], cut.features.load()) for cut in plain["train"].cuts)
+    assert not (tmp_path / "fbank" / "arrays" / "train").exists()
+    assert not (tmp_path / "fbank" / "cuts_train.jsonl.gz").exists()
+    compute_corpus_features(manifests, tmp_path / "fbank", replace(config, data=DataConfig(speeds=[1.0])))
+    assert train_source(tmp_path / "fbank").name == "cuts_train.jsonl.gz"
 
 
 def test_a_failing_stage_2_leaves_nothing_to_trust(manifests, tmp_path):
