@@ -18,6 +18,7 @@ from typing import Any
 from residualformer.config.loading import load_config
 from residualformer.config.schema import Config
 from residualformer.lock import alone_in, held
+from residualformer.model.device import add_device_option
 from residualformer.train.launch import default_nproc, launch, run_rank
 from residualformer.train.loop import Interrupted
 from residualformer.train.ranks import check_ranks, is_rank, joined_ranks
@@ -28,7 +29,7 @@ from residualformer.workflow.options import positive_whole_number
 def main() -> None:
     args = parse_arguments()
     config = load_config(args.config, args.set)
-    nproc = args.nproc or default_nproc(config.train.batches_per_update)
+    nproc = args.nproc or default_nproc(config.train.batches_per_update, args.device)
     if is_rank() or nproc == 1:
         train(args, config)
         return
@@ -39,7 +40,7 @@ def main() -> None:
 
 def train(args: argparse.Namespace, config: Config) -> None:
     """Train in this process, or as one of the ranks that torchrun has started."""
-    with joined_ranks() as ranks, alone_in(args.exp) if ranks.is_first else nullcontext():
+    with joined_ranks(args.device) as ranks, alone_in(args.exp) if ranks.is_first else nullcontext():
         trainer = make_trainer(config, args.data, args.exp, args.warm_start, resume_script(), ranks)
         if trainer is None:
             line = "trained already with this configuration; nothing to do"
@@ -65,6 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     processes = "processes (default: one for each GPU, or for each of OMP_NUM_THREADS, up to train.batches_per_update)"
     parser.add_argument("--nproc", type=positive_whole_number, metavar="N", help=processes)
+    add_device_option(parser)
     parser.add_argument(
         "--set", action="append", default=[], metavar="a.b=c", help="override a configuration key; may be repeated"
     )

@@ -31,12 +31,16 @@ WATCH_S = 0.2
 MERCY_S = 60.0  # for a rank to notice that another has ended
 
 
-def default_nproc(batches_per_update: int) -> int:
+def default_nproc(batches_per_update: int, device: str = "auto") -> int:
     """Return how many ranks a training gets: one for each GPU, or for each thread it may use (OMP_NUM_THREADS).
 
-    An update has `batches_per_update` batches, so there are at most as many ranks.
+    An update has `batches_per_update` batches, so there are at most as many ranks. `device` is one of
+    `model.device.DEVICES`; a GPU that is named by its number is for a single rank.
     """
-    available = torch.cuda.device_count() if torch.cuda.is_available() else torch.get_num_threads()
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    available = torch.cuda.device_count() if on_gpu else torch.get_num_threads()
+    if device.startswith("cuda:"):
+        available = 1
     return max(1, min(available, batches_per_update))
 
 

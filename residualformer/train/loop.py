@@ -199,7 +199,7 @@ class Trainer:
         for number, batch in batches:
             seed, on_device = seed_batch(self.config.train.seed, self.step, number), batch.to(self.device)
             try:
-                of_batch = self.phases.losses(on_device, self._augmented(on_device, seed))
+                of_batch = self.phases.losses(on_device, self._augmented(on_device.features, batch.feature_lens, seed))
             except NotFiniteError as error:
                 left_out.append(not_finite(error, batch))
                 continue
@@ -216,16 +216,18 @@ class Trainer:
         self.phases.end_update(observed)
         return losses, norm
 
-    def _augmented(self, batch: Batch, seed: int) -> Tensor:
-        """Return augmented features (N, T, F); `seed` determines all random choices."""
-        features = batch.features
+    def _augmented(self, features: Tensor, lengths: Tensor, seed: int) -> Tensor:
+        """Return features (N, T, F) with augmentation; `seed` determines all random choices.
+
+        `lengths` (N,) are on the CPU, from which numbers for a GPU are copied without waiting.
+        """
         if self.augment:
             generator = torch.Generator().manual_seed(seed)
-            features = self.augment(features, batch.feature_lens, generator)
+            features = self.augment(features, lengths, generator)
         specaugment = self.config.data.specaugment
         if self.step >= specaugment.start_step:
             generator = torch.Generator().manual_seed(seed)
-            features = spec_augment(features, batch.feature_lens, specaugment, self.model.encoder.mean, generator)
+            features = spec_augment(features, lengths, specaugment, self.model.encoder.mean, generator)
         return features
 
     def note_bad_update(self, batches: Sequence[Batch]) -> None:

@@ -18,7 +18,8 @@ from residualformer.train.ranks import Ranks
 
 log = logging.getLogger("residualformer")
 
-Ratio = tuple[Tensor | float, float]  # a sum, and the count to divide it by
+Number = Tensor | float
+Ratio = tuple[Number, Number]  # a sum, and the count to divide it by
 
 
 @dataclass(frozen=True)
@@ -30,26 +31,29 @@ class BatchLosses:
 
 
 class LossTracker:
-    """Sums of losses and of their counts since the last `take`, of the batches of this rank."""
+    """Sums of losses and of their counts since the last `take`, of the batches of this rank.
+
+    Sums stay on the device of the losses until then, for the host would wait at each.
+    """
 
     def __init__(self) -> None:
         self._reset()
 
     def _reset(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._totals: dict[str, float] = {}  # of the ratios
-        self._counts: dict[str, float] = {}
+        self._sums: dict[str, Number] = {}
+        self._totals: dict[str, Number] = {}  # of the ratios
+        self._counts: dict[str, Number] = {}
         self._amounts = {"frames": 0.0, "tokens": 0.0}
         self._updates, self._norm, self._wait_s = 0, 0.0, 0.0
         self._started = time.perf_counter()
 
     def add(self, losses: BatchLosses, batch: Batch) -> None:
-        """Add the losses of `batch`."""
+        """Add the losses of `batch`, whose lengths should be on the CPU."""
         for name, value in losses.sums.items():
-            self._sums[name] = self._sums.get(name, 0.0) + _number(value)
+            self._sums[name] = self._sums.get(name, 0.0) + _exact(value)
         for name, (added, count) in losses.ratios.items():
-            self._totals[name] = self._totals.get(name, 0.0) + _number(added)
-            self._counts[name] = self._counts.get(name, 0.0) + count
+            self._totals[name] = self._totals.get(name, 0.0) + _exact(added)
+            self._counts[name] = self._counts.get(name, 0.0) + _exact(count)
         self._amounts["frames"] += int(batch.feature_lens.sum())
         self._amounts["tokens"] += int(batch.token_lens.sum())
 
@@ -65,7 +69,7 @@ class LossTracker:
         Losses and ratios are of all ranks.
         """
         seconds = max(time.perf_counter() - self._started, 1e-9)
-        gathered = ranks.gather([self._sums, self._totals, self._counts, self._amounts])
+        gathered = ranks.gather([*map(_read, (self._sums, self._totals, self._counts)), self._amounts])
         sums, totals, counts, amounts = map(_added, zip(*gathered, strict=True))
         frames, tokens = amounts["frames"], amounts["tokens"]
         values = {
@@ -105,5 +109,10 @@ def _added(parts: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
 
 
-def _number(value: Tensor | float) -> float:
-    return float(value.detach()) if isinstance(value, Tensor) else value
+def _exact(value: Number) -> Number:
+    """Return the value in float64, so that the sum of many is exact, where it is."""
+    return value.detach().double() if isinstance(value, Tensor) else value
+
+
+def _read(values: dict[str, Number]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}

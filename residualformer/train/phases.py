@@ -30,7 +30,7 @@ from residualformer.nn.branches import BranchWeights
 from residualformer.nn.recurrent import Encoded, RecurrentEncoder
 from residualformer.nn.transducer import Transducer
 from residualformer.padding import real_frames
-from residualformer.train.losses import BatchLosses, Ratio
+from residualformer.train.losses import BatchLosses, Number, Ratio
 from residualformer.train.optimizer import learning_rate_factor
 from residualformer.train.ranks import Ranks
 from residualformer.train.teacher import Teacher
@@ -165,8 +165,8 @@ class BranchPhases(PruningPhases):
         """Return the number of slow frames and of all, as long as the weight of the cost loss adapts to them."""
         if not self.controller or not self.end <= self.step < self.adapt_until:
             return []
-        shares = [each.ratios["slow_share"] for each in losses]
-        return [float(sum(total for total, _ in shares)), float(sum(count for _, count in shares))]
+        shares = [torch.stack([torch.as_tensor(part) for part in each.ratios["slow_share"]]) for each in losses]
+        return torch.stack(shares).sum(0).tolist() if shares else [0.0, 0.0]
 
     def end_update(self, observed: Sequence[float]) -> None:
         if self.controller and observed:
@@ -236,16 +236,17 @@ class BranchPhases(PruningPhases):
         }
         return BatchLosses({"loss": loss}, {name: (total, count) for name, total in sums.items()})
 
-    def _decision_measures(self, encoded: Encoded, real: Tensor) -> dict[str, tuple[Tensor, int]]:
+    def _decision_measures(self, encoded: Encoded, real: Tensor) -> dict[str, tuple[Tensor, Number]]:
         """Compute the share of slow frames (with the decisions of run time), L_avg and L_amr (eqs. 5 and 6)."""
         assert encoded.decisions is not None and encoded.arbitrator_logits is not None
         flops, decisions = flops_per_frame(self.model), _straight_through(encoded.decisions.float())
-        q = decisions @ decisions.new_tensor(flops["branches"]) + flops["arbitrator"] + flops["output"]  # (N, T')
+        of_branches = torch.tensor(flops["branches"]).to(decisions, non_blocking=True)
+        q = decisions @ of_branches + flops["arbitrator"] + flops["output"]  # (N, T')
         cost = (q, encoded.lengths, self.config.amnet.cost.mu, self.rho)
         chosen = (encoded.arbitrator_logits if self.encoder.training else decisions).argmax(2)
         slow = ((chosen == 0) & real).sum()
         return {
-            "slow_share": (slow, max(int(real.sum()), 1)),
+            "slow_share": (slow, real.sum()),
             "real_time_factor": (average_cost(*cost).sum(), len(q)),
             "delay_s": (amortized_latency(*cost).sum(), len(q)),
         }

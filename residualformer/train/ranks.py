@@ -18,15 +18,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from residualformer.errors import UserError
+from residualformer.model.device import find_device
 
 BUCKET_BYTES = 25 * 2**20  # of gradients that are summed at once, as in PyTorch's own
 
 T = TypeVar("T")
-
-
-def default_device() -> torch.device:
-    """Return the GPU of this process, or the CPU where there is none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class Ranks:
 
     rank: int = 0  # number of this process; rank 0 writes all files
     world: int = 1  # how many processes there are
-    device: torch.device = field(default_factory=default_device)  # of this process
+    device: torch.device = field(default_factory=find_device)  # of this process
 
     @property
     def is_first(self) -> bool:
@@ -94,23 +90,23 @@ class Ranks:
 
 
 @contextmanager
-def joined_ranks() -> Iterator[Ranks]:
-    """Join the ranks that torchrun has started, by its variables in the environment; without them, yield `Ranks()`.
+def joined_ranks(device: str = "auto") -> Iterator[Ranks]:
+    """Join the ranks that torchrun has started, by its variables in the environment; without them, yield one alone.
 
     Ranks with a GPU each exchange gradients by NCCL, others by Gloo.
+
+    Args:
+        device: one of `model.device.DEVICES`; of several GPUs each rank takes its own.
     """
     rank, world, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
+    found = find_device(device, local)
+    if found.type == "cuda":
+        torch.cuda.set_device(found)
     if world == 1:
-        yield Ranks()
+        yield Ranks(device=found)
         return
-    device = default_device()
-    if device.type == "cuda":
-        if local >= torch.cuda.device_count():
-            raise UserError(f"{local + 1} processes or more, but {torch.cuda.device_count()} GPUs: lower --nproc")
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    yield Ranks(rank, world, device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if found.type == "cuda" else "gloo")
+    yield Ranks(rank, world, found)
     # Not after an error: the others, which wait for this process, must not fail before it has told why.
     dist.destroy_process_group()
 
