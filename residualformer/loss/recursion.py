@@ -72,11 +72,14 @@ class _Recursion(torch.autograd.Function):
             torch.threshold_(grad, torch.finfo(grad.dtype).tiny ** 0.5, 0.0)
         ctx.save_for_backward(px_grad, py_grad)
         ctx.mark_non_differentiable(px_grad, py_grad)
+        ctx.set_materialize_grads(False)  # of these two, which would be zeros
         return total, px_grad, py_grad
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, total_grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx, total_grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        if total_grad is None:
+            return None, None, None, None
         px_grad, py_grad = ctx.saved_tensors
         total_grad = total_grad[:, None, None]
         return px_grad * total_grad, py_grad * total_grad, None, None

@@ -57,6 +57,7 @@ class SparseWeight(PlainWeight):
         super().__init__(w, v, bound)
         self.register_buffer("mask", torch.ones(w, v, dtype=torch.bool))
         self._masked_product = MaskedProduct(block)
+        self._kept = (0, 0), 0.0  # which mask was counted, in which version of its values, and the result
 
     def dense(self, branch: int = 0) -> Tensor:
         return self.W * self.mask
@@ -70,7 +71,10 @@ class SparseWeight(PlainWeight):
         return self._masked_product(x, self.W, self.mask)
 
     def flops(self, branch: int = 0) -> float:
-        return float(self.mask.count_nonzero())
+        counted = id(self.mask), self.mask._version  # to count at every update would be to wait for a GPU
+        if counted != self._kept[0]:
+            self._kept = counted, float(self.mask.count_nonzero())
+        return self._kept[1]
 
 
 class BranchWeights(ModuleList[SparseWeight]):

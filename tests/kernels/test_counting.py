@@ -111,7 +111,8 @@ def test_functions_of_our_own_are_counted_in_backward_too(device):
     x = on_device(device, X.clone()).requires_grad_()
     device.reset()
     Doubled.apply(x)[0].sum().backward()
-    assert {name: device.launches[name] for name in ("mul", "add", "zeros")} == {"mul": 4, "add": 2, "zeros": 1}
+    # Autograd makes zeros, too, for the output that has no gradient.
+    assert {name: device.launches[name] for name in ("mul", "add", "zeros")} == {"mul": 4, "add": 2, "zeros": 2}
     assert torch.equal(x.grad.held, torch.full((3, 4), 2.0))
 
 

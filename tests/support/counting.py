@@ -42,6 +42,7 @@ WAITS |= {aten.bincount: 1, aten.repeat_interleave: 1, aten.unique_dim: 1, aten.
 WAITS |= {aten._ctc_loss: 3, aten._ctc_loss_backward: 3}
 INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 COPIES = {aten._to_copy, aten.copy_, aten.copy}
+FACTORIES = {aten.zeros, aten.ones, aten.full, aten.arange, aten.eye, aten.empty}
 FACTORIES_OF_LISTS = {torch.tensor, torch.as_tensor, torch.Tensor.new_tensor}
 
 
@@ -56,7 +57,7 @@ class CountingDevice:
         self.waits: Counter[str] = Counter()
         self.copies = 0  # asynchronous ones between host and device
         self.silent = False
-        self.in_call = False  # whether Python has called a function of torch, which has not returned
+        self.makes_on_device = True  # whether torch would make new tensors on the device, unless it is told where
         self._contexts = ExitStack()
 
     def reset(self) -> None:
@@ -71,6 +72,7 @@ class CountingDevice:
         enter(mock.patch.object(_foreach_utils, "_foreach_supported_types", supported))
         enter(mock.patch("torch.amp.autocast_mode.torch.cuda.is_bf16_supported", lambda *_: True))
         enter(mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
+        enter(mock.patch("torch.nn.utils.clip_grad._group_tensors_by_device_and_dtype", _grouped))
         enter(_parameters_are_replaced())
         recursion = self.as_kernels(lattice_recursion, 3)  # Triton's, and the zeros of both gradients
         enter(mock.patch("residualformer.loss.recursion.lattice_recursion", recursion))
@@ -78,7 +80,7 @@ class CountingDevice:
         run_backward = torch.autograd.graph._engine_run_backward
 
         def backward(*args: Any, **kwargs: Any) -> Any:
-            with functions, self.called(False):  # for what Python does in it
+            with functions, self.making_on_device(True):  # for what Python does in it
                 return run_backward(*args, **kwargs)
 
         enter(mock.patch("torch.autograd._engine_run_backward", backward))
@@ -98,13 +100,13 @@ class CountingDevice:
             self.silent = before
 
     @contextmanager
-    def called(self, value: bool) -> Iterator[None]:
-        """Say that Python calls a function of torch, or that torch calls Python, within the context."""
-        before, self.in_call = self.in_call, value
+    def making_on_device(self, value: bool) -> Iterator[None]:
+        """Set `makes_on_device` within the context."""
+        before, self.makes_on_device = self.makes_on_device, value
         try:
             yield
         finally:
-            self.in_call = before
+            self.makes_on_device = before
 
     def as_kernels(self, function: Callable[..., Any], launches: int) -> Callable[..., Any]:
         """Return a stand-in for a function that on a GPU is so many launches: it runs on the CPU, without a graph."""
@@ -150,7 +152,8 @@ class _Functions(TorchFunctionMode):
         if func in (torch.Tensor.to, torch.Tensor.cuda, torch.Tensor.cpu):
             return self._move(func, args, kwargs)
         if func is torch.device or not is_cuda(kwargs.get("device")):
-            with self.counts.called(True):
+            leaves, _ = tree_flatten((args, kwargs))
+            with self.counts.making_on_device(any(isinstance(each, DeviceTensor) for each in leaves)):
                 return func(*args, **kwargs)
         with self.counts.uncounted():
             made = func(*tree_map(held, args), **{**kwargs, "device": CPU})
@@ -250,8 +253,10 @@ class _Operators(TorchDispatchMode):
         to_device = any(is_cuda(each) for each in leaves)
         if not given and not to_device:
             made = func(*args, **kwargs)
-            # Autograd makes the gradients that nothing else made; it takes all tensors here to be on the CPU.
-            return wrapped(made) if operator is aten.zeros and not self.counts.in_call else made
+            if operator not in FACTORIES or not self.counts.makes_on_device:
+                return made
+            self.counts.launch(operator.__name__, int(operator is not aten.empty))
+            return wrapped(made)  # C++ takes all tensors here to be on the CPU, and makes others beside them
         if operator in COPIES:
             return self._copy(operator, func, args, kwargs)
         self._check(operator, leaves)
@@ -295,8 +300,8 @@ class _Operators(TorchDispatchMode):
         target = source = isinstance(args[0], DeviceTensor)
         if operator is not aten._to_copy:
             source = isinstance(args[1], DeviceTensor)
-        elif kwargs.get("device") is not None:
-            target = is_cuda(kwargs["device"])
+        else:  # by C++, which takes all tensors here to be on the CPU; Python's moves come to `_move`
+            target = source or is_cuda(kwargs.get("device"))
         made = func(*tree_map(held, args), **tree_map(lambda each: on_cpu(held(each)), kwargs))
         if source and target:
             self.counts.launch(operator.__name__)
@@ -318,6 +323,12 @@ def _parameters_are_replaced() -> Iterator[None]:
         yield
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(before)
+
+
+def _grouped(tensors: Any, *args: Any) -> dict[tuple[torch.device, torch.dtype], Any]:
+    """Group tensors as torch does; C++ takes all tensors here to be on the CPU."""
+    groups = _foreach_utils._group_tensors_by_device_and_dtype(tensors, *args)
+    return {(group[0][0][0].device, dtype): group for (_, dtype), group in groups.items()}
 
 
 def _caller() -> str:

@@ -83,11 +83,11 @@ def write_toy_cuts(folder: Path) -> dict[str, Path]:
     return {"train": folder / "cuts.jsonl.gz", "dev": folder / "cuts.jsonl.gz"}
 
 
-def make_trainer(cuts: dict[str, Path], folder: Path, config: Config = CONFIG) -> Trainer:
-    """Return a trainer of `config` in a new folder."""
+def make_trainer(cuts: dict[str, Path], folder: Path, config: Config = CONFIG, **options: Any) -> Trainer:
+    """Return a trainer of `config` in a new folder; further options are the trainer's."""
     cmvn = torch.full((F,), 9.0), torch.full((F,), 6.0)
     folder.mkdir(exist_ok=True, parents=True)
-    return Trainer(config, TOKENIZER, cuts, cmvn, folder, {"config": config_to_dict(config)})
+    return Trainer(config, TOKENIZER, cuts, cmvn, folder, {"config": config_to_dict(config)}, **options)
 
 
 def changed(section: str, config: Config = CONFIG, **values: Any) -> Config:
