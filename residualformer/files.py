@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,12 @@ def set_aside(folder: Path) -> Path:
     """Move a result to `old/<name>.<number>` beside it, where no table of results looks. Return the new path."""
     old = folder.parent / "old"
     old.mkdir(exist_ok=True)
-    target = next(path for n in range(1, 10_000) if not (path := old / f"{folder.name}.{n}").exists())
-    return folder.rename(target)
+    return folder.rename(numbered(old / folder.name))
+
+
+def numbered(path: Path) -> Path:
+    """Return `path` with the first number behind it that is not taken, such as `<name>.1`."""
+    return next(each for n in count(1) if not (each := path.with_name(f"{path.name}.{n}")).exists())
 
 
 def write_text(path: Path | str, text: str) -> None:

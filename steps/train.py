@@ -1,8 +1,8 @@
 """Stages 4-6: train one experiment, or go on with it where it stopped.
 
 Reads DATA/fbank and DATA/lang; writes the run folder EXP (config.yaml, checkpoints/, train.log, metrics.jsonl,
-tensorboard/, resume.sh and, at the end, model.safetensors). When EXP holds a run of another configuration, that one is
-moved aside, not lost.
+tensorboard/, resume.sh and, at the end, model.safetensors). When EXP holds a run of another configuration, --if-changed
+says what becomes of it; nothing is lost.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from residualformer.config.loading import load_config
 from residualformer.config.schema import Config
 from residualformer.lock import alone_in, held
 from residualformer.model.device import add_device_option
+from residualformer.model.identity import IF_CHANGED
 from residualformer.train.launch import default_nproc, launch, run_rank
 from residualformer.train.loop import Interrupted
 from residualformer.train.ranks import check_ranks, is_rank, joined_ranks
@@ -40,8 +41,9 @@ def main() -> None:
 
 def train(args: argparse.Namespace, config: Config) -> None:
     """Train in this process, or as one of the ranks that torchrun has started."""
+    script, changed = resume_script(), args.if_changed
     with joined_ranks(args.device) as ranks, alone_in(args.exp) if ranks.is_first else nullcontext():
-        trainer = make_trainer(config, args.data, args.exp, args.warm_start, resume_script(), ranks)
+        trainer = make_trainer(config, args.data, args.exp, args.warm_start, script, ranks, changed)
         if trainer is None:
             line = "trained already with this configuration; nothing to do"
         else:
@@ -69,6 +71,13 @@ def parse_arguments() -> argparse.Namespace:
     add_device_option(parser)
     parser.add_argument(
         "--set", action="append", default=[], metavar="a.b=c", help="override a configuration key; may be repeated"
+    )
+    parser.add_argument(
+        "--if-changed",
+        choices=IF_CHANGED,
+        default="refuse",
+        help="with a run of another configuration in EXP: stop (default); move it to old/; go on with the new values, "
+        "which may be of train, data and dropout",
     )
     return parser.parse_args()
 

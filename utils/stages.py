@@ -22,6 +22,7 @@ from residualformer.workflow.options import (
     add_settings,
     add_switch,
     nonempty,
+    one_of,
     wants_help,
     whole_number,
 )
@@ -54,6 +55,8 @@ def run_parser() -> OptionParser:
     add("--test-set", type=nonempty, default="test", metavar="'SET ...'", help="what to decode and score (%(default)s)")
     add_settings(options)
     add_switch(options, "--overwrite", "run finished stages again")
+    changed = "a training of other options: move it to old/ (aside), go on with the new ones (go-on), or stop (refuse)"
+    add("--if-changed", type=one_of("aside", "go-on", "refuse"), default="aside", metavar="WHAT", help=changed)
     add("--jobs", type=whole_number, default=0, metavar="N", help="processes of stages 0 to 2 (one for each core)")
     ranks = "processes of stages 4 to 7 (one for each GPU, else core; of a training up to train.batches_per_update)"
     add("--nproc", type=whole_number, default=0, metavar="N", help=ranks)

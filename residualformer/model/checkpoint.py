@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class TrainingRecord(TypedDict, total=False):
     valid: dict[str, float]  # measurements on the dev set
     parameters: dict[str, int]  # see `parameter_table`
     identity: dict[str, Any]  # see `training_identity`
+    changes: list[dict[str, Any]]  # made to the configuration on the way
     fingerprint: str  # of the weights
 
 
@@ -150,15 +151,21 @@ def save_weights(path: Path, weights: Weights) -> None:
     write_tensors(path, "weights", weights, {})
 
 
-def average(paths: Sequence[Path]) -> Weights:
-    """Average the weights in `paths`, in float64; tensors that are not floating point are those of the last."""
+def read_weights(path: Path) -> Weights:
+    """Read what `save_weights` wrote; UserError if it is missing or damaged."""
+    return read_tensors(path, "weights")[0]
+
+
+def average(every: Iterable[Weights]) -> Weights:
+    """Average weights in float64; tensors that are not floating point are those of the last."""
     total: Weights = {}
-    for path in paths:
-        weights, _ = read_tensors(path, "weights")
+    count = 0
+    for weights in every:
+        count += 1
         for name, tensor in weights.items():
             tensor = tensor.double() if tensor.is_floating_point() else tensor
             total[name] = total[name] + tensor if name in total and tensor.is_floating_point() else tensor
-    return {n: (t / len(paths)).float() if t.is_floating_point() else t for n, t in total.items()}
+    return {n: (t / count).float() if t.is_floating_point() else t for n, t in total.items()}
 
 
 def fingerprint(weights: Weights) -> str:

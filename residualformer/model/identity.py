@@ -6,14 +6,24 @@ skipped. The values of the configuration are kept flat, as {dotted key: value}.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 from residualformer.config.loading import complete, flat, flatten
 from residualformer.config.schema import Config
+from residualformer.errors import UserError
 
 # Sections and keys that change no weight; all others do, those to come as well.
 NOT_DECISIVE = ("description", "decode", "data.num_workers")
+# Sections and keys that may change while a training goes on, on purpose. Layers, tokens and what a training started
+# from may not; nor may the optimizer, whose state is of its kind, and the loss, which has weights of its own.
+CHANGEABLE = ("train", "data", "encoder.dropout", "predictor.dropout", "predictor.token_dropout")
+FIXED = ("train.optimizer.kind",)
+# Of these, the ones that leave the batches of an epoch as they are: their number says where a training stands.
+SAME_BATCHES = ("train", "data.variation", "data.specaugment", "encoder", "predictor")
+
+IfChanged = Literal["refuse", "aside", "go-on"]  # what to do with a training of another identity
+IF_CHANGED: tuple[IfChanged, ...] = get_args(IfChanged)
 
 
 class Change(NamedTuple):
@@ -22,6 +32,19 @@ class Change(NamedTuple):
     name: str
     old: Any
     new: Any
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.old} -> {self.new}"
+
+    @property
+    def may_be_wanted(self) -> bool:
+        """Whether a training can go on with the new value."""
+        return _is_within(self.name, CHANGEABLE) and not _is_within(self.name, FIXED)
+
+    @property
+    def moves_batches(self) -> bool:
+        """Whether the batches of an epoch are others than they were."""
+        return not _is_within(self.name, SAME_BATCHES) or self.name == "train.seed"
 
 
 def section_values(config: Config, sections: Collection[str]) -> dict[str, Any]:
@@ -60,9 +83,23 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     return [change for change in found if change.old != change.new]
 
 
-def is_same_training(held: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
-    """Compare two identities of trainings; `held` may be that of an earlier version, or missing."""
-    return held is not None and not changes(_flattened(held), _flattened(wanted))
+def training_changes(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Change]:
+    """Return what differs between two identities of trainings; `held` may be that of an earlier version."""
+    return changes(_flattened(held), _flattened(wanted))
+
+
+def refuse_changes(what: str, found: Sequence[Change], if_changed: IfChanged) -> None:
+    """Raise UserError if a training `what` cannot go on with the changes `found`, or may not by `if_changed`."""
+    told = "; ".join(map(str, found))
+    if if_changed == "go-on":
+        told = "; ".join(str(change) for change in found if not change.may_be_wanted)
+        if told:
+            raise UserError(f"{what} cannot go on with {told}: move it away, or train in another folder")
+    elif if_changed == "refuse" and found:
+        raise UserError(
+            f"{what} is of another configuration ({told}): --if-changed go-on continues with the new values where that "
+            "is possible, --if-changed aside moves it to old/ and trains from the start"
+        )
 
 
 def _flattened(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from residualformer.files import remove_leftovers
 from residualformer.loss.arcs import NotFiniteError
 from residualformer.model import checkpoint
 from residualformer.model.cost import parameter_table
-from residualformer.model.identity import is_same_training
+from residualformer.model.identity import Change, training_changes
 from residualformer.nn.transducer import build_model
 from residualformer.provenance import provenance
 from residualformer.train.losses import BatchLosses, LossTracker, not_finite, warn_not_finite
@@ -82,6 +82,7 @@ class Trainer:
         self.checkpoints = CheckpointFolder(folder / "checkpoints", keep=config.train.average_last)
         self.clock = Clock()
         self.step, self.position = 0, Position()
+        self.changes: list[dict[str, Any]] = []  # made to the configuration on the way
         self.bad_updates = 0  # in a row
         self.stop_requested = False  # of this process
         self.stopping = False  # of any, as of the last update
@@ -108,23 +109,40 @@ class Trainer:
         encoder.std.copy_(std)
         return report
 
-    def resume(self) -> bool:
+    def resume(self, intended: Sequence[Change] = ()) -> bool:
         """Restore the state that an earlier process saved. Return False if there is none.
 
-        Raises UserError if the state is damaged, or belongs to a training of another identity.
+        Args:
+            intended: what may differ from the training of the state. It is noted, and the state saved with it at once.
+
+        Raises UserError if the states are damaged, or belong to a training that differs otherwise.
         """
         state = self.ranks.of_first(self.checkpoints.load_state() if self.ranks.is_first else None)
         if state is None:
             return False
-        path = self.checkpoints.path
-        if not is_same_training(state["identity"], self.identity):
+        path, changes = self.checkpoints.path, training_changes(state["identity"], self.identity)
+        if changes and changes != list(intended):
             raise UserError(f"{path} belongs to another configuration; move {self.folder} away to train anew")
+        if state["step"] > self.config.train.max_steps:
+            raise UserError(f"train.max_steps is {self.config.train.max_steps}, but {path} is at step {state['step']}")
         checkpoint.load_weights(self.model, state["weights"], str(path))
         self.optimizer.load_state_dict(state["optimizer"])
         self.phases.load_state_dict(state["phases"])
         self.step, self.position = state["step"], Position(state["epoch"], state["batch_in_epoch"])
         self.clock = Clock(**state["clock"])
+        self.changes = state["changes"]
+        if changes:
+            self._note(changes)
         return True
+
+    def _note(self, changes: Sequence[Change]) -> None:
+        """Note changes of the configuration in log and state. Where they change the batches, a new epoch begins."""
+        for change in changes:
+            log.info("from step %d on: %s", self.step, change)
+            self.changes.append({"step": self.step, "name": change.name, "from": change.old, "to": change.new})
+        if self.position.batch and any(change.moves_batches for change in changes):
+            self.position = Position(self.position.epoch + 1)
+        self._save()
 
     def run(self) -> dict[str, Any]:
         """Train up to `max_steps`, average the last weights, write the model and return its `info`.
@@ -267,6 +285,7 @@ class Trainer:
                 epoch=self.position.epoch,
                 batch_in_epoch=self.position.batch,
                 clock=spent,
+                changes=self.changes,
             )
         )
 
@@ -277,7 +296,8 @@ class Trainer:
         expected = min(train.average_last, math.ceil(self.step / train.save_every_steps))
         if len(paths) < expected:
             log.warning("only %d of the last %d checkpoints exist to be averaged", len(paths), expected)
-        average = self.ranks.of_first(checkpoint.average(paths) if self.ranks.is_first else {})
+        weights_of = map(self.checkpoints.load_weights, paths)
+        average = self.ranks.of_first(checkpoint.average(weights_of) if self.ranks.is_first else {})
         checkpoint.load_weights(self.model, average, "the average")
         own = self.dev.part(self.ranks.rank, self.ranks.world)
         self.phases.finalize((batch for _, batch in own), self.ranks)
@@ -295,6 +315,7 @@ class Trainer:
             "valid": valid,
             "parameters": parameter_table(self.model),
             "identity": self.identity,
+            "changes": self.changes,
             "fingerprint": checkpoint.fingerprint(weights),
         }
         if self.ranks.is_first:

@@ -100,7 +100,8 @@ class Optimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned. Learning rates and their schedule stay those of the configuration."""
         for part, saved in zip(self.parts, state["parts"], strict=True):
-            values = {int(number): values for number, values in saved.items()}
+            parameters = [parameter for group in part.param_groups for parameter in group["params"]]
+            values = {int(number): _laid_out(each, parameters[int(number)]) for number, each in saved.items()}
             part.load_state_dict({"state": values, "param_groups": part.state_dict()["param_groups"]})
         self.schedules = [LambdaLR(part, self.factor, last_epoch=state["updates"] - 1) for part in self.parts]
 
@@ -156,6 +157,19 @@ def _learning_rate_factor_of(name: str, config: OptimizerConfig) -> float:
     if name.startswith(ARBITRATOR):
         return config.arbitrator_factor
     return config.residual_factor if RESIDUAL.fullmatch(name) else 1.0
+
+
+def _laid_out(values: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    """Return the state of a parameter, its tensors in the parameter's order in memory, which fused optimizers assume.
+
+    Files keep no such order; that of the factors of a matrix is by columns.
+    """
+    return {
+        name: torch.empty_like(parameter).copy_(value)
+        if isinstance(value, Tensor) and value.shape == parameter.shape
+        else value
+        for name, value in values.items()
+    }
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -17,9 +17,9 @@ from residualformer.data.features import read_cmvn, read_feature_config
 from residualformer.data.splits import cuts_file, train_source
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError
-from residualformer.files import set_aside, write_text
+from residualformer.files import numbered, set_aside, write_text
 from residualformer.model import checkpoint
-from residualformer.model.identity import is_same_training, training_identity
+from residualformer.model.identity import Change, IfChanged, refuse_changes, training_changes, training_identity
 from residualformer.train.loop import Trainer
 from residualformer.train.ranks import Ranks
 from residualformer.train.state import CheckpointFolder
@@ -30,21 +30,29 @@ log = logging.getLogger("residualformer")
 
 
 def make_trainer(
-    config: Config, data: Path, folder: Path, warm_start: Path | None, resume_script: str, ranks: Ranks
+    config: Config,
+    data: Path,
+    folder: Path,
+    warm_start: Path | None,
+    resume_script: str,
+    ranks: Ranks,
+    if_changed: IfChanged = "refuse",
 ) -> Trainer | None:
     """Return the trainer of `config` in the run folder `folder`, at its start or where an earlier call stopped.
 
-    All that the training needs is read and checked before the run folder is touched. A run of another configuration
-    that is there is moved aside; if it holds the finished model of this one, the result is None.
+    All that the training needs is read and checked before the run folder is touched. If it holds the finished model of
+    this training, the result is None.
 
     Args:
         data: folder with fbank/ and lang/ (stages 2 and 3).
         warm_start: run folder to start from, instead of the sibling of `folder` that the configuration names.
         resume_script: content of resume.sh, which goes on with this run.
         ranks: the processes of the training, which all call this.
+        if_changed: what becomes of a run of another configuration in `folder`.
 
     Raises:
-        UserError: the features or tokens are not those of `config`, or a model that it needs is missing or unfit.
+        UserError: the features or tokens are not those of `config`, a model that it needs is missing or unfit, or
+            `folder` holds a run that cannot become this one, or is not to.
     """
     source, fbank = None, data / "fbank"
     if warm_start is not None or config.warm_start is not None:
@@ -62,7 +70,8 @@ def make_trainer(
         teacher=checkpoint.fingerprint(checkpoint.read_model(teacher).weights) if teacher else None,
         slow_share=slow_share,
     )
-    if not ranks.of_first(ranks.is_first and prepare_folder(folder, identity)):
+    changes = ranks.of_first(prepare_folder(folder, identity, if_changed) if ranks.is_first else None)
+    if changes is None:
         return None
     if ranks.is_first:
         dump_config(config, folder / "config.yaml")
@@ -74,7 +83,7 @@ def make_trainer(
     cuts, cmvn = {"train": train_source(fbank), "dev": cuts_file(fbank, "dev")}, read_cmvn(fbank)
     taught_by = Teacher(teacher, config) if teacher else None
     trainer = Trainer(config, tokenizer, cuts, cmvn, folder, identity, taught_by, slow_share, ranks)
-    if trainer.resume():
+    if trainer.resume(changes):
         log.info("going on from step %d", trainer.step)
     elif source:
         report, listed = trainer.warm_start(weights, str(source)), folder / "warm_start.txt"
@@ -132,22 +141,44 @@ def read_tokens(path: Path, config: TokenConfig) -> Tokenizer:
     return tokenizer
 
 
-def prepare_folder(folder: Path, identity: dict[str, Any]) -> bool:
-    """Make a folder ready for a run of this identity; return False if that run is finished already."""
+def prepare_folder(folder: Path, identity: dict[str, Any], if_changed: IfChanged = "refuse") -> list[Change] | None:
+    """Make a folder ready for a run of this identity.
+
+    Return what changes in the run that is there and is gone on with; None if that run is finished already.
+    """
     finished = folder / MODEL_FILE
-    if finished.is_file():
-        held = checkpoint.read_model(finished).info.get("identity")
-    else:
-        state = CheckpointFolder(folder / "checkpoints").load_state()
-        if state is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            return True
-        held = state["identity"]
-    if not is_same_training(held, identity):
+    held = held_identity(folder)
+    if held is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        return []
+    changes = training_changes(held, identity)
+    refuse_changes(f"the training in {folder}", changes, if_changed)
+    if not changes:
+        return None if finished.is_file() else []
+    if if_changed == "aside":
         print(f"{folder}: configuration, tokens or warm start changed; the old run is kept in {set_aside(folder)}")
         folder.mkdir()
-        return True
-    return not finished.is_file()
+        return []
+    if not CheckpointFolder(folder / "checkpoints").has_states:
+        raise UserError(f"{folder} holds no state of its training to go on from; train in another folder")
+    if finished.is_file():
+        print(f"the model as it was is kept in {finished.rename(numbered(folder / f'former.{finished.name}'))}")
+    return changes
+
+
+def held_identity(folder: Path) -> dict[str, Any] | None:
+    """Return the identity of the training in a folder, of its model or its state; None if there is neither."""
+    finished, checkpoints = folder / MODEL_FILE, CheckpointFolder(folder / "checkpoints")
+    if finished.is_file():
+        try:
+            return dict(checkpoint.read_model(finished).info.get("identity", {}))
+        except UserError as error:
+            if not checkpoints.has_states:
+                raise
+            log.warning("%s; it is made anew of the checkpoints", error)
+            finished.unlink()
+    state = checkpoints.load_state()
+    return state["identity"] if state else None
 
 
 def warn_of_warmup(warmup_steps: int, max_steps: int) -> None:

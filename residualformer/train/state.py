@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from residualformer.errors import UserError
-from residualformer.model.checkpoint import save_weights
+from residualformer.model.checkpoint import read_weights, save_weights
 from residualformer.model.tensors import read_tensors, write_tensors
 
 log = logging.getLogger("residualformer")
@@ -34,6 +34,7 @@ class TrainingState(TypedDict):
     epoch: int  # epochs completed
     batch_in_epoch: int  # batches of the current epoch that are used up
     clock: dict[str, float]  # time spent, see `Clock.read`
+    changes: list[dict[str, Any]]  # made to the configuration on the way, see `Trainer.resume`
 
 
 _SCHEMA = TypeAdapter(TrainingState)
@@ -47,6 +48,11 @@ class CheckpointFolder:
 
     def __init__(self, path: Path, keep: int = 1) -> None:
         self.path, self.keep = path, keep
+
+    @property
+    def has_states(self) -> bool:
+        """Whether there is a state to continue from, sound or not."""
+        return bool(self._files(_STATE))
 
     def load_state(self) -> TrainingState | None:
         """Load the newest state that is not damaged, after a warning about those that are; None if there is none.
@@ -79,6 +85,23 @@ class CheckpointFolder:
     def newest_weights(self) -> list[Path]:
         """Return the newest `keep` files of weights, oldest first."""
         return self._files(_WEIGHTS)[-self.keep :]
+
+    def load_weights(self, path: Path) -> dict[str, Tensor]:
+        """Load weights to average; where they are damaged, those of the state after the same update, with a warning.
+
+        Raises:
+            UserError: the weights are damaged and that state is gone.
+        """
+        try:
+            return read_weights(path)
+        except UserError as error:
+            state = self._file(_STATE, _step_of(path))
+            if not state.is_file():
+                raise UserError(
+                    f"{error}: remove {self.path} to train from the start, or that file alone to average the others"
+                ) from error
+            log.warning("%s; the same weights are in %s", error, state)
+            return _read_state(state)["weights"]
 
     def remove_after(self, step: int) -> None:
         """Remove what was saved after the state from which the training continues."""

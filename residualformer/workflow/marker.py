@@ -14,6 +14,7 @@ from typing import Any
 from residualformer.errors import UserError
 from residualformer.files import digest, read_checked_json, write_checked_json
 from residualformer.model import identity
+from residualformer.model.identity import Change
 from residualformer.records import read_dataclass
 
 LARGE = 1 << 20  # bytes; the content of a larger file is told by its size
@@ -51,13 +52,13 @@ class Marker:
         """Twelve digits that change with the options or inputs; the same work done again leaves them as they were."""
         return digest({"finished": self.finished, "identity": self.identity})
 
-    def changes(self, wanted: Mapping[str, Any]) -> list[str]:
-        """Return what is not as in the identity `wanted`, in words.
+    def changes(self, wanted: Mapping[str, Any]) -> list[Change]:
+        """Return what is not as in the identity `wanted`.
 
         An input that this marker does not tell was as it is now: inputs follow from the configuration.
         """
         untold = {name: value for name, value in wanted.items() if name.startswith(INPUT)}
-        return [_in_words(change) for change in identity.changes(untold | self.identity, wanted)]
+        return identity.changes(untold | self.identity, wanted)
 
 
 def marker_of(output: Path) -> Path:
@@ -82,7 +83,6 @@ def _content(path: Path) -> str:
     return f"{size} bytes" if size > LARGE else hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def _in_words(change: identity.Change) -> str:
-    if change.name.startswith(INPUT):
-        return f"{change.name} was made with other options"
-    return f"{change.name} {change.old} -> {change.new}"
+def in_words(change: Change) -> str:
+    """Return what has changed; of an input the fingerprints would tell nothing."""
+    return f"{change.name} was made with other options" if change.name.startswith(INPUT) else str(change)

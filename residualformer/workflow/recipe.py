@@ -15,7 +15,7 @@ from residualformer.config.loading import load_config
 from residualformer.constants import MODEL_FILE
 from residualformer.data.splits import cuts_file, cuts_files, set_of
 from residualformer.errors import UserError
-from residualformer.model.identity import decisive_values, section_values
+from residualformer.model.identity import IfChanged, decisive_values, section_values
 from residualformer.workflow.marker import is_finished
 from residualformer.workflow.plan import BASE, Experiment, config_file, plan
 from residualformer.workflow.step import Step
@@ -32,12 +32,14 @@ class Recipe:
         egs: folder of its results.
         sets: values over those of the configurations, `a.b=c` or `@FILE`.
         nproc: processes of a training; 0 leaves it to steps/train.py.
+        if_changed: what becomes of a training of other options.
     """
 
     conf: Path
     egs: Path
     sets: tuple[str, ...] = ()
     nproc: int = 0
+    if_changed: IfChanged = "aside"
 
     @property
     def data(self) -> Path:
@@ -120,27 +122,18 @@ class Recipe:
     def training(self, experiment: Experiment) -> Step:
         """Return the training of an experiment, stage 4, 5 or 6."""
         out, config = self.exp / experiment.name, self.conf / f"{experiment.name}.yaml"
-        sets = _options("--set", [each for each in self.all_sets if not each.startswith("decode.")])
-        nproc = ["--nproc", str(self.nproc)] if self.nproc else []
+        options = _options("--set", [each for each in self.all_sets if not each.startswith("decode.")])
+        options += ["--if-changed", self.if_changed]
+        options += ["--nproc", str(self.nproc)] if self.nproc else []
         return Step(
             number=experiment.stage,
             title=f"train {experiment.name}",
-            command=[
-                "steps/train.py",
-                "--config",
-                str(config),
-                "--data",
-                str(self.data),
-                "--exp",
-                str(out),
-                *nproc,
-                *sets,
-            ],
+            command=["steps/train.py", "--config", str(config), "--data", str(self.data), "--exp", str(out), *options],
             out=out,
             makes=[MODEL_FILE],
             after=[self.data / "fbank", self.data / "lang", *(self.exp / need for need in experiment.needs)],
             values=decisive_values(experiment.config),  # not those of decode: another search trains nothing again
-            aside=True,
+            if_changed=self.if_changed,
             log=out / "train.log",
         )
 

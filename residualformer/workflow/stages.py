@@ -38,7 +38,8 @@ class Stages:
         name = options.recipe or options.corpus
         self.options = options
         self.program = Path("local", f"{options.corpus}.py")
-        self.recipe = Recipe(Path("conf", name), Path("egs", options.name or name), tuple(options.set), options.nproc)
+        egs = Path("egs", options.name or name)
+        self.recipe = Recipe(Path("conf", name), egs, tuple(options.set), options.nproc, options.if_changed)
         self.stages = range(options.stage, options.stop_stage + 1)
         self.experiments: list[str] = options.experiments.split()
         self.test_sets: list[str] = options.test_set.split()

@@ -19,11 +19,13 @@ from residualformer.errors import UserError
 from residualformer.files import set_aside
 from residualformer.journal import Share
 from residualformer.lock import alone_in, held
-from residualformer.workflow.marker import INPUT, Marker, contents, marker_of
+from residualformer.model.identity import Change, IfChanged, refuse_changes
+from residualformer.workflow.marker import INPUT, Marker, contents, in_words, marker_of
 from residualformer.workflow.process import run_command
 
 # Options that cannot change what is written: how fast, and what `Step.values` tell already.
-WITHOUT_EFFECT = ("--jobs", "--nproc", "--set", "--config")
+WITHOUT_EFFECT = ("--jobs", "--nproc", "--set", "--config", "--if-changed")
+VERSION = "version"  # of this package, in an identity
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Step:
         after: outputs that it builds on.
         values: values of the configuration that decide its output.
         inputs: fingerprints of what else decides it, by name.
-        aside: move an output of other options to old/ instead of writing over it.
+        if_changed: what becomes of an output of other options: it is refused, moved to old/ or gone on with; None
+            writes over it.
         log: where the command logs.
         environment: variables for the command.
     """
@@ -54,7 +57,7 @@ class Step:
     after: Sequence[Path] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
-    aside: bool = False
+    if_changed: IfChanged | None = None
     log: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -77,7 +80,7 @@ class Step:
                 raise UserError(f"stage {self.number} needs {path}, which is not finished; run the stages before it.")
             inputs[f"{INPUT}{path}"] = marker.fingerprint
         inputs |= {f"{INPUT}{name}": content for name, content in self.inputs.items()}
-        version = {"version": residualformer.__version__, "command": shlex.join(_essential(self.command))}
+        version = {VERSION: residualformer.__version__, "command": shlex.join(_essential(self.command))}
         return {**version, **self.values, **inputs}
 
     def made(self) -> dict[str, str]:
@@ -101,14 +104,14 @@ class State:
     Attributes:
         wanted: its identity now.
         found: its marker.
-        changes: what is not as it was when it ran, in words.
+        changes: what is not as it was when it ran.
         lost: files that are missing or not as it made them.
         made: whether it left any.
     """
 
     wanted: dict[str, Any]
     found: Marker | None
-    changes: Sequence[str] = ()
+    changes: Sequence[Change] = ()
     lost: Sequence[str] = ()
     made: bool = False
 
@@ -155,10 +158,12 @@ def run_share(step: Step, job: Share) -> int:
 
 def _run_alone(step: Step, overwrite: bool, lock: int | None) -> int:
     state = step.state()
-    reasons = state.changes or [f"{step.out / name} is not as it was made" for name in state.lost]
+    if step.if_changed and step.out.exists() and not overwrite:
+        refuse_changes(str(step.out), [each for each in state.changes if each.name != VERSION], step.if_changed)
+    reasons = list(map(in_words, state.changes)) or [f"{step.out / name} is not as it was made" for name in state.lost]
     if reasons:
         print("   runs again: " + "; ".join(reasons), flush=True)
-    replaced = step.aside and step.out.exists() and (state.changes or overwrite)
+    replaced = step.if_changed and step.out.exists() and (overwrite or state.changes and step.if_changed == "aside")
     kept = set_aside(step.out) if replaced else None
     if kept:
         print(f"   what was there is kept in {kept}", flush=True)

@@ -176,3 +176,21 @@ def test_switches_and_values_behind_an_equals_sign(finished):  # noqa: F811
         assert finished.calls == ["compute_fbank.py"]
     finished.run("--stage=2", "--stop-stage=2", "--overwrite", "false")
     assert finished.calls == []
+
+
+def test_a_training_goes_on_with_other_options_only_when_that_is_asked_for(finished):  # noqa: F811
+    exp, options = finished.folder / "egs/fake/exp", ["--stop-stage", "4", "--experiments", "baseline"]
+    marker = (exp / ".baseline.done").read_text()
+    longer = [*options, "--set", "train.max_steps=9"]
+    done = finished.run(*longer, "--if-changed", "refuse", status=2)
+    assert "egs/fake/exp/baseline is of another configuration (train.max_steps 350000 -> 9)" in done.stderr
+    other = [*options, "--set", "encoder.num_heads=2", "--if-changed", "go-on"]
+    done = finished.run(*other, status=2)
+    assert "egs/fake/exp/baseline cannot go on with encoder.num_heads 8 -> 2" in done.stderr
+    assert finished.calls == [] and (exp / ".baseline.done").read_text() == marker
+    done = finished.run(*longer, "--if-changed", "go-on")
+    assert "runs again: train.max_steps 350000 -> 9" in done.stdout and finished.calls == ["baseline"]
+    assert "--if-changed go-on" in (finished.folder / "calls.txt").read_text().splitlines()[-1]
+    assert not (exp / "old").exists()
+    finished.run(*longer)  # the change is made
+    assert finished.calls == []

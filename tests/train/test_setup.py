@@ -10,7 +10,7 @@ from residualformer.config.schema import ResidualConfig, TokenConfig
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError
 from residualformer.model import checkpoint
-from residualformer.model.identity import is_same_training
+from residualformer.model.identity import training_changes
 from residualformer.nn.transducer import build_model
 from residualformer.train import setup
 from residualformer.train.warm_start import warm_start
@@ -53,11 +53,11 @@ def test_a_run_goes_on_with_a_newer_version_that_has_more_settings(toy_cuts, tmp
     trainer.identity = {"config": older, "tokens": tokens}
     trainer.run()
     (tmp_path / "run" / "model.safetensors").unlink()
-    assert setup.prepare_folder(tmp_path / "run", {"config": config, "tokens": tokens})
+    assert setup.prepare_folder(tmp_path / "run", {"config": config, "tokens": tokens}) == []
     assert not (tmp_path / "old").exists()
     held, wanted = {"config": older, "tokens": tokens}, {"config": config, "tokens": tokens}
     for changes in ({"config": config_to_dict(changed("data", pad_start_ms=10))}, {"tokens": "others"}):
-        assert not is_same_training(held, wanted | changes)
+        assert training_changes(held, wanted | changes)
 
 
 def test_a_learning_rate_that_never_peaks_is_told(caplog):
