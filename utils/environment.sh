@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Print the path of a Python that has the packages of pyproject.toml in the versions of constraints.txt.
 # The active `python` is taken if it has them all; else .venv in the repository root is made, or completed.
+# RESIDUALFORMER_TORCH=cpu or cuda says which build of PyTorch .venv gets; without it, that for CUDA where nvidia-smi is.
 # Messages go to stderr.
 
 set -euo pipefail
@@ -15,7 +16,7 @@ die() {
     exit 1
 }
 is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
-recipe() { cat "$root/pyproject.toml" "$root/constraints.txt"; }
+recipe() { cat "$root/pyproject.toml" "$root/constraints.txt" && echo "# PyTorch for: $build"; }
 is_complete() { recipe | cmp -s - "$complete" && is_new_enough "$venv/bin/python"; }
 
 make_venv() { # with python $1
@@ -25,12 +26,17 @@ make_venv() { # with python $1
     "$1" -m venv --clear --without-pip "$venv" && "$1" -m pip --python "$venv/bin/python" install pip >&2
 }
 
-# PyPI's torch for Linux brings gigabytes of CUDA packages; without a GPU the CPU build is wanted, where it can be had.
-torch_options() {
-    command -v nvidia-smi >/dev/null && return
-    "$1" -c "import urllib.request; urllib.request.urlopen('$cpu_index/torch/', timeout=10)" >/dev/null 2>&1 || return 0
-    echo "--extra-index-url $cpu_index"
+# What is asked of pip for the build, beside the version. PyPI's torch for Linux is that for CUDA.
+torch_options() { # for python $1
+    if [ "$build" = cpu ]; then
+        "$1" -c "import urllib.request; urllib.request.urlopen('$cpu_index/torch/', timeout=10)" >/dev/null 2>&1 ||
+            { say "== $cpu_index cannot be reached: PyPI's PyTorch is taken, larger" && return; }
+        echo "--extra-index-url $cpu_index"
+    elif is_cpu_build "$1"; then # which pip would take for the same version
+        echo --force-reinstall
+    fi
 }
+is_cpu_build() { "$1" -c 'import importlib.metadata as m, sys; sys.exit("+cpu" not in m.version("torch"))' 2>/dev/null; }
 
 install_packages() {
     local pip=("$venv/bin/python" -m pip --disable-pip-version-check --no-input install)
@@ -40,9 +46,18 @@ install_packages() {
         "${pip[@]}" --constraint "$root/constraints.txt" --editable "${root}[train,synthesis,dev]" >&2
 }
 
+asked=${RESIDUALFORMER_TORCH:-auto}
+case $asked in
+    auto) if command -v nvidia-smi >/dev/null; then build=cuda; else build=cpu; fi ;;
+    cpu | cuda) build=$asked ;;
+    *) die "RESIDUALFORMER_TORCH is '$asked'; it must be cpu, cuda or auto (cuda where nvidia-smi is)" ;;
+esac
 if command -v python >/dev/null && python "$root/utils/pins.py" 2>/dev/null; then
-    command -v python
-    exit
+    if [ "$asked" != cuda ] || ! is_cpu_build python; then
+        command -v python
+        exit
+    fi
+    say "== the active python has PyTorch for the CPU, and RESIDUALFORMER_TORCH asks for CUDA's: .venv gets it"
 fi
 if ! is_complete; then
     mkdir -p "$venv"
@@ -55,7 +70,12 @@ if ! is_complete; then
         if is_new_enough "$name"; then base=$name && break; fi
     done
     [ -n "$base" ] || die "Python 3.11 or newer is needed and none is on PATH; install one and run this again"
-    say "== setting up $venv with $("$base" --version): about 1 GB, a few minutes, only once"
+    if [ "$build" = cuda ]; then
+        size="PyTorch for CUDA: several GB with NVIDIA's libraries (RESIDUALFORMER_TORCH=cpu: 1.3 GB in all)"
+    else
+        size="PyTorch for the CPU: 1.3 GB in all (RESIDUALFORMER_TORCH=cuda asks for CUDA's, several GB)"
+    fi
+    say "== setting up $venv with $("$base" --version) and $size; a few minutes, only once"
     make_venv "$base" || die "$base cannot make a virtual environment at $venv; install its venv and pip modules"
     install_packages || die "the packages could not be installed into $venv (see above); is there a network? \
 Run this again to go on, or activate an environment where \
