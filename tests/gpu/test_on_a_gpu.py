@@ -1,13 +1,16 @@
 """A GPU against the CPU: losses, an update, decoding and AmNets. Run with `utils/test.sh -m gpu` on a machine with one.
 
-Other runs hide GPUs from all tests (`tests/conftest.py`), so that these are skipped.
+Other runs hide GPUs from all tests (`tests/conftest.py`). These then run on the counting device only, which finds
+tensors on a wrong device, but no fault of CUDA's kernels.
 """
 
 import dataclasses
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
+from support.counting import CountingDevice
 from support.decoding import features_of
 from support.toy_training import CONFIG, changed, make_trainer
 
@@ -17,11 +20,18 @@ from residualformer.loss import exact_joiner_loss, get_rnnt_prune_ranges, pruned
 from residualformer.nn.transducer import build_model
 from residualformer.train.ranks import Ranks
 
-pytestmark = [
+on_a_gpu = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or hidden: run utils/test.sh -m gpu"),
 ]
 GPU = torch.device("cuda")
+
+
+@pytest.fixture(params=["counted", pytest.param("gpu", marks=on_a_gpu)])
+def cuda(request):
+    """A device `cuda`: the counting one, or a GPU."""
+    with CountingDevice() if request.param == "counted" else nullcontext():
+        yield GPU
 
 
 def losses(device: torch.device, dtype: torch.dtype) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
@@ -48,17 +58,19 @@ def losses(device: torch.device, dtype: torch.dtype) -> tuple[list[torch.Tensor]
     )
 
 
-def test_losses_and_gradients_are_those_of_the_cpu():
+def test_losses_and_gradients_are_those_of_the_cpu(cuda):
     """The same numbers in float64 (plain PyTorch); in float32, on Triton, but for rounding."""
     expected, expected_grads, expected_ranges = losses(torch.device("cpu"), torch.float64)
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
-        found, grads, ranges = losses(GPU, dtype)
+        found, grads, ranges = losses(cuda, dtype)
         assert torch.equal(ranges.cpu(), expected_ranges)
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
         for ours, theirs in zip(grads, expected_grads, strict=True):
             assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
 
 
+@pytest.mark.gpu
+@on_a_gpu[1]
 def test_the_simple_loss_waits_as_often_as_was_counted_without_a_gpu():
     N, T, S, C = 20, 30, 8, 500
     inputs = [torch.randn(shape, device=GPU, requires_grad=True) for shape in ((N, T, 8), (N, S + 1, 8))]
@@ -85,16 +97,16 @@ def test_the_simple_loss_waits_as_often_as_was_counted_without_a_gpu():
     ],
     ids=["exact", "pruned", "lstm"],
 )
-def test_updates_are_those_of_the_cpu(toy_cuts, tmp_path, config: Config):
+def test_updates_are_those_of_the_cpu(cuda, toy_cuts, tmp_path, config: Config):
     found = {}
-    for device in (torch.device("cpu"), GPU):
+    for device in (torch.device("cpu"), cuda):
         trainer = make_trainer(toy_cuts, tmp_path / device.type, config, ranks=Ranks(device=device))
         updates = trainer.batches.updates(trainer.position, 1, 0, 1)
         found[device.type] = []
         for _ in range(3):
             results, norm = trainer.update(next(updates).batches)
             trainer.step += 1
-            found[device.type].append((float(results[0][1].sums["loss"]), norm))
+            found[device.type].append((results[0][1].sums["loss"].item(), norm))
     # TF32 of cuDNN, and other orders of float32 sums; the third update sees what they did to the weights.
     torch.testing.assert_close(torch.tensor(found["cuda"]), torch.tensor(found["cpu"]), rtol=1e-2, atol=0)
 
@@ -102,7 +114,7 @@ def test_updates_are_those_of_the_cpu(toy_cuts, tmp_path, config: Config):
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("settings", [DecodeConfig(kind="greedy"), DecodeConfig(beam=3)], ids=["greedy", "beam"])
 @pytest.mark.parametrize(("encoder", "amnet"), [("transformer", "none"), ("lstm", "none"), ("gru", "sparse")])
-def test_decoding_and_amnets_are_those_of_the_cpu(encoder, amnet, settings, streaming):
+def test_decoding_and_amnets_are_those_of_the_cpu(cuda, encoder, amnet, settings, streaming):
     """In float64, so that rounding changes no label: tokens, their frames and branches are equal."""
     torch.manual_seed(1)
     config = Config(
@@ -113,7 +125,7 @@ def test_decoding_and_amnets_are_those_of_the_cpu(encoder, amnet, settings, stre
     model = build_model(config, 9).double().eval()
     features = [features_of(name).astype("float64") for name in ("u1", "u2")]
     expected = recognize(model, settings, features, streaming)
-    found = recognize(model.to(GPU), settings, features, streaming)
+    found = recognize(model.to(cuda), settings, features, streaming)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.branches == theirs.branches
         assert [(each.tokens, each.frames) for each in ours.nbest] == [

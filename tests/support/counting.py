@@ -112,8 +112,10 @@ class CountingDevice:
         """Return a stand-in for a function that on a GPU is so many launches: it runs on the CPU, without a graph."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            name = getattr(function, "__name__", str(function))
-            self.launch(name, launches)
+            leaves, _ = tree_flatten((args, kwargs))
+            if not any(isinstance(each, DeviceTensor) for each in leaves):
+                return function(*args, **kwargs)
+            self.launch(getattr(function, "__name__", str(function)), launches)
             with _disable_current_modes(), torch._C.DisableTorchFunction():
                 return tree_map(wrapped, function(*tree_map(held, args), **tree_map(held, kwargs)))
 
