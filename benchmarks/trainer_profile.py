@@ -101,7 +101,8 @@ class Worker:
         started = time.process_time()
         self.plan = list(source.plan.epoch(0))
         planning, started = time.process_time() - started, time.process_time()
-        self.batches = [source.loader.batch(items, Position(0, i)) for i, items in enumerate(self.plan[: args.batches])]
+        plans = enumerate(self.plan[: args.batches])
+        self.batches = [source.loader.batch(items, Position(0, i))[0] for i, items in plans]
         self.making_s = planning / len(self.plan) + (time.process_time() - started) / len(self.batches)
 
     def update(self, number: int) -> dict[str, float]:

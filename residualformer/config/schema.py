@@ -257,6 +257,10 @@ class DataConfig:
     max_batch_s: Annotated[Seconds, Doc("audio in a batch, padding not counted")] = 50.0
     max_utterance_s: Annotated[Seconds, Doc("longer utterances are left out")] = 30.0
     min_utterance_s: Annotated[NotNegative, Unit("s"), Doc("shorter utterances are left out")] = 0.1
+    max_bad_share: Annotated[
+        Fraction,
+        Doc("utterances that may be unreadable: they are left out and named; more of them end the stage"),
+    ] = 0.01
     num_buckets: Annotated[Count, Doc("groups of utterances of similar length, of which batches are made")] = 10
     shuffle_buffer: Annotated[
         Count, Unit("utterances"), Doc("shuffled in a buffer of this many; a set of no more is shuffled as a whole")

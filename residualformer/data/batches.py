@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from residualformer.data.shar import Shard
 from residualformer.data.summary import describe
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.data.utterance import Utterance, read_utterances
+from residualformer.errors import UserError
 
 CUDA_WORKERS = 4  # processes that prepare batches for a GPU, where the configuration leaves it open
 
@@ -37,6 +38,8 @@ class Update:
 
     batches: list[tuple[int, Batch]]  # each with its number within the update, from 0
     end: Position
+    bad: dict[str, str] = field(default_factory=dict)  # utterances that were left out, with reasons
+    asked: int = 0  # utterances, those that were left out included
 
     def pin_memory(self) -> Update:
         """Return the update with its batches in pinned memory."""
@@ -169,21 +172,41 @@ class UpdateLoader:
     seed: int
 
     def __call__(self, plan: UpdatePlan) -> Update:
-        batches = [(number, self.batch(each.items, each.position)) for number, each in plan.batches]
-        return Update(batches, plan.end)
+        batches: list[tuple[int, Batch]] = []
+        bad: dict[str, str] = {}
+        for number, each in plan.batches:
+            batch, left_out = self.batch(each.items, each.position)
+            bad |= left_out
+            if batch:
+                batches.append((number, batch))
+        return Update(batches, plan.end, bad, sum(len(each.items) for _, each in plan.batches))
 
-    def batch(self, items: Sequence[Item], position: Position) -> Batch:
-        """Load a batch; its random choices depend on its position alone."""
+    def batch(self, items: Sequence[Item], position: Position) -> tuple[Batch | None, dict[str, str]]:
+        """Load a batch, None if nothing of it can be read; its random choices depend on its position alone.
+
+        Return it, and the reasons why items were left out.
+        """
         rng = np.random.default_rng([self.seed, *position])
-        parts = [item.parts for item in items]
+        arrays: list[np.ndarray] = []
+        parts: list[Sequence[Utterance]] = []
+        bad: dict[str, str] = {}
+        for item in items:
+            try:
+                arrays.append(self._features(item.parts, rng))
+                parts.append(item.parts)
+            except UserError as error:
+                bad["+".join(utterance.id for utterance in item.parts)] = str(error)
+        if not parts:
+            return None, bad
         texts = [self.separator.join(utterance.text for utterance in each) for each in parts]
-        return collate(
+        batch = collate(
             ["+".join(utterance.id for utterance in each) for each in parts],
-            [self._features(each, rng) for each in parts],
+            arrays,
             [self.tokenizer.encode(text) for text in texts],
             texts,
             [" ".join(utterance.transcript for utterance in each) for each in parts],
         )
+        return batch, bad
 
     def _features(self, utterances: Sequence[Utterance], rng: np.random.Generator) -> np.ndarray:
         """Load the features (T, F) of an item, with up to `max_padding` frames of silence before them."""

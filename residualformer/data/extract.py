@@ -21,6 +21,7 @@ from residualformer.config.schema import Config, FeatureConfig
 from residualformer.constants import FRAME_SHIFT_S
 from residualformer.data.arrays import CHECKSUM, checksum
 from residualformer.data.audio import resample
+from residualformer.data.bad import refuse_many
 from residualformer.data.feature_backends import get_backend
 from residualformer.data.features import KnfFbank, Statistics, write_feature_files
 from residualformer.data.manifest import load_audio, read_cuts
@@ -123,6 +124,8 @@ def _extract_split(
             progress.update(len(part.cuts) + len(part.skipped))
     for name in total.skipped:
         print(f"skipped {name}", file=sys.stderr)
+    reasons = dict(name.split(": ", 1) for name in total.skipped)
+    refuse_many(reasons, len(reasons) / len(copies), config.data.max_bad_share, split)
     if not total.cuts:
         raise UserError(f"no utterance of {split} gave features ({len(total.skipped)} skipped): see the names above.")
     return total

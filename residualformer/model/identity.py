@@ -14,7 +14,7 @@ from residualformer.config.schema import Config
 from residualformer.errors import UserError
 
 # Sections and keys that change no weight; all others do, those to come as well.
-NOT_DECISIVE = ("description", "decode", "data.num_workers")
+NOT_DECISIVE = ("description", "decode", "data.num_workers", "data.max_bad_share")
 # Sections and keys that may change while a training goes on, on purpose. Layers, tokens and what a training started
 # from may not; nor may the optimizer, whose state is of its kind, and the loss, which has weights of its own.
 CHANGEABLE = ("train", "data", "encoder.dropout", "predictor.dropout", "predictor.token_dropout")

@@ -31,6 +31,7 @@ from residualformer.model.cost import parameter_table
 from residualformer.model.identity import Change, training_changes
 from residualformer.nn.transducer import build_model
 from residualformer.provenance import provenance
+from residualformer.train.left_out import LeftOut
 from residualformer.train.losses import BatchLosses, LossTracker, not_finite, warn_not_finite
 from residualformer.train.optimizer import Optimizer
 from residualformer.train.phases import build_phases
@@ -84,6 +85,7 @@ class Trainer:
         self.step, self.position = 0, Position()
         self.changes: list[dict[str, Any]] = []  # made to the configuration on the way
         self.bad_updates = 0  # in a row
+        self.left_out = LeftOut(config.data.max_bad_share, self.ranks)
         self.stop_requested = False  # of this process
         self.stopping = False  # of any, as of the last update
 
@@ -177,6 +179,7 @@ class Trainer:
 
                 losses, norm = self.update(update.batches)
                 self.step, self.position = self.step + 1, update.end
+                self.left_out.add(update)
                 bar.update()
                 if math.isfinite(norm):
                     self.bad_updates = 0
@@ -187,6 +190,8 @@ class Trainer:
                     self.note_bad_update([batch for _, batch in update.batches])
 
                 last = self.step == train.max_steps
+                if self.step % train.log_every_steps == 0 or last or self.stopping:
+                    self.left_out.tell()
                 if self.step % train.log_every_steps == 0:
                     eta_s = self.clock.running_s / (self.step - first) * (train.max_steps - self.step)
                     self._log_progress(writer, tracker.take(self.ranks), eta_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -222,8 +223,12 @@ def test_a_lost_array_is_named_where_the_batch_is_wanted(tmp_path):
     CutSet.from_cuts([cut]).to_file(tmp_path / "cuts.jsonl.gz")
     for array in (tmp_path / "arrays").rglob("*.npy"):
         array.write_bytes(array.read_bytes()[:200])  # truncated
+    batches = TrainBatches(tmp_path / "cuts.jsonl.gz", replace(DATA, speeds=[1.0]), TOKENIZER)
+    update = next(batches.updates(Position(), 1))
+    assert update.batches == [] and update.asked == 1
+    assert re.search("features of lost in .* cannot be read.*stage 2 again", update.bad["lost"])
     with pytest.raises(UserError, match="features of lost in .* cannot be read.*stage 2 again"):
-        epoch(TrainBatches(tmp_path / "cuts.jsonl.gz", replace(DATA, speeds=[1.0]), TOKENIZER))
+        list(EvalBatches(tmp_path / "cuts.jsonl.gz", 10, TOKENIZER))  # a score must count all
 
 
 @pytest.mark.filterwarnings("ignore:We have exceeded")  # Lhotse, of a cut longer than a batch: meant here

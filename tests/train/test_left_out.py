@@ -1,0 +1,53 @@
+"""Features that cannot be read are left out of a training and named; too many of them end it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.toy_training import CONFIG, changed, make_trainer, write_toy_cuts
+
+from residualformer.errors import UserError
+from residualformer.train import left_out
+
+
+@pytest.fixture
+def cuts(tmp_path):
+    """Toy cuts of this test alone, the training's and the dev set's of their own."""
+    (tmp_path / "train").mkdir()
+    (tmp_path / "dev").mkdir()
+    return {name: write_toy_cuts(tmp_path / name)[name] for name in ("train", "dev")}
+
+
+def damage(cuts: dict[str, Path], count: int) -> None:
+    """Remove, cut off or change the features of the first utterances in the training set."""
+    arrays = sorted((cuts["train"].parent / "arrays").rglob("*.npy"))
+    for n, path in enumerate(arrays[:count]):
+        content = path.read_bytes()
+        path.unlink() if n % 3 == 0 else path.write_bytes(content[:-9] if n % 3 == 1 else content[:9])
+
+
+def test_what_cannot_be_read_is_left_out_counted_and_named(cuts, tmp_path, caplog):
+    damage(cuts, 3)
+    trainer = make_trainer(cuts, tmp_path / "run", changed("train", log_every_steps=3))
+    with caplog.at_level("WARNING"):
+        info = trainer.run()
+    assert info["steps"] == 6 and 0 < len(trainer.left_out.reasons) <= 3
+    assert 0 < trainer.left_out.times < trainer.left_out.asked
+    for name in trainer.left_out.reasons:
+        assert caplog.text.count(f"left out of training: {name}: the features of ") == 1
+
+
+def test_a_batch_of_which_nothing_is_left_is_no_batch(cuts, tmp_path, monkeypatch):
+    monkeypatch.setattr(left_out, "refuse_many", lambda *_: None)
+    damage(cuts, 20)
+    trainer = make_trainer(cuts, tmp_path / "run")
+    before = trainer._weights()["joiner.vocabulary.weight"].clone()
+    trainer.run()
+    assert len(trainer.left_out.reasons) > 10 and trainer._weights()["joiner.vocabulary.weight"].equal(before)
+
+
+def test_too_many_end_the_training_with_the_report(cuts, tmp_path):
+    damage(cuts, 15)
+    with pytest.raises(UserError, match="the training set cannot be used, .* data.max_bad_share allows 1"):
+        make_trainer(cuts, tmp_path / "run", CONFIG).run()
