@@ -35,7 +35,7 @@ def main() -> None:
     options = [*(["--test-set", args.test_set] if args.test_set else []), *args.options]
     status = 0
     if args.train or args.dry_run:
-        sweep = Sweep(args.corpus, args.name, (), args.table.split(), args.set, options, args.jobs)
+        sweep = Sweep(args.corpus, args.name, (), args.table.split(), args.set, options, args.jobs, args.nproc)
         status = sweep.run(args.dry_run)
         if args.dry_run or status > 1:  # 1: some trainings failed, the others can be shown
             sys.exit(status)
@@ -65,7 +65,8 @@ def parse_arguments() -> argparse.Namespace:
     judges = "test sets; the orderings are judged on the first (those of egs/RECIPE/run.sh)"
     add("--test-set", type=nonempty, metavar="'SET ...'", help=judges)
     add_settings(parser)
-    add("--jobs", type=whole_number, default=0, metavar="N", help="trainings at once (one for each GPU, else one)")
+    add("--jobs", type=whole_number, default=0, metavar="N", help="trainings at once (as many as GPUs allow, else one)")
+    add("--nproc", type=whole_number, default=0, metavar="N", help="processes of each training (those of run.sh)")
     add("--train", type=true_or_false, default=True, metavar="true|false", help="false: the tables of what is there")
     add_switch(parser, "--dry-run", "only list what would be trained")
     add("options", nargs="*", help="after `--`: options of egs/RECIPE/run.sh")

@@ -2,7 +2,7 @@
 
 Experiments that those given need are trained as well, each after what it needs. What is done is skipped, by the markers
 of run.sh; an interrupted training goes on. A training that fails stops only those that need it. With GPUs there is one
-training on each; `--jobs N` runs N at once, each on its share of the processor cores.
+training on each, or on every N with `--nproc N`; `--jobs N` runs N at once, each on its share of the processor cores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from residualformer.workflow.sweep import Sweep
 
 def main() -> None:
     args = parse_arguments()
-    sweep = Sweep(args.recipe, args.name, args.experiments, args.table, args.set, args.options, args.jobs)
+    sweep = Sweep(args.recipe, args.name, args.experiments, args.table, args.set, args.options, args.jobs, args.nproc)
     sys.exit(sweep.run(args.dry_run))
 
 
@@ -28,7 +28,14 @@ def parse_arguments() -> argparse.Namespace:
     add("--name", type=nonempty, help="results are in egs/NAME (default: egs/RECIPE)")
     add("--table", action="append", default=[], help="all experiments of conf/tables/TABLE.yaml; may be repeated")
     add("--experiments", nargs="*", default=[], metavar="NAME", help="names in conf/RECIPE")
-    add("--jobs", type=whole_number, default=0, metavar="N", help="how many at once (one for each GPU, else one)")
+    add(
+        "--jobs",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="how many at once (as many as there are GPUs for, else one)",
+    )
+    add("--nproc", type=whole_number, default=0, metavar="N", help="processes of each training (those of run.sh)")
     add_switch(parser, "--dry-run", "only list what would be trained, and how long it takes")
     add_settings(parser)
     add("options", nargs="*", help="after `--`: further options of run.sh")

@@ -240,18 +240,26 @@ def gpus() -> list[str]:
     return [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
 
 
-def slots(jobs: int, devices: Sequence[str]) -> list[Slot]:
-    """Return where `jobs` trainings (0: one for each GPU, else one) run at the same time.
+def slots(jobs: int, devices: Sequence[str], nproc: int = 0) -> list[Slot]:
+    """Return where `jobs` trainings of `nproc` processes run at the same time.
 
-    With GPUs each training has one; without, an equal share of the processor cores.
+    With GPUs each process has one; without, each training has an equal share of the processor cores, a core or more for
+    each process.
+
+    Args:
+        jobs: 0 for as many as there are GPUs for, else one.
+        nproc: 0 for one process on a GPU, and what steps/train.py chooses without one.
     """
-    jobs = jobs or len(devices) or 1
     if devices:
-        return [Slot({"CUDA_VISIBLE_DEVICES": devices[i % len(devices)]}, None) for i in range(jobs)]
-    if jobs == 1:
+        each = min(nproc or 1, len(devices))
+        shares = [
+            [devices[(i * each + k) % len(devices)] for k in range(each)] for i in range(jobs or len(devices) // each)
+        ]
+        return [Slot({"CUDA_VISIBLE_DEVICES": ",".join(share)}, None) for share in shares]
+    if jobs <= 1:
         return [Slot({}, None)]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    each = max(1, (len(cores) or os.cpu_count() or 1) // jobs)
-    shares = [{cores[(i * each + k) % len(cores)] for k in range(each)} if cores else None for i in range(jobs)]
+    each = max(1, nproc, (len(cores) or os.cpu_count() or 1) // jobs)
+    parts = [{cores[(i * each + k) % len(cores)] for k in range(each)} if cores else None for i in range(jobs)]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(each))  # path.sh has set both, to all cores
-    return [Slot(threads, share) for share in shares]
+    return [Slot(threads, part) for part in parts]

@@ -27,7 +27,8 @@ class Sweep:
         tables: names in conf/tables, whose experiments are added.
         sets: values over those of the configurations.
         options: further options of run.sh.
-        jobs: how many trainings run at the same time; 0: one for each GPU, else one.
+        jobs: how many trainings run at the same time; 0: as many as there are GPUs for, else one.
+        nproc: processes of each; 0 leaves it to run.sh.
     """
 
     recipe: str
@@ -37,6 +38,7 @@ class Sweep:
     sets: Sequence[str] = ()
     options: Sequence[str] = ()
     jobs: int = 0
+    nproc: int = 0
 
     def run(self, dry: bool = False) -> int:
         """Train and decode all that is missing, and return the exit status: 1 if a training failed.
@@ -74,7 +76,7 @@ class Sweep:
     def queue(self, names: Sequence[str]) -> Queue:
         """Return the queue of experiments and of all that they need."""
         jobs = [Job(each) for each in plan_with_needs(self.results.conf, names, self.results.all_sets)]
-        return Queue(self.results, jobs, self.command(), slots(self.jobs, gpus()), known_paces())
+        return Queue(self.results, jobs, self.command(), slots(self.jobs, gpus(), self.nproc), known_paces())
 
     @property
     def script(self) -> Path:
@@ -88,7 +90,8 @@ class Sweep:
         """Return run.sh with all options but stages and experiments."""
         named = ["--name", self.name] if self.name else []
         sets = [word for each in self.sets for word in ("--set", each)]
-        return ["bash", str(self.script), *named, *self.options, *sets]
+        nproc = ["--nproc", str(self.nproc)] if self.nproc else []
+        return ["bash", str(self.script), *named, *nproc, *self.options, *sets]
 
     def _refuse_other_task(self, table: Table, name: str) -> None:
         """Raise UserError where the recipe translates and the table is about recognition, or the other way round."""

@@ -223,6 +223,13 @@ def test_at_the_same_time_each_has_a_gpu_of_its_own(sweep):
     assert sorted(taken) == ["3", "5"]
 
 
+def test_a_training_of_several_processes_has_a_gpu_for_each(sweep):
+    sweep.environment["CUDA_VISIBLE_DEVICES"] = "3,5"
+    sweep.run("--experiments", "baseline", "--nproc", "2")
+    assert (sweep.egs / "exp/baseline/gpu").read_text().strip() == "3,5"
+    assert sweep.calls() == ["0 baseline --nproc 2 --stop-stage 3", "4 baseline --nproc 2 --stop-stage 7"]
+
+
 def test_what_is_wrong_is_told_in_a_sentence(sweep):
     assert "there is no recipe 'fake2'" in sweep.run("--recipe", "fake2", status=2)
     assert "there is no table '1'" in sweep.run("--table", "1", status=2)
@@ -239,6 +246,10 @@ def test_slots(monkeypatch):
     two = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
     assert slots(2, []) == [(two, {0, 1}), (two, {4, 5})]
     assert [cores for _, cores in slots(7, [])] == [{0}, {1}, {4}, {5}, {6}, {0}, {1}]
+    assert [cores for _, cores in slots(2, [], nproc=3)] == [{0, 1, 4}, {5, 6, 0}]
+    visible = [environment["CUDA_VISIBLE_DEVICES"] for environment, _ in slots(0, ["a", "b", "c", "d", "e"], nproc=2)]
+    assert visible == ["a,b", "c,d"]
+    assert slots(0, ["0"], nproc=2) == slots(0, ["0"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     assert gpus() == ["2", "3"]
 
