@@ -22,6 +22,7 @@ from residualformer.model.device import add_device_option
 from residualformer.model.identity import IF_CHANGED
 from residualformer.train.launch import default_nproc, launch, run_rank
 from residualformer.train.loop import Interrupted
+from residualformer.train.nodes import spread
 from residualformer.train.ranks import check_ranks, is_rank, joined_ranks
 from residualformer.train.setup import make_trainer
 from residualformer.workflow.options import positive_whole_number
@@ -30,13 +31,15 @@ from residualformer.workflow.options import positive_whole_number
 def main() -> None:
     args = parse_arguments()
     config = load_config(args.config, args.set)
-    nproc = args.nproc or default_nproc(config.train.batches_per_update, args.device)
-    if is_rank() or nproc == 1:
+    batches = config.train.batches_per_update
+    nproc = args.nproc or default_nproc(batches // args.nodes, args.device)
+    if is_rank() or nproc * args.nodes == 1:
         train(args, config)
         return
-    check_ranks(nproc, config.train.batches_per_update)
-    with alone_in(args.exp):
-        sys.exit(launch(nproc, [__file__, *sys.argv[1:]], held(args.exp)))
+    check_ranks(nproc * args.nodes, batches)
+    nodes = spread(args.nodes)
+    with nullcontext() if nodes.number else alone_in(args.exp):
+        sys.exit(launch(nproc, [__file__, *sys.argv[1:]], held(args.exp), nodes, args.exp.parent))
 
 
 def train(args: argparse.Namespace, config: Config) -> None:
@@ -68,6 +71,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     processes = "processes (default: one for each GPU, or for each of OMP_NUM_THREADS, up to train.batches_per_update)"
     parser.add_argument("--nproc", type=positive_whole_number, metavar="N", help=processes)
+    machines = "machines of a Slurm job, on each of which there are --nproc processes (default 1)"
+    parser.add_argument("--nodes", type=positive_whole_number, default=1, metavar="N", help=machines)
     add_device_option(parser)
     parser.add_argument(
         "--set", action="append", default=[], metavar="a.b=c", help="override a configuration key; may be repeated"

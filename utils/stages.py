@@ -23,6 +23,7 @@ from residualformer.workflow.options import (
     add_switch,
     nonempty,
     one_of,
+    positive_whole_number,
     wants_help,
     whole_number,
 )
@@ -60,6 +61,8 @@ def run_parser() -> OptionParser:
     add("--jobs", type=whole_number, default=0, metavar="N", help="processes of stages 0 to 2 (one for each core)")
     ranks = "processes of stages 4 to 7 (one for each GPU, else core; of a training up to train.batches_per_update)"
     add("--nproc", type=whole_number, default=0, metavar="N", help=ranks)
+    nodes = "machines of a training, each with --nproc processes; utils/slurm.sh starts them (%(default)s)"
+    add("--nodes", type=positive_whole_number, default=1, metavar="N", help=nodes)
     add("--job", type=share, metavar="I/N", help="of stage 7, only the part of job I of N; without it, the rest")
     add("--feature-backend", type=nonempty, metavar="NAME", help="computes features: knf (default), kaldifeat, auto")
     add("--python", type=nonempty, metavar="PATH", help="the Python to use as it is, with no check and no set-up")

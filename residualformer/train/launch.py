@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,11 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from residualformer.errors import UserError, run_main
 from residualformer.files import write_json
+from residualformer.train.nodes import Nodes
 
 FOLDER = "RESIDUALFORMER_RANKS"  # in the environment of a rank: the folder that it shares with the agent
 MAX_RESTARTS = 3
+ALONE = Nodes()
 WATCH_S = 0.2
 MERCY_S = 60.0  # for a rank to notice that another has ended
 
@@ -44,28 +48,34 @@ def default_nproc(batches_per_update: int, device: str = "auto") -> int:
     return max(1, min(available, batches_per_update))
 
 
-def launch(nproc: int, command: Sequence[str], environment: dict[str, str]) -> int:
+def launch(
+    nproc: int, command: Sequence[str], environment: dict[str, str], nodes: Nodes = ALONE, place: Path | None = None
+) -> int:
     """Run `command`, a Python script and its arguments, as `nproc` ranks; return the exit status.
 
     The ranks share the threads that this process may use. SIGTERM and SIGINT let them save and end.
+
+    Args:
+        nodes: the machines that each run `nproc` ranks of the same training.
+        place: a folder that all machines see.
 
     Raises:
         UserError: ranks were killed more often than `MAX_RESTARTS`.
     """
     threads = str(max(1, torch.get_num_threads() // nproc))
-    with tempfile.TemporaryDirectory(prefix="ranks.") as folder:
+    with _shared_folder(nodes, place) as folder:
         shared = {FOLDER: folder, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **environment}
         os.environ.update(shared)  # which the ranks inherit
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: (Path(folder) / "stop").touch())
         config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
+            min_nodes=nodes.total,
+            max_nodes=nodes.total,
             nproc_per_node=nproc,
             run_id=Path(folder).name,
             rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="localhost",
+            rdzv_endpoint=nodes.meeting,
+            local_addr=nodes.address,
             max_restarts=MAX_RESTARTS,
             signals_to_handle="SIGHUP,SIGQUIT",  # the agent would kill the ranks 30 s after the others
         )
@@ -77,6 +87,20 @@ def launch(nproc: int, command: Sequence[str], environment: dict[str, str]) -> i
                 f"ran out, lower data.max_batch_s or --nproc. ({next(iter(error.failures.values())).message})"
             ) from error
         return _status(Path(folder))
+
+
+@contextmanager
+def _shared_folder(nodes: Nodes, place: Path | None) -> Iterator[str]:
+    """Yield a folder of which all agents and ranks know; remove it in the end."""
+    if place is None or nodes.total == 1:
+        with tempfile.TemporaryDirectory(prefix="ranks.") as folder:
+            yield folder
+        return
+    shared = place / f".ranks.{nodes.name}"
+    shared.mkdir(parents=True, exist_ok=True)
+    yield str(shared)
+    if nodes.number == 0:
+        shutil.rmtree(shared, ignore_errors=True)
 
 
 def run_rank(main: Callable[[], None]) -> None:

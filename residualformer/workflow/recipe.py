@@ -31,8 +31,9 @@ class Recipe:
         conf: folder of its configurations.
         egs: folder of its results.
         sets: values over those of the configurations, `a.b=c` or `@FILE`.
-        nproc: processes of a training; 0 leaves it to steps/train.py.
+        nproc: processes of a training, on each of its machines; 0 leaves it to steps/train.py.
         if_changed: what becomes of a training of other options.
+        nodes: machines of a training.
     """
 
     conf: Path
@@ -40,6 +41,7 @@ class Recipe:
     sets: tuple[str, ...] = ()
     nproc: int = 0
     if_changed: IfChanged = "aside"
+    nodes: int = 1
 
     @property
     def data(self) -> Path:
@@ -125,6 +127,7 @@ class Recipe:
         options = _options("--set", [each for each in self.all_sets if not each.startswith("decode.")])
         options += ["--if-changed", self.if_changed]
         options += ["--nproc", str(self.nproc)] if self.nproc else []
+        options += ["--nodes", str(self.nodes)] if self.nodes > 1 else []
         return Step(
             number=experiment.stage,
             title=f"train {experiment.name}",
