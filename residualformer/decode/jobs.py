@@ -1,4 +1,4 @@
-"""Decoding in several processes, each with the model of its own: on a CPU one thread each, else a GPU each in turn."""
+"""Decoding in several processes, each with a model of its own: on a CPU one thread each, else a GPU each."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from residualformer.journal import Map
 from residualformer.model.checkpoint import Bundle, load_model
 from residualformer.model.device import find_device
 from residualformer.parallel import worker_map
+
+_number = 0  # of this process among those that decode
 
 
 class BatchDecoder(NamedTuple):
@@ -41,7 +43,7 @@ class BatchDecoder(NamedTuple):
 @cache
 def loaded(model: Path, device: str) -> Bundle:
     """Return the model of a file, read once in a process."""
-    return load_model(model, find_device(device))
+    return load_model(model, find_device(device, _number))
 
 
 @contextmanager
@@ -56,6 +58,6 @@ def decoding_processes(count: int) -> Iterator[Map]:
 
 
 def _prepare(number: int) -> None:
+    global _number
+    _number = number
     torch.set_num_threads(1)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(number % torch.cuda.device_count())

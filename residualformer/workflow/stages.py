@@ -39,7 +39,9 @@ class Stages:
         self.options = options
         self.program = Path("local", f"{options.corpus}.py")
         egs = Path("egs", options.name or name)
-        self.recipe = Recipe(Path("conf", name), egs, tuple(options.set), options.nproc, options.if_changed, options.nodes)
+        self.recipe = Recipe(
+            Path("conf", name), egs, tuple(options.set), options.nproc, options.if_changed, options.nodes
+        )
         self.stages = range(options.stage, options.stop_stage + 1)
         self.experiments: list[str] = options.experiments.split()
         self.test_sets: list[str] = options.test_set.split()
