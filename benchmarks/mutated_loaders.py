@@ -7,7 +7,7 @@ import contextlib
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from residualformer.config.schema import (
     SpecAugmentConfig,
     TokenConfig,
 )
+from residualformer.constants import MODEL_FILE
 from residualformer.data.audio import read_audio
 from residualformer.data.batches import EvalBatches
 from residualformer.data.corpus_utterance import CorpusUtterance
@@ -54,12 +55,12 @@ from residualformer.runtime import Recognizer
 from residualformer.runtime.audio import file_blocks, standard_input_blocks
 from residualformer.runtime.loading import load_exported
 from residualformer.train.optimizer import Optimizer
-from residualformer.train.state import CheckpointFolder, random_state, set_random_state
+from residualformer.train.state import CheckpointFolder
 from residualformer.workflow.marker import Marker
 from residualformer.workflow.pace import pace_of
 
 matplotlib.use("agg")
-RATE, BINS, TEXT = 16000, 8, "abc de"
+RATE, BINS, TEXT, COUNT = 16000, 8, "abc de", 12  # of utterances of own data
 TOKENS = train_tokenizer([TEXT], TokenConfig("char"))
 CONFIG = Config(
     features=FeatureConfig(num_mel_bins=BINS),
@@ -80,8 +81,8 @@ class Loader(NamedTuple):
     pattern: str = "*"
 
 
-def noise(seconds: float = 0.3, channels: int = 1) -> np.ndarray:
-    return 0.1 * np.random.default_rng(0).standard_normal((round(RATE * seconds), channels)).astype(np.float32)
+def noise(seconds: float = 0.3, channels: int = 1, seed: int = 0) -> np.ndarray:
+    return 0.1 * np.random.default_rng(seed).standard_normal((round(RATE * seconds), channels)).astype(np.float32)
 
 
 def bundle() -> Bundle:
@@ -96,14 +97,14 @@ def write_configuration(folder: Path) -> None:
         (folder / name).write_text((conf / name).read_text(encoding="utf-8"), encoding="utf-8")
 
 
-def write_manifests(folder: Path) -> None:
-    for split in ("train", "dev"):
+def write_manifests(folder: Path, splits: Sequence[str] = ("train", "dev"), count: int = 2) -> None:
+    for split in splits:
         utterances = []
-        for index in range(2):
+        for index in range(count):
             path = folder / "audio" / f"{split}{index}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(path, noise(channels=1 + index), RATE)
-            utterances.append(CorpusUtterance(f"{split}{index}", path, TEXT, "s", translation="x"))
+            soundfile.write(path, noise(channels=1 + index % 2, seed=index), RATE)
+            utterances.append(CorpusUtterance(f"{split}{index}", path, TEXT, f"s{index}", translation="x"))
         write_cuts(utterances, split, folder / f"cuts_{split}.jsonl.gz")
 
 
@@ -123,12 +124,11 @@ def read_features(folder: Path) -> None:
 
 def write_model(folder: Path) -> None:
     one = bundle()
-    save_model(folder / "model.safetensors", one.model.state_dict(), one.config, one.tokenizer, one.info)
+    save_model(folder / MODEL_FILE, one.model.state_dict(), one.config, one.tokenizer, one.info)
 
 
 def read_model(folder: Path) -> None:
-    (path,) = folder.glob("model*") or [folder / "model"]
-    loaded = load_model(path)
+    loaded = load_model(folder)
     recognize(loaded.model, loaded.config.decode, [noise(0.005).reshape(-1, BINS)])
 
 
@@ -141,7 +141,7 @@ def write_state(folder: Path) -> None:
     CheckpointFolder(folder).save_state(
         {
             **dict(identity={"config": {}}, weights=model.state_dict(), optimizer=optimizer.state_dict(), phases={}),
-            **dict(step=2, epoch=0, batch_in_epoch=1, clock={"wall_s": 1.0}, random=random_state()),
+            **dict(step=2, epoch=0, batch_in_epoch=1, clock={"wall_s": 1.0}),
         }  # type: ignore[typeddict-item]
     )
 
@@ -149,7 +149,6 @@ def write_state(folder: Path) -> None:
 def read_state(folder: Path) -> None:
     if state := CheckpointFolder(folder).load_state():
         _optimizer().load_state_dict(state["optimizer"])
-        set_random_state(state["random"])
 
 
 def write_exported(kind: str) -> Callable[[Path], None]:
@@ -173,14 +172,14 @@ def read_exported(lean: bool, int8: bool) -> Callable[[Path], None]:
     return read
 
 
-def write_audio(name: str, subtype: str | None = None, channels: int = 1) -> Callable[[Path], None]:
-    return lambda folder: soundfile.write(folder / name, noise(channels=channels), RATE, subtype)
+def write_audio(name: str, subtype: str | None = None, channels: int = 1, seed: int = 0) -> Callable[[Path], None]:
+    return lambda folder: soundfile.write(folder / name, noise(channels=channels, seed=seed), RATE, subtype)
 
 
 def read_audio_file(folder: Path) -> None:
     path = next(folder.iterdir(), folder / "gone")
     errors = [_sentence(read_audio, path, RATE), _sentence(lambda: [0 for _ in file_blocks(path)])]
-    if path.is_file():
+    if path.is_file() and path.suffix == ".wav":
         content = io.BytesIO(path.read_bytes())
         errors.append(_sentence(lambda: [0 for _ in standard_input_blocks(RATE, file=content)]))
     errors.append(_sentence(validate_cuts, [CorpusUtterance("u", path, TEXT, "s")], "train"))
@@ -198,16 +197,16 @@ def _sentence(function: Callable[..., object], *arguments: object) -> UserError 
 
 def write_table(folder: Path) -> None:
     rows = ["client_id\tpath\tsentence\ttranslation\tsplit"]
-    for index in range(4):
-        write_audio(f"u{index}.wav")(folder)
-        rows.append(f"s{index}\tu{index}.wav\t{TEXT} {index}\tx{index}\ttrain")
+    for index in range(COUNT):
+        write_audio(f"u{index}.wav", seed=index)(folder)
+        rows.append(f"s{index}\tu{index}.wav\t{TEXT} {index}\tx{index}\t")
     (folder / "all.tsv").write_text("\n".join(rows) + "\n")
 
 
 def write_kaldi(folder: Path) -> None:
-    names = [f"u{index}" for index in range(4)]
-    for name in names:
-        write_audio(f"{name}.wav")(folder)
+    names = [f"u{index}" for index in range(COUNT)]
+    for seed, name in enumerate(names):
+        write_audio(f"{name}.wav", seed=seed)(folder)
     (folder / "wav.scp").write_text("".join(f"{name} {name}.wav\n" for name in names))
     (folder / "text").write_text("".join(f"{name} {TEXT}\n" for name in names))
     (folder / "utt2spk").write_text("".join(f"{name} s{name}\n" for name in names))
@@ -215,8 +214,8 @@ def write_kaldi(folder: Path) -> None:
 
 
 def write_pairs(folder: Path) -> None:
-    for index in range(4):
-        write_audio(f"u{index}.flac")(folder)
+    for index in range(COUNT):
+        write_audio(f"u{index}.flac", seed=index)(folder)
         (folder / f"u{index}.txt").write_text(f"{TEXT}\n")
 
 
@@ -318,7 +317,7 @@ LOADERS: dict[str, Loader] = {
     "own data, table": Loader(write_table, read_custom),
     "own data, kaldi": Loader(write_kaldi, read_custom),
     "own data, pairs": Loader(write_pairs, read_custom),
-    "own data, cuts": Loader(write_manifests, read_custom, "*.jsonl.gz"),
+    "own data, cuts": Loader(lambda folder: write_manifests(folder, ["cuts"], COUNT), read_custom, "*.jsonl.gz"),
     "hypotheses": Loader(write_decoded, read_decoded),
     "results": Loader(write_results, lambda folder: render_markdown(Results.read(folder / "results.json"), [])),
     "papers' tables": Loader(write_papers, read_papers),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import zlib
 from pathlib import Path
 from typing import Any
@@ -25,11 +23,9 @@ def find_cuts(source: Path) -> list[tuple[Path, str]]:
 
 
 def _holds_cuts(path: Path) -> bool:
-    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            return str(json.loads(file.readline()).get("type", "")).endswith("Cut")
-    except (OSError, EOFError, ValueError, AttributeError):
+        return str(next(read_lines(path), {}).get("type", "")).endswith("Cut")
+    except (OSError, EOFError, ValueError, AttributeError, zlib.error):
         return False
 
 

@@ -13,6 +13,8 @@ import soxr
 from residualformer.errors import UserError
 
 MP3_ESTIMATE = 0.01  # relative error of the length that libsndfile estimates before it decodes an MP3
+BLOCK_VALUES = 1 << 22  # of all channels together, where no other length of a block is asked for
+MAX_CHUNK = 1 << 12  # bytes of the description of a WAV's coding, which has 16 to 40
 MIN_RATE_HZ, MAX_RATE_HZ = 2_000, 384_000  # a damaged header may state any rate, and resampling take all memory
 
 
@@ -36,7 +38,7 @@ def audio_blocks(path: Path | str, block_s: float | None = None) -> Iterator[tup
     """Read a file block by block.
 
     Args:
-        block_s: maximum length of a block in seconds; None for all at once.
+        block_s: maximum length of a block in seconds; None for blocks of a size that is quick to read.
 
     Yields:
         Samples (S, channels) float32 in [-1, 1], and their rate in Hz.
@@ -89,7 +91,8 @@ def rate_problem(rate_hz: int) -> str:
 
 
 def _blocks(file: soundfile.SoundFile, block_s: float | None) -> Iterator[tuple[np.ndarray, int]]:
-    size = -1 if block_s is None else max(1, round(block_s * file.samplerate))
+    # Never all at once: the length in a header may be any, and would be allocated.
+    size = BLOCK_VALUES // file.channels if block_s is None else max(1, round(block_s * file.samplerate))
     while len(samples := file.read(size, dtype="float32", always_2d=True)):
         yield samples, file.samplerate
 
@@ -131,7 +134,10 @@ def read_wav_header(file: BinaryIO) -> tuple[bytes, int | None]:
         size = int.from_bytes(header[4:], "little")
         if header[:4] == b"data":
             return coding, stated_wav_bytes(size)
-        content = file.read(size + size % 2)
-        if header[:4] == b"fmt ":
-            coding = content
+        if header[:4] == b"fmt " and size <= MAX_CHUNK:
+            coding = file.read(size + size % 2)
+            continue
+        left = size + size % 2
+        while left and (passed := len(file.read(min(left, 1 << 16)))):
+            left -= passed
     return coding, None

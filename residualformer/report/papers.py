@@ -10,6 +10,7 @@ import yaml
 
 from residualformer.config.yaml_loader import load_yaml
 from residualformer.errors import UserError, closest
+from residualformer.files import read_text
 from residualformer.metrics.bootstrap import relative_gap
 
 METRICS = ["WER", "BLEU"]
@@ -102,13 +103,13 @@ def find_table(folder: Path, name: str) -> Table:
 
 def read_table(path: Path) -> Table:
     """Read a table from a YAML file; UserError, which names the file, where it does not define a table."""
+    advice = "see residualformer/report/papers.py"
     try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
+        content = load_yaml(read_text(path, advice))
         rows = [Row(row["name"], [cell and Cell(**cell) for cell in row["cells"]]) for row in content.pop("rows")]
         claims = [Claim(**claim) for claim in content.pop("claims", [])]
         table = Table(name=path.stem, rows=rows, claims=claims, **content)
     except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
-        advice = "see residualformer/report/papers.py"
         raise UserError(f"{path} is not the definition of a table ({error}); {advice}.") from error
     for problem in _problems(table):
         raise UserError(f"{path}: {problem}.")

@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Interval
 
 from residualformer.config.schema import Config, DecodeConfig
 from residualformer.constants import FRAME_SHIFT_S, MODEL_FILE
@@ -20,6 +21,7 @@ from residualformer.metrics.bootstrap import Measure, Score, mean_over_subsets, 
 from residualformer.metrics.wer import Unit, count_errors
 from residualformer.model import checkpoint
 from residualformer.model.cost import flops_per_frame
+from residualformer.records import read_dataclass
 from residualformer.report.amnet import Device, measure_cost, read_decisions
 from residualformer.report.plain import from_plain
 from residualformer.report.results import Decoding, Row, Training
@@ -29,6 +31,26 @@ _AGAIN = "run stage 7 again, with --overwrite"
 _FOLDER = re.compile(r"decode_(?P<split>.+)_(?P<search>(?:greedy|beam).*)")  # a split's name may have an underscore
 
 Record = dict[str, Any]  # a line of hyp.jsonl
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The keys of a line of hyp.jsonl that scores depend on."""
+
+    id: str
+    ref: str
+    hyp: str
+    ref_nats: Annotated[float, Interval(ge=0, le=1e9)] | None = None
+    ref_tokens: Annotated[int, Interval(ge=0, le=10**9)] = 0
+    branches: str = ""  # a digit for each frame
+
+
+@dataclass(frozen=True)
+class _Skipped:
+    """An utterance that decoding could not read, in decode.json."""
+
+    id: str
+    ref: str
 
 
 @dataclass(frozen=True)
@@ -205,20 +227,25 @@ def read_records(path: Path) -> list[Record]:
     """Read hyp.jsonl, whose lines have an id, ref and hyp."""
     records = read_json_lines(path, _AGAIN)
     for number, record in enumerate(records, start=1):
-        texts = [record.get(key) for key in ("id", "ref", "hyp")] if isinstance(record, dict) else [None]
-        if not all(isinstance(text, str) for text in texts):
-            raise UserError(f"{path}, line {number} is not a record with id, ref and hyp: {_AGAIN}.")
+        try:
+            read_dataclass(_Line, record)
+        except ValueError as error:
+            raise UserError(
+                f"{path}, line {number} is not a record with id, ref and hyp ({error}): {_AGAIN}."
+            ) from error
     return records
 
 
 def read_decoding(path: Path, utterances: int) -> tuple[Decoding, list[Record]]:
     """Read the decode.json that belongs to a hyp.jsonl of `utterances`, and the utterances that decoding skipped."""
     values = read_json(path, _AGAIN)
-    skipped = values.get("skipped")
-    if not isinstance(skipped, list) or not all(
-        isinstance(item, dict) and {"id", "ref"} <= set(item) for item in skipped
-    ):
-        raise UserError(f"{path} does not list the utterances that decoding skipped: {_AGAIN}.")
+    found = values.get("skipped")
+    skipped: list[Record] = found if isinstance(found, list) else [found]
+    try:
+        for item in skipped:
+            read_dataclass(_Skipped, item)
+    except ValueError as error:
+        raise UserError(f"{path} does not list the utterances that decoding skipped ({error}): {_AGAIN}.") from error
     if (decoded := values.get("utterances")) != utterances:
         file = path.with_name("hyp.jsonl")
         raise UserError(f"{file} holds {utterances} utterances, but {decoded} were decoded: {_AGAIN}.")

@@ -19,6 +19,7 @@ from residualformer.optional import optional
 Samples = NDArray[np.float32]
 
 BLOCK_S = 0.1
+MAX_CHANNELS = 1024  # as in libsndfile
 _STDIN = "standard input"
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE  # format tags of a WAV
 _DTYPES = {
@@ -189,9 +190,11 @@ def _wav_coding(file: BinaryIO) -> tuple[_Pcm, int]:
     if tag == _EXTENSIBLE and len(content) >= 26:
         tag = int.from_bytes(content[24:26], "little")
     name = _DTYPES.get((tag, bits))
-    if name is None or not channels or not rate_hz:
+    if name is None or not rate_hz:
         raise UserError(
             f"{_STDIN} is a WAV of coding {tag} with {bits} bits; it must be PCM or float: convert it first."
         )
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise UserError(f"{_STDIN} is a WAV of {channels} channels; allowed are 1 to {MAX_CHANNELS}: convert it first.")
     coding = _Pcm(np.dtype(name), channels, rate_hz)
     return coding, stated_bytes // coding.frame_bytes

@@ -65,8 +65,19 @@ class LeanModel(ExportedModel):
         try:
             self._encoder = LeanEncoder(encoder, settings)
             self._check_predictor()
+            self._check_joiner()
         except ValueError as error:
             raise damaged(folder, str(error)) from error
+
+    def _check_joiner(self) -> None:
+        """Raise ValueError when the settings are not those of the weights that lead to and from the joint space."""
+        joint, size = self._settings.joint_dim, self._settings.vocab_size
+        for part, weights in (("encoder", self._encoder.weights), ("predictor", self._decoder)):
+            _require("joint_dim", weights.shape(f"joiner.project_{part}.weight")[1:] == (joint,))
+        if "vocabulary.weight" in self._joiner:
+            _require("vocab_size", self._joiner.shape("vocabulary.weight") == (joint, size))
+        else:
+            _require("vocab_size", joint == size)
 
     def _check_predictor(self) -> None:
         """Raise ValueError when the settings are not those of the predictor's weights."""

@@ -105,3 +105,17 @@ def test_an_mp3_that_states_no_length(tmp_path, rate):
     soundfile.write(path, samples, rate, format="MP3", bitrate_mode="CONSTANT", compression_level=0.5)
     path.write_bytes(without_its_first_frame(path.read_bytes()))
     assert rate <= len(read_audio(path, rate)) < rate + 3 * 1152  # the encoder's delay and whole frames
+
+
+def test_the_length_in_a_header_is_not_allocated(tmp_path):
+    """A FLAC may state 2^36 - 1 samples, 256 GiB."""
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.zeros(1000, np.int16), 16000)
+    content = bytearray(path.read_bytes())
+    content[21] |= 0x0F  # the samples' number: 36 bits from the middle of byte 21
+    content[22:26] = b"\xff" * 4
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="truncated|cannot be read"):
+        read_audio(path, 16000)
+    with pytest.raises(UserError, match="no usable utterance"):
+        validate_cuts([CorpusUtterance("a", path, "HELLO", "s")], "train")

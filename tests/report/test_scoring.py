@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,12 +44,35 @@ def test_an_unknown_baseline_or_split_or_a_broken_file_is_named(tmp_path):
     write_json(run / "decode.json", {"utterances": 0, "skipped": []})
     with pytest.raises(UserError, match="holds no utterance"):
         score_run(run)
-    for damaged in ({"utterances": 0}, {"utterances": 0, "skipped": ["a"]}):
+    for damaged in (
+        {"utterances": 0},
+        {"utterances": 0, "skipped": ["a"]},
+        {"utterances": 0, "skipped": [{"id": "a", "ref": None}]},
+    ):
         write_json(run / "decode.json", damaged)
         with pytest.raises(UserError, match="does not list the utterances that decoding skipped"):
             score_run(run)
     (run / "decode.json").unlink()
     with pytest.raises(UserError, match="decode.json"):
+        score_run(run)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("ref", None, "ref must be text, not None"),
+        ("hyp", 7, "hyp must be text, not 7"),
+        ("ref_nats", "3", "ref_nats must be a number"),
+        ("ref_nats", float("nan"), "ref_nats must be a number"),
+        ("ref_tokens", [1], "ref_tokens must be a whole number"),
+        ("branches", [0, 1], "branches must be text"),
+    ],
+)
+def test_a_value_of_another_type_in_a_record_is_named(tmp_path, key, value, words):
+    run = write_run(tmp_path, "base", ["one"])
+    record = {"id": "u0", "ref": "one", "hyp": "one", "ref_nats": 1.5, "ref_tokens": 3} | {key: value}
+    (run / "hyp.jsonl").write_text(json.dumps(record) + "\n")
+    with pytest.raises(UserError, match=f"hyp.jsonl, line 1 is not a record .*{words}.*: run stage 7 again"):
         score_run(run)
 
 

@@ -113,6 +113,7 @@ def test_what_a_pipe_may_not_hold():
         "FLAC": b"fLaC" + bytes(100),
         "coding 7": wav(tone(RATE), "ULAW"),
         "sampling rate of 1 Hz": samples[:24] + struct.pack("<I", 1) + samples[28:],
+        "65535 channels": samples[:22] + b"\xff\xff" + samples[24:],  # 20 GB in 0.1 s at 384 kHz
         "damaged header": b"RIFF\0\0\0\0WAVEfmt \x04\0\0\0abcd",
         "not finite": wav(np.full(100, np.nan), "FLOAT"),
     }
@@ -120,6 +121,32 @@ def test_what_a_pipe_may_not_hold():
         with pytest.raises(UserError, match=word) as refused:
             list(through_pipe(data))
         assert "standard input" in str(refused.value)
+
+
+class Endless(io.RawIOBase):
+    """A pipe that gives zeros after its head, and never more than a mebibyte at once."""
+
+    def __init__(self, head: bytes):
+        self.head = head
+
+    def read(self, size: int = -1) -> bytes:
+        assert 0 <= size <= 1 << 20, "all of it would be held in memory"
+        taken, self.head = self.head[:size], self.head[size:]
+        return taken + bytes(size - len(taken))
+
+
+@pytest.mark.parametrize("chunk", [b"LIST", b"fmt "])
+def test_a_chunk_of_gigabytes_before_the_samples_is_not_held(chunk):
+    """It may be damage; what comes after 4 GB of zeros is no chunk of samples."""
+    size = 1 << 24
+    head = b"RIFF\0\0\0\0WAVE" + chunk + struct.pack("<I", size)
+    content = Endless(head)
+    with pytest.raises(UserError, match="without samples|damaged"):
+        list(standard_input_blocks(RATE, file=io.BytesIO(head + bytes(size))))
+    blocks = standard_input_blocks(RATE, file=content)
+    content.head += bytes(size) + b"fmt \x10\0\0\0" + struct.pack("<HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16)
+    content.head += b"data\xff\xff\xff\xff"
+    assert next(blocks).samples.tolist() == [0.0] * 1600
 
 
 def test_integers_to_floats():
