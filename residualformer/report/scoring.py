@@ -240,7 +240,7 @@ def read_decoding(path: Path, utterances: int) -> tuple[Decoding, list[Record]]:
     """Read the decode.json that belongs to a hyp.jsonl of `utterances`, and the utterances that decoding skipped."""
     values = read_json(path, _AGAIN)
     found = values.get("skipped")
-    skipped: list[Record] = found if isinstance(found, list) else [found]
+    skipped: list[Any] = found if isinstance(found, list) else [found]
     try:
         for item in skipped:
             read_dataclass(_Skipped, item)
