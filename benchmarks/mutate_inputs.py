@@ -58,11 +58,11 @@ class Watch:
         sys.addaudithook(self._note)
 
     def _note(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if (event in RUNS or event in CONNECTS) and not str(arguments[0]).startswith("numba"):  # whose cache is pickled
+        if event in RUNS or event in CONNECTS:
             self.seen.append(f"{event} {arguments!r:.100}")
         elif event == "open" and isinstance(arguments[0], str) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
             path = os.path.abspath(arguments[0])
-            if not path.startswith((self.folder, "/dev/")) and "__pycache__" not in path:  # Numba compiles
+            if not path.startswith((self.folder, "/dev/")):
                 self.seen.append(f"writes {path}")
 
 
@@ -107,10 +107,13 @@ def _where(error: BaseException) -> str:
 def work(name: str, sample: Path, seeds: list[int], pipe: int) -> None:
     """Read mutated inputs, and write a line before and after each to `pipe`; never return."""
     folder = sample.with_name(WORK)
+    shutil.rmtree(folder)
     _print_to(Path(os.devnull))
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    shutil.copytree(sample, folder / DATA)
+    LOADERS[name].read(folder / DATA)  # so that Numba has compiled, or unpickled from its cache, all it will need
     watch = Watch(folder)
     with open(pipe, "w", buffering=1) as out:
         for seed in seeds:
