@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,7 +37,12 @@ from residualformer.data.batches import EvalBatches
 from residualformer.data.corpus_utterance import CorpusUtterance
 from residualformer.data.extract import compute_corpus_features
 from residualformer.data.features import read_cmvn
+from residualformer.data.manifest import read_cuts
+from residualformer.data.shar import find_shards, write_shar
+from residualformer.data.splits import summary_file
+from residualformer.data.summary import describe
 from residualformer.data.tokenizer import Tokenizer, train_tokenizer
+from residualformer.data.utterance import read_utterances
 from residualformer.data.validate import validate_cuts, write_cuts
 from residualformer.decode.corpus import decode_cuts, read_cuts_with_features
 from residualformer.decode.recognize import recognize
@@ -120,6 +126,20 @@ def read_features(folder: Path) -> None:
             pass
         cuts = read_cuts_with_features(folder / f"cuts_{split}.jsonl.gz", CONFIG.features)
         decode_cuts(bundle(), CONFIG.decode, cuts)
+
+
+def write_shards(folder: Path) -> None:
+    write_features(folder)
+    write_shar(read_cuts(folder / "cuts_train.jsonl.gz", stage=2), folder / "shar", 3)
+    for path in set(folder.iterdir()) - {folder / "shar", summary_file(folder / "shar")}:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def read_shards(folder: Path) -> None:
+    describe([folder / "shar"])
+    for shard in find_shards(folder / "shar"):
+        for utterance in read_utterances(shard, "text"):
+            utterance.load()
 
 
 def write_model(folder: Path) -> None:
@@ -302,6 +322,7 @@ LOADERS: dict[str, Loader] = {
     "audio of manifests": Loader(write_manifests, _stage_2, "*.wav"),
     "features": Loader(write_features, read_features, "cuts_*.jsonl.gz"),
     "feature arrays": Loader(write_features, read_features, "*.npy"),
+    "shards": Loader(write_shards, read_shards),
     "feature definition": Loader(write_features, lambda folder: read_cmvn(folder), "*.json"),
     "tokens": Loader(lambda folder: TOKENS.save(folder / "t.json"), lambda folder: Tokenizer.load(folder / "t.json")),
     "model": Loader(write_model, read_model),

@@ -50,9 +50,10 @@ def find_shards(source: Path) -> list[Shard]:
     if not numbers:
         raise UserError(f"{source} is no folder of Lhotse Shar, such as stage 2 writes with --shar: it has no shard.")
     count = max(max(numbers) + 1, stated_shards(source))
-    expected = [(f"cuts.{n:06d}.jsonl.gz", f"features.{n:06d}.tar") for n in range(count)]
+    some = range(min(count, len(names) + 1))  # a damaged name or summary may state any number; a gap is among these
+    expected = [(f"cuts.{n:06d}.jsonl.gz", f"features.{n:06d}.tar") for n in some]
     if missing := [name for pair in expected for name in pair if name not in names]:
-        more = f" and {len(missing) - 3} more files" if len(missing) > 3 else ""
+        more = " and more files" if len(missing) > 3 else ""
         raise UserError(f"{source} lacks {', '.join(missing[:3])}{more}: copy them again, or run stage 2 again.")
     return [Shard(source / cuts, source / archive) for cuts, archive in expected]
 

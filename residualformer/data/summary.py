@@ -4,15 +4,35 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
+from annotated_types import Ge
 from lhotse import MonoCut
 
 from residualformer.data.splits import summary_file
 from residualformer.errors import UserError
 from residualformer.files import read_json, write_json
+from residualformer.records import read_dataclass
 
 ADVICE = "run stage 2 again, with --overwrite"
+
+
+@dataclass(frozen=True)
+class Speech:
+    """An amount of speech."""
+
+    utterances: Annotated[int, Ge(0)]
+    hours: Annotated[float, Ge(0)]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The content of a summary file."""
+
+    shards: Annotated[int, Ge(1)]
+    origins: dict[str, Speech]
 
 
 def write_summary(cuts: Iterable[MonoCut], source: Path, shards: int = 1) -> None:
@@ -31,14 +51,21 @@ def write_summary(cuts: Iterable[MonoCut], source: Path, shards: int = 1) -> Non
             origin = (cut.supervisions[0].custom or {}).get("origin", "") if cut.supervisions else ""
             utterances[origin] += 1
             seconds[origin] += cut.duration * custom.get("speed", 1.0)
-    origins = {name: {"utterances": utterances[name], "hours": seconds[name] / 3600} for name in sorted(utterances)}
-    write_json(summary_file(source), {"shards": shards, "origins": origins})
+    origins = {name: Speech(utterances[name], seconds[name] / 3600) for name in sorted(utterances)}
+    write_json(summary_file(source), asdict(Summary(shards, origins)))
+
+
+def _read_summary(path: Path) -> Summary:
+    try:
+        return read_dataclass(Summary, read_json(path, ADVICE))
+    except ValueError as error:
+        raise UserError(f"{path} does not hold counts of utterances ({error}): {ADVICE}.") from error
 
 
 def stated_shards(source: Path) -> int:
     """Return the number of shards that a folder of Lhotse Shar was written with; 0 where nothing states it."""
     path = summary_file(source)
-    return int(read_json(path, ADVICE).get("shards", 0)) if path.is_file() else 0
+    return _read_summary(path).shards if path.is_file() else 0
 
 
 def describe(sources: Sequence[Path]) -> str:
@@ -49,11 +76,8 @@ def describe(sources: Sequence[Path]) -> str:
         path = summary_file(source)
         if not path.is_file():
             return f"{', '.join(map(str, sources))} (not counted)"
-        try:
-            for origin, counts in read_json(path, ADVICE)["origins"].items():
-                utterances[origin] += int(counts["utterances"])
-                hours[origin] += float(counts["hours"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} does not hold counts of utterances ({error}): {ADVICE}.") from error
+        for origin, speech in _read_summary(path).origins.items():
+            utterances[origin] += speech.utterances
+            hours[origin] += speech.hours
     parts = (f"{utterances[name]} {name or 'corpus'} utterances ({hours[name]:.2f} h)" for name in sorted(utterances))
     return " + ".join(parts)
