@@ -6,7 +6,6 @@ import copy
 import gzip
 import io
 import json
-import pickle
 import random
 import tarfile
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.lib import format as npy
 
 from residualformer.files import CHECK, digest
 
@@ -22,14 +22,8 @@ CANARY = "CANARY"  # no input may make a file of this name
 COMMAND = f"touch {CANARY}"
 
 
-class Harm:
-    """An object whose unpickling runs a command."""
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, ...]]:
-        return __import__("os").system, (COMMAND,)
-
-
-PICKLE = pickle.dumps(Harm())
+# What Python would write for an object that runs the command when it is loaded.
+PICKLE = f"cposix\nsystem\n(S{COMMAND!r}\ntR.".encode()
 _HUGE = [2**31 - 1, 2**31, 2**32, 2**63, -(2**63), 10**30, 1e308]
 _TEXTS = ["", " ", "0", "1", "-1", "nan", "null", "\0", "\n", "\t", "\ud7ff", "é漢字🎙", "x" * 5000, "%s%n", "~", "*"]
 _PATHS = ["../../x", "/dev/zero", "/dev/full", "/", ".", "http://127.0.0.1:9/x", f"x;{COMMAND};.sph", f"../{CANARY}"]
@@ -200,10 +194,14 @@ def _npy(content: bytes, rng: random.Random) -> tuple[bytes, str]:
     array = np.load(io.BytesIO(content))
     wide, half = (0, *array.shape), array[: len(array) // 2]
     kinds: list[Any] = [array.astype(np.float64), array.astype(">f4"), array.astype(np.int32), array.T, array.ravel()]
-    kinds += [half, np.zeros(wide), array * np.nan, array.astype(object), np.array(Harm(), object), np.array("text")]
-    index = rng.randrange(len(kinds))
+    kinds += [half, np.zeros(wide), array * np.nan, np.array("text")]
+    index = rng.randrange(len(kinds) + 1)
     buffer = io.BytesIO()
-    np.save(buffer, kinds[index], allow_pickle=True)
+    if index < len(kinds):
+        np.save(buffer, kinds[index])
+    else:
+        npy.write_array_header_1_0(buffer, {"descr": "|O", "fortran_order": False, "shape": array.shape})
+        buffer.write(PICKLE)
     data = buffer.getvalue()
     if rng.random() < 0.2:  # a header that promises too much
         data = content.replace(str(array.shape).encode(), str((2**40, 2**20)).encode())
