@@ -122,7 +122,7 @@ def unpack(archive: Path, member: str, target: Path) -> Path:
         with tarfile.open(archive) as tar:
             tar.extractall(partial, filter="data")  # refuses members that lead out of the folder
         (partial / member).replace(target)
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, FileNotFoundError) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, KeyError, FileNotFoundError) as error:
         archive.unlink()
         raise UserError(f"{archive} is damaged ({error}) and was removed: run it again to download it.") from error
     finally:
