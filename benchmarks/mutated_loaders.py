@@ -161,7 +161,7 @@ def write_state(folder: Path) -> None:
     CheckpointFolder(folder).save_state(
         {
             **dict(identity={"config": {}}, weights=model.state_dict(), optimizer=optimizer.state_dict(), phases={}),
-            **dict(step=2, epoch=0, batch_in_epoch=1, clock={"wall_s": 1.0}),
+            **dict(step=2, epoch=0, batch_in_epoch=1, clock={"wall_s": 1.0}, changes=[]),
         }  # type: ignore[typeddict-item]
     )
 
