@@ -1,7 +1,7 @@
 """The configuration of an experiment: one frozen dataclass per section of a YAML in `conf/`.
 
-Every key is defined here and nowhere else: type and bounds, unit, when it means something (`Only`), what it means
-(`Doc`) and default; `docs/configuration.md` is generated from it. Conditions take the place of a class for each `kind`,
+Every key is defined once, here or in `augmentation.py`: type and bounds, unit, when it means something (`Only`), what
+it means (`Doc`) and default. `docs/configuration.md` is generated from it. Conditions replace a class for each `kind`,
 because two choices may meet in one section (`kind` and `schedule` of the optimizer), because some are not a kind (two
 branches or more), and because every experiment then has the same keys, which recorded runs and all users rely on.
 
@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Interval, MinLen, Predicate, Unit
 
+from residualformer.config.augmentation import SpecAugmentConfig, VariationConfig
 from residualformer.config.keys import (
     Allowed,
     BelowOne,
@@ -211,36 +212,6 @@ class AmNetConfig:
     noise_end: Annotated[NotNegative, BRANCHES, Doc("that factor at the end")] = 1.0
     arbitrator: Annotated[ArbitratorConfig, BRANCHES] = field(default_factory=ArbitratorConfig)
     cost: CostConfig = field(default_factory=CostConfig)
-
-
-@dataclass(frozen=True)
-class SpecAugmentConfig:
-    """Masks over stretches of time and of frequency."""
-
-    start_step: Annotated[Updates, Doc("applied from this update on")] = 0
-    num_time_masks: Annotated[int, Ge(0), Doc("masks in time")] = 2
-    max_time_fraction: Annotated[
-        Fraction, Only("data.specaugment.num_time_masks", Gt(0)), Doc("of the utterance, per mask")
-    ] = 0.1
-    num_freq_masks: Annotated[int, Ge(0), Doc("masks in frequency")] = 2
-    max_freq_bins: Annotated[int, Ge(0), Only("data.specaugment.num_freq_masks", Gt(0)), Doc("mel bins, per mask")] = 20
-
-
-@dataclass(frozen=True)
-class VariationConfig:
-    """Other voices, levels and backgrounds, made of the features at random."""
-
-    warp: Annotated[float, Interval(ge=0, le=0.5), Doc("vocal tracts up to this part longer or shorter")] = 0.0
-    gain_db: Annotated[NotNegative, Unit("dB"), Doc("louder or quieter by up to this much")] = 0.0
-    noise_probability: Annotated[Fraction, Doc("chance of stationary noise behind an utterance")] = 0.0
-    noise_snr_db: Annotated[
-        list[float],
-        Predicate(lambda pair: len(pair) == 2 and pair[0] <= pair[1]),
-        Unit("dB"),
-        Allowed("[lowest, highest]"),
-        Only("data.variation.noise_probability", Gt(0)),
-        Doc("its signal-to-noise ratio"),
-    ] = field(default_factory=lambda: [5.0, 30.0])
 
 
 @dataclass(frozen=True)
