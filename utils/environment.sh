@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Print the path of a Python that has the packages of pyproject.toml in the versions of constraints.txt.
 # The active `python` is taken if it has them all; else .venv in the repository root is made, or completed.
-# RESIDUALFORMER_TORCH=cpu or cuda says which build of PyTorch .venv gets; without it, that for CUDA where nvidia-smi is.
+# RESIDUALFORMER_TORCH=cpu or cuda says which build of PyTorch .venv gets; else that for CUDA where nvidia-smi is.
 # Messages go to stderr.
 
 set -euo pipefail
@@ -36,7 +36,9 @@ torch_options() { # for python $1
         echo --force-reinstall
     fi
 }
-is_cpu_build() { "$1" -c 'import importlib.metadata as m, sys; sys.exit("+cpu" not in m.version("torch"))' 2>/dev/null; }
+is_cpu_build() { # of python $1
+    "$1" -c 'import importlib.metadata as m, sys; sys.exit("+cpu" not in m.version("torch"))' 2>/dev/null
+}
 
 install_packages() {
     local pip=("$venv/bin/python" -m pip --disable-pip-version-check --no-input install)
