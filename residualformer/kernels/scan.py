@@ -5,13 +5,15 @@ Letters: B branches, N streams, T frames, H outputs; gates and states are those 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from residualformer.kernels import operators
+from residualformer.kernels.dispatch import give_up_on_failure, load_kernels, requested_engine, triton_or_plain
 from residualformer.kernels.precision import no_autocast
 from residualformer.kernels.recurrent import State, cell
 
@@ -20,7 +22,7 @@ def scan(kind: str, gates: Tensor, weight: Tensor, decisions: Tensor, state: Sta
     """Run B branches in step: at each frame all start from the same state, and eq. 2 combines what they make of it.
 
     Under autocast the products are done in its type; states and gates stay as they are given. LSTM has a backward pass
-    of its own.
+    of its own, and on CUDA two kernels in Triton for a frame (`scan_triton.py`, reference `scan_plain.py`).
 
     Args:
         kind: `lstm` or `gru`.
@@ -37,8 +39,9 @@ def scan(kind: str, gates: Tensor, weight: Tensor, decisions: Tensor, state: Sta
         weight = weight.to(torch.get_autocast_dtype(device))
     with no_autocast(gates):
         if kind == "gru":
+            triton_or_plain("the scan of branches", gates, "Triton's is for LSTM, not GRU")  # says so in the log
             return plain_scan(kind, gates, weight, decisions, state)
-        own, h, c, _ = _LSTM.apply(gates, weight, decisions.to(gates.dtype).unsqueeze(3), *state)
+        own, h, c, _ = _LSTM.apply(gates.contiguous(), weight, decisions.to(gates.dtype).unsqueeze(3), *state)
         return own, h, (h[-1], c)
 
 
@@ -71,21 +74,13 @@ class _LSTM(torch.autograd.Function):
         own, tanh_c = gates.new_empty(2, branches, size, len(h), dim)
         hs, cs = gates.new_empty(2, size + 1, len(h), dim)  # combined: before the first frame and after each
         hs[0], cs[0] = h, c
-        transposed = weight.transpose(1, 2)
         unflat = gates.unflatten(1, (size, len(h)))
-        c_own, product = torch.empty_like(own[:, 0]), torch.empty_like(own[:, 0])
-        for t in range(size):
-            z, d, h_own, tanh = unflat[:, t], decisions[:, t], own[:, t], tanh_c[:, t]
-            _add_products(z, hs[t], transposed)
-            z[..., : 2 * dim].sigmoid_()
-            z[..., 2 * dim : 3 * dim].tanh_()
-            z[..., 3 * dim :].sigmoid_()
-            i, f, g, o = z.chunk(4, dim=2)
-            torch.mul(f, cs[t], out=c_own).addcmul_(i, g)
-            torch.tanh(c_own, out=tanh)
-            torch.mul(o, tanh, out=h_own)
-            torch.sum(torch.mul(d, h_own, out=product), 0, out=hs[t + 1])  # eq. 2
-            torch.sum(torch.mul(d, c_own, out=product), 0, out=cs[t + 1])
+        ctx.fall_back = requested_engine() == "auto"
+        ctx.engine = _run(
+            _engine(gates),
+            lambda frames: frames.forward(unflat, weight, decisions, own, tanh_c, hs, cs),
+            ctx.fall_back,
+        )
         ctx.mark_dirty(gates)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(gates, weight, decisions, own, tanh_c, hs, cs)
@@ -98,58 +93,44 @@ class _LSTM(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         gates, weight, decisions, own, tanh_c, hs, cs = ctx.saved_tensors
         gates = gates.unflatten(1, decisions.shape[1:3])
-        i, f, g, o = gates.chunk(4, dim=3)
-        grad = _local_gradients(gates, tanh_c, cs)
-        through = operators.tanh_backward(o, tanh_c, torch.empty_like(tanh_c))  # from h to c of a branch
         dhs, dcs = gates.new_zeros(2, *hs.shape)  # of the combined h and c before the first frame and after each
         if h_grad is not None:
             dhs[1:] = h_grad
         if c_grad is not None:
             dcs[-1] = c_grad
-        dim = hs.size(2)
-        for t in reversed(range(gates.size(1))):
-            d, z = decisions[:, t], grad[:, t]
-            dh = d * dhs[t + 1]
-            if own_grad is not None:
-                dh += own_grad[:, t]
-            dc = (d * dcs[t + 1]).addcmul_(dh, through[:, t])
-            z[..., : 3 * dim].unflatten(2, (3, dim)).mul_(dc.unsqueeze(2))
-            z[..., 3 * dim :].mul_(dh)
-            torch.sum(dc.mul_(f[:, t]), 0, out=dcs[t])
-            _add_sum_of_products(dhs[t], z, weight)
+        grads: list[Tensor] = []
+        _run(
+            ctx.engine,
+            lambda frames: grads.append(frames.backward(gates, weight, decisions, tanh_c, cs, own_grad, dhs, dcs)),
+            ctx.fall_back,
+        )
+        (grad,) = grads
         before = hs[:-1].flatten(0, 1).to(weight.dtype).expand(len(weight), -1, -1)
         d_weight = torch.bmm(grad.flatten(1, 2).transpose(1, 2).to(weight.dtype), before)
         d_decisions = None
         if ctx.needs_input_grad[2]:
+            i, f, g, _ = gates.chunk(4, dim=3)
             d_decisions = (dhs[1:] * own + dcs[1:] * (f * cs[:-1] + i * g)).sum(3, keepdim=True)
         return grad.flatten(1, 2), d_weight, d_decisions, dhs[0], dcs[0]
 
 
-def _add_products(total: Tensor, h: Tensor, transposed: Tensor) -> None:
-    """Add h (N, H) times transposed (B, H, M), in the type of the latter, to total (B, N, M)."""
-    h = h.to(transposed.dtype).expand(len(transposed), -1, -1)
-    if transposed.dtype == total.dtype:
-        total.baddbmm_(h, transposed)
-    else:
-        total += torch.bmm(h, transposed)
+def _engine(gates: Tensor) -> str:
+    """Return who runs the frames: `triton` or `plain`."""
+    engine = requested_engine()
+    if engine == "auto":
+        return triton_or_plain("the scan of branches", gates)
+    return "triton" if engine == "triton" else "plain"
 
 
-def _add_sum_of_products(total: Tensor, z: Tensor, weight: Tensor) -> None:
-    """Add the sum over B of z (B, N, M) times weight (B, M, H), in the type of the latter, to total (N, H)."""
-    for part, matrix in zip(z.to(weight.dtype), weight, strict=True):
-        if matrix.dtype == total.dtype:
-            total.addmm_(part, matrix)
-        else:
-            total += part @ matrix
+def _run(engine: str, compute: Callable[[ModuleType], None], fall_back: bool) -> str:
+    """Call compute(frames of the engine); if these fail, and with `fall_back`, of `plain`. Returns what worked.
 
-
-def _local_gradients(gates: Tensor, tanh_c: Tensor, cs: Tensor) -> Tensor:
-    """Return d c / d (pre-activation) for i, f, g and d h / d (pre-activation) for o of all frames: (B, T, N, 4 H)."""
-    i, f, g, o = gates.chunk(4, dim=3)
-    grad = torch.empty_like(gates)
-    di, df, dg, do = grad.chunk(4, dim=3)
-    operators.sigmoid_backward(g, i, out=di)
-    operators.sigmoid_backward(cs[:-1].expand_as(f), f, out=df)
-    operators.tanh_backward(i, g, out=dg)
-    operators.sigmoid_backward(tanh_c, o, out=do)
-    return grad
+    Triton compiles a kernel when it first runs, so that nothing is written by one that cannot be compiled.
+    """
+    if fall_back and engine == "triton":
+        with give_up_on_failure(engine):
+            compute(load_kernels("scan", engine))
+            return engine
+        engine = "plain"
+    compute(load_kernels("scan", engine))
+    return engine

@@ -71,16 +71,6 @@ def _sum_exp(x, largest):
     return total
 
 
-@numba_kernel(fastmath={"contract", "reassoc"})
-def _sum_exp_(x, largest):
-    """Return the sum of exp(x - largest) and overwrite x by these exponentials."""
-    total = ZERO
-    for c in range(np.uintp(len(x))):
-        x[c] = _exp(x[c] - largest)
-        total += x[c]
-    return total
-
-
 @numba_kernel("void(f4[:, ::1], f4[:, ::1], i8[::1], i8[::1], f4[:, ::1], i8, i8)")
 def _join(am, lm, t, s, joint, first, every):
     """Write tanh(am[t] + lm[s]) into joint (m, D), rows first, first + every, ... as in the next two kernels."""
@@ -90,26 +80,28 @@ def _join(am, lm, t, s, joint, first, every):
             h[d] = _tanh(a[d] + b[d])
 
 
-@numba_kernel("void(f4[:, ::1], f4[::1], i8[:, ::1], f4[:, ::1], i8, i8)")
-def _log_probs(logits, bias, classes, log_probs, first, every):
-    """Write the log-probabilities of classes (m, 2) under logits (m, C) + bias (C,); `logits` is overwritten."""
+@numba_kernel("void(f4[:, ::1], f4[::1], i8[:, ::1], f4[:, ::1], f4[::1], i8, i8)")
+def _log_probs(logits, bias, classes, log_probs, norms, first, every):
+    """Write the log-probabilities of classes (m, 2) under logits (m, C) + bias (C,), and the log-normalizers (m,).
+
+    `logits` is overwritten.
+    """
     for row in range(first, len(logits), every):
         x = logits[row]
         largest = _add_bias(x, bias)
         log_total = np.float32(math.log(_sum_exp(x, largest)))
+        norms[row] = largest + log_total
         for k in range(2):
             log_probs[row, k] = x[classes[row, k]] - largest - log_total
 
 
-@numba_kernel("void(f4[:, ::1], f4[::1], i8[:, ::1], f4[:, ::1], i8, i8)")
-def _grads_of_logits(logits, bias, classes, grad, first, every):
+@numba_kernel("void(f4[:, ::1], f4[::1], i8[:, ::1], f4[::1], f4[:, ::1], i8, i8)")
+def _grads_of_logits(logits, bias, classes, norms, grad, first, every):
     """Overwrite logits (m, C) by their gradients, given grad (m, 2), that of `_log_probs`."""
     for row in range(first, len(logits), every):
-        x = logits[row]
-        largest = _add_bias(x, bias)
-        scale = -(grad[row, 0] + grad[row, 1]) / _sum_exp_(x, largest)
+        x, norm, scale = logits[row], norms[row], -(grad[row, 0] + grad[row, 1])
         for c in range(np.uintp(len(x))):
-            x[c] *= scale
+            x[c] = scale * _exp(x[c] + bias[c] - norm)
         for k in range(2):
             x[classes[row, k]] += grad[row, k]
 
@@ -133,18 +125,20 @@ def _grads_of_sides(joint, joint_grad, t, s, am_grad, lm_grad, part, parts):
 class NumbaTiles(Tiles):
     """`Tiles` of float32 tensors on a CPU; the number of threads changes no bit."""
 
-    def __init__(self, am: Tensor, lm: Tensor, weight: Tensor, bias: Tensor) -> None:
-        super().__init__(am.contiguous(), lm.contiguous(), weight, bias.contiguous())
+    ENGINE = "numba"
 
-    def write_log_probs(self, nodes: Nodes, log_probs: Tensor) -> None:
+    def __init__(self, am: Tensor, lm: Tensor, weight: Tensor, bias: Tensor, bf16: bool = False) -> None:
+        super().__init__(am.contiguous(), lm.contiguous(), weight, bias.contiguous(), bf16)
+
+    def write_log_probs(self, nodes: Nodes, log_probs: Tensor, norms: Tensor) -> None:
         t, s, classes = nodes
-        _run(_log_probs, self._forwards(t, s)[1], self.bias, classes, log_probs)
+        _run(_log_probs, self._forwards(t, s)[1], self.bias, classes, log_probs, norms)
 
-    def add_grads(self, nodes: Nodes, grad: Tensor, grads: Sequence[Tensor]) -> None:
+    def add_grads(self, nodes: Nodes, norms: Tensor, grad: Tensor, grads: Sequence[Tensor]) -> None:
         t, s, classes = nodes
         am_grad, lm_grad, weight_grad, bias_grad = grads
         joint, logits = self._forwards(t, s)
-        _run(_grads_of_logits, logits, self.bias, classes, grad)
+        _run(_grads_of_logits, logits, self.bias, classes, norms, grad)
         weight_grad.addmm_(logits.t(), joint)
         bias_grad += logits.sum(0)
         joint_grad = torch.mm(logits, self.weight, out=self.other[: len(t)])

@@ -18,6 +18,22 @@ from residualformer.errors import UserError
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 
+@triton.jit
+def product(a, b, total):
+    """Return total + a b, with float32 sums: of bf16 factors, or of float32 ones as three products of TF32 parts."""
+    if INTERPRETED and a.dtype == tl.bfloat16:  # the interpreter multiplies the bits of bf16 numbers
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision="tf32x3")
+
+
+@triton.jit
+def tanh(x):
+    """Return tanh(x) with an error of 1.5e-7; the interpreter knows none."""
+    z = tl.exp(-2.0 * tl.abs(x))
+    y = (1.0 - z) / (1.0 + z)
+    return tl.where(x < 0.0, -y, y)
+
+
 def check(kernel: str, like: Tensor) -> None:
     """Raise UserError if `kernel`, named in the sentence, is given tensors that Triton's kernels do not take."""
     if like.dtype != torch.float32:

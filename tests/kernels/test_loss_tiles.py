@@ -32,12 +32,13 @@ def problem(C, D=37, dtype=torch.float32, spread=1.0):
 
 def run(kind, joiner, nodes, grad):
     """Arcs, and gradients of the joiner, in two tiles."""
-    arcs, grads = grad.new_empty(NODES, 2), [torch.zeros_like(each) for each in joiner]
+    arcs, norms = grad.new_empty(NODES, 2), grad.new_empty(NODES)
+    grads = [torch.zeros_like(each) for each in joiner]
     tiles = kind(*joiner)
     for rows in tiles.split(NODES, 40):
-        tiles.write_log_probs([each[rows] for each in nodes], arcs[rows])
+        tiles.write_log_probs([each[rows] for each in nodes], arcs[rows], norms[rows])
     for rows in tiles.split(NODES, 40):
-        tiles.add_grads([each[rows] for each in nodes], grad[rows], grads)
+        tiles.add_grads([each[rows] for each in nodes], norms[rows], grad[rows], grads)
     return arcs, grads
 
 
@@ -103,8 +104,9 @@ def test_no_gradient_is_a_denormal_number():
     joiner, nodes, grad = problem(300, spread=5.0)
     tiles = NumbaTiles(*joiner)
     tiles.split(NODES, NODES)
-    grads = [torch.zeros_like(each) for each in joiner]
-    tiles.add_grads(nodes, grad.clamp(min=1e-7), grads)
+    grads, norms = [torch.zeros_like(each) for each in joiner], grad.new_empty(NODES)
+    tiles.write_log_probs(nodes, torch.empty_like(grad), norms)
+    tiles.add_grads(nodes, norms, grad.clamp(min=1e-7), grads)
     tiny = tiles.logits[tiles.logits != 0].abs().min()
     assert torch.finfo(torch.float32).tiny <= tiny < 1e-30 and (tiles.logits == 0).any()
 

@@ -38,7 +38,7 @@ class Build(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.kernel} {self.constants} sm_{self.arch}"
+        return f"{self.kernel} {self.constants} {sorted(set(self.types.values()))} sm_{self.arch}"
 
 
 def compile_kernels(module: str, builds: list[Build]) -> dict[str, Resources]:
@@ -53,14 +53,15 @@ def compile_kernels(module: str, builds: list[Build]) -> dict[str, Resources]:
 
 
 @contextmanager
-def counted_launches(monkeypatch: pytest.MonkeyPatch, module: Any) -> Iterator[list[str]]:
-    """Collect the names of the kernels that `module` launches."""
+def counted_launches(monkeypatch: pytest.MonkeyPatch, module: Any, run: bool = True) -> Iterator[list[str]]:
+    """Collect the names of the kernels that `module` launches, or would launch without `run`."""
     launched: list[str] = []
     original = module.launch
 
     def counting(kernel: Any, *arguments: Any, **options: Any) -> None:
         launched.append(kernel.fn.__name__)
-        original(kernel, *arguments, **options)
+        if run:
+            original(kernel, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "launch", counting)
