@@ -11,14 +11,15 @@ import pytest
 # A shell ignores interrupts in what it runs in the background, and so would all programs that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Kernels in Triton are run by its interpreter, unless TRITON_INTERPRET=0; whether they are is settled by its import.
-os.environ.setdefault("TRITON_INTERPRET", "1")
-
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs, before anything asks for them, unless the tests marked `gpu` are asked for."""
+    """Hide GPUs, before anything asks for them, unless the tests marked `gpu` are asked for.
+
+    Without a GPU kernels in Triton are run by its interpreter; whether they are is settled when Triton is imported.
+    """
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")
