@@ -39,7 +39,7 @@ def main() -> None:
     check_ranks(nproc * args.nodes, batches)
     nodes = spread(args.nodes)
     with nullcontext() if nodes.number else alone_in(args.exp):
-        sys.exit(launch(nproc, [__file__, *sys.argv[1:]], held(args.exp), nodes, args.exp.parent))
+        sys.exit(launch(nproc, sys.argv, held(args.exp), nodes, args.exp.parent))
 
 
 def train(args: argparse.Namespace, config: Config) -> None:

@@ -43,7 +43,7 @@ class Ranks:
 
     def wait(self) -> None:
         """Wait until all ranks have come here."""
-        self.sum([])
+        self.sum([0.0])  # of nothing at all would not wait
 
     def gather(self, value: T) -> list[T]:
         """Return the `value` of each rank. It may be of any type, and is copied to the CPU on the way."""
