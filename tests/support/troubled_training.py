@@ -5,12 +5,13 @@ The pid of each rank is left beside the run folder.
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import runpy
 import signal
 from pathlib import Path
 from typing import Any
 
+from residualformer.train.launch import run_rank
 from residualformer.train.loop import Trainer
 
 TRAIN = Path(__file__).resolve().parents[2] / "steps" / "train.py"
@@ -29,4 +30,7 @@ def troubled(trainer: Trainer, batches: list) -> Any:
 
 
 Trainer.update = troubled  # type: ignore[method-assign]
-runpy.run_path(str(TRAIN), run_name="__main__")
+spec = importlib.util.spec_from_file_location("train_step", TRAIN)  # as a module, so that `sys.argv` tells of this file
+step = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(step)
+run_rank(step.main)
