@@ -187,7 +187,7 @@ class Trainer:
                         tracker.add(of_batch, batch)
                     tracker.add_update(norm, wait_s)
                 else:
-                    self.note_bad_update([batch for _, batch in update.batches])
+                    self.note_bad_update(update.batches)
 
                 last = self.step == train.max_steps
                 if self.step % train.log_every_steps == 0 or last or self.stopping:
@@ -218,13 +218,13 @@ class Trainer:
         self.model.train()
         parameters = self.phases.begin_update(self.step)
         losses: list[tuple[Batch, BatchLosses]] = []
-        left_out: list[str] = []
+        left_out: list[tuple[int, str]] = []
         for number, batch in batches:
             seed, on_device = seed_batch(self.config.train.seed, self.step, number), batch.to(self.device)
             try:
                 of_batch = self.phases.losses(on_device, self._augmented(on_device.features, batch.feature_lens, seed))
             except NotFiniteError as error:
-                left_out.append(not_finite(error, batch))
+                left_out.append((number, not_finite(error, batch)))
                 continue
             of_batch.sums["loss"].backward(inputs=parameters)
             losses.append((batch, of_batch))
@@ -253,11 +253,11 @@ class Trainer:
             features = spec_augment(features, lengths, specaugment, self.model.encoder.mean, generator)
         return features
 
-    def note_bad_update(self, batches: Sequence[Batch]) -> None:
+    def note_bad_update(self, batches: Sequence[tuple[int, Batch]]) -> None:
         """Log that the last update had no finite gradient; raise UserError after `MAX_BAD_UPDATES` in a row."""
         self.bad_updates += 1
-        everywhere = self.ranks.gather([name for batch in batches for name in batch.ids])
-        names = list(chain.from_iterable(everywhere))[:8]
+        everywhere = self.ranks.gather([(number, batch.ids) for number, batch in batches])
+        names = [name for _, ids in sorted(chain.from_iterable(everywhere)) for name in ids][:8]
         log.warning("step %d: the gradient is not finite; update skipped; utterances %s", self.step, names)
         if self.bad_updates >= MAX_BAD_UPDATES:
             raise UserError(f"{self.bad_updates} updates in a row had no finite gradient; lower train.optimizer.lr")

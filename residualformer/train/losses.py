@@ -97,9 +97,9 @@ def not_finite(error: NotFiniteError, batch: Batch) -> str:
     return f"{error}; {', '.join(batch.ids[row] for row in error.rows[:8])}"
 
 
-def warn_not_finite(messages: list[str], step: int, ranks: Ranks) -> None:
-    """Log the sentences of all ranks on losses that are not finite."""
-    for message in chain.from_iterable(ranks.gather(messages)):
+def warn_not_finite(messages: list[tuple[int, str]], step: int, ranks: Ranks) -> None:
+    """Log what all ranks have found not finite, sentences with the numbers of their batches, in that order."""
+    for _, message in sorted(chain.from_iterable(ranks.gather(messages))):
         log.warning("after step %d: %s", step, message)
 
 

@@ -30,7 +30,7 @@ def validate(phases: Phases, dev: EvalBatches, tokenizer: Tokenizer, step: int, 
     """
     model, config = phases.model.eval(), phases.config
     tracker, decoded = LossTracker(), sample(dev.seconds)
-    messages: list[str] = []
+    messages: list[tuple[int, str]] = []
     texts: list[tuple[str, str]] = []  # of references and hypotheses
     settings = DecodeConfig(kind="greedy", token_reward=config.decode.token_reward)
     for number, batch in dev.part(ranks.rank, ranks.world):
@@ -38,7 +38,7 @@ def validate(phases: Phases, dev: EvalBatches, tokenizer: Tokenizer, step: int, 
         try:
             tracker.add(phases.losses(batch, batch.features), batch)
         except NotFiniteError as error:
-            messages.append(not_finite(error, batch))
+            messages.append((number, not_finite(error, batch)))
         if number in decoded:
             encoded, lengths = model.encoder(batch.features, batch.feature_lens)
             found = greedy_search(model, encoded, lengths, settings=settings)

@@ -170,8 +170,9 @@ def poisoned(spoil: Callable[[Trainer, Batch], None]) -> Callable[..., Results]:
         norm = made.update(first)[1]
         made.step += 1
         if not math.isfinite(norm):
-            made.note_bad_update([batch for _, batch in first])
+            made.note_bad_update(first)
         changed_by_first = checkpoint.fingerprint(made.model.state_dict()) != before
+        logging.getLogger("residualformer").removeHandler(told)
         made.update(second)
         return {"norm": norm, "changed": changed_by_first, "bad": made.bad_updates, "told": told.messages,
                 "weights": made.model.state_dict()}  # fmt: skip

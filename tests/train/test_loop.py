@@ -118,11 +118,11 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_names_the_utterances(
     _, norm = trainer.update([(0, batch)])
     assert not norm < float("inf") and checkpoint.fingerprint(trainer.model.state_dict()) == before
     with caplog.at_level("WARNING"):
-        trainer.note_bad_update([batch])
+        trainer.note_bad_update([(0, batch)])
     assert trainer.bad_updates == 1 and batch.ids[0] in caplog.text
     trainer.bad_updates = 19
     with pytest.raises(UserError, match="lower train.optimizer.lr"):
-        trainer.note_bad_update([batch])
+        trainer.note_bad_update([(0, batch)])
 
 
 def test_a_loss_that_is_not_finite_is_skipped_and_named_in_training_and_validation(
