@@ -62,9 +62,7 @@ def rank_pids(exp: Path) -> list[int]:
 
 def test_a_killed_rank_is_started_anew_and_the_result_is_the_same_bits(toy, tmp_path):
     straight, broken = tmp_path / "straight" / "run", tmp_path / "broken" / "run"
-    status, out, err = run(toy, straight, "SIGKILL rank", "--set", "train.max_steps=3")
-    assert status == 0, err  # ends before the trouble
-    status, out, err = run(toy, straight, "SIGCONT rank", "--set", "train.max_steps=6")
+    status, out, err = run(toy, straight, "SIGCONT rank")  # which changes nothing
     assert status == 0 and out.count("6 steps in") == 1, err
     status, out, err = run(toy, broken, "SIGKILL rank")
     assert status == 0 and out.count("6 steps in") == 1, err
