@@ -80,7 +80,7 @@ def trainer(cuts: dict[str, Path], folder: Path, config: Config, ranks: Ranks) -
         made.phases.arbitrator.out.weight.data.mul_(100)  # so that it chooses either branch now and then
     made.model.double()
     augmented = made._augmented
-    made._augmented = lambda batch, seed: augmented(batch, seed).double()
+    made._augmented = lambda *given: augmented(*given).double()
     to_double = lambda batch: dataclasses.replace(batch, features=batch.features.double())  # noqa: E731
     part = made.dev.part
     made.dev.part = lambda rank, world: ((number, to_double(batch)) for number, batch in part(rank, world))
