@@ -133,6 +133,8 @@ def run_rank(main: Callable[[], None]) -> None:
         if not _bad_ends(folder):
             raise  # the agent starts all anew
         return  # it failed because it lost another rank, which has told why
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # a stop that another rank has seen first comes too late here
     write_json(told, {"status": status, "message": message})
 
 

@@ -26,9 +26,9 @@ from residualformer.config.schema import (
 )
 from residualformer.data.batches import EvalBatches
 from residualformer.data.collate import Batch
+from residualformer.data.features import Statistics, write_feature_files
 from residualformer.data.splits import cuts_file
 from residualformer.data.tokenizer import train_tokenizer
-from residualformer.files import write_json
 from residualformer.train.loop import Trainer
 
 F = 4
@@ -106,7 +106,6 @@ def write_toy_data(folder: Path) -> Path:
     fbank.mkdir(parents=True)
     for name, path in write_toy_cuts(fbank).items():
         cuts_file(fbank, name).write_bytes(path.read_bytes())
-    write_json(fbank / "features.json", dataclasses.asdict(CONFIG.features))
-    write_json(fbank / "cmvn.json", {"mean": [9.0] * F, "std": [6.0] * F})
+    write_feature_files(fbank, CONFIG.features, Statistics([9.0] * F, [6.0] * F, frames=1000))
     TOKENIZER.save(folder / "lang" / "tokenizer.json")
     return folder
