@@ -99,7 +99,7 @@ class Trainer:
         self.model = build_model(config, tokenizer.vocab_size).to(self.device)
         self.model.encoder.mean.copy_(cmvn[0])
         self.model.encoder.std.copy_(cmvn[1])
-        self.optimizer = Optimizer(self.model, config.train)
+        self.optimizer = Optimizer(self.model, config.train, self.ranks)
         self.phases = build_phases(config, self.model, teacher and teacher.to(self.device), slow_share)
 
     def warm_start(self, weights: dict[str, Tensor], source: str) -> WarmStartReport:
@@ -274,7 +274,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Save the state to continue from and, every `save_every_steps`, weights to average."""
-        spent = self.clock.read(self.ranks)
+        spent, optimizer = self.clock.read(self.ranks), self.optimizer.state_dict()
         if not self.ranks.is_first:
             return
         train, weights = self.config.train, self._weights()
@@ -284,7 +284,7 @@ class Trainer:
             TrainingState(
                 identity=self.identity,
                 weights=weights,
-                optimizer=self.optimizer.state_dict(),
+                optimizer=optimizer,
                 phases=self.phases.state_dict(),
                 step=self.step,
                 epoch=self.position.epoch,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from residualformer.config.schema import OptimizerConfig, TrainConfig
 from residualformer.nn.linear import RESIDUAL_PARTS
 from residualformer.nn.transducer import Transducer
+from residualformer.train.ranks import Ranks
 
 ARBITRATOR = "encoder.arbitrator."  # prefix of its parameters' names
 RESIDUAL = re.compile(rf"encoder\.layers\.\d+\..*\.({'|'.join(RESIDUAL_PARTS)})")
@@ -28,10 +29,13 @@ class Optimizer:
     scaled to the size of AdamW's. AdamW updates everything else: biases, residuals, convolutions, predictor, joiner.
 
     A parameter without a gradient, such as an arbitrator's where it was not used, does not change.
+
+    Muon's updates take as long as many a batch, so each of several ranks computes a part of them for all. Every rank
+    needs the sums of all gradients, and must call the methods that its neighbors call.
     """
 
-    def __init__(self, model: Transducer, config: TrainConfig) -> None:
-        optimizer = config.optimizer
+    def __init__(self, model: Transducer, config: TrainConfig, ranks: Ranks | None = None) -> None:
+        optimizer, self.ranks = config.optimizer, ranks or Ranks()
         stacked = model.encoder.matrices() if optimizer.kind == "muon" else []
         matrices = [matrix for matrix, _ in stacked]
         of_muon = {id(p) for p in matrices}
@@ -43,12 +47,13 @@ class Optimizer:
             for matrix, count in stacked
             if count > 1
         ]
+        single = [matrix for matrix, count in stacked if count == 1]
+        self.of_muon = [*single, *(row for _, rows in self.stacks for row in rows)]
+        self.owners = _owners(self.of_muon, self.ranks.world)
         if matrices:
-            single = [matrix for matrix, count in stacked if count == 1]
-            rows = [row for _, rows in self.stacks for row in rows]
             self.parts.append(
                 torch.optim.Muon(
-                    [*single, *rows], optimizer.muon_lr, optimizer.weight_decay, adjust_lr_fn="match_rms_adamw"
+                    self.of_muon, optimizer.muon_lr, optimizer.weight_decay, adjust_lr_fn="match_rms_adamw"
                 )
             )
         self.factor = learning_rate_factor(optimizer, config.max_steps)
@@ -65,13 +70,18 @@ class Optimizer:
         total = nn.utils.get_total_norm([_gradient(p) for p in parameters], foreach=True)
         norm = float(total) / frames if parameters else math.nan
         if math.isfinite(norm):
-            # Division and clipping in one: a norm of `total` becomes the smaller one.
-            nn.utils.clip_grads_with_norm_(parameters, min(norm, self.clip_norm), total, foreach=True)
+            if frames != 1 or norm > self.clip_norm:
+                # Division and clipping in one: a norm of `total` becomes the smaller one.
+                nn.utils.clip_grads_with_norm_(parameters, min(norm, self.clip_norm), total, foreach=True)
             for matrix, rows in self.stacks:
                 for row, gradient in zip(rows, _gradient(matrix).chunk(len(rows)), strict=True):
                     row.grad = gradient
+            for matrix, owner in zip(self.of_muon, self.owners, strict=True):
+                if owner != self.ranks.rank:
+                    matrix.grad = None
             for part in self.parts:
                 part.step()
+            self.ranks.share(self.of_muon, self.owners)
         for schedule in self.schedules:
             schedule.step()
         self.zero_grad()
@@ -92,6 +102,10 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Return the updates made, and each optimizer's state of each parameter, by the parameter's number as text."""
         states = [part.state_dict()["state"] for part in self.parts]
+        for muon in states[1:]:
+            own = {number: values for number, values in muon.items() if self.owners[number] == self.ranks.rank}
+            for of_rank in self.ranks.gather(own):
+                muon.update(of_rank)
         return {
             "updates": self.schedules[0].last_epoch,
             "parts": [{str(number): values for number, values in state.items()} for state in states],
@@ -157,6 +171,18 @@ def _learning_rate_factor_of(name: str, config: OptimizerConfig) -> float:
     if name.startswith(ARBITRATOR):
         return config.arbitrator_factor
     return config.residual_factor if RESIDUAL.fullmatch(name) else 1.0
+
+
+def _owners(matrices: Sequence[Tensor], world: int) -> list[int]:
+    """Return the rank that updates each of `matrices`, so that all have about as much to compute."""
+    work = [0] * world
+    owners = [0] * len(matrices)
+    for number in sorted(range(len(matrices)), key=lambda number: -matrices[number].numel()):
+        owners[number] = work.index(min(work))
+        work[owners[number]] += matrices[number].numel() * min(
+            matrices[number].shape
+        )  # multiplications, up to a factor
+    return owners
 
 
 def _laid_out(values: dict[str, Any], parameter: Tensor) -> dict[str, Any]:

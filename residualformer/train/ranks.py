@@ -88,6 +88,22 @@ class Ranks:
                 parameter.grad = part.view_as(parameter)
         return totals[: len(numbers)]
 
+    @torch.no_grad()
+    def share(self, tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
+        """Replace each of `tensors` by that of the rank which owns it."""
+        if self.world == 1:
+            return
+        sent = []
+        for owner in range(self.world):
+            own = [tensor for tensor, its_owner in zip(tensors, owners, strict=True) if its_owner == owner]
+            for bucket in _buckets(own):
+                flat = torch.cat([tensor.flatten() for tensor in bucket])
+                sent.append((bucket, flat, dist.broadcast(flat, owner, async_op=True)))
+        for bucket, flat, work in sent:
+            work.wait()
+            for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
 
 @contextmanager
 def joined_ranks(device: str = "auto") -> Iterator[Ranks]:
