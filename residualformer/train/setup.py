@@ -76,10 +76,7 @@ def make_trainer(
     if ranks.is_first:
         dump_config(config, folder / "config.yaml")
         write_text(folder / "resume.sh", resume_script)
-        log_to(folder / "train.log")
-    else:
-        log.propagate = False
-        log.addHandler(logging.NullHandler())
+    log_to(folder / "train.log" if ranks.is_first else None)
     cuts, cmvn = {"train": train_source(fbank), "dev": cuts_file(fbank, "dev")}, read_cmvn(fbank)
     taught_by = Teacher(teacher, config) if teacher else None
     trainer = Trainer(config, tokenizer, cuts, cmvn, folder, identity, taught_by, slow_share, ranks)
@@ -89,8 +86,7 @@ def make_trainer(
         report, listed = trainer.warm_start(weights, str(source)), folder / "warm_start.txt"
         if ranks.is_first:
             write_text(listed, "\n".join(report.lines()) + "\n")
-        counts = f"{len(report.mapped)} keys mapped, {len(report.converted)} converted, {len(report.fresh)} fresh"
-        log.info("warm start from %s: %s; %s lists them", source, counts, listed)
+        log.info("warm start from %s: %s; %s lists them", source, report.counts(), listed)
     warn_of_warmup(config.train.optimizer.warmup_steps, config.train.max_steps)
     return trainer
 
@@ -195,8 +191,12 @@ class AboveTheBar(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def log_to(path: Path) -> None:
-    """Log to the terminal and to a file, each line with the time of day."""
+def log_to(path: Path | None) -> None:
+    """Log to the terminal and to a file, each line with the time of day; with None, nowhere."""
+    if path is None:
+        log.propagate = False
+        log.addHandler(logging.NullHandler())
+        return
     log.setLevel(logging.INFO)
     formatter = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
     for handler in (AboveTheBar(), logging.FileHandler(path)):

@@ -34,6 +34,10 @@ class WarmStartReport:
     # Computed from other weights: factors of a dense matrix or of other factors, a sparse branch's copy.
     converted: list[str]
 
+    def counts(self) -> str:
+        """Return how many weights are of each kind."""
+        return f"{len(self.mapped)} keys mapped, {len(self.converted)} converted, {len(self.fresh)} fresh"
+
     def lines(self) -> list[str]:
         """Return one line per weight, sorted by name."""
         entries = [(name, kind) for kind in ("mapped", "fresh", "converted") for name in getattr(self, kind)]

@@ -115,7 +115,7 @@ def test_damaged_or_foreign_models_are_refused(toy_cuts, tmp_path):
 def test_only_weights_are_averaged(tmp_path):
     write_tensors(tmp_path / "step-1.safetensors", "a model", {"a": torch.ones(2)}, {})
     with pytest.raises(UserError, match="step-1.safetensors holds a model, where weights is needed"):
-        checkpoint.average([tmp_path / "step-1.safetensors"])
+        checkpoint.read_weights(tmp_path / "step-1.safetensors")
 
 
 def test_a_fingerprint_is_of_the_bytes_of_any_type():

@@ -301,13 +301,17 @@ def test_the_share_that_is_matched_is_that_of_the_dev_set():
 def test_the_final_model_has_the_wanted_share_on_the_dev_set(trainer, share):
     run = trainer(branches("factorised"), share)
     info = run.run()
-    slow = frames = 0
+    slow = frames = ties = 0
     with torch.no_grad():
         for batch in run.dev:
             encoded = run.model.encoder.encode(batch.features, batch.feature_lens, one_hot)
-            for decisions, length in zip(encoded.decisions, encoded.lengths, strict=True):
+            for decisions, logits, length in zip(
+                encoded.decisions, encoded.arbitrator_logits, encoded.lengths, strict=True
+            ):
                 slow, frames = slow + int(decisions[:length, 0].sum()), frames + int(length)
-    assert slow == round(share * frames)  # counted, not approximated: the threshold lies between two frames
+                ties += int((logits[:length, 0] - logits[:length, 1]).abs().lt(1e-7).sum())
+    # Counted, not approximated: the threshold lies between two frames, but for those that float32 cannot tell apart.
+    assert abs(slow - round(share * frames)) <= ties < 0.02 * frames
     saved = checkpoint.load_model(run.folder).model.encoder.arbitrator.out.bias
     assert torch.equal(saved, run.model.encoder.arbitrator.out.bias)
     assert info["valid"]["slow_share"] == pytest.approx(share, abs=0.05)  # in the training's precision
