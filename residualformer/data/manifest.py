@@ -124,7 +124,6 @@ class _Features(_Known):
 
 
 class _Supervision(_Known):
-    model_config = ConfigDict(extra="ignore")  # alignments, which nothing reads
     id: str
     recording_id: str
     start: Annotated[float, Field(ge=-1e9, le=1e9)]
@@ -135,6 +134,7 @@ class _Supervision(_Known):
     speaker: str | None = None
     gender: str | None = None
     custom: dict[str, Any] | None = None
+    alignment: Any = None  # which nothing reads, see `parse_cut`
 
 
 class _Cut(_Known):
@@ -162,6 +162,8 @@ def parse_cut(value: Any) -> MonoCut | MultiCut:
         _CUT.validate_python(value)
     except ValidationError as error:
         raise BadCut(in_words(error)) from error
+    for supervision in value.get("supervisions", []):
+        supervision.pop("alignment", None)
     if value["type"] == "MonoCut":
         if not isinstance(value["channel"], int):
             raise BadCut(f"channel {value['channel']} is not allowed; a MonoCut has one")

@@ -57,6 +57,11 @@ def test_a_good_cut_is_as_lhotse_reads_it(cut, tmp_path):
 RIR = "recording.transforms.0.kwargs.rir"
 
 
+def test_alignments_are_passed_over(cut):
+    alignment = {"word": [["HELLO", 0.0, 1.0, None]]}
+    assert parse_cut(changed(cut, "supervisions.0.alignment", alignment)) == parse_cut(cut)
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -83,6 +88,7 @@ RIR = "recording.transforms.0.kwargs.rir"
         ("channel", [0]),
         ("supervisions", None),
         ("supervisions.0.text", 7),
+        ("supervisions.0.toxt", "HELLO"),
         ("custom", {"image": {"storage_type": "memory_raw", "storage_key": "x", "width": 1}}),
         ("custom", [1]),
         ("type", "MixedCut"),
