@@ -109,9 +109,10 @@ def read_table(path: Path) -> Table:
         rows = [Row(row["name"], [cell and Cell(**cell) for cell in row["cells"]]) for row in content.pop("rows")]
         claims = [Claim(**claim) for claim in content.pop("claims", [])]
         table = Table(name=path.stem, rows=rows, claims=claims, **content)
+        problems = list(_problems(table))
     except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is not the definition of a table ({error}); {advice}.") from error
-    for problem in _problems(table):
+    for problem in problems:
         raise UserError(f"{path}: {problem}.")
     return table
 

@@ -86,6 +86,7 @@ def test_a_table_that_is_none_is_named(tmp_path):
         good.replace("metric: WER", "metric: PER"): "metric is 'PER'; it must be one of WER, BLEU",
         good.replace("[with diagonal, without diagonal]", "[with]"): "row 'D1.*' has 2 cells for 1 columns",
         good.replace("value: 13.51", "value: [13.51, 1.0]"): "residual_nodiag has 2 values for 1 sets",
+        good.replace("[with diagonal, without diagonal]", "7"): "is not the definition of a table",
         "rows: 3": "is not the definition of a table",
         "a list": "is not the definition of a table",
     }.items():
