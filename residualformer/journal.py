@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from residualformer.files import read_log
+from residualformer.files import digest, read_log
 
 Task = TypeVar("Task")
 Map = Callable[..., Iterable[Any]]  # such as `map`, or what `parallel.worker_map` yields
@@ -50,7 +49,7 @@ class Journal:
     def __init__(self, folder: Path, work: Mapping[str, Any], job: Share | None = None) -> None:
         self.folder = folder
         self.job = job
-        self._work = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:16]
+        self._work = digest(work)
         self._file = folder / (f".journal.{job.number}-of-{job.total}.jsonl" if job else ".journal.jsonl")
 
     def run(

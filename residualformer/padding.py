@@ -1,4 +1,4 @@
-"""Masks of padded batches."""
+"""Masks of padded batches, and what they leave."""
 
 from __future__ import annotations
 
@@ -9,3 +9,9 @@ from torch import Tensor
 def real_frames(size: int, lengths: Tensor) -> Tensor:
     """Return a mask (N, size), True at frames before `lengths` (N,) and False in the padding, on their device."""
     return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def real_rows(x: Tensor, begin: Tensor, end: Tensor) -> Tensor:
+    """Return x (N, T, D) with zeros in the rows outside begin ... end-1, each (N,): padding may hold anything."""
+    row = torch.arange(x.shape[1], device=x.device)
+    return torch.where(((row >= begin[:, None]) & (row < end[:, None]))[:, :, None], x, 0.0)

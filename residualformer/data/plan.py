@@ -131,7 +131,7 @@ class Plan:
         return fit[int.from_bytes(drawn, "big") % len(fit)]
 
     def _joined(self, utterances: Iterator[Utterance], rng: random.Random) -> Iterator[Item]:
-        """Join neighbours with probability `concat_probability`, unless they are too long together."""
+        """Join neighbors with probability `concat_probability`, unless they are too long together."""
         for first in utterances:
             second = next(utterances, None) if rng.random() < self.data.concat_probability else None
             if second is None:

@@ -48,7 +48,9 @@ def find_shards(source: Path) -> list[Shard]:
     names = {path.name for path in source.iterdir()}
     numbers = [int(found[1]) for name in names if (found := re.fullmatch(r"(?:cuts|features)\.(\d{6,})\..+", name))]
     if not numbers:
-        raise UserError(f"{source} is no folder of Lhotse Shar, such as stage 2 writes with --shar: it has no shard.")
+        raise UserError(
+            f"{source} is no folder of Lhotse Shar, such as stage 2 writes with data.shard_size: it has no shard."
+        )
     count = max(max(numbers) + 1, stated_shards(source))
     some = range(min(count, len(names) + 1))  # a damaged name or summary may state any number; a gap is among these
     expected = [(f"cuts.{n:06d}.jsonl.gz", f"features.{n:06d}.tar") for n in some]

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from residualformer.data.arrays import BadArray, read_array
 from residualformer.data.manifest import in_words, raw_lines
 from residualformer.data.shar import ARRAY_SUFFIX, Shard, read_member
+from residualformer.data.summary import ADVICE
 from residualformer.errors import UserError
 
 TARGETS = ("text", "translation")
-_AGAIN = "run stage 2 again, with --overwrite"
 
 
 class Utterance(NamedTuple):
@@ -48,7 +48,7 @@ class Utterance(NamedTuple):
             with open(self.file, "rb") as file:
                 return read_array(file, self.shape, self.checksum)
         except (OSError, BadArray, KeyError, tarfile.TarError) as error:
-            raise UserError(f"the features of {self.id} in {self.file} cannot be read ({error}): {_AGAIN}.") from error
+            raise UserError(f"the features of {self.id} in {self.file} cannot be read ({error}): {ADVICE}.") from error
 
 
 def target_text(cut: Cut, target: str) -> str:
@@ -80,11 +80,11 @@ def read_utterances(shard: Shard, target: str) -> Iterator[Utterance]:
             yield _utterance(_Cut.model_validate_json(line), shard, target)
     except ValidationError as error:
         reason = f"line {number}: {in_words(error)}"
-        raise UserError(f"{shard.cuts} is not a manifest of cuts with features ({reason}): {_AGAIN}.") from error
+        raise UserError(f"{shard.cuts} is not a manifest of cuts with features ({reason}): {ADVICE}.") from error
     except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{shard.cuts} is not a manifest of cuts ({error}): {_AGAIN}.") from error
+        raise UserError(f"{shard.cuts} is not a manifest of cuts ({error}): {ADVICE}.") from error
     if number == 0:
-        raise UserError(f"{shard.cuts} holds no utterance: {_AGAIN}.")
+        raise UserError(f"{shard.cuts} holds no utterance: {ADVICE}.")
 
 
 class _Part(BaseModel):

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from residualformer.kernels.precision import bf16_products, no_autocast
 from residualformer.kernels.projection import Projection
+from residualformer.padding import real_rows
 
 BLOCK = 2**26  # logits in a buffer (256 MB), unless one utterance has more; backward uses up to four buffers
 ALL = slice(None)
@@ -55,8 +56,8 @@ class _PaddedArcs(torch.autograd.Function):
         unigram, symbols, blank, boundary, (lm_scale, am_scale), bf16 = arguments[6:]
         x, y = arguments[0], arguments[3]
         (B, T, _), L, C = x.shape, y.shape[1], len(arguments[1])
-        x = _real_rows(x, boundary[:, 1], boundary[:, 3])
-        y = _real_rows(y, boundary[:, 0], boundary[:, 2] + 1)
+        x = real_rows(x, boundary[:, 1], boundary[:, 3])
+        y = real_rows(y, boundary[:, 0], boundary[:, 2] + 1)
         encoder, predictor = _flat(x, arguments[1:3], bf16), _flat(y, arguments[4:6], bf16)
         am_classes = F.pad(symbols, (1, 0), value=blank)  # (B, L): the blank and the labels
         lm_classes = symbols.new_full((B, L, 2), blank)  # of each position, the label, if there is one, and the blank
@@ -177,9 +178,3 @@ def _add_grads(side: Projection, grad: Tensor, rows: slice, M: int) -> None:
 def _scaled_(x: Tensor, factor: float) -> Tensor:
     """Return x times the factor, in place."""
     return x if factor == 1.0 else x.mul_(factor)
-
-
-def _real_rows(x: Tensor, begin: Tensor, end: Tensor) -> Tensor:
-    """Return x (B, M, D) with zeros in the rows outside begin ... end-1, each (B,): padding may hold anything."""
-    row = torch.arange(x.shape[1], device=x.device)
-    return torch.where(((row >= begin[:, None]) & (row < end[:, None]))[:, :, None], x, 0.0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
@@ -70,6 +70,20 @@ def give_up_on_failure(engine: str) -> Iterator[None]:
     except Exception as error:  # a package can fail to import, or to compile for this machine, in one of many ways
         _failed.add(engine)
         log.warning("kernels run without %s, which failed, and therefore slower: %s", engine, error)
+
+
+def run_or_plain(engine: str, compute: Callable[[str], None], fall_back: bool) -> str:
+    """Call compute(engine); if that is Triton and fails, and with `fall_back`, compute("plain"). Return what worked.
+
+    Triton compiles a kernel when it first runs, so that nothing is written by one that cannot be compiled.
+    """
+    if fall_back and engine == "triton":
+        with give_up_on_failure(engine):
+            compute(engine)
+            return engine
+        engine = "plain"
+    compute(engine)
+    return engine
 
 
 def triton_or_plain(kernel: str, like: Tensor, unfit: str | None = None) -> str:

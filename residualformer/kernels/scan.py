@@ -5,15 +5,13 @@ Letters: B branches, N streams, T frames, H outputs; gates and states are those 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from residualformer.kernels.dispatch import give_up_on_failure, load_kernels, requested_engine, triton_or_plain
+from residualformer.kernels.dispatch import load_kernels, requested_engine, run_or_plain, triton_or_plain
 from residualformer.kernels.precision import no_autocast
 from residualformer.kernels.recurrent import State, cell
 
@@ -76,11 +74,11 @@ class _LSTM(torch.autograd.Function):
         hs[0], cs[0] = h, c
         unflat = gates.unflatten(1, (size, len(h)))
         ctx.fall_back = requested_engine() == "auto"
-        ctx.engine = _run(
-            _engine(gates),
-            lambda frames: frames.forward(unflat, weight, decisions, own, tanh_c, hs, cs),
-            ctx.fall_back,
-        )
+
+        def compute(engine: str) -> None:
+            load_kernels("scan", engine).forward(unflat, weight, decisions, own, tanh_c, hs, cs)
+
+        ctx.engine = run_or_plain(_engine(gates), compute, ctx.fall_back)
         ctx.mark_dirty(gates)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(gates, weight, decisions, own, tanh_c, hs, cs)
@@ -99,11 +97,12 @@ class _LSTM(torch.autograd.Function):
         if c_grad is not None:
             dcs[-1] = c_grad
         grads: list[Tensor] = []
-        _run(
-            ctx.engine,
-            lambda frames: grads.append(frames.backward(gates, weight, decisions, tanh_c, cs, own_grad, dhs, dcs)),
-            ctx.fall_back,
-        )
+
+        def compute(engine: str) -> None:
+            frames = load_kernels("scan", engine)
+            grads.append(frames.backward(gates, weight, decisions, tanh_c, cs, own_grad, dhs, dcs))
+
+        run_or_plain(ctx.engine, compute, ctx.fall_back)
         (grad,) = grads
         before = hs[:-1].flatten(0, 1).to(weight.dtype).expand(len(weight), -1, -1)
         d_weight = torch.bmm(grad.flatten(1, 2).transpose(1, 2).to(weight.dtype), before)
@@ -120,17 +119,3 @@ def _engine(gates: Tensor) -> str:
     if engine == "auto":
         return triton_or_plain("the scan of branches", gates)
     return "triton" if engine == "triton" else "plain"
-
-
-def _run(engine: str, compute: Callable[[ModuleType], None], fall_back: bool) -> str:
-    """Call compute(frames of the engine); if these fail, and with `fall_back`, of `plain`. Returns what worked.
-
-    Triton compiles a kernel when it first runs, so that nothing is written by one that cannot be compiled.
-    """
-    if fall_back and engine == "triton":
-        with give_up_on_failure(engine):
-            compute(load_kernels("scan", engine))
-            return engine
-        engine = "plain"
-    compute(load_kernels("scan", engine))
-    return engine

@@ -12,6 +12,7 @@ from residualformer.kernels.dispatch import (
     is_usable,
     load_kernels,
     requested_engine,
+    run_or_plain,
     triton_or_plain,
 )
 from residualformer.kernels.tiles_plain import Tiles
@@ -37,14 +38,6 @@ def fastest_tiles(am: Tensor) -> type[Tiles]:
 
 
 def run_tiles(kind: type[Tiles], compute: Callable[[type[Tiles]], None], fall_back: bool) -> type[Tiles]:
-    """Call compute(kind); if its engine fails and with `fall_back`, compute(Tiles). Returns the class that worked.
-
-    Triton compiles a kernel when it first runs.
-    """
-    if fall_back and kind.ENGINE == "triton":
-        with give_up_on_failure("triton"):
-            compute(kind)
-            return kind
-        kind = Tiles
-    compute(kind)
-    return kind
+    """Call compute(kind); if that is Triton's and fails, and with `fall_back`, compute(Tiles). Return what worked."""
+    kinds = {kind.ENGINE: kind, Tiles.ENGINE: Tiles}
+    return kinds[run_or_plain(kind.ENGINE, lambda engine: compute(kinds[engine]), fall_back)]

@@ -6,7 +6,6 @@ whole, which is its reference. Letters and conventions: see `simple.py`.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from residualformer.kernels.precision import is_bf16_autocast, no_autocast, wide
 from residualformer.kernels.projection import Projection, mean_softmax
 from residualformer.loss.arcs import Loss, checked_arguments, finish_arcs, loss_with_grads
 from residualformer.loss.simple import get_rnnt_logprobs_smoothed, mixed_arcs
+from residualformer.padding import real_rows
 
 SMALL = 2**20  # up to so many encoder-side logits a CPU computes them faster all at once
 
@@ -76,9 +76,9 @@ def _arcs(
         px, py = padded_arcs(encoder, predictor, unigram, symbols, blank, boundary, scales)
         return finish_arcs(px, py, boundary, rnnt_type)
     if encoded.shape[0] * encoded.shape[1] * len(encoder.weight) <= SMALL:
-        encoded = _real_rows(encoded, boundary[:, 1], boundary[:, 3])
+        encoded = real_rows(encoded, boundary[:, 1], boundary[:, 3])
         if am_scale == 0.0:  # else the unigram average is over all rows
-            predicted = _real_rows(predicted, boundary[:, 0], boundary[:, 2] + 1)
+            predicted = real_rows(predicted, boundary[:, 0], boundary[:, 2] + 1)
         am, lm = F.linear(encoded, encoder.weight, encoder.bias), F.linear(predicted, predictor.weight, predictor.bias)
         return get_rnnt_logprobs_smoothed(lm, am, symbols, blank, lm_scale, am_scale, boundary, rnnt_type)
     unigram = mean_softmax(predictor) if am_scale != 0.0 else None
@@ -114,10 +114,3 @@ def _checked_sizes(encoder: Projection, predictor: Projection) -> tuple[int, int
     if len(types) > 1:
         raise ValueError(f"the projections and their inputs must be of one type: got {', '.join(types)}")
     return B, predictor.x.shape[1] - 1, C
-
-
-def _real_rows(x: Tensor, begin: Tensor, end: Tensor) -> Tensor:
-    """Return x (B, L, D) with zeros in the rows outside begin ... end-1, each (B,)."""
-    row = torch.arange(x.shape[1], device=x.device)
-    padding = ((row < begin[:, None]) | (row >= end[:, None])).flatten().nonzero()[:, 0]
-    return x.flatten(0, 1).index_fill(0, padding, 0).view_as(x) if len(padding) else x

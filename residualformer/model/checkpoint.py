@@ -132,7 +132,7 @@ def parse_model(file: Path, weights: Weights, values: dict[str, Any]) -> SavedMo
     except ValueError as error:
         raise UserError(f"{file} holds no sound token set ({error}); remove it and train again") from error
     config, info = config_from_dict(values["config"], str(file)), values["info"]
-    if info.get("fingerprint", fingerprint(weights)) != fingerprint(weights):
+    if "fingerprint" in info and info["fingerprint"] != fingerprint(weights):
         raise UserError(f"{file} is damaged: its weights are not those that were trained; remove it and train again")
     return SavedModel(file, weights, config, tokenizer, info)
 

@@ -84,8 +84,8 @@ class Ranks:
             buckets.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
         for bucket, flat, work in buckets:
             work.wait()
-            for parameter, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
-                parameter.grad = part.view_as(parameter)
+            for parameter, part in _parts(bucket, flat):
+                parameter.grad = part
         return totals[: len(numbers)]
 
     @torch.no_grad()
@@ -101,8 +101,8 @@ class Ranks:
                 sent.append((bucket, flat, dist.broadcast(flat, owner, async_op=True)))
         for bucket, flat, work in sent:
             work.wait()
-            for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
-                tensor.copy_(part.view_as(tensor))
+            for tensor, part in _parts(bucket, flat):
+                tensor.copy_(part)
 
 
 @contextmanager
@@ -155,3 +155,9 @@ def _buckets(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
             group.clear()
         group.append(parameter)
     yield from (group for group in groups.values() if group)
+
+
+def _parts(bucket: Sequence[Tensor], flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield each tensor of a bucket with the part of `flat` that stands for it, in its shape."""
+    for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+        yield tensor, part.view_as(tensor)

@@ -34,13 +34,13 @@ def validate(phases: Phases, dev: EvalBatches, tokenizer: Tokenizer, step: int, 
     texts: list[tuple[str, str]] = []  # of references and hypotheses
     settings = DecodeConfig(kind="greedy", token_reward=config.decode.token_reward)
     for number, batch in dev.part(ranks.rank, ranks.world):
-        batch = batch.to(ranks.device)
+        on_device = batch.to(ranks.device)
         try:
-            tracker.add(phases.losses(batch, batch.features), batch)
+            tracker.add(phases.losses(on_device, on_device.features), batch)
         except NotFiniteError as error:
             messages.append((number, not_finite(error, batch)))
         if number in decoded:
-            encoded, lengths = model.encoder(batch.features, batch.feature_lens)
+            encoded, lengths = model.encoder(on_device.features, on_device.feature_lens)
             found = greedy_search(model, encoded, lengths, settings=settings)
             texts += zip(batch.texts, [tokenizer.decode(hypothesis.tokens) for hypothesis in found], strict=True)
     warn_not_finite(messages, step, ranks)

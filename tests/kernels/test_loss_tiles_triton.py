@@ -4,9 +4,9 @@ import logging
 
 import pytest
 import torch
+from support.lattice_nodes import NODES, assert_float64_but_for_rounding, problem, run
 from support.loss_paths import TYPES, case
 from support.triton_kernels import Build, compile_kernels, counted_launches, triton
-from test_loss_tiles import NODES, problem, run
 
 from residualformer.kernels import dispatch, tiles
 from residualformer.kernels.dispatch import recursion_engine
@@ -34,13 +34,7 @@ def test_kernels_are_float64_but_for_rounding(C, spread):
     """As those in numba: tanh is off by 1.5e-7, products of D by a few eps, in logits of up to 5 sqrt(D) spread."""
     from residualformer.kernels.tiles_triton import TritonTiles
 
-    joiner, nodes, grad = problem(C, spread=spread)
-    exact, exact_grads = run(Tiles, [each.double() for each in joiner], nodes, grad.double())
-    arcs, grads = run(TritonTiles, joiner, nodes, grad)
-    logit = 3e-7 * (5 * 37**0.5 * spread + 5)
-    torch.testing.assert_close(arcs.double(), exact, rtol=0, atol=logit)
-    for ours, theirs in zip(grads, exact_grads, strict=True):
-        assert (ours - theirs).abs().max() <= 2 * logit * theirs.abs().max()
+    assert_float64_but_for_rounding(TritonTiles, C, spread)
 
 
 def test_bf16_factors_have_float32_sums():
