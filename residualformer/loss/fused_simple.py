@@ -93,7 +93,7 @@ def _arcs(
 
 
 def takes_padding(x: Tensor) -> bool:
-    """Return whether a batch is computed with its padding: elsewhere than on a CPU, operators are dear, not numbers."""
+    """Return whether a batch is computed with its padding: on a GPU a launch costs more than numbers for nothing."""
     return x.device.type != "cpu"
 
 

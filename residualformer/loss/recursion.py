@@ -100,7 +100,7 @@ def _fitting_boundary(px: Tensor, py: Tensor, boundary: Tensor | None) -> Tensor
 
 @contextmanager
 def trusted_values() -> Iterator[None]:
-    """Take the values of symbols and boundaries for right within the context; the host would wait for a GPU to look."""
+    """Skip the checks of the values of symbols and boundaries within the context: the host would wait for a GPU."""
     token = _trusted.set(True)
     try:
         yield

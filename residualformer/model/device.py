@@ -59,7 +59,7 @@ def find_device(name: str = "auto", process: int = 0) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         if name != "auto":
-            reason = why_no_cuda() or "torch finds no CUDA GPU"
+            reason = why_no_cuda() or "torch finds no CUDA GPU: use a machine with one"
             raise UserError(f"--device {name}: {reason}; or give --device cpu.")
         _warn_of_missing_cuda()
         return torch.device("cpu")

@@ -139,7 +139,7 @@ def run_rank(main: Callable[[], None]) -> None:
 
 
 def _status(folder: Path) -> int:
-    """Return the exit status of rank 0, or that of the rank whose end came before it."""
+    """Return the exit status of the first rank, by number, that ended badly; 0 if all ended well."""
     ends = _bad_ends(folder)
     if not ends:
         return 0

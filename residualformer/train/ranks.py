@@ -131,9 +131,9 @@ def check_ranks(world: int, batches_per_update: int) -> None:
     """Raise UserError if an update has no batch for some of `world` ranks."""
     if world > batches_per_update:
         raise UserError(
-            f"{world} processes cannot share the batches of an update, of which there are train.batches_per_update = "
-            f"{batches_per_update}: start at most as many (--nproc), or set train.batches_per_update={world} and a "
-            f"smaller data.max_batch_s, so that an update holds as much as before"
+            f"{world} processes, but an update has train.batches_per_update = {batches_per_update} batches: start at "
+            f"most {batches_per_update} (--nproc), or set train.batches_per_update={world} and a smaller "
+            f"data.max_batch_s, so that an update holds as much as before"
         )
 
 

@@ -56,7 +56,7 @@ def test_the_device_of_a_name(machine, caplog, gpus, name, process, expected):
 @pytest.mark.parametrize(
     ("gpus", "name", "process", "message"),
     [
-        (0, "cuda", 0, "--device cuda: torch finds no CUDA GPU; or give --device cpu"),
+        (0, "cuda", 0, "--device cuda: torch finds no CUDA GPU: use a machine with one; or give --device cpu"),
         (0, "cuda:1", 0, "--device cuda:1: torch finds no CUDA GPU"),
         (2, "cuda:2", 0, "--device cuda:2 is GPU 2, but torch finds 2, numbered from 0: give another --device"),
         (2, "auto", 2, "process 3 needs a GPU of its own, but torch finds 2"),
