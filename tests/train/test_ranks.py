@@ -109,7 +109,8 @@ def test_every_scenario_is_looked_at():
 
 
 def test_more_ranks_than_batches_are_refused(toy_cuts, tmp_path):
-    with pytest.raises(UserError, match="2 processes, but an update has train.batches_per_update = 1 batches: .*at most 1 .--nproc"):
+    message = "2 processes, but an update has train.batches_per_update = 1 batches: .*at most 1 .--nproc"
+    with pytest.raises(UserError, match=message):
         make_trainer(toy_cuts, tmp_path, CONFIG, ranks=Ranks(0, 2))
     ranks.check_ranks(2, changed("train", batches_per_update=2).train.batches_per_update)
 
