@@ -20,6 +20,10 @@ export OMP_NUM_THREADS MKL_NUM_THREADS="${MKL_NUM_THREADS:-$OMP_NUM_THREADS}"
 # other load, take many times longer; with this they share the cores.
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}"
 
+# Keep freed memory instead of returning it: to ask the system for it anew takes a tenth of an update's time.
+export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-1000000000}"
+export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-1000000000}"
+
 # Training meets more shapes than oneDNN by default keeps operators for, and to make them anew is slow.
 export ONEDNN_PRIMITIVE_CACHE_CAPACITY="${ONEDNN_PRIMITIVE_CACHE_CAPACITY:-8192}"
 

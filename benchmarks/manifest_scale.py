@@ -79,7 +79,7 @@ def measure(what: str, path: Path, middle: int) -> dict[str, float]:
     values = watch.read("open") | {"imported_mb": imported, "open_mb": resident_mb(peak=True)}
     if what == "epoch":
         cuts = batches = 0
-        for items in source.plan.epoch(0):
+        for (items,) in source.plan.epoch(0):
             cuts, batches = cuts + len(items), batches + 1
         values |= {"cuts": cuts, "batches": batches}
     else:

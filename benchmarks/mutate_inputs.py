@@ -184,13 +184,15 @@ def build(loader: Loader, folder: Path) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=270, help="inputs in all (default: %(default)s)")
+    parser.add_argument("--each", type=int, metavar="N", help="inputs of each loader, instead of --count")
     parser.add_argument("--first", type=int, default=0, help="number of the first input of a loader (0)")
-    parser.add_argument("--only", metavar="LOADER", help="one of: " + "; ".join(LOADERS))
+    loaders = "may be repeated; one of: " + "; ".join(LOADERS)
+    parser.add_argument("--only", action="append", metavar="LOADER", choices=LOADERS, help=loaders)
     parser.add_argument("--limit", type=float, default=60.0, metavar="S", help="seconds per input (%(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    names = [args.only] if args.only else list(LOADERS)
-    each = -(-args.count // len(names))
+    names = args.only or list(LOADERS)
+    each = args.each or -(-args.count // len(names))
     print(ROW.format("loader", "inputs", "read", "sentence", "faults", "MB more"), flush=True)
     totals: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as temporary:

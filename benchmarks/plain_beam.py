@@ -22,13 +22,15 @@ Labels = tuple[int, ...]
 class PlainState:
     """One stream: B, the W best label sequences (as (label, frame) pairs) with their log-probabilities."""
 
+    scorer = None
+
     def __init__(self, predicted: Predicted):
         self.best: dict[Labels, float] = {(): 0.0}
         self.frames: dict[Labels, Labels] = {(): ()}
         self.predicted: dict[Labels, Predicted] = {(): predicted}
         self.num_frames = 0
 
-    def nbest(self, most: int = 1) -> list[Hypothesis]:
+    def nbest(self, most: int = 1, ended: bool = False) -> list[Hypothesis]:
         order = sorted(self.best, key=self.best.get, reverse=True)[:most]
         return [Hypothesis(list(labels), list(self.frames[labels]), self.best[labels]) for labels in order]
 
@@ -44,7 +46,7 @@ class PlainBeamSearch:
         self.model, self.blank, self.width = model, blank, beam
         self._first = self._predict(blank, model.predictor_state())
 
-    def start(self) -> PlainState:
+    def start(self, scorer: None = None) -> PlainState:
         return PlainState(self._first)
 
     def advance(self, states: Sequence[PlainState], encoded: Sequence[Array]) -> None:

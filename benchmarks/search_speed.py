@@ -9,6 +9,8 @@ other features, whose mean and variance are then taken from the audio: the words
 trained model. sherpa-onnx takes part if it is installed: on type `nemo` it runs hypotheses one by one, on
 `ebranchformer` in a batch; there a frame writes one label at most, and no blank after it, which is less work.
 
+One row is our search with 100 hotwords, words of the cuts' transcripts.
+
 Programs take turns, utterance by utterance, in pieces of 100 ms; times are processor time of the process. `search` is a
 program's time without that of features and encoder, which our own program without a search takes.
 """
@@ -16,9 +18,10 @@ program's time without that of features and encoder, which our own program witho
 from __future__ import annotations
 
 import argparse
+import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +32,7 @@ import torch
 from plain_beam import PlainBeamSearch
 
 from residualformer.config.schema import PredictorConfig
+from residualformer.context.scorer import Context
 from residualformer.data.fbank import compute_fbank
 from residualformer.data.manifest import read_cuts
 from residualformer.errors import run_main
@@ -48,6 +52,7 @@ PIECE, RATE = 1600, 16000
 CONTEXT = 2
 OURS, SHERPA = "ours", "sherpa-onnx"
 ENCODER = "features and encoder"
+HOTWORDS = 100
 
 
 class Row(NamedTuple):
@@ -118,9 +123,9 @@ def with_features(bundle: Bundle, preset: str, audio: list[np.ndarray]) -> Bundl
     return Bundle(bundle.model, config, bundle.tokenizer, bundle.info)
 
 
-def stream(recognizer: Recognizer, samples: np.ndarray) -> str:
+def stream(recognizer: Recognizer, samples: np.ndarray, context: Context | None = None) -> str:
     """Return the text that our runtime writes for samples (S,), fed in pieces."""
-    stream = recognizer.create_stream()
+    stream = recognizer.create_stream(context)
     for start in range(0, len(samples), PIECE):
         stream.accept_waveform(samples[start : start + PIECE])
         recognizer.decode([stream])
@@ -129,8 +134,16 @@ def stream(recognizer: Recognizer, samples: np.ndarray) -> str:
     return " ".join(segment.text for segment in stream.pop_segments())
 
 
-def programs(folder: Path, settings: ModelSettings, beam: int) -> dict[str, Callable[[np.ndarray], str]]:
-    """By name, what turns samples (S,) into text."""
+def long_words(text: Iterable[str]) -> list[str]:
+    """Return words of the text to be hotwords."""
+    words = sorted({word for line in text for word in line.split() if len(word) > 4})
+    return random.Random(1).sample(words, min(HOTWORDS, len(words)))
+
+
+def programs(
+    folder: Path, settings: ModelSettings, beam: int, text: Iterable[str]
+) -> dict[str, Callable[[np.ndarray], str]]:
+    """By name, what turns samples (S,) into text; hotwords are taken from `text`."""
     model = load_exported(folder)
     decode = replace(model.decode, kind="beam", beam=beam, blank_penalty=0.0)
     searches = {f"{OURS}, beam {beam}": None, ENCODER: NoSearch(model, model.blank, decode)}
@@ -140,6 +153,9 @@ def programs(folder: Path, settings: ModelSettings, beam: int) -> dict[str, Call
         recognizer = Recognizer(model, decode)
         recognizer._search = search or recognizer._search
         found[name] = lambda samples, recognizer=recognizer: stream(recognizer, samples)
+    helped, words = Recognizer(model, decode), long_words(text)
+    hotwords = helped.hotwords(words)
+    found[f"{OURS}, {len(words)} hotwords"] = lambda samples: stream(helped, samples, hotwords)
     if is_installed("sherpa_onnx"):
         for name, options in (  # which wants the silence behind an utterance given; our runtime adds what it needs
             (f"{SHERPA}, beam {beam}", {"decoding_method": "modified_beam_search", "max_active_paths": beam}),
@@ -152,12 +168,14 @@ def programs(folder: Path, settings: ModelSettings, beam: int) -> dict[str, Call
     return found
 
 
-def measure(kind: str, bundle: Bundle, audio: list[np.ndarray], references: list[str], beam: int) -> list[Row]:
+def measure(
+    kind: str, bundle: Bundle, audio: list[np.ndarray], references: list[str], beam: int, text: Iterable[str]
+) -> list[Row]:
     """The rows of one type of folder."""
     with tempfile.TemporaryDirectory() as folder:
         contract = CONTRACTS[kind](bundle.model, encoder_graph(bundle.model))
         settings = write_folder(Path(folder), "model", bundle, contract, "factored", int8=False)
-        runs = programs(Path(folder), settings, beam)
+        runs = programs(Path(folder), settings, beam, text)
         texts, seconds = {name: [] for name in runs}, dict.fromkeys(runs, 0.0)
         for run in runs.values():
             run(audio[0][:RATE])  # warm-up
@@ -192,7 +210,7 @@ def main() -> None:
     for kind in args.type:
         bundle = with_stateless_predictor(load_model(args.model), list(text.values()))
         bundle = with_features(bundle, CONTRACTS[kind].preset, audio)
-        for row in measure(kind, bundle, audio, references, args.beam):
+        for row in measure(kind, bundle, audio, references, args.beam, text.values()):
             rest = ["-" if row.search_rtf is None else f"{row.search_rtf:.4f}", f"{row.ratio:.2f}"]
             rest += ["-", "-"] if row.same is None else [f"{row.words_wrong:.1f}", f"{100 * row.same:.0f}%"]
             cells = " ".join(f"{cell:>{width}}" for cell, width in zip(rest, (7, 7, 6, 9), strict=True))

@@ -99,10 +99,10 @@ class Worker:
         source = self.trainer.batches
         list(source.plan.epoch(0))  # the first takes longer
         started = time.process_time()
-        self.plan = list(source.plan.epoch(0))
+        self.plan = [batch for update in source.plan.epoch(0) for batch in update]
         planning, started = time.process_time() - started, time.process_time()
         plans = enumerate(self.plan[: args.batches])
-        self.batches = [source.loader.batch(items, Position(0, i))[0] for i, items in plans]
+        self.batches = [source.loader.batch(items, Position(0, i), 0)[0] for i, items in plans]
         self.making_s = planning / len(self.plan) + (time.process_time() - started) / len(self.batches)
 
     def update(self, number: int) -> dict[str, float]:

@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from local.common.splits import add_missing_splits, repeated_texts, shared_speakers, total_hours
 from local.custom_data.choices import as_lines, as_yaml, choose
 from local.custom_data.entries import EMPTY_TEXT, LAYOUT_NAMES, NO_AUDIO, Data, Dropped, Entry
-from local.custom_data.splits import add_missing_splits, repeated_texts, shared_speakers, total_hours
 from residualformer.data.text import CASES, normalize
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_json, write_json, write_text
@@ -36,6 +36,7 @@ FASTEST = 40.0  # characters per second; with more, the text must belong to othe
 MANIFEST_OPTIONS = ("data", "layout", "target", "case", "punctuation", "min_seconds", "max_seconds")
 # Reasons to drop an utterance, in addition to those of entries.py.
 DUPLICATE, UNREADABLE, NO_TRANSLATION = "duplicate", "unreadable audio", "no translation"
+BAD_NAME = "file name that is not UTF-8"
 TOO_SHORT, TOO_LONG, TOO_MUCH_TEXT = "too short", "too long", "more text than can be said"
 
 
@@ -69,14 +70,15 @@ def manifests(args: argparse.Namespace) -> None:
     if given_splits and "train" not in given_splits:
         raise UserError("the data give splits, but no utterance is in train: name one split train, or give no splits.")
     total, found = len(data.entries) + len(data.dropped), len(data.entries)
+    out = Path(args.out)
     selected = select(data, args)
     cuts = validate(selected, data, args)
     split = {entry.utterance.id: entry.split or "train" for entry in selected}
     splits = {name: [cut for cut in cuts if split[cut.id] == name] for name in SPLITS}
     if not splits["train"]:
-        raise UserError(f"none of {found} utterances is left to train on: {summary(data.dropped)}.")
+        write_report(data.dropped, out / "dropped.tsv", total)
+        raise UserError(f"none of {found} utterances is left to train on: {summary(data.dropped)}.{example(data)}")
     notes = [add_missing_splits(splits), shared_speakers(splits), repeated_texts(splits), conversions(cuts)]
-    out = Path(args.out)
     write_report(data.dropped, out / "dropped.tsv", total)
     for note in filter(None, notes):
         print(f"note: {note}")
@@ -94,10 +96,12 @@ def select(data: Data, args: argparse.Namespace) -> list[Entry]:
         text, translation = (
             normalize(words, args.case, args.punctuation == "keep") for words in (given.text, given.translation)
         )
-        channel = str(entry.cut.channel) if entry.cut else ""
+        channel = entry.cut.channel if entry.cut else given.channel
         file = content.get(given.audio) if given.audio else None
-        audio = (file or given.id, given.start, given.duration, channel)
-        if not text:
+        audio = (file or given.id, given.start, given.duration, str(channel))
+        if not (is_utf8(given.id) and is_utf8(str(given.audio))):
+            data.drop(given.id, BAD_NAME, f"{given.audio}: rename it, in UTF-8")
+        elif not text:
             data.drop(given.id, EMPTY_TEXT, given.text)
         elif args.target == "translation" and not translation:
             data.drop(given.id, NO_TRANSLATION)
@@ -112,6 +116,15 @@ def select(data: Data, args: argparse.Namespace) -> list[Entry]:
             first[audio] = given.id
             kept.append(replace(entry, utterance=replace(given, text=text, translation=translation)))
     return kept
+
+
+def is_utf8(name: str) -> bool:
+    """Return whether a name, as Python read it from a file system, can be written to a manifest."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def audio_content(entries: Iterable[Entry]) -> dict[Path, str]:
@@ -137,9 +150,11 @@ def validate(entries: list[Entry], data: Data, args: argparse.Namespace) -> list
     from residualformer.data.validate import validate_cuts
 
     given = [relabel(entry.cut, entry.utterance) if entry.cut else entry.utterance for entry in entries]
+    out = Path(args.out)
     if not given:
-        raise UserError(f"no utterance can be used: {summary(data.dropped)}.")
-    cuts, skipped = validate_cuts(given, "your data", jobs=args.jobs)
+        write_report(data.dropped, out / "dropped.tsv", len(data.dropped))
+        raise UserError(f"no utterance can be used: {summary(data.dropped)}.{example(data)}")
+    cuts, skipped = validate_cuts(given, "your data", jobs=args.jobs, decoded=out / "audio")
     for line in skipped:
         name, _, why = line.partition(": ")
         data.drop(name, UNREADABLE, why)
@@ -163,10 +178,17 @@ def summary(dropped: list[Dropped]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counts) or "nothing"
 
 
+def example(data: Data) -> str:
+    """Return a sentence about the first utterance that was dropped, "" if there is none."""
+    first = next(iter(data.dropped), None)
+    return f" The first, {first.id}: {' '.join(f'{first.reason}, {first.detail}'.split())}." if first else ""
+
+
 def write_report(dropped: list[Dropped], path: Path, total: int) -> None:
     """Write a table of dropped utterances and their reasons, and print a summary."""
     rows = [f"{each.id}\t{each.reason}\t{' '.join(each.detail.split())}" for each in dropped]
-    write_text(path, "\n".join(["id\treason\tdetail", *rows]) + "\n")
+    table = "\n".join(["id\treason\tdetail", *rows]) + "\n"
+    write_text(path, table.encode(errors="backslashreplace").decode())  # a name may hold bytes that are not UTF-8
     print(f"dropped {len(dropped)} of {total} utterances: {summary(dropped)} -> {path}")
 
 

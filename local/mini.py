@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from local.common import espeak
 from local.common.synthesis import (
-    SAMPLING_RATE,
     VARIANTS,
     Conditions,
     Line,
@@ -29,12 +28,11 @@ from local.common.synthesis import (
     generator,
     make_speakers,
     prepare_folder,
-    read_transcripts,
+    write_rendered_cuts,
     write_transcripts,
 )
 from local.mini_corpus.grammar import draw_sentence
-from residualformer.data.corpus_utterance import CorpusUtterance
-from residualformer.errors import UserError, run_main
+from residualformer.errors import run_main
 from residualformer.parallel import worker_map
 from residualformer.workflow.corpus import run_program
 from residualformer.workflow.options import positive_number, real_number, whole_number
@@ -128,25 +126,8 @@ def obtain(args: argparse.Namespace) -> None:
 
 def manifests(args: argparse.Namespace) -> None:
     """Write the validated cuts of each split."""
-    from residualformer.data.validate import write_cuts  # imports torch, not needed by options
-
     folder = Path(args.corpus)
-    records = read_transcripts(folder)
-    if not records:
-        raise UserError(f"no finished corpus in '{folder}': run stage 0 first (mini.py obtain --out {folder}).")
-    for split in dict.fromkeys(record["split"] for record in records):
-        utterances = [
-            CorpusUtterance(
-                id=record["id"],
-                audio=folder / record["audio"],
-                text=record["text"],
-                speaker=record["speaker"],
-                translation=record["translation"],
-            )
-            for record in records
-            if record["split"] == split
-        ]
-        write_cuts(utterances, split, Path(args.out) / f"cuts_{split}.jsonl.gz", SAMPLING_RATE, jobs=args.jobs)
+    write_rendered_cuts(folder, Path(args.out), args.jobs, f"run stage 0 first (mini.py obtain --out {folder})")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from residualformer.errors import UserError
 
 CHECK = "check"  # the key of the check sum in a JSON file that has one
+OLD = "old"  # the folder of results that others have displaced
 _LEFTOVER = re.compile(r"\.\d+\..+")  # a process writes NAME as .PID.NAME
 
 
@@ -39,6 +40,30 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_tree(folder: Path, may_replace: Callable[[Path], bool], refusal: str) -> Iterator[Path]:
+    """Yield a new folder beside `folder`; it replaces `folder` on success and is removed on failure.
+
+    Raises UserError, "`folder` exists and `refusal`", if it is neither an empty folder nor one that may be replaced.
+    """
+    folder = folder.resolve()  # '.' has no name from which to derive another
+    if folder.exists() and not may_replace(folder) and (folder.is_file() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and {refusal}.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (folder.with_name(f".{os.getpid()}.{kind}.{folder.name}") for kind in ("new", "old"))
+    try:
+        new.mkdir()
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left half-written in `folder`. No other process may be writing there."""
     for path in folder.glob(".*"):
@@ -48,7 +73,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def set_aside(folder: Path) -> Path:
     """Move a result to `old/<name>.<number>` beside it, where no table of results looks. Return the new path."""
-    old = folder.parent / "old"
+    old = folder.parent / OLD
     old.mkdir(exist_ok=True)
     return folder.rename(numbered(old / folder.name))
 

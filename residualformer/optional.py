@@ -38,9 +38,12 @@ OPTIONAL = {
         "https://csukuangfj.github.io/kaldifeat/cuda.html",
         "1.25",
     ),
+    "kaldifst": OptionalPackage("compiling grammars", "pip install 'residualformer[grammar]'", "1.7.14"),
+    "num2words": OptionalPackage("numbers in grammars", "pip install 'residualformer[grammar]'", "0.5.13"),
     "numba": OptionalPackage(
         "fast transducer losses and products of sparse branches on a CPU", "pip install 'residualformer[train]'", "0.68"
     ),
+    "piper": OptionalPackage("neural voices for your own phrases", "pip install piper-tts"),
     "sherpa_onnx": OptionalPackage("the check of exported models", "pip install 'residualformer[sherpa]'", "2.0.1"),
     "sounddevice": OptionalPackage(
         "the microphone",
@@ -62,6 +65,7 @@ EXTRAS = {
         *("pydantic", "sacrebleu", "safetensors", "tensorboard", "torch", "typing_extensions"),
     ),
     "synthesis": ("espeakng_loader",),
+    "demo": ("websockets",),
 }
 
 

@@ -1,23 +1,31 @@
-"""Stage 9: export a trained run to a folder that sherpa-onnx runs, checked against PyTorch on real utterances."""
+"""Stage 9: export a trained run to a folder that sherpa-onnx runs, checked and scored beside PyTorch.
+
+The check is that all programs write the same tokens. The scores are error rates of each precision; a line on stderr
+warns of one that loses more than 5%.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from residualformer.config.schema import Config
 from residualformer.decode.settings import decode_settings
-from residualformer.errors import UserError, run_main
+from residualformer.errors import run_main
 from residualformer.export.audio import dev_cuts, noise, utterances_of_cuts, utterances_of_files
 from residualformer.export.card import CARD_FILE, agreement, megabytes, model_card, scores_of
 from residualformer.export.check import CheckAudio, check_folder
 from residualformer.export.contracts import CONTRACTS
 from residualformer.export.folder import WEIGHTS, choose_contract, encoder_graph, replacing_folder, write_folder
+from residualformer.export.rates import measure_rates, rate_lines, rate_warnings
 from residualformer.files import write_json, write_text
 from residualformer.model.checkpoint import load_model
 from residualformer.optional import OPTIONAL, is_installed
 from residualformer.provenance import provenance
 from residualformer.runtime.settings import ModelSettings
+from residualformer.workflow.options import positive_whole_number
 
 
 def main() -> None:
@@ -28,30 +36,38 @@ def main() -> None:
     run = args.run if args.run.is_dir() else args.run.resolve().parent
     out = args.out or run / "export"
     kind = choose_contract(bundle.config, args.type)
-    checked_on, audio = check_audio(args, run, bundle.config.features.sample_rate_hz)
+    checked_on, audio, scored = load_audio(args, run, bundle.config)
     contract = kind(bundle.model, encoder_graph(bundle.model, args.weights == "merged"))
     with replacing_folder(out) as folder:
         settings = write_folder(folder, run.resolve().name, bundle, contract, args.weights, args.int8)
         report = check_folder(folder, settings, bundle, contract, audio)
-        write_json(folder / "check.json", {**asdict(report), "audio": checked_on, **provenance()})
-        card = model_card(folder, settings, bundle.config, bundle.info, scores_of(run), report, checked_on)
+        rates = measure_rates(folder, settings, bundle, scored)
+        found = {**asdict(report), "rates": asdict(rates), "audio": checked_on, **provenance()}
+        write_json(folder / "check.json", found)
+        card = model_card(folder, settings, bundle.config, bundle.info, scores_of(run), report, rates, checked_on)
         write_text(folder / CARD_FILE, card)
     if not is_installed("sherpa_onnx"):
         print(f"export: sherpa-onnx took no part in the check; to install it: {OPTIONAL['sherpa_onnx'].install}")
     if report.tokens == 0:
         print("export: no tokens were recognized, so the check shows little; give speech with --check-cuts")
-    print(f"export: {agreement(report)}, on {report.utterances} utterances, {report.tokens} tokens ({checked_on})")
+    print(f"export: {agreement(report)}, on {report.size} ({checked_on})")
+    for line in rate_lines(rates):
+        print(f"export: {line}")
+    for warning in rate_warnings(rates):
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"export: type {settings.type}, {args.weights}, encoder {sizes(out, settings)} -> {out}")
 
 
-def check_audio(args: argparse.Namespace, run: Path, rate: int) -> tuple[str, list[CheckAudio]]:
-    """Load the audio of the check: the given one, the dev set, or noise; return its description and utterances."""
+def load_audio(args: argparse.Namespace, run: Path, config: Config) -> tuple[str, list[CheckAudio], list[CheckAudio]]:
+    """Load the given audio, the dev set, or noise; return its description, what to check on, and what to score."""
+    rate = config.features.sample_rate_hz
     if args.check_audio:
-        return "given files", utterances_of_files(args.check_audio, rate)
+        return "given files", utterances_of_files(args.check_audio, rate), []
     if args.check_cuts or dev_cuts(run).is_file():
-        cuts = args.check_cuts or dev_cuts(run)
-        return str(cuts), utterances_of_cuts(cuts, args.num_check, rate)
-    return "noise, as no development set was found", noise(rate)
+        cuts, target = args.check_cuts or dev_cuts(run), config.tokens.target
+        checked, scored = (utterances_of_cuts(cuts, n, rate, target) for n in (args.num_check, args.num_scored))
+        return str(cuts), checked, scored
+    return "noise, as no development set was found", noise(rate), []
 
 
 def sizes(out: Path, settings: ModelSettings) -> str:
@@ -74,13 +90,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="decode.KEY=VALUE", help="override a setting")
     parser.add_argument("--int8", action="store_true", help="also write files with weights of 8 bits")
     audio = parser.add_mutually_exclusive_group()
-    audio.add_argument("--check-cuts", type=Path, metavar="CUTS", help="cuts to check on (default: the run's dev set)")
+    audio.add_argument(
+        "--check-cuts", type=Path, metavar="CUTS", help="cuts to check and score on (default: the run's dev set)"
+    )
     audio.add_argument("--check-audio", type=Path, nargs="+", metavar="FILE", help="audio files to check on")
-    parser.add_argument("--num-check", type=int, default=10, metavar="N", help="cuts to check on (default: 10)")
-    args = parser.parse_args()
-    if args.num_check < 1:
-        raise UserError(f"--num-check {args.num_check}: give 1 or more")
-    return args
+    parser.add_argument(
+        "--num-check", type=positive_whole_number, default=10, metavar="N", help="cuts to check on (default: 10)"
+    )
+    parser.add_argument(
+        "--num-scored", type=positive_whole_number, default=200, metavar="N", help="cuts to score on (default: 200)"
+    )
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

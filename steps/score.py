@@ -83,8 +83,9 @@ def draw(egs: Path, results: Results, runs: Sequence[Scored], suffix: str) -> li
     if dev_losses(metrics, training):
         pictures.append(training)
     # Any search will do: it does not change the branches that are taken.
-    first = next((run.row.split for run in runs if run.branched), None)
-    branched = {run.row.experiment: run for run in runs if run.branched and run.row.split == first}
+    arbitrated = [run for run in runs if run.branched and not run.row.control]
+    first = next((run.row.split for run in arbitrated), None)
+    branched = {run.row.experiment: run for run in arbitrated if run.row.split == first}
     if branched and draw_decisions(egs, [branched[name] for name in results.experiments if name in branched], branches):
         pictures.append(branches)
     return pictures

@@ -20,7 +20,7 @@ from residualformer.errors import UserError, run_main
 from residualformer.files import write_json, write_text
 from residualformer.provenance import commit
 from residualformer.report.paper_text import findings, render, show_picture
-from residualformer.report.papers import find_table
+from residualformer.report.papers import Table, find_table
 from residualformer.report.plots import table_lines
 from residualformer.report.reproduce import reproduce
 from residualformer.report.results import Results
@@ -33,12 +33,13 @@ def main() -> None:
     sets = args.split.split() if args.split is not None else scored_sets(args.egs_dir)
     decode = {name: decode_config(args, name) for name in ("base", *table.experiments)}
     folders = [folder for folder in find_runs(args.egs_dir / "exp", sets) if folder.parent.name in table.experiments]
-    runs = with_means([score_run(folder) for folder in folders if folder.name.endswith(f"_{search(decode, folder)}")])
+    folders = [folder for folder in folders if folder.name.endswith(tuple(searches(decode, table, folder)))]
+    runs = with_means([score_run(folder) for folder in folders])
     if not runs:
         names = ", ".join(table.experiments)
         wanted = ", ".join(f"{name} ({search_name(settings_for(decode['base'], name))})" for name in sets)
         raise UserError(f"{args.egs_dir} holds none of {names} decoded on {wanted}; run stages 4 to 7 first")
-    by_name = {(run.row.experiment, run.row.split): run for run in runs}
+    by_name = {(run.row.name, run.row.split): run for run in runs}
     result = replace(
         reproduce(table, by_name, sets),
         recipe=args.egs_dir.resolve().name,
@@ -68,9 +69,10 @@ def decode_config(args: argparse.Namespace, experiment: str) -> DecodeConfig:
     return load_config(conf / f"{own}.yaml", args.set).decode
 
 
-def search(decode: dict[str, DecodeConfig], folder: Path) -> str:
-    """Return the name of the search that its experiment asks for on the folder's split."""
-    return search_name(settings_for(decode[folder.parent.name], split_of(folder)))
+def searches(decode: dict[str, DecodeConfig], table: Table, folder: Path) -> list[str]:
+    """Return how the folder of a decoding that the table shows may end: as its experiment asks for, and controls."""
+    name = search_name(settings_for(decode[folder.parent.name], split_of(folder)))
+    return [f"_{name}", *(f"_{name}_{control}" for control in table.arbitrator_controls())]
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -19,12 +19,12 @@ from residualformer.config.loading import load_config
 from residualformer.config.schema import Config
 from residualformer.lock import alone_in, held
 from residualformer.model.device import add_device_option
-from residualformer.model.identity import IF_CHANGED
+from residualformer.model.identity import IF_CHANGED, IfChanged
 from residualformer.train.launch import default_nproc, launch, run_rank
-from residualformer.train.loop import Interrupted
-from residualformer.train.nodes import spread
-from residualformer.train.ranks import check_ranks, is_rank, joined_ranks
+from residualformer.train.nodes import check_ranks, spread
+from residualformer.train.ranks import is_rank, joined_ranks
 from residualformer.train.setup import make_trainer
+from residualformer.train.signals import Interrupted
 from residualformer.workflow.options import positive_whole_number
 
 
@@ -44,7 +44,7 @@ def main() -> None:
 
 def train(args: argparse.Namespace, config: Config) -> None:
     """Train in this process, or as one of the ranks that torchrun has started."""
-    script, changed = resume_script(), args.if_changed
+    script, changed = resume_script(args.if_changed), args.if_changed
     with joined_ranks(args.device) as ranks, alone_in(args.exp) if ranks.is_first else nullcontext():
         trainer = make_trainer(config, args.data, args.exp, args.warm_start, script, ranks, changed)
         if trainer is None:
@@ -67,7 +67,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with fbank/ and lang/ (stages 2 and 3)")
     parser.add_argument("--exp", type=Path, required=True, help="run folder")
     parser.add_argument(
-        "--warm-start", type=Path, help="run folder to start from (default: the sibling of EXP that the YAML names)"
+        "--warm-start",
+        type=Path,
+        help="run folder or model file to start from (default: the sibling of EXP that the YAML names)",
     )
     processes = "processes (default: one for each GPU, or for each of OMP_NUM_THREADS, up to train.batches_per_update)"
     parser.add_argument("--nproc", type=positive_whole_number, metavar="N", help=processes)
@@ -98,15 +100,25 @@ def summary(info: dict[str, Any]) -> str:
     ]
     if "slow_share" in valid:
         parts.append(f"{valid['slow_share']:.1%} of the frames slow")
+    if info["valid"] != info["candidates"][0]["valid"]:
+        chosen = next(each["name"] for each in info["candidates"] if each["valid"] == valid)
+        parts.append(f"the {chosen}, the best on dev")
+    if info["stopped_early"]:
+        parts.append("ended early, as dev no longer improved")
     return ", ".join(parts)
 
 
-def resume_script() -> str:
-    """Return a script that goes on with this very run."""
+def resume_script(if_changed: IfChanged) -> str:
+    """Return a script that goes on with this very run, in the folder that the script is in.
+
+    A run that was moved aside, because its place was needed for another one, goes on where it is, and moves nothing.
+    """
+    safely = ["--if-changed", "refuse" if if_changed == "aside" else if_changed]
     path = Path(__file__).resolve().parent.parent / "path.sh"
-    lines = ["#!/usr/bin/env bash", "# Goes on with this run from its last checkpoint.", "set -euo pipefail"]
+    lines = ["#!/usr/bin/env bash", "# Goes on with this run, in this folder, from its last checkpoint."]
+    lines += ["set -euo pipefail", 'folder=$(CDPATH=\'\' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)']
     lines += [f"cd {shlex.quote(os.getcwd())}", f"RESIDUALFORMER_PYTHON={shlex.quote(sys.executable)}"]
-    lines += [f". {shlex.quote(str(path))}", f"exec {shlex.join([sys.executable, *sys.argv])}"]
+    lines += [f". {shlex.quote(str(path))}", f'exec {shlex.join([sys.executable, *sys.argv, *safely])} --exp "$folder"']
     return "\n".join(lines) + "\n"
 
 

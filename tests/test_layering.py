@@ -77,10 +77,13 @@ ROOMS = (
         "optional",
         "parallel",
         "lock",
+        "onnx_session",
         "padding",
         "provenance",
         "records",
+        "tensor_files",
     ],
+    ["words"],
     ["config"],
     ["kernels"],
     ["nn"],
@@ -88,6 +91,8 @@ ROOMS = (
     ["data"],
     ["model"],
     ["metrics"],
+    ["context"],
+    ["lm"],
     ["decode"],
     ["compress"],
     ["train"],
@@ -95,10 +100,13 @@ ROOMS = (
     ["export"],
     ["report"],
     ["workflow"],
+    ["library"],
+    ["demo"],
     ["cli"],
     ["__main__"],
 )
-LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+LEVEL: dict[str | None, int] = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+LEVEL[None] = len(ROOMS)  # the package itself
 
 
 def module_name(path: Path) -> str:
@@ -231,3 +239,9 @@ UNPICKLING = {
 @pytest.mark.parametrize("path", [path for path in PYTHON if path not in under("tests")], ids=name)
 def test_nothing_that_is_read_may_hold_code(path):
     assert not names_used(path) & UNPICKLING
+
+
+@pytest.mark.parametrize("path", under("tests"), ids=name)
+def test_tests_share_helpers_not_tests(path):
+    """Helpers are in tests/support and in the conftest files; a test file may run itself in another process."""
+    assert not [module for module in imports(parse(path)) if module.startswith("test_")]

@@ -45,7 +45,7 @@ install_packages() {
     # torch first and without dependencies, so that its own index is asked for nothing else.
     # shellcheck disable=SC2046  # two words or none
     "${pip[@]}" --no-deps $(torch_options "$venv/bin/python") "$("$venv/bin/python" "$root/utils/pins.py" torch)" >&2 &&
-        "${pip[@]}" --constraint "$root/constraints.txt" --editable "${root}[train,synthesis,dev]" >&2
+        "${pip[@]}" --constraint "$root/constraints.txt" --editable "${root}[train,synthesis,grammar,dev]" >&2
 }
 
 asked=${RESIDUALFORMER_TORCH:-auto}
@@ -81,7 +81,7 @@ if ! is_complete; then
     make_venv "$base" || die "$base cannot make a virtual environment at $venv; install its venv and pip modules"
     install_packages || die "the packages could not be installed into $venv (see above); is there a network? \
 Run this again to go on, or activate an environment where \
-'pip install -c constraints.txt -e .[train,synthesis,dev]' has succeeded"
+'pip install -c constraints.txt -e .[train,synthesis,grammar,dev]' has succeeded"
     recipe >"$complete.part" && mv "$complete.part" "$complete"
     say "== environment ready: $venv"
 fi

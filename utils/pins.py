@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = ("train", "synthesis", "dev")  # what utils/environment.sh installs
+EXTRAS = ("train", "synthesis", "grammar", "dev")  # what utils/environment.sh installs
 
 
 def read_pins() -> dict[str, str]:

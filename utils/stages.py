@@ -16,11 +16,13 @@ from pathlib import Path
 
 from residualformer.errors import run_main
 from residualformer.journal import share
+from residualformer.model.device import add_device_option
 from residualformer.workflow.corpus import options_help
 from residualformer.workflow.options import (
     OptionParser,
     add_settings,
     add_switch,
+    caller_path,
     nonempty,
     one_of,
     positive_whole_number,
@@ -55,6 +57,8 @@ def run_parser() -> OptionParser:
     add("--experiments", type=nonempty, default=experiments, metavar="'NAME ...'", help="what to train (%(default)s)")
     add("--test-set", type=nonempty, default="test", metavar="'SET ...'", help="what to decode and score (%(default)s)")
     add_settings(options)
+    source = "run folder whose model trainings start from, with its layers and sizes (finetune, adapt)"
+    add("--start-from", type=caller_path, metavar="RUN", help=source)
     add_switch(options, "--overwrite", "run finished stages again")
     changed = "a training of other options: move it to old/ (aside), go on with the new ones (go-on), or stop (refuse)"
     add("--if-changed", type=one_of("aside", "go-on", "refuse"), default="aside", metavar="WHAT", help=changed)
@@ -63,6 +67,7 @@ def run_parser() -> OptionParser:
     add("--nproc", type=whole_number, default=0, metavar="N", help=ranks)
     nodes = "machines of a training, each with --nproc processes; utils/slurm.sh starts them (%(default)s)"
     add("--nodes", type=positive_whole_number, default=1, metavar="N", help=nodes)
+    add_device_option(options)
     add("--job", type=share, metavar="I/N", help="of stage 7, only the part of job I of N; without it, the rest")
     add("--feature-backend", type=nonempty, metavar="NAME", help="computes features: knf (default), kaldifeat, auto")
     add("--python", type=nonempty, metavar="PATH", help="the Python to use as it is, with no check and no set-up")

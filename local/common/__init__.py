@@ -1,1 +1,1 @@
-"""Code that several corpora share: downloads and synthetic speech."""
+"""Code that several corpora share: downloads, splits, transcripts and synthetic speech."""

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from residualformer.errors import UserError
 from residualformer.files import read_json, write_json
 
+OPENSLR = "https://www.openslr.org/resources"
 TRIES = 5
 TIMEOUT_S = 60
 

@@ -10,14 +10,17 @@ import io
 import json
 import shutil
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import soundfile
 
 from local.common import acoustics, espeak
+from residualformer.data.corpus_utterance import CorpusUtterance
+from residualformer.data.splits import cuts_file
 from residualformer.errors import UserError
 from residualformer.files import read_json_lines, replacing, write_json
 
@@ -50,17 +53,24 @@ class Conditions:
     margin_s: tuple[float, float] = (0.05, 0.3)  # before and after the speech
 
 
+class Voice(Protocol):
+    """A voice of an engine and its settings; its `repr` tells all of them."""
+
+    def speak(self, written: str, seed: int) -> tuple[np.ndarray, int]:
+        """Return the samples of a text as the engine reads it, int16 of shape (samples,), and their rate in Hz."""
+
+
 @dataclass(frozen=True)
 class Speaker:
     """A speaker: a name and a voice."""
 
     name: str
-    voice: espeak.Voice
+    voice: Voice
 
 
 @dataclass(frozen=True)
 class Line:
-    """An utterance to be rendered; `spoken` is `text` as SSML for the engine."""
+    """An utterance to be rendered; `spoken` is `text` as the engine of the voice reads it."""
 
     id: str
     split: str
@@ -70,13 +80,15 @@ class Line:
     translation: str = ""
 
 
-def make_speakers(prefix: str, count: int, variants: list[str], rng: np.random.Generator) -> list[Speaker]:
-    """Return `count` different speakers, spread evenly over variants and accents, with random speed and pitch."""
+def make_speakers(
+    prefix: str, count: int, variants: list[str], rng: np.random.Generator, accents: Sequence[str] = ACCENTS
+) -> list[Speaker]:
+    """Return `count` speakers of espeak, spread evenly over variants and accents, random in speed and pitch."""
     speakers = []
     for number in range(count):
         lap = number // len(variants)  # shift the accents on each lap, so that no pair repeats
         voice = espeak.Voice(
-            accent=ACCENTS[(number + lap) % len(ACCENTS)],
+            accent=accents[(number + lap) % len(accents)],
             variant=variants[number % len(variants)],
             words_per_minute=int(rng.integers(140, 196)),
             pitch=int(rng.integers(30, 71)),
@@ -101,8 +113,8 @@ def render(line: Line, others: list[Line], seed: int, conditions: Conditions) ->
     rng = generator(seed, line.id)
 
     def speak(spoken: Line) -> np.ndarray:
-        samples = espeak.synthesize(spoken.spoken, spoken.speaker.voice, seed=int(rng.integers(1 << 31)))
-        return acoustics.resample(_trim(samples), espeak.SAMPLING_RATE, SAMPLING_RATE)
+        samples, rate_hz = spoken.speaker.voice.speak(spoken.spoken, seed=int(rng.integers(1 << 31)))
+        return acoustics.resample(samples[_trimmed(samples, rate_hz)], rate_hz, SAMPLING_RATE)
 
     margins = [int(SAMPLING_RATE * rng.uniform(*conditions.margin_s)) for _ in range(2)]
     speech = np.pad(speak(line), margins)
@@ -121,12 +133,25 @@ def render(line: Line, others: list[Line], seed: int, conditions: Conditions) ->
     return np.round(speech * 32767).astype(np.int16)
 
 
-def _trim(samples: np.ndarray) -> np.ndarray:
-    """Cut the silence at both ends, except for 30 ms that may hold a weak consonant."""
+def word_times(line: Line, seed: int, conditions: Conditions) -> list[tuple[int, float, float]]:
+    """Return place in `spoken`, start and end in seconds of each word that espeak speaks in `render`."""
+    assert isinstance(line.speaker.voice, espeak.Voice)
+    rng = generator(seed, line.id)  # drawn from as in `render`
+    start_s = int(SAMPLING_RATE * rng.uniform(*conditions.margin_s)) / SAMPLING_RATE
+    rng.uniform(*conditions.margin_s)
+    samples, words = espeak.synthesize_words(line.spoken, line.speaker.voice, seed=int(rng.integers(1 << 31)))
+    cut = _trimmed(samples, espeak.SAMPLING_RATE)
+    first, last = (cut.start or 0), len(samples[: cut.stop])
+    places = ((word.place, *(min(max(each, first), last) - first for each in (word.start, word.end))) for word in words)
+    return [(place, *(start_s + each / espeak.SAMPLING_RATE for each in (start, end))) for place, start, end in places]
+
+
+def _trimmed(samples: np.ndarray, rate_hz: int) -> slice:
+    """Return what is left without the silence at both ends, except for 30 ms that may hold a weak consonant."""
     level = np.abs(samples.astype(np.int32))
     loud = np.flatnonzero(level > level.max() // 100)
-    margin = int(0.03 * espeak.SAMPLING_RATE)
-    return samples[max(loud[0] - margin, 0) : loud[-1] + margin] if len(loud) else samples
+    margin = int(0.03 * rate_hz)
+    return slice(max(loud[0] - margin, 0), loud[-1] + margin) if len(loud) else slice(None)
 
 
 @dataclass(frozen=True)
@@ -210,3 +235,29 @@ def read_transcripts(folder: Path) -> list[Record]:
     if not path.is_file():
         return []
     return read_json_lines(path, "run stage 0 again, with --overwrite")
+
+
+def write_rendered_cuts(folder: Path, out: Path, jobs: int, advice: str) -> None:
+    """Write the validated cuts of each split of a finished corpus in `folder`.
+
+    Raises:
+        UserError: there is none; the message ends in `advice`.
+    """
+    from residualformer.data.validate import write_cuts  # imports torch, not needed by options
+
+    records = read_transcripts(folder)
+    if not records:
+        raise UserError(f"no finished corpus in '{folder}': {advice}.")
+    for split in dict.fromkeys(record["split"] for record in records):
+        utterances = [
+            CorpusUtterance(
+                id=record["id"],
+                audio=folder / record["audio"],
+                text=record["text"],
+                speaker=record["speaker"],
+                translation=record["translation"],
+            )
+            for record in records
+            if record["split"] == split
+        ]
+        write_cuts(utterances, split, cuts_file(out, split), SAMPLING_RATE, jobs=jobs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from residualformer.data.corpus_utterance import CorpusUtterance
@@ -80,13 +80,21 @@ def by_split(paths: Iterable[Path]) -> list[tuple[Path, str]]:
 def find_audio(name: str, folder: Path) -> Path:
     """Return the path of a file that a list in `folder` names.
 
-    A relative path starts in `folder`, in one of AUDIO_FOLDERS in it, or in a folder above.
+    A relative path starts in `folder`, in one of AUDIO_FOLDERS in it, or in a folder above. Where there is no such file
+    and the name has Windows' separators, it is tried with ours, and that of a drive (C:\\data\\clips\\a.wav) from each
+    of its folders on.
     """
     path = Path(name)
     if path.is_absolute():
         return path
     places = [folder, *(folder / each for each in AUDIO_FOLDERS), *folder.resolve().parents]
-    return next((place / path for place in places if (place / path).is_file()), folder / path)
+    names = [path]
+    if "\\" in name:
+        parts = PureWindowsPath(name)
+        rest = parts.relative_to(parts.anchor).parts
+        names += [Path(*rest[n:]) for n in range(len(rest) if parts.anchor else 1)]
+    found = (place / each for each in names for place in places if (place / each).is_file())
+    return next(found, folder / path)
 
 
 def audio_below(folder: Path) -> list[Path]:

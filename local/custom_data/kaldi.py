@@ -43,11 +43,14 @@ def _read_folder(folder: Path, split: str) -> Data:
     recordings = _listed_recordings(folder) if (folder / "wav.scp").is_file() else _named_recordings(folder, texts)
     data, used = Data(), set()
     for name, text in texts:
-        recording, start, duration = name, 0.0, None
+        recording, start = name, 0.0
+        duration: float | None = None
         if segments:
             try:
                 recording, first, last = segments.get(name, "").split()[:3]
                 start, duration = float(first), float(last) - float(first)
+                if float(last) == -1:  # Kaldi: up to the end of the recording
+                    duration = None
             except ValueError:
                 data.drop(name, NO_AUDIO, f"{folder / 'segments'} has no line 'id recording start end' for it")
                 continue

@@ -1,4 +1,4 @@
-"""The command line of the package: `residualformer params` and `residualformer transcribe`."""
+"""The command line of the package: `residualformer transcribe`, `demo` and others."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from residualformer.optional import extras_needed
 
 # A command `name` is the module cli/name.py, with `add_arguments(parser)` and `run(args)`.
 COMMANDS = {
+    "adapter": "write the difference of an adapted model and its base, or both as one model",
+    "demo": "serve a local page to try an exported model on, with a microphone and files",
+    "grammar": "show what a grammar allows, or compile it for a model",
     "params": "print the parameter counts of an experiment, and FLOPs per frame, as JSON",
-    "transcribe": "transcribe audio files with a trained model",
+    "score": "error rates of a model on recordings with transcripts",
+    "transcribe": "transcribe audio files or live audio with a trained or exported model",
 }
 
 

@@ -3,202 +3,119 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from residualformer.constants import MODEL_FILE
-from residualformer.errors import UserError, closest
-from residualformer.model.device import add_device_option
-from residualformer.runtime.settings import SETTINGS_FILE, is_exported
+from residualformer.context.options import add_context_options, context_of
+from residualformer.context.scorer import Context
+from residualformer.errors import UserError
+from residualformer.library.arguments import add_load_options, load_as_asked
+from residualformer.words.formats import WRITERS, Writer
+
+if TYPE_CHECKING:
+    from residualformer.library.transcriber import Heard, Transcriber
+    from residualformer.library.transcript import Transcript
 
 STDIN, MICROPHONE = Path("-"), Path("microphone")
+EACH = "each"
 
-Results = Callable[[Path], Iterator[dict[str, Any]]]
+Outcome = dict[str, Any] | UserError  # JSON values, or why there are none
+
+
+class Source(NamedTuple):
+    """A file, standard input or the microphone, and the channel to hear, if it is one."""
+
+    path: Path
+    channel: int | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is standard input or the microphone, not a file, even one that is named so."""
+        return self.path == STDIN or self.path is MICROPHONE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "files", nargs="*", type=Path, metavar="FILE", help="audio of any rate and number of channels; - standard input"
     )
-    parser.add_argument(
-        "--model", type=Path, required=True, metavar="MODEL", help=f"a run folder, a {MODEL_FILE} or an exported folder"
+    add(
+        "--format",
+        choices=WRITERS,
+        help="text (default); json, an object per file with its words, their start, end (s) and confidence; ctm, srt, "
+        "vtt",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object per file: text, tokens, times (s), score")
-    kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--beam", type=int, metavar="N", help="beam search with N hypotheses (default: as in the model)")
-    kind.add_argument("--greedy", action="store_true", help="greedy search")
-    parser.add_argument(
-        "--streaming",
-        action="store_true",
-        help="chunk by chunk, as live speech would be decoded; greedy search (exported: always, either search)",
+    add("--json", action="store_const", const="json", dest="format", help="short for --format json")
+    add(
+        "--channel",
+        type=_channel,
+        metavar="N|each",
+        help="the only channel to hear, from 0, or each by itself, as the sides of a call (default: their mix)",
     )
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads of the CPU (default: torch's own number; exported: 1)"
-    )
-    add_device_option(parser)
-    exported = parser.add_argument_group("with an exported folder, which streams without torch")
-    exported.add_argument("--int8", action="store_true", help="its int8 files")
-    exported.add_argument("--lean", action="store_true", help="the least memory: one group's weights at a time, slower")
-    exported.add_argument("--mic", action="store_true", help="the microphone until Ctrl-C (needs sounddevice)")
-    exported.add_argument("--partial", action="store_true", help="also the text so far, whenever it changes")
-    exported.add_argument(
+    add("--mic", action="store_true", help="the microphone until Ctrl-C (needs sounddevice)")
+    add("--partial", action="store_true", help="also the text so far, whenever it changes")
+    add(
         "--endpoint",
         action=argparse.BooleanOptionalAction,
         help="a line for each utterance, split at silences (default: for standard input and the microphone)",
     )
-    exported.add_argument(
+    add(
         "--rate",
         type=int,
         metavar="HZ",
         help="rate of the microphone or of raw 16-bit standard input (default: the model's)",
     )
+    add_load_options(parser)
+    add_context_options(parser)
+
+
+def _channel(text: str) -> int | str:
+    if text == EACH or text.isdecimal():
+        return text if text == EACH else int(text)
+    raise argparse.ArgumentTypeError(f"'{text}' is no channel: give a number from 0, or {EACH}")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Transcribe `args.files` in their order; print each result as soon as it is known.
+    """Transcribe `args.files` in their order; print each result as soon as it and those before it are known.
 
     A file that cannot be read is named on stderr, and the exit status is 1.
 
     Raises:
         UserError: no file can be read, or options contradict each other or the model.
     """
-    sources = [*args.files, *([MICROPHONE] if args.mic else [])]
-    if not sources:
-        raise UserError("there is nothing to transcribe: name audio files, or - for standard input, or give --mic.")
-    if args.threads is not None and args.threads < 1:
-        raise UserError(f"--threads is {args.threads}; give 1 or more.")
-    if not args.model.exists():
-        raise UserError(_not_there(args.model))
-    results = _exported(args, sources) if is_exported(args.model) else _trained(args)
-    failed = 0
-    for source in sources:
-        try:
-            for result in results(source):
-                _print(source, result, args.json)
-        except BrokenPipeError:  # the reader of the output has exited; the file is not at fault
-            raise
-        except (UserError, OSError) as error:
-            failed += 1
-            print(f"error: {error}", file=sys.stderr)
-    if failed == len(sources):
+    sources = [Source(path) for path in [*args.files, *([MICROPHONE] if args.mic else [])]]
+    _check(args, sources)
+    model = load_as_asked(args, words=None if WRITERS[args.format or "text"].needs_words else False)
+    _check_words(args, model)
+    context = context_of(args, model.pieces, model.decode)
+    sources = [part for source in sources for part in _channels(source, args.channel)]
+    writer = _writer(args, sources)
+    print(writer.header, end="", flush=True)
+    failed: set[Source] = set()
+    for source, outcome in _outcomes(model, args, sources, context):
+        if isinstance(outcome, UserError):
+            failed.add(source)
+            print(f"error: {outcome}", file=sys.stderr)
+        else:
+            channel = {} if source.channel is None else {"channel": source.channel}
+            print(writer.write(str(source.path), channel | outcome), end="", flush=True)
+    if failed == set(sources):
         raise UserError("no file could be transcribed (reasons above).")
     if failed:
         sys.exit(1)
 
 
-def _print(source: Path, result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        line = json.dumps({"file": str(source), **result}, ensure_ascii=False)
-    elif "partial" in result:
-        line = f"{source}\t... {result['end']:.2f}\t{result['partial']}"
-    elif "start" in result:
-        line = f"{source}\t{result['start']:.2f}-{result['end']:.2f}\t{result['text']}"
-    else:
-        line = f"{source}\t{result['text']}"
-    print(line, flush=True)
-
-
-def _not_there(model: Path) -> str:
-    """Return the sentence about a path that does not exist, with the closest name where it first goes wrong."""
-    missing = model
-    while not missing.parent.exists():
-        missing = missing.parent
-    names = [path.name for path in missing.parent.iterdir()] if missing.parent.is_dir() else []
-    where = "" if missing == model else f", because there is no {missing}"
-    return f"--model {model} does not exist{where}.{closest(missing.name, names)}"
-
-
-def _trained(args: argparse.Namespace) -> Results:
-    """Load a run folder or model file; return the transcription of a file in PyTorch."""
-    _check_trained(args)
-    import torch  # which an exported folder does without
-
-    from residualformer.decode.settings import decode_settings
-    from residualformer.decode.transcribe import transcribe
-    from residualformer.model.checkpoint import load_model
-    from residualformer.model.device import find_device
-
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    bundle = load_model(args.model, find_device(args.device))
-    overrides = ["decode.kind=greedy"] if args.greedy or args.streaming else []
-    if args.beam is not None:
-        overrides = ["decode.kind=beam", f"decode.beam={args.beam}"]
-    settings = decode_settings(bundle.config, overrides)
-    return lambda path: iter([transcribe(bundle, path, settings, args.streaming)])
-
-
-def _check_trained(args: argparse.Namespace) -> None:
-    """Raise UserError for a path within an exported folder, and for options that only those take."""
-    folder = args.model if args.model.is_dir() else args.model.parent
-    if any(folder.glob("*.onnx")) and args.model.suffix != ".safetensors":
-        raise UserError(
-            f"--model {args.model} is no exported folder: give the whole folder that steps/export.py wrote, with its "
-            f"{SETTINGS_FILE}."
-        )
-    given = ["-"] if STDIN in args.files else []
-    given += [f"--{name}" for name in ("mic", "partial", "int8", "lean", "endpoint") if getattr(args, name)]
-    if given:
-        raise UserError(
-            f"{given[0]} needs an exported folder, which {args.model} is not: run steps/export.py and give its export/."
-        )
-    if args.rate is not None:
-        raise UserError(
-            f"--rate {args.rate} is the rate of the microphone or of raw standard input, which need an exported "
-            "folder; files tell their own rate: leave it out."
-        )
-    if args.streaming and args.beam is not None:
-        raise UserError(f"--beam {args.beam} does not go with --streaming, which searches greedily: leave one out.")
-
-
-def _exported(args: argparse.Namespace, sources: list[Path]) -> Results:
-    """Load an exported folder; return the transcription of a file, standard input or the microphone on onnxruntime."""
-    from residualformer.runtime import ENDPOINT_RULES, Recognizer, load_exported
-    from residualformer.runtime.audio import file_blocks, microphone_blocks, standard_input_blocks, until_interrupt
-    from residualformer.runtime.transcribe import transcribe
-
-    _check_exported(args, any(map(_is_live, sources)))
-    model = load_exported(args.model, args.threads or 1, args.int8, args.lean)
-    decode, rate = model.decode, args.rate or model.features.sample_rate_hz
-    if args.greedy:
-        decode = replace(decode, kind="greedy")
-    if args.beam is not None:
-        decode = replace(decode, kind="beam", beam=args.beam)
-
-    def has_endpoints(source: Path) -> bool:
-        return _is_live(source) if args.endpoint is None else args.endpoint
-
-    recognizers = {
-        each: Recognizer(model, decode, ENDPOINT_RULES if each else ()) for each in set(map(has_endpoints, sources))
-    }
-
-    def results(source: Path) -> Iterator[dict[str, Any]]:
-        if source is MICROPHONE:
-            blocks = until_interrupt(microphone_blocks(rate))
-        else:
-            blocks = until_interrupt(standard_input_blocks(rate)) if source == STDIN else file_blocks(source)
-        name = "standard input" if source == STDIN else str(source)
-        return transcribe(recognizers[has_endpoints(source)], blocks, name, args.partial)
-
-    return results
-
-
-def _is_live(source: Path) -> bool:
-    """Return whether a source is standard input or the microphone, not a file, even one that is named so."""
-    return source == STDIN or source is MICROPHONE
-
-
-def _check_exported(args: argparse.Namespace, live: bool) -> None:
-    """Raise UserError for options that an exported folder does not take; `live`: from standard input or microphone."""
-    if args.device.startswith("cuda"):
-        raise UserError(
-            f"--device {args.device}: an exported folder runs on the CPU; leave the option out or give a run folder."
-        )
+def _check(args: argparse.Namespace, sources: list[Source]) -> None:
+    """Raise UserError for options that contradict each other."""
+    live = any(source.is_live for source in sources)
+    if not sources:
+        raise UserError("there is nothing to transcribe: name audio files, or - for standard input, or give --mic.")
+    if args.threads is not None and args.threads < 1:
+        raise UserError(f"--threads is {args.threads}; give 1 or more.")
     if args.rate is not None and args.rate < 1:
         raise UserError(f"--rate is {args.rate}; give 1 or more.")
     if args.rate is not None and not live:
@@ -206,3 +123,99 @@ def _check_exported(args: argparse.Namespace, live: bool) -> None:
             f"--rate {args.rate} is the rate of the microphone or of raw standard input; files tell their own: "
             "leave it out, or give - or --mic."
         )
+    if args.channel is not None and args.mic:
+        raise UserError(f"--channel {args.channel}: the microphone has one channel; leave it out.")
+    if args.channel == EACH and live:
+        raise UserError(f"--channel {EACH} reads a file once for each channel, which standard input cannot: give one.")
+
+
+def _writer(args: argparse.Namespace, sources: list[Source]) -> Writer:
+    """Return the writer of `--format`; UserError where other options do not go with it."""
+    kind = args.format or "text"
+    if kind in ("ctm", "srt", "vtt") and args.partial:
+        raise UserError(f"--partial does not go with --format {kind}, which has final words only: leave one out.")
+    if kind in ("srt", "vtt") and len(sources) > 1:
+        raise UserError(f"--format {kind} is of one recording, and {len(sources)} are given: transcribe one at a time.")
+    return WRITERS[kind]()
+
+
+def _check_words(args: argparse.Namespace, model: Transcriber) -> None:
+    """Raise UserError where a format is made of words of a translation; print a note if they are not calibrated."""
+    kind = args.format or "text"
+    if WRITERS[kind].needs_words and kind != "json" and not model.words:
+        raise UserError(
+            f"--format {kind} needs times of words, and those of a translation have none: give text or json."
+        )
+    if model.words and not model.is_calibrated:
+        print(
+            f"note: {args.model} is not calibrated (steps/calibrate.py): confidences are plain posteriors, and words "
+            "are as late as the model writes them.",
+            file=sys.stderr,
+        )
+
+
+def _channels(source: Source, channel: int | str | None) -> list[Source]:
+    """Return a source for each channel that is to be heard by itself."""
+    if not isinstance(channel, str):
+        return [Source(source.path, channel)]
+    from residualformer.data.audio import num_channels
+
+    try:
+        return [Source(source.path, each) for each in range(num_channels(source.path))]
+    except (UserError, OSError):
+        return [source]  # transcribing it will tell
+
+
+def _outcomes(
+    model: Transcriber, args: argparse.Namespace, sources: list[Source], context: Context | None
+) -> Iterator[tuple[Source, Outcome]]:
+    """Yield results and errors in the order of the sources; files that need no partial results go in batches."""
+    from residualformer.library.sound import Sound
+
+    for in_pieces, group in groupby(sources, lambda source: source.is_live or args.partial or bool(args.endpoint)):
+        if in_pieces:
+            yield from ((source, outcome) for source in group for outcome in _heard(model, args, source, context))
+            continue
+        files = list(group)
+        sounds = [Sound(source.path, channel=source.channel) for source in files]
+        for source, transcript in zip(
+            files, model.transcribe_many(sounds, context=context, errors="return"), strict=True
+        ):
+            yield source, transcript if isinstance(transcript, UserError) else _whole(transcript)
+
+
+def _heard(model: Transcriber, args: argparse.Namespace, source: Source, context: Context | None) -> Iterator[Outcome]:
+    """Yield the results of audio that comes in pieces, or the error that ends them."""
+    from residualformer.library.transcriber import hear
+    from residualformer.runtime.audio import file_blocks, microphone_blocks, standard_input_blocks, until_interrupt
+
+    rate = args.rate or model.sample_rate_hz
+    if source.path is MICROPHONE:
+        blocks = until_interrupt(microphone_blocks(rate))
+    elif source.path == STDIN:
+        blocks = until_interrupt(standard_input_blocks(rate, channel=source.channel))
+    else:
+        blocks = file_blocks(source.path, channel=source.channel)
+    name = "standard input" if source.path == STDIN else str(source.path)
+    endpoints = source.is_live if args.endpoint is None else args.endpoint
+    try:
+        for heard in hear(model.stream(endpoints=endpoints, context=context), blocks, name, args.partial):
+            yield _values(heard)
+    except UserError as error:
+        yield error
+    except OSError as error:
+        yield UserError(f"{name} cannot be read: {error}.")
+
+
+def _values(heard: Heard) -> dict[str, Any]:
+    """Return the JSON values of what was heard."""
+    if heard.kind == "partial":
+        return {"partial": heard.transcript.text, "end": heard.transcript.end}
+    return _whole(heard.transcript) if heard.kind == "whole" else heard.transcript.to_dict()
+
+
+def _whole(transcript: Transcript) -> dict[str, Any]:
+    """Return the JSON values of all of a recording, which tell how long it is."""
+    values = transcript.to_dict()
+    del values["start"]
+    return {**values, "duration": values.pop("end")}

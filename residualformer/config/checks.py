@@ -16,6 +16,8 @@ def check(config: Config) -> Iterator[str]:
     yield from _pruning(config)
     yield from _arbitrator(config)
     yield from _cost(config.amnet.cost)
+    if config.lm.kind != "none" and not (config.lm.transcripts or config.lm.text):
+        yield "lm.text is empty, while lm.transcripts is false; name files of text to train the language model on"
     if config.train.optimizer.kind == "muon" and config.amnet.method != "none":
         yield (
             f"train.optimizer.kind is 'muon', which would move masked weights and is not for factors (amnet.method = "
@@ -30,14 +32,33 @@ def check(config: Config) -> Iterator[str]:
         yield "loss.kind is 'pruned', but with joiner.kind = additive the exact loss is as cheap; take simple"
     if loss.kind == "pruned" and loss.lm_scale + loss.am_scale >= 1:
         yield f"loss.lm_scale is {loss.lm_scale}; with loss.am_scale = {loss.am_scale} it must stay below 1"
+    if config.features.level == "normalized" and (data.variation.gain_db or data.variation.quieter_db):
+        yield (
+            "data.variation.gain_db and quieter_db change levels of which a model with features.level = normalized "
+            "never hears; leave them at 0"
+        )
+    yield from _selection(config)
     shortest, longest = data.min_utterance_s, data.max_utterance_s
     if shortest >= longest:
         yield f"data.min_utterance_s is {shortest}; it must be less than data.max_utterance_s = {longest}"
+    if data.weights and len(data.weights) != len(data.shar):
+        yield f"data.weights lists {len(data.weights)}, but data.shar {len(data.shar)}; give one weight for each folder"
     if data.specaugment.num_freq_masks and data.specaugment.max_freq_bins > bins:
         yield (
             f"data.specaugment.max_freq_bins is {data.specaugment.max_freq_bins}; allowed: at most "
             f"features.num_mel_bins = {bins}, unless data.specaugment.num_freq_masks is 0"
         )
+
+
+def _selection(config: Config) -> Iterator[str]:
+    """Check that the dev set does not choose among phases of a training, whose models differ in more than quality."""
+    if config.encoder.kind != "transformer" and config.amnet.method != "none":
+        for key in ("average_best", "patience"):
+            if value := getattr(config.train, key):
+                yield (
+                    f"train.{key} is {value}, but with amnet.method = {config.amnet.method} earlier models have more "
+                    "weights, or cost more; take 0"
+                )
 
 
 def _transformer(config: Config) -> Iterator[str]:
@@ -72,6 +93,11 @@ def _branches(amnet: AmNetConfig) -> Iterator[str]:
     given = amnet.compression
     if amnet.method != "none" and not given:
         yield f"amnet.compression is empty; with amnet.method = {amnet.method} give one number a branch, slow first"
+    if amnet.match and len(given) > 1:
+        yield (
+            f"amnet.match is {amnet.match}, to whose cost one branch is compressed, but amnet.compression = {given} "
+            "makes several; give one number, which stands for that of the training until it is known"
+        )
     if given != sorted(given):
         yield f"amnet.compression is {given}; the slow branch comes first, so the numbers cannot fall"
     for what in ("tau", "noise"):

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen, Predicate, Unit
 
@@ -29,10 +29,13 @@ class Allowed:
 
 @dataclass(frozen=True)
 class Only:
-    """A condition without which a key means nothing: another key has one of `values`, more than 0, or enough items."""
+    """A condition without which a key means nothing: another key has one of `needed`, more than 0, or enough items.
+
+    None: it has any value but null.
+    """
 
     key: str
-    needed: tuple[str, ...] | Gt | MinLen
+    needed: tuple[str, ...] | Gt | MinLen | None
 
     def holds(self, value: Any) -> bool:
         """Return True if `value`, of the deciding key, gives the dependent key a meaning."""
@@ -40,14 +43,14 @@ class Only:
             return value > self.needed.gt
         if isinstance(self.needed, MinLen):
             return len(value) >= self.needed.min_length
-        return value in self.needed
+        return value is not None if self.needed is None else value in self.needed
 
     def __str__(self) -> str:
         if isinstance(self.needed, Gt):
             return f"{self.key} above {self.needed.gt}"
         if isinstance(self.needed, MinLen):
             return f"{self.key} with {self.needed.min_length} entries or more"
-        return f"{self.key} = {' or '.join(self.needed)}"
+        return f"{self.key} given" if self.needed is None else f"{self.key} = {' or '.join(self.needed)}"
 
 
 Count = Annotated[int, Gt(0)]
@@ -56,6 +59,8 @@ Milliseconds = Annotated[int, Ge(0), Unit("ms")]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Seconds = Annotated[float, Gt(0), Unit("s")]
+Pause = Annotated[float, Ge(0), Unit("s")]
+Level = Literal["as recorded", "normalized"]
 Nats = Annotated[float, Unit("nats")]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 BelowOne = Annotated[float, Interval(ge=0, lt=1)]
@@ -125,6 +130,9 @@ def _type_words(annotation: Any) -> str:
         return " or ".join(_type_words(option) for option in typing.get_args(kind))
     if typing.get_origin(kind) is list:
         return "a list, each item " + _type_words(typing.get_args(kind)[0])
+    if typing.get_origin(kind) is dict:
+        name, value = map(_type_words, typing.get_args(kind))
+        return f"a mapping of {name} to {value}"
     if typing.get_origin(kind) is typing.Literal:
         return _type_words(type(typing.get_args(kind)[0]))
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}

@@ -79,9 +79,13 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 
 def dump_config(config: Config, path: Path | str) -> None:
     """Write the resolved configuration as YAML: all keys that mean something. `load_config` reads it back equal."""
+    write_text(path, yaml.safe_dump(_nested(meaningful(config)), sort_keys=False, allow_unicode=True, width=110))
+
+
+def meaningful(config: Config) -> dict[str, Any]:
+    """Return {dotted key: value} of the values that mean something with the values of the other keys."""
     values = flat(config)
-    meaningful = {name: value for name, value in values.items() if _has_meaning(KEYS[name], values)}
-    write_text(path, yaml.safe_dump(_nested(meaningful), sort_keys=False, allow_unicode=True, width=110))
+    return {name: value for name, value in values.items() if _has_meaning(KEYS[name], values)}
 
 
 def flat(config: Config) -> dict[str, Any]:
@@ -90,9 +94,9 @@ def flat(config: Config) -> dict[str, Any]:
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of nested mappings."""
+    """Yield (dotted key, value) of nested mappings; the value of a key may itself be a mapping."""
     for name, value in content.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and f"{prefix}{name}" not in KEYS:
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

@@ -1,9 +1,10 @@
 """The configuration of an experiment: one frozen dataclass per section of a YAML in `conf/`.
 
-Every key is defined once, here or in `augmentation.py`: type and bounds, unit, when it means something (`Only`), what
-it means (`Doc`) and default. `docs/configuration.md` is generated from it. Conditions replace a class for each `kind`,
-because two choices may meet in one section (`kind` and `schedule` of the optimizer), because some are not a kind (two
-branches or more), and because every experiment then has the same keys, which recorded runs and all users rely on.
+Every key is defined once, here, in `augmentation.py`, `training.py` or `language_model.py`: type and bounds, unit, when
+it means something (`Only`), what it means (`Doc`) and default. `docs/configuration.md` is generated from it. Conditions
+replace a class for each `kind`, because two choices may meet in one section (`kind` and `schedule` of the optimizer),
+because some are not a kind (two branches or more), and because every experiment then has the same keys, which
+recorded runs and all users rely on.
 
 This module imports neither torch nor pydantic: the runtime on devices needs it.
 """
@@ -13,9 +14,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Interval, MinLen, Predicate, Unit
+from annotated_types import Ge, Gt, Interval, MinLen, Unit
 
-from residualformer.config.augmentation import SpecAugmentConfig, VariationConfig
+from residualformer.config.augmentation import JOINED, PauseConfig, SpecAugmentConfig, VariationConfig
+from residualformer.config.conditions import (
+    AVERAGE_COST,
+    BEAM,
+    BRANCHES,
+    COMPRESSED,
+    COST,
+    CTC,
+    PRUNED_LOSS,
+    RECURRENT,
+    SPARSE,
+    TAUGHT,
+    TRANSFORMER,
+    WITH_LM,
+)
 from residualformer.config.keys import (
     Allowed,
     BelowOne,
@@ -23,27 +38,21 @@ from residualformer.config.keys import (
     Doc,
     Experiment,
     Fraction,
+    Level,
     Milliseconds,
     Nats,
     NotNegative,
     Only,
+    Pause,
     Positive,
     Seconds,
     Updates,
 )
+from residualformer.config.language_model import LanguageModelConfig
+from residualformer.config.training import TrainConfig
+from residualformer.constants import MAX_HOTWORD_SCORE
 
-TRANSFORMER = Only("encoder.kind", ("transformer",))
-RECURRENT = Only("encoder.kind", ("lstm", "gru"))
-COMPRESSED = Only("amnet.method", ("sparse", "factorised"))
-SPARSE = Only("amnet.method", ("sparse",))
-BRANCHES = Only("amnet.compression", MinLen(2))
-TAUGHT = Only("amnet.arbitrator.pretrain_steps", Gt(0))
-COST = Only("amnet.cost.kind", ("avg", "amr"))
-AVERAGE_COST = Only("amnet.cost.kind", ("avg",))
-CTC = Only("loss.ctc_scale", Gt(0))
-PRUNED_LOSS = Only("loss.kind", ("pruned",))
-HOLD = Only("train.optimizer.schedule", ("hold",))
-BEAM = Only("decode.kind", ("beam",))
+MAX_WEIGHT = 100  # of a folder in a mixture: an epoch reads its manifest as often
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class FeatureConfig:
     ] = "sherpa"
     sample_rate_hz: Annotated[Count, Unit("Hz"), Doc("sampling rate; audio at another is resampled")] = 16000
     num_mel_bins: Annotated[Count, Doc("mel filters")] = 80
+    level: Annotated[Level, Doc("`normalized`: audio is brought to one level; not in sherpa-onnx")] = "as recorded"
 
 
 @dataclass(frozen=True)
@@ -183,6 +193,9 @@ class CostConfig:
     match: Annotated[Experiment | None, AVERAGE_COST, Doc("experiment whose share of slow frames to reach")] = None
 
 
+BranchControl = Literal["slow", "fast", "random", "oracle"]  # who chooses branches in the arbitrator's place
+
+
 @dataclass(frozen=True)
 class AmNetConfig:
     """Branches of a recurrent encoder (AmNets, sections 2 and 3).
@@ -197,6 +210,11 @@ class AmNetConfig:
         Allowed("numbers from 0 to below 1, slow first"),
         Doc("share of the weights that goes, of each branch"),
     ] = field(default_factory=list)
+    match: Annotated[
+        Experiment | None,
+        COMPRESSED,
+        Doc("experiment of two branches; in place of `compression`, one branch costs as much as its mean frame of dev"),
+    ] = None
     prune_fraction: Annotated[BelowOne, SPARSE, Doc("share of the training; branches are drawn evenly until then")] = (
         0.3
     )
@@ -210,6 +228,12 @@ class AmNetConfig:
         NotNegative, BRANCHES, Doc("factor of the Gumbel noise, annealed linearly; 1 is eq. 1, 0 is run time")
     ] = 1.0
     noise_end: Annotated[NotNegative, BRANCHES, Doc("that factor at the end")] = 1.0
+    controls: Annotated[
+        list[BranchControl],
+        BRANCHES,
+        Allowed("slow, fast, random, oracle"),
+        Doc("who else chooses branches, each in a decoding of its own (docs/models.md)"),
+    ] = field(default_factory=list)
     arbitrator: Annotated[ArbitratorConfig, BRANCHES] = field(default_factory=ArbitratorConfig)
     cost: CostConfig = field(default_factory=CostConfig)
 
@@ -244,66 +268,27 @@ class DataConfig:
     ] = 0
     shar: Annotated[
         list[str],
-        Doc("folders of Lhotse Shar to train on instead of stage 2's; the shards of all are shuffled together"),
+        Doc(
+            "folders to train on instead of the recipe's own: of Lhotse Shar, or of any recipe's stage 2 (data/fbank); "
+            "the shards of all are shuffled together"
+        ),
+    ] = field(default_factory=list)
+    weights: Annotated[
+        list[Annotated[float, Interval(gt=0, le=MAX_WEIGHT)]],
+        Allowed(f"for each folder of data.shar a number above 0, up to {MAX_WEIGHT}"),
+        Doc("how often an utterance of each folder of data.shar comes in an epoch; 0.5: every second epoch. []: once"),
     ] = field(default_factory=list)
     num_workers: Annotated[
         Annotated[int, Ge(0)] | None,
         Unit("processes"),
         Doc("prepare batches of a rank, 0 for a thread; null is a thread on a CPU and 4 processes on a GPU"),
     ] = None
-    concat_probability: Annotated[Fraction, Doc("chance that two utterances are joined into one")] = 0.0
+    concat_probability: Annotated[Fraction, Doc("chance that an utterance is joined with the next into one")] = 0.0
+    concat_most: Annotated[int, Ge(2), JOINED, Doc("most utterances that are joined, each with that chance")] = 2
+    pause: PauseConfig = field(default_factory=PauseConfig)
     pad_start_ms: Annotated[Milliseconds, Doc("up to this much silence put before an utterance, at random")] = 0
     variation: VariationConfig = field(default_factory=VariationConfig)
     specaugment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """Optimizer and learning-rate schedule."""
-
-    kind: Annotated[
-        Literal["adam", "adamw", "muon"], Doc("`muon` is Muon for the encoder's matrices and AdamW for all else")
-    ] = "adam"
-    lr: Annotated[Positive, Doc("peak learning rate, with `muon` that of AdamW's part")] = 1e-3
-    muon_lr: Annotated[Positive, Only("train.optimizer.kind", ("muon",)), Doc("that of Muon's part")] = 3e-3
-    arbitrator_factor: Annotated[
-        Positive, BRANCHES, Doc("of lr, for the arbitrator, which is new in an encoder that is trained already")
-    ] = 1.0
-    residual_factor: Annotated[
-        Positive, TRANSFORMER, Doc("of lr, for A, B and D, which are new where shared weights are trained already")
-    ] = 1.0
-    weight_decay: Annotated[NotNegative, Doc("weight decay of the matrices")] = 0.0
-    betas: Annotated[
-        list[BelowOne],
-        Predicate(lambda betas: len(betas) == 2),
-        Allowed("two numbers from 0 to below 1"),
-        Doc("Adam's decay rates of the moments"),
-    ] = field(default_factory=lambda: [0.9, 0.98])
-    schedule: Annotated[
-        Literal["linear", "cosine", "hold"], Doc("after warm-up: down to 0; or constant, then exponential to 1%")
-    ] = "linear"
-    warmup_steps: Annotated[Updates, Doc("updates in which the learning rate rises to its peak")] = 1000
-    hold_fraction: Annotated[Fraction, HOLD, Doc("share of the updates after warm-up that stay at the peak")] = 0.5
-    clip_norm: Annotated[Positive, Doc("largest norm of the gradient")] = 5.0
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Length, numbers and records of the training."""
-
-    max_steps: Annotated[Count, Unit("updates"), Doc("length of the training")] = 350_000
-    seed: Annotated[int, Ge(0), Doc("of initial weights, batches and all else that is random")] = 1
-    batches_per_update: Annotated[
-        Count, Doc("batches whose summed gradient makes an update; as many processes can share them, with one result")
-    ] = 1
-    precision: Annotated[
-        Literal["bf16", "fp32"], Doc("bf16: autocast in the encoder, and products in a large vocabulary's loss")
-    ] = "bf16"
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    average_last: Annotated[Count, Doc("checkpoints in the final average")] = 10
-    save_every_steps: Annotated[Count, Unit("updates"), Doc("between two checkpoints")] = 1000
-    valid_every_steps: Annotated[Count, Unit("updates"), Doc("between two validations on the dev set")] = 1000
-    log_every_steps: Annotated[Count, Unit("updates"), Doc("between two records in the log")] = 50
 
 
 @dataclass(frozen=True)
@@ -319,7 +304,25 @@ class DecodeConfig:
     nbest: Annotated[Count, BEAM, Doc("hypotheses that are returned")] = 4
     blank_penalty: Annotated[Nats, Doc("taken from the log-probability of blank")] = 0.0
     token_reward: Annotated[Nats, Doc("added for each label, against outputs that are too short")] = 0.0
+    restart_s: Annotated[Pause, Doc("pause after which the predictor starts afresh; 0: never")] = 0.0
+    lm: Annotated[str | None, BEAM, Doc("language model, an .arpa, .arpa.gz or .onnx file, whose scores are added")] = (
+        None
+    )
+    lm_weight: Annotated[Positive, WITH_LM, Doc("factor of the language model's log-probabilities")] = 0.3
+    ilm_weight: Annotated[
+        NotNegative, WITH_LM, Doc("factor of those of the labels by the transducer without audio, which are taken away")
+    ] = 0.0
     length_norm: Annotated[bool, BEAM, Doc("the best hypothesis has the highest log-probability per label")] = False
+    hotwords_score: Annotated[
+        Nats,
+        Interval(gt=0, le=MAX_HOTWORD_SCORE),
+        Doc("added for each character of a hotword that has no score of its own (docs/context.md)"),
+    ] = 0.5
+    reject: Annotated[
+        Nats,
+        Ge(0),
+        Doc("with a grammar, no match where other speech is likelier by more than this a second (docs/grammar.md)"),
+    ] = 4.0
     max_batch_s: Annotated[Seconds, Doc("audio in a batch")] = 200.0
 
 
@@ -338,4 +341,5 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    lm: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)

@@ -1,4 +1,4 @@
-"""Augmentation of log-mel features by other vocal tracts, background noise and levels.
+"""Augmentation of log-mel features by other vocal tracts, background noise, telephone lines and levels.
 
 It works on padded batches of features, so that it costs next to nothing and differs in every epoch. Vocal tract length
 perturbation: Jaitly and Hinton (2013), "Vocal tract length perturbation (VTLP) improves speech recognition".
@@ -15,9 +15,10 @@ from torch import Tensor
 
 from residualformer.config.schema import FeatureConfig, VariationConfig
 from residualformer.data.fbank import fbank_options
+from residualformer.data.feature_channel import CODECS, FeatureChannel
+from residualformer.data.level import LOG_PER_DB
 from residualformer.padding import real_frames
 
-NEPER_PER_DB = math.log(10) / 10  # energies are natural logarithms
 TILT_DB = 12.0  # maximum rise or fall of the background's spectrum from the lowest to the highest bin
 FLICKER = 0.4  # standard deviation of the background's log energies, about that of noise in a mel bin
 BEND = 0.6  # warped frequencies are proportional up to this part of the highest one, then lead back to it
@@ -39,6 +40,9 @@ class Augmentation:
         low, high = self.mel(torch.tensor([options.low_freq, self.highest], dtype=torch.float64))
         self.first, self.step = low, (high - low) / (count + 1)
         self.centers = hz(low + self.step * torch.arange(1, count + 1))  # (F,), Hz
+        self.shifts_only = not (config.quieter_db or config.clip or config.gain_probability < 1)
+        is_needed = config.telephone_probability or not self.shifts_only
+        self.channel = FeatureChannel(features, self.centers) if is_needed else None
 
     def __call__(self, features: Tensor, lengths: Tensor, generator: torch.Generator) -> Tensor:
         """Return augmented features.
@@ -63,12 +67,27 @@ class Augmentation:
             with_noise = mixed(augmented, noise, lengths, low + (high - low) * snr)
             chosen = (noisy < config.noise_probability)[:, None, None].to(features.device, non_blocking=True)
             augmented = torch.where(chosen, with_noise, augmented)
-        if config.gain_db:
-            augmented = augmented + (config.gain_db * NEPER_PER_DB * (2 * gain - 1))[:, None, None].to(
+        if self.channel and config.telephone_probability:
+            augmented = self.over_telephone(augmented, self.channel, generator)
+        if self.channel and not self.shifts_only:
+            changes = torch.rand(count, generator=generator) < config.gain_probability
+            gain_db = config.gain_db * (2 * gain - 1) - config.quieter_db * (1 - gain)
+            augmented = self.channel.louder(augmented, gain_db * changes, config.clip)
+        elif config.gain_db:
+            augmented = augmented + (config.gain_db * LOG_PER_DB * (2 * gain - 1))[:, None, None].to(
                 features, non_blocking=True
             )
         real = real_frames(features.size(1), lengths.to(features.device, non_blocking=True))[:, :, None]
         return torch.where(real, augmented, features)
+
+    def over_telephone(self, features: Tensor, channel: FeatureChannel, generator: torch.Generator) -> Tensor:
+        """Return features (N, T, F) of which some went over a telephone line, each over one of its own."""
+        count = len(features)
+        chosen, band = torch.rand(2, count, generator=generator)
+        codec = torch.randint(len(CODECS), (count,), generator=generator)
+        line = channel.through_telephone(features, band < 0.5, codec, generator)
+        chosen = chosen < self.config.telephone_probability
+        return torch.where(chosen[:, None, None].to(features.device, non_blocking=True), line, features)
 
     def warped(self, features: Tensor, factors: Tensor) -> Tensor:
         """Return features (N, T, F) as of vocal tracts `factors` (N,) times as long: frequencies fall by the factor."""
@@ -86,7 +105,7 @@ class Augmentation:
 
     def background(self, shape: torch.Size, tilt_db: Tensor, generator: torch.Generator) -> Tensor:
         """Return log energies (N, T, F) of stationary noise whose spectrum rises by `tilt_db` (N,) over all bins."""
-        slope = NEPER_PER_DB * tilt_db[:, None, None] * torch.linspace(-0.5, 0.5, shape[2])
+        slope = LOG_PER_DB * tilt_db[:, None, None] * torch.linspace(-0.5, 0.5, shape[2])
         return slope + FLICKER * torch.randn(shape, generator=generator)
 
 
@@ -96,7 +115,7 @@ def mixed(features: Tensor, noise: Tensor, lengths: Tensor, snr_db: Tensor) -> T
     speech_level, noise_level = (
         x.masked_fill(~real, -torch.inf).flatten(1).logsumexp(1)[:, None, None] for x in (features, noise)
     )
-    distance = NEPER_PER_DB * snr_db.to(features, non_blocking=True)[:, None, None]
+    distance = LOG_PER_DB * snr_db.to(features, non_blocking=True)[:, None, None]
     return torch.logaddexp(features, noise + (speech_level - noise_level - distance))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice, pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +13,11 @@ import torch
 
 from residualformer.config.schema import DataConfig
 from residualformer.constants import FRAME_SHIFT_S
-from residualformer.data.collate import Batch, collate, quiet_frames
+from residualformer.data.collate import Batch, collate, pause_frames, quiet_frames
 from residualformer.data.loading import loaded, prefetch
 from residualformer.data.plan import Item, Plan
 from residualformer.data.shar import Shard
+from residualformer.data.splits import mixed_source
 from residualformer.data.summary import describe
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.data.utterance import Utterance, read_utterances
@@ -29,7 +30,7 @@ class Position(NamedTuple):
     """A place in the endless sequence of training batches."""
 
     epoch: int = 0
-    batch: int = 0  # batches of that epoch that are used up
+    update: int = 0  # updates of that epoch that are made
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ class TrainBatches:
 
     def __init__(self, cuts: Path, data: DataConfig, tokenizer: Tokenizer, target: str = "text", seed: int = 1) -> None:
         self.data = data
-        self.sources = [Path(folder) for folder in data.shar] or [cuts]
+        if missing := [folder for folder in data.shar if not Path(folder).is_dir()]:
+            raise UserError(f"data.shar names {', '.join(missing)}, but there is no such folder: mend data.shar.")
+        self.sources = [mixed_source(Path(folder)) for folder in data.shar] or [cuts]
         self.plan = Plan(self.sources, data, tokenizer, target, seed)
         max_padding = round(data.pad_start_ms / 1000 / FRAME_SHIFT_S)
         self.loader = UpdateLoader(tokenizer, self.plan.separator, max_padding, seed)
@@ -72,14 +75,16 @@ class TrainBatches:
 
     def describe(self) -> str:
         """Return a sentence on the training set that counts each utterance once, however many speeds it has."""
-        return f"{describe(self.sources)}, at speeds {self.data.speeds}"
+        mixed = zip(self.data.weights, self.sources)
+        parts = [f"{weight:g} times {describe([source])}" for weight, source in mixed] or [describe(self.sources)]
+        return f"{', '.join(parts)}, at speeds {self.data.speeds}"
 
     def updates(self, start: Position, per_update: int, rank: int = 0, world: int = 1) -> Iterator[Update]:
         """Yield updates of `per_update` batches each from `start` on, epoch after epoch, without end.
 
         Of the batches of an update, whose numbers start at 0, each of the `world` ranks gets those with
-        number % world == rank. An update may hold batches of two epochs. To go on within an epoch, its batches before
-        `start` are planned again, without reading their features.
+        number % world == rank. One update of an epoch may hold fewer. To go on within an epoch, its batches
+        before `start` are planned again, without reading their features.
 
         The updates are prepared ahead by `data.num_workers` processes or a thread, and do not depend on how many.
         """
@@ -90,18 +95,14 @@ class TrainBatches:
 
     def plans(self, start: Position, per_update: int, rank: int = 0, world: int = 1) -> Iterator[UpdatePlan]:
         """Yield what each of `updates` holds, without loading it."""
-        walk = self._walk(start)
-        while True:
-            batches = list(islice(walk, per_update))
-            yield UpdatePlan([each for each in enumerate(batches) if each[0] % world == rank], batches[-1].end)
-
-    def _walk(self, start: Position) -> Iterator[BatchPlan]:
         epoch, skip = start
         while True:
-            for index, (items, following) in enumerate(pairwise(chain(self.plan.epoch(epoch), [None]))):
-                if index >= skip and items is not None:
+            updates = pairwise(chain(self.plan.epoch(epoch, per_update), [None]))
+            for index, (batches, following) in enumerate(updates):
+                if index >= skip and batches is not None:
+                    mine = [(number, batches[number]) for number in range(rank, len(batches), world)]
                     end = Position(epoch + 1) if following is None else Position(epoch, index + 1)
-                    yield BatchPlan(Position(epoch, index), items, end)
+                    yield UpdatePlan(Position(epoch, index), mine, end)
             epoch, skip = epoch + 1, 0
 
 
@@ -146,14 +147,9 @@ class EvalBatches:
         )
 
 
-class BatchPlan(NamedTuple):
-    position: Position
-    items: list[Item]
-    end: Position  # of this batch
-
-
 class UpdatePlan(NamedTuple):
-    batches: list[tuple[int, BatchPlan]]  # each with its number within the update
+    position: Position
+    batches: list[tuple[int, list[Item]]]  # each with its number within the update
     end: Position
 
 
@@ -174,25 +170,27 @@ class UpdateLoader:
     def __call__(self, plan: UpdatePlan) -> Update:
         batches: list[tuple[int, Batch]] = []
         bad: dict[str, str] = {}
-        for number, each in plan.batches:
-            batch, left_out = self.batch(each.items, each.position)
+        for number, items in plan.batches:
+            batch, left_out = self.batch(items, plan.position, number)
             bad |= left_out
             if batch:
                 batches.append((number, batch))
-        return Update(batches, plan.end, bad, sum(len(each.items) for _, each in plan.batches))
+        return Update(batches, plan.end, bad, sum(len(items) for _, items in plan.batches))
 
-    def batch(self, items: Sequence[Item], position: Position) -> tuple[Batch | None, dict[str, str]]:
-        """Load a batch, None if nothing of it can be read; its random choices depend on its position alone.
+    def batch(self, items: Sequence[Item], position: Position, number: int) -> tuple[Batch | None, dict[str, str]]:
+        """Load a batch, None if nothing of it can be read.
+
+        Its random choices depend on the position of the update and its number therein alone.
 
         Return it, and the reasons why items were left out.
         """
-        rng = np.random.default_rng([self.seed, *position])
+        rng = np.random.default_rng([self.seed, *position, number])
         arrays: list[np.ndarray] = []
         parts: list[Sequence[Utterance]] = []
         bad: dict[str, str] = {}
         for item in items:
             try:
-                arrays.append(self._features(item.parts, rng))
+                arrays.append(self._features(item, rng))
                 parts.append(item.parts)
             except UserError as error:
                 bad["+".join(utterance.id for utterance in item.parts)] = str(error)
@@ -208,8 +206,12 @@ class UpdateLoader:
         )
         return batch, bad
 
-    def _features(self, utterances: Sequence[Utterance], rng: np.random.Generator) -> np.ndarray:
-        """Load the features (T, F) of an item, with up to `max_padding` frames of silence before them."""
-        arrays = [utterance.load() for utterance in utterances]
-        silence = quiet_frames(arrays[0], int(rng.integers(self.max_padding + 1)))
-        return np.concatenate([silence, *arrays])
+    def _features(self, item: Item, rng: np.random.Generator) -> np.ndarray:
+        """Load the features (T, F) of an item with its pauses, and up to `max_padding` frames of silence before it."""
+        arrays = [utterance.load() for utterance in item.parts]
+        joined = [quiet_frames(arrays[0], int(rng.integers(self.max_padding + 1)))]
+        for array, seconds in zip(arrays, (0.0, *item.pauses) if item.pauses else [0.0] * len(arrays), strict=True):
+            if seconds:
+                joined.append(pause_frames(joined[-1], round(seconds / FRAME_SHIFT_S), rng))
+            joined.append(array)
+        return np.concatenate(joined)

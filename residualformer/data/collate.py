@@ -5,17 +5,22 @@ Letters: N utterances, T frames of 10 ms, F mel bins, S tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from residualformer.data.fbank import LOG_FLOOR
+
 QUIET_FRAMES = 10  # length of the stretch that is repeated as an utterance's silence
+FAINT = 3.0, 0.4  # log energies of faint noise: at most this much above the floor, and their deviation
 FRAMES_MULTIPLE = 16  # T is padded to a multiple of it, so that shapes repeat and their kernels are reused
 
 _TENSORS = ("features", "feature_lens", "tokens", "token_lens")
+_LISTS = ("ids", "texts", "transcripts")
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,15 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on `device`."""
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS})
+
+    def without(self, rows: Collection[int]) -> Batch | None:
+        """Return the batch without the utterances `rows`, padded as before; None if no other is there."""
+        kept = [row for row in range(len(self.ids)) if row not in rows]
+        if not kept:
+            return None
+        parts: dict[str, Any] = {name: getattr(self, name)[kept] for name in _TENSORS}
+        parts |= {name: [values[row] for row in kept] for name in _LISTS if (values := getattr(self, name))}
+        return replace(self, **parts)
 
 
 def collate(
@@ -75,3 +89,17 @@ def quiet_frames(features: np.ndarray, count: int) -> np.ndarray:
     start = int(np.argmin(loudness[width:] - loudness[:-width]))
     stretch = features[start : start + width]
     return stretch[np.arange(count) % width]
+
+
+def pause_frames(before: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return (count, F) frames of a pause after the frames `before` (T, F).
+
+    At random, they are digital silence, the utterance's own background, or faint stationary noise.
+    """
+    kind, level = rng.integers(3), LOG_FLOOR + rng.uniform(0, FAINT[0])
+    if kind == 1:
+        return quiet_frames(before, count)
+    shape = (count, before.shape[1])
+    if kind == 0:
+        return np.full(shape, LOG_FLOOR, before.dtype)
+    return np.maximum(level + FAINT[1] * rng.standard_normal(shape), LOG_FLOOR).astype(before.dtype)

@@ -19,3 +19,4 @@ class CorpusUtterance:
     origin: str = ""  # "" for utterances of the corpus itself, else where they come from, such as "synthetic"
     start: float = 0.0  # where the utterance begins in its recording, in seconds
     duration: float | None = None  # in seconds; None for all the rest of the recording
+    channel: int | None = None  # of the recording, from 0; None for the average of all

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,7 +25,7 @@ from residualformer.data.audio import resample
 from residualformer.data.bad import refuse_many
 from residualformer.data.feature_backends import get_backend
 from residualformer.data.features import KnfFbank, Statistics, write_feature_files
-from residualformer.data.manifest import load_audio, read_cuts
+from residualformer.data.manifest import load_mono, read_cuts
 from residualformer.data.shar import write_shar
 from residualformer.data.splits import SHARDS, cuts_file, cuts_files
 from residualformer.data.summary import write_summary
@@ -112,7 +113,7 @@ def _extract_split(
     split: str, cuts: list[MonoCut], config: Config, out: Path, map_: Callable[..., Iterable[Extracted]], backend: str
 ) -> Extracted:
     """Extract the features of a split, with a progress bar; print skipped utterances on stderr."""
-    copies = with_speeds(cuts, config.data.speeds if split == "train" else [1.0])
+    copies = list(product(cuts, config.data.speeds if split == "train" else [1.0]))
     # Half precision halves the reading in training, and its error (at most 0.004) is far below any noise. The other
     # splits keep every bit, so that they are scored on what a deployed model sees.
     dtype = np.float16 if split == "train" else np.float32
@@ -131,29 +132,25 @@ def _extract_split(
     return total
 
 
-def with_speeds(cuts: Iterable[MonoCut], speeds: Sequence[float]) -> list[MonoCut]:
-    """Return a copy of every cut at every speed, made by Lhotse's `perturb_speed`.
+def at_speed(cut: MonoCut, speed: float) -> MonoCut:
+    """Return a copy of a cut at a speed, made by Lhotse's `perturb_speed`.
 
-    Ids get a suffix such as `_sp0.9`, none at speed 1. A copy's `custom` holds the id of the original (`utterance`) and
+    Its id gets a suffix such as `_sp0.9`, none at speed 1. Its `custom` holds the id of the original (`utterance`) and
     the `speed`.
     """
-    copies = []
-    for cut in cuts:
-        for speed in speeds:
-            copy = cut if speed == 1.0 else cut.perturb_speed(speed)
-            copies.append(fastcopy(copy, custom={**(cut.custom or {}), "utterance": cut.id, "speed": float(speed)}))
-    return copies
+    copy = cut if speed == 1.0 else cut.perturb_speed(speed)
+    return fastcopy(copy, custom={**(cut.custom or {}), "utterance": cut.id, "speed": float(speed)})
 
 
 def extract_features(
-    cuts: list[MonoCut],
+    copies: Sequence[tuple[MonoCut, float]],
     config: FeatureConfig,
     arrays: Path,
     map_: Callable[..., Iterable[Extracted]] = map,
     dtype: type[np.floating] = np.float32,
     backend: str = "knf",
 ) -> Iterator[Extracted]:
-    """Compute the features of `cuts`, write an array (T, F) per cut into `arrays`, and yield the results part by part.
+    """Compute the features of cuts at speeds, write an array (T, F) each into `arrays`; yield the results part by part.
 
     Channels are averaged and other rates resampled, as `audio.read_audio` does. Cuts whose audio cannot be read are
     skipped. `map_` is such as `parallel.worker_map` yields, `backend` one of `feature_backends.BACKENDS`.
@@ -162,16 +159,21 @@ def extract_features(
         OSError: an array cannot be written.
     """
     task = partial(_extract_part, config=config, arrays=arrays, dtype=dtype, backend=backend)
-    yield from map_(task, [cuts[i : i + CUTS_PER_TASK] for i in range(0, len(cuts), CUTS_PER_TASK)])
+    yield from map_(task, [copies[i : i + CUTS_PER_TASK] for i in range(0, len(copies), CUTS_PER_TASK)])
 
 
 def _extract_part(
-    cuts: list[MonoCut], config: FeatureConfig, arrays: Path, dtype: type[np.floating], backend: str
+    copies: Sequence[tuple[MonoCut, float]],
+    config: FeatureConfig,
+    arrays: Path,
+    dtype: type[np.floating],
+    backend: str,
 ) -> Extracted:
     extractor, writer, result = get_backend(backend, config), NumpyFilesWriter(str(arrays)), Extracted()
-    for cut in cuts:
+    for original, speed in copies:
+        cut = at_speed(original, speed)
         try:
-            array = _features(cut, extractor)
+            array = _features(original, speed, cut, extractor)
         except UserError:
             raise
         except Exception as error:  # the audio libraries raise many kinds for a broken file
@@ -209,10 +211,13 @@ def _file_name(name: str) -> str:
     return quoted if len(quoted) <= MAX_NAME_BYTES else quoted[:100] + hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-def _features(cut: MonoCut, extractor: KnfFbank) -> np.ndarray:
-    """Compute features (T, F) of a cut; raise ValueError if its audio is unusable."""
+def _features(cut: MonoCut, speed: float, copy: MonoCut, extractor: KnfFbank) -> np.ndarray:
+    """Compute features (T, F) of a cut at a speed, whose `copy` it is; raise ValueError if its audio is unusable."""
     rate = extractor.config.sample_rate_hz
-    samples = resample(load_audio(cut).mean(axis=0), cut.sampling_rate, rate)  # (S,)
+    if cut.sampling_rate == rate:
+        samples = load_mono(copy)  # (S,)
+    else:  # Lhotse would resample twice, and take 1 GB where rate and speed have no large factor in common, as 11025 Hz
+        samples = resample(load_mono(cut), round(cut.sampling_rate * speed), rate)
     array = extractor.extract(samples, rate)
     if len(array) == 0:
         raise ValueError(f"{len(samples)} samples are too few for a frame")

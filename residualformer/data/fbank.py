@@ -15,6 +15,7 @@ import numpy as np
 
 from residualformer.config.schema import FeatureConfig
 from residualformer.constants import FRAME_SHIFT_MS
+from residualformer.data.level import AMPLIFIED, StreamingLevel
 from residualformer.errors import UserError, closest
 
 LOG_FLOOR = float(np.log(np.finfo(np.float32).eps))  # -15.94, the value of digital silence
@@ -84,10 +85,12 @@ class OnlineFbank:
         self.config = config
         self._fbank = knf.OnlineFbank(fbank_options(config))
         self._taken = 0
+        self._level = leveler(config)
 
     def accept(self, samples: np.ndarray) -> None:
         """Add samples (S,), float32 in [-1, 1], at the configured rate."""
-        self._fbank.accept_waveform(self.config.sample_rate_hz, np.ascontiguousarray(samples, dtype=np.float32))
+        samples = amplified(np.ascontiguousarray(samples, dtype=np.float32), self.config)
+        self._fbank.accept_waveform(self.config.sample_rate_hz, samples)
 
     def finish(self) -> None:
         """End the stream: the last frames, whose windows reach beyond it, become ready."""
@@ -101,7 +104,17 @@ class OnlineFbank:
             frames[row] = self._fbank.get_frame(index)
         self._fbank.pop(ready - self._taken)
         self._taken = ready
-        return frames
+        return self._level(frames) if self._level else frames
+
+
+def amplified(samples: np.ndarray, config: FeatureConfig) -> np.ndarray:
+    """Return samples (S,) float32 as the filterbank of `config` takes them, see `data.level`."""
+    return samples * AMPLIFIED if config.level == "normalized" else samples
+
+
+def leveler(config: FeatureConfig) -> StreamingLevel | None:
+    """Return the normalization of a stream's level that `config` asks for, if any."""
+    return StreamingLevel(LOG_FLOOR) if config.level == "normalized" else None
 
 
 def compute_fbank(samples: np.ndarray, config: FeatureConfig) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from residualformer.config.schema import FeatureConfig
-from residualformer.data.fbank import PRESETS, checked_preset, set_fbank_options
+from residualformer.data.fbank import PRESETS, amplified, checked_preset, leveler, set_fbank_options
 from residualformer.data.features import KnfFbank
 from residualformer.errors import UserError, closest
 from residualformer.optional import describe, is_installed, optional
@@ -44,8 +44,10 @@ class KaldifeatFbank(KnfFbank):
         self._fbank = kaldifeat.Fbank(options)
 
     def compute(self, samples: np.ndarray) -> np.ndarray:
-        wave = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
-        return self._fbank(wave.to(self._device)).cpu().numpy()
+        wave = torch.from_numpy(amplified(np.ascontiguousarray(samples, dtype=np.float32), self.config))
+        features = self._fbank(wave.to(self._device)).cpu().numpy()
+        level = leveler(self.config)
+        return level(features) if level else features
 
 
 BACKENDS: dict[str, type[KnfFbank]] = {"knf": KnfFbank, "kaldifeat": KaldifeatFbank}

@@ -19,6 +19,7 @@ from residualformer.files import read_checked_json, write_checked_json
 from residualformer.records import read_dataclass
 
 T = TypeVar("T")
+DEFINITION = "features.json"  # of the features that are beside it
 
 _ADVICE = "run stage 2 first, with --overwrite if it ran before"
 
@@ -85,13 +86,13 @@ class Statistics:
 
 def write_feature_files(fbank_dir: Path, config: FeatureConfig, statistics: Statistics) -> None:
     """Write the definition of the features, features.json, and their statistics, cmvn.json."""
-    write_checked_json(fbank_dir / "features.json", asdict(config))
+    write_checked_json(fbank_dir / DEFINITION, asdict(config))
     write_checked_json(fbank_dir / "cmvn.json", asdict(statistics))
 
 
 def read_feature_config(fbank_dir: Path | str) -> FeatureConfig:
     """Read the definition of the features in `fbank_dir`; UserError if it is missing or damaged."""
-    return _read(FeatureConfig, Path(fbank_dir) / "features.json")
+    return _read(FeatureConfig, Path(fbank_dir) / DEFINITION)
 
 
 def read_cmvn(fbank_dir: Path | str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -41,15 +45,17 @@ def loaded(plans: Iterable[P], load: Callable[[P], T], num_workers: int) -> Iter
         worker_init_fn=_outlive_signals,
         generator=torch.Generator(),  # without it, the loader would draw a number from the training's own
     )
-    with _interrupts_ignored():  # also by the new processes: Ctrl-C reaches all, and this one decides
+    others = set(multiprocessing.active_children())
+    with _signals_kept():
         results = iter(loader)
+    workers = set(multiprocessing.active_children()) - others
     try:
         for result in prefetch(results):
             if isinstance(result, UserError):
                 raise result
             yield result
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, OSError, EOFError) as error:  # the last two from a connection to a process that is gone
+        if not _one_ended(workers):
             raise
         raise UserError(
             "a process that prepares batches was killed, most often because memory or /dev/shm was full: "
@@ -86,6 +92,11 @@ class _Loads(Generic[P, T]):
             return error
 
 
+def _one_ended(workers: AbstractSet[BaseProcess]) -> bool:
+    """Return whether a worker has ended, waiting for one that may be about to."""
+    return bool(workers) and bool(wait([worker.sentinel for worker in workers], timeout=2.0))
+
+
 def _outlive_signals(worker: int) -> None:
     """Let a worker ignore Ctrl-C, and live on for a while after SIGTERM; it ends with its parent in any case."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -93,12 +104,20 @@ def _outlive_signals(worker: int) -> None:
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
+def _signals_kept() -> Iterator[None]:
+    """Let processes that start here ignore Ctrl-C, which reaches all and is for this one to decide.
+
+    DataLoader's own answer to the end of a process, an exception wherever this one just is, is taken back: the
+    iteration finds out within seconds, too, and raises in its place.
+    """
     if threading.current_thread() is not threading.main_thread():  # Python leaves signals to the main thread
         yield
         return
-    handler: Any = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    kept: Any = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in kept.items():
+            if handler is not None:  # it was installed by something other than Python
+                signal.signal(number, handler)

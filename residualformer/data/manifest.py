@@ -19,10 +19,12 @@ from lhotse.audio import set_current_audio_backend
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from residualformer.data.audio import MAX_RATE_HZ, MIN_RATE_HZ, rate_problem
+from residualformer.data.audio_backend import TrueLengthBackend
+from residualformer.data.mixing import layout_of, mix
 from residualformer.errors import UserError
 
 MAX_LINE = 1 << 24  # bytes; a cut has about a thousand
-BACKEND = "LibsndfileBackend"  # the one that runs no other program
+BACKEND = TrueLengthBackend()  # libsndfile, which runs no other program
 
 Rate = Annotated[int, Field(ge=MIN_RATE_HZ, le=MAX_RATE_HZ)]
 Size = Annotated[int, Field(ge=0, le=1 << 40)]
@@ -248,6 +250,15 @@ def load_audio(cut: MonoCut | MultiCut) -> np.ndarray:
         raise BadCut(f"its audio {problem}")
     set_current_audio_backend(BACKEND)
     return cut.load_audio()
+
+
+def load_mono(cut: MonoCut | MultiCut) -> np.ndarray:
+    """Return one channel (S,) float32 of a cut, mixed of all that it has; errors as of `load_audio`."""
+    samples = load_audio(cut)
+    sources = cut.recording.sources
+    is_whole = len(sources) == 1 and len(samples) == len(sources[0].channels) > 2
+    layout = layout_of(Path(sources[0].source)) if is_whole else 0
+    return mix(samples.T, layout) if layout else samples.mean(axis=0)
 
 
 def check_sources(recording: Recording) -> None:

@@ -29,6 +29,12 @@ def train_source(folder: Path) -> Path:
     return shards if shards.is_dir() else cuts_file(folder, "train")
 
 
+def mixed_source(folder: Path) -> Path:
+    """Return what to read of a folder of `data.shar`: what stage 2 wrote there, or the folder, if it is Shar itself."""
+    source = train_source(folder)
+    return source if source.exists() else folder
+
+
 def summary_file(source: Path) -> Path:
     """Return the file beside a manifest or a folder of Lhotse Shar that says how much speech it holds."""
     return source.with_name(f"{source.name.removesuffix(_SUFFIX)}.json")

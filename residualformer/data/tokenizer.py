@@ -13,12 +13,11 @@ from typing import Any
 import sentencepiece as spm
 
 from residualformer.config.schema import TokenConfig
-from residualformer.constants import BLANK
+from residualformer.constants import BLANK, SPACE
 from residualformer.errors import UserError, closest
 from residualformer.files import read_checked_json, write_checked_json
 
 BLANK_PIECE, UNKNOWN_PIECE = "<blk>", "<unk>"
-SPACE = "\u2581"  # sentencepiece's visible space, used by both kinds
 
 
 class Tokenizer:
@@ -60,6 +59,10 @@ class Tokenizer:
     def knows_any(self, text: str) -> bool:
         """Return whether any character of `text` has a token; much faster than to encode it."""
         return any(c in self._characters for c in text)
+
+    def unknown_characters(self, texts: Iterable[str]) -> list[str]:
+        """Return the characters of `texts` that have no token, sorted."""
+        return sorted(set().union(*texts) - self._characters - {" "})
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids, without blanks and with `<unk>` for unknown."""

@@ -5,18 +5,20 @@ Bad utterances are skipped, and reported with a reason; only a split without any
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterable
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import soundfile
 from lhotse import CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
 from tqdm import tqdm
 
-from residualformer.data.audio import MP3_ESTIMATE, rate_problem, stated_wav_frames
+from residualformer.data.audio import audio_blocks, open_sound, rate_problem, value_problem, write_flac
+from residualformer.data.audio_backend import count_samples
 from residualformer.data.corpus_utterance import CorpusUtterance
+from residualformer.data.ffmpeg import container_of
 from residualformer.data.manifest import BadCut, check_sources, load_audio, open_recording
 from residualformer.errors import UserError
 from residualformer.files import replacing
@@ -30,14 +32,18 @@ class BadUtterance(Exception):
     """An utterance that cannot be used; the message is the reason."""
 
 
-def make_cut(utterance: CorpusUtterance) -> MonoCut | MultiCut:
-    """Return the cut of an utterance, with all channels of its recording.
+def make_cut(utterance: CorpusUtterance, decoded: Path | None = None) -> MonoCut | MultiCut:
+    """Return the cut of an utterance, with its channel, or all channels, of its recording.
 
     Its single supervision holds translation and origin as `custom`. An end that is up to `MAX_OVERSHOOT_S` too late
     becomes that of the recording.
 
+    Args:
+        decoded: folder for FLAC copies of files that only ffmpeg reads; None: they are refused.
+
     Raises:
-        BadUtterance: the audio is missing, its header cannot be read, or the recording does not contain the segment.
+        BadUtterance: the audio is missing, its header cannot be read, or the recording does not contain the segment or
+            the channel.
     """
     path = utterance.audio
     if path is None or not path.is_file():
@@ -45,12 +51,9 @@ def make_cut(utterance: CorpusUtterance) -> MonoCut | MultiCut:
     if path.stat().st_size == 0:
         raise BadUtterance(f"{path} is an empty file")
     try:
-        recording = open_recording(path.resolve(), utterance.id)
-        if path.suffix.lower() == ".mp3":  # many do not state their length
-            recording.num_samples = _count_samples(path)
-            recording.duration = recording.num_samples / recording.sampling_rate
+        recording = open_recording(readable(path, decoded).resolve(), utterance.id)
     except Exception as error:  # each audio backend has its own family of exceptions
-        raise BadUtterance(f"{path} cannot be opened as audio ({_reason(path, error)})") from error
+        raise BadUtterance(f"{path} cannot be opened as audio ({_reason(error)})") from error
     if recording.num_samples == 0:
         raise BadUtterance(f"{path} holds no samples")
     start, duration = _segment(utterance, recording.duration)
@@ -65,8 +68,33 @@ def make_cut(utterance: CorpusUtterance) -> MonoCut | MultiCut:
         language=utterance.language,
         custom=custom or None,
     )
-    kind, channel = (MonoCut, 0) if recording.num_channels == 1 else (MultiCut, recording.channel_ids)
+    channels = recording.channel_ids
+    if utterance.channel is not None:
+        if utterance.channel not in channels:
+            raise BadUtterance(f"it is on channel {utterance.channel}, but {path} has {len(channels)}, from 0")
+        channels = [utterance.channel]
+        supervision.channel = utterance.channel
+    kind, channel = (MonoCut, channels[0]) if len(channels) == 1 else (MultiCut, channels)
     return kind(utterance.id, start, duration, channel, supervisions=[supervision], recording=recording)
+
+
+def readable(path: Path, decoded: Path | None) -> Path:
+    """Return a file that libsndfile reads: `path`, or a FLAC of the same audio in the folder `decoded`.
+
+    Raises:
+        UserError: the file needs ffmpeg, and it is missing or fails, or there is no such folder.
+    """
+    container = container_of(path)
+    if container is None:
+        return path
+    if decoded is None:
+        raise UserError(f"{path} is {container.name}: convert it to WAV or FLAC")
+    with open(path, "rb") as file:
+        target = decoded / f"{hashlib.file_digest(file, 'sha256').hexdigest()[:32]}.flac"
+    if not target.exists():
+        with replacing(target) as temporary:
+            write_flac(audio_blocks(path), temporary)
+    return target
 
 
 def _segment(utterance: CorpusUtterance, length: float) -> tuple[float, float]:
@@ -108,47 +136,34 @@ def check_cut(cut: MonoCut, sampling_rate: int | None = None) -> None:
         raise BadUtterance(f"its audio cannot be read ({_first_line(error)})") from error
     if samples.shape[-1] != cut.num_samples:
         raise BadUtterance(f"its audio has {samples.shape[-1]} samples, its manifest {cut.num_samples}")
-    if not np.isfinite(samples).all():
-        raise BadUtterance("its audio holds values that are not finite")
+    if problem := value_problem(samples):
+        raise BadUtterance(f"its audio {problem}")
 
 
 def _check_file(path: Path, recording: Recording) -> None:
     """Compare the samples and the rate that a file's header states with what it holds, and with its manifest."""
     try:
-        info = soundfile.info(str(path))
-        held = _count_samples(path)
+        with open_sound(path) as file:
+            rate, promised = file.samplerate, file.stated
+        held = count_samples(path)
     except Exception as error:
-        raise BadUtterance(f"{path} cannot be opened as audio ({_first_line(error)})") from error
-    promised = max(info.frames, stated_wav_frames(path))
-    if held < promised * (1 - MP3_ESTIMATE if info.format == "MP3" else 1):
+        raise BadUtterance(f"{path} cannot be opened as audio ({_reason(error)})") from error
+    if held < promised:
         raise BadUtterance(f"{path} is truncated: its header promises {promised} samples, it holds {held}")
     if recording.transforms:  # the manifest describes their result, not the file
         return
-    if info.samplerate != recording.sampling_rate:
-        raise BadUtterance(f"{path} is sampled at {info.samplerate} Hz, its manifest says {recording.sampling_rate}")
+    if rate != recording.sampling_rate:
+        raise BadUtterance(f"{path} is sampled at {rate} Hz, its manifest says {recording.sampling_rate}")
     if held != recording.num_samples:
         raise BadUtterance(f"{path} holds {held} samples, its manifest says {recording.num_samples}")
 
 
-def _count_samples(path: Path) -> int:
-    """Return the samples per channel that a file decodes to."""
-    state = path.stat()
-    return _decode_and_count(path, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=1024)  # a long recording has many utterances
-def _decode_and_count(path: Path, size: int, modified_ns: int) -> int:
-    count = 0
-    with soundfile.SoundFile(str(path)) as file:
-        while block := len(file.read(1 << 16, dtype="int16")):  # soundfile.blocks would pad a truncated file
-            count += block
-    return count
-
-
-def _validate(item: MonoCut | CorpusUtterance, sampling_rate: int | None) -> MonoCut | MultiCut | str:
+def _validate(
+    item: MonoCut | CorpusUtterance, sampling_rate: int | None, decoded: Path | None
+) -> MonoCut | MultiCut | str:
     """Return a valid cut, or the reason why there is none."""
     try:
-        cut = make_cut(item) if isinstance(item, CorpusUtterance) else item
+        cut = make_cut(item, decoded) if isinstance(item, CorpusUtterance) else item
         check_cut(cut, sampling_rate)
         return cut
     except BadUtterance as error:
@@ -156,13 +171,18 @@ def _validate(item: MonoCut | CorpusUtterance, sampling_rate: int | None) -> Mon
 
 
 def validate_cuts(
-    cuts: Iterable[MonoCut | CorpusUtterance], name: str, sampling_rate: int | None = None, jobs: int = 1
+    cuts: Iterable[MonoCut | CorpusUtterance],
+    name: str,
+    sampling_rate: int | None = None,
+    jobs: int = 1,
+    decoded: Path | None = None,
 ) -> tuple[CutSet, list[str]]:
     """Validate the cuts of the split `name`, or make them of utterances.
 
     Args:
         sampling_rate: in Hz, if only one is allowed.
         jobs: processes that read the audio (all of it, twice: about 2 s of work for an hour of FLAC or MP3).
+        decoded: see `make_cut`.
 
     Returns:
         The valid cuts, in order, and "id: reason" for each skipped one.
@@ -174,7 +194,7 @@ def validate_cuts(
     skipped: list[str] = []
     cuts = list(cuts)
     with worker_map(min(jobs, 1 + len(cuts) // CUTS_PER_PROCESS), items_at_once=64) as map_:
-        validated = map_(partial(_validate, sampling_rate=sampling_rate), cuts)
+        validated = map_(partial(_validate, sampling_rate=sampling_rate, decoded=decoded), cuts)
         for item, cut in tqdm(zip(cuts, validated), total=len(cuts), desc=f"checking {name}", unit="utt", leave=False):
             if isinstance(cut, str):
                 skipped.append(f"{item.id}: {cut}")
@@ -189,6 +209,25 @@ def validate_cuts(
     return CutSet.from_cuts(kept.values()), skipped
 
 
+def usable_cuts(
+    utterances: Iterable[MonoCut | CorpusUtterance],
+    name: str,
+    sampling_rate: int | None = None,
+    orphans: Iterable[str] = (),
+    jobs: int = 1,
+) -> tuple[CutSet, int]:
+    """Return the valid cuts of a split, and how many utterances are skipped, which are printed on stderr.
+
+    `orphans` are "id: reason" of what the corpus script skipped, such as audio without a transcript. See
+    `validate_cuts` for the rest.
+    """
+    cuts, unusable = validate_cuts(utterances, name, sampling_rate, jobs)
+    skipped = [*orphans, *unusable]
+    for line in skipped:
+        print(f"skipped in {name}: {line}", file=sys.stderr)
+    return cuts, len(skipped)
+
+
 def write_cuts(
     utterances: Iterable[MonoCut | CorpusUtterance],
     name: str,
@@ -197,16 +236,9 @@ def write_cuts(
     orphans: Iterable[str] = (),
     jobs: int = 1,
 ) -> CutSet:
-    """Validate the cuts of a split and write them to `path`. Print a summary, and skipped utterances on stderr.
-
-    `orphans` are "id: reason" of what the corpus script skipped, such as audio without a transcript. See
-    `validate_cuts` for the rest.
-    """
-    cuts, skipped = validate_cuts(utterances, name, sampling_rate, jobs)
-    skipped = [*orphans, *skipped]
-    for line in skipped:
-        print(f"skipped in {name}: {line}", file=sys.stderr)
-    save_cuts(cuts, name, path, len(skipped))
+    """Validate the cuts of a split, as `usable_cuts` does, and write them to `path`; print a summary."""
+    cuts, skipped = usable_cuts(utterances, name, sampling_rate, orphans, jobs)
+    save_cuts(cuts, name, path, skipped)
     return cuts
 
 
@@ -219,12 +251,10 @@ def save_cuts(cuts: CutSet, name: str, path: Path | str, skipped: int) -> None:
     print(f"{name}: {len(cuts)} utterances, {hours:.2f} h, {speakers} speakers, {skipped} skipped -> {path}")
 
 
-def _reason(path: Path, error: Exception) -> str:
-    """Return why audio does not open, in libsndfile's words if possible; Lhotse lists only which back-ends failed."""
-    try:
-        soundfile.info(str(path))
-    except soundfile.LibsndfileError as plain:
-        return plain.error_string
+def _reason(error: Exception) -> str:
+    """Return why audio does not open, in libsndfile's words if possible."""
+    if isinstance(error, soundfile.LibsndfileError):
+        return error.error_string
     return _first_line(error)
 
 

@@ -24,15 +24,18 @@ class EncodedFrames(NamedTuple):
 
 
 @torch.no_grad()
-def encode(model: Transducer, features: Tensor, lengths: Tensor, streaming: bool = False) -> EncodedFrames:
+def encode(
+    model: Transducer, features: Tensor, lengths: Tensor, streaming: bool = False, given: Tensor | None = None
+) -> EncodedFrames:
     """Encode features (N, T, F) with `lengths` (N,) by the masked full pass, or chunk by chunk if `streaming`.
 
-    Both give the same output. Utterances of more than `LONGEST_FULL_PASS` frames always go chunk by chunk, because the
+    With `given` (N, T') int64 each frame goes through that branch, whatever the arbitrator says. Both ways give the
+    same output. Utterances of more than `LONGEST_FULL_PASS` frames always go chunk by chunk, because the
     mask of a full pass grows with T squared.
     """
     if not streaming and features.shape[1] <= LONGEST_FULL_PASS:
-        return _full_pass(model, features, lengths)
-    frames, _, branches = zip(*encode_chunks(model, features, lengths), strict=True)
+        return _full_pass(model, features, lengths, given)
+    frames, _, branches = zip(*encode_chunks(model, features, lengths, given), strict=True)
     lengths = model.encoder.output_lengths(lengths)
     longest = int(lengths.max())
     taken = None if branches[0] is None else torch.cat(branches, dim=1)[:, :longest]
@@ -40,23 +43,35 @@ def encode(model: Transducer, features: Tensor, lengths: Tensor, streaming: bool
 
 
 @torch.no_grad()
-def encode_chunks(model: Transducer, features: Tensor, lengths: Tensor) -> Iterator[EncodedFrames]:
-    """Run features (N, T, F) with `lengths` (N,) through `encoder.step`; yield C frames of each utterance at a time."""
+def encode_chunks(
+    model: Transducer, features: Tensor, lengths: Tensor, given: Tensor | None = None
+) -> Iterator[EncodedFrames]:
+    """Run features (N, T, F) with `lengths` (N,) through `encoder.step`; yield C frames of each utterance at a time.
+
+    For `given`, see `encode`.
+    """
     encoder = model.encoder
     state = encoder.init_state(features.shape[0])
     padded = torch.nn.functional.pad(features, (0, 0, 0, encoder.window))
     for start in range(0, max(int(lengths.max()), 1), encoder.shift):
         real = (lengths - start).clamp(min=0)
         window = padded[:, start : start + encoder.window]
-        encoded, state = encoder.step(window, real.clamp(max=encoder.window), state)
+        sizes = real.clamp(max=encoder.window)
+        if given is None:
+            encoded, state = encoder.step(window, sizes, state)
+        else:
+            assert isinstance(encoder, RecurrentEncoder)
+            encoded, state = encoder.step_through(window, sizes, state, given[:, start // encoder.shift])
         branches = state.branch[:, None] if isinstance(encoder, RecurrentEncoder) else None
         yield EncodedFrames(encoded, encoder.output_lengths(real.clamp(max=encoder.shift)), branches)
 
 
-def _full_pass(model: Transducer, features: Tensor, lengths: Tensor) -> EncodedFrames:
+def _full_pass(model: Transducer, features: Tensor, lengths: Tensor, given: Tensor | None) -> EncodedFrames:
     encoder = model.encoder
     if not isinstance(encoder, RecurrentEncoder):
         return EncodedFrames(*encoder(features, lengths))
+    if given is not None:
+        return EncodedFrames(encoder.encode_through(features, lengths, given), encoder.output_lengths(lengths), given)
     frames, lengths, decisions, _ = encoder.encode(features, lengths, one_hot)
     single = torch.zeros(frames.shape[:2], dtype=torch.int64, device=frames.device)
     return EncodedFrames(frames, lengths, single if decisions is None else decisions.argmax(2))

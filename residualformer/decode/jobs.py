@@ -13,7 +13,8 @@ import torch
 from lhotse.cut import Cut
 
 from residualformer.config.schema import DecodeConfig
-from residualformer.decode.corpus import decode_batch
+from residualformer.context.scorer import Context
+from residualformer.decode.corpus import Plan, decode_batch
 from residualformer.journal import Map
 from residualformer.model.checkpoint import Bundle, load_model
 from residualformer.model.device import find_device
@@ -28,16 +29,20 @@ class BatchDecoder(NamedTuple):
     Attributes:
         model: a run folder or the model in it.
         device: one of `model.device.DEVICES`.
+        plan: the branches of frames, chosen by a control of the arbitrator.
     """
 
     model: Path
     device: str
     settings: DecodeConfig
     streaming: bool
+    context: Context | None = None
+    plan: Plan | None = None
 
     def __call__(self, batch: Sequence[Cut]) -> dict[str, Any]:
         """Return the `Outcome` of a batch as plain values."""
-        return asdict(decode_batch(loaded(self.model, self.device), self.settings, batch, self.streaming))
+        bundle = loaded(self.model, self.device)
+        return asdict(decode_batch(bundle, self.settings, batch, self.streaming, self.context, self.plan))
 
 
 @cache

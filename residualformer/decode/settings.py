@@ -36,5 +36,11 @@ def settings_for(settings: DecodeConfig, split: str) -> DecodeConfig:
 
 
 def search_name(settings: DecodeConfig) -> str:
-    """Return a short name for folders and tables: `greedy` or `beam16`."""
-    return "greedy" if settings.kind == "greedy" else f"beam{settings.beam}"
+    """Return a short name for folders and tables: `greedy`, `beam16`, or `beam16_ngram0.3` with a language model."""
+    if settings.kind == "greedy":
+        return "greedy"
+    name = f"beam{settings.beam}"
+    if settings.lm is not None:
+        stem = re.sub(r"[^A-Za-z0-9.-]", "-", Path(settings.lm).name.partition(".")[0])
+        name += f"_{stem}{settings.lm_weight:g}" + (f"_ilm{settings.ilm_weight:g}" if settings.ilm_weight else "")
+    return name

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from residualformer.data.audio import read_audio, resample
-from residualformer.data.manifest import load_audio, read_cuts
+from residualformer.data.manifest import load_mono, read_cuts
 from residualformer.data.splits import cuts_file
+from residualformer.decode.corpus import find_reference
 from residualformer.errors import UserError
 from residualformer.export.check import CheckAudio
 
@@ -20,8 +21,8 @@ def dev_cuts(run: Path) -> Path:
     return cuts_file(run.resolve().parent.parent / "data" / "manifests", "dev")
 
 
-def utterances_of_cuts(path: Path, number: int, rate: int) -> list[CheckAudio]:
-    """Load at most `number` utterances, evenly spread over the manifest, at `rate` Hz.
+def utterances_of_cuts(path: Path, number: int, rate: int, target: str = "text") -> list[CheckAudio]:
+    """Load at most `number` utterances, evenly spread over the manifest, at `rate` Hz, with references if there are.
 
     Raises UserError if the manifest or the audio of a cut cannot be read.
     """
@@ -30,13 +31,13 @@ def utterances_of_cuts(path: Path, number: int, rate: int) -> list[CheckAudio]:
     found = []
     for cut in chosen:
         try:
-            samples = resample(load_audio(cut).mean(axis=0), cut.sampling_rate, rate)
+            samples = resample(load_mono(cut), cut.sampling_rate, rate)
         except Exception as error:  # Lhotse raises errors of many libraries
             raise UserError(
                 f"{path}: the audio of cut {cut.id} cannot be read ({type(error).__name__}: {error}); "
                 "give other cuts with --check-cuts, or audio files with --check-audio."
             ) from error
-        found.append(CheckAudio(cut.id, samples.astype(np.float32)))
+        found.append(CheckAudio(cut.id, samples.astype(np.float32), find_reference(cut, target)))
     return found
 
 

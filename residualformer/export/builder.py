@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from residualformer.runtime.settings import Size
+from residualformer.runtime.weights import quantized
 
 OPSET, IR = 17, 8  # old enough for the onnxruntime of every sherpa-onnx of the last years
 TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "int32": TensorProto.INT32}
@@ -158,8 +159,7 @@ class Graph:
         """Store a matrix in 8 bits and its scales, one for each column (axis 0) or row (axis 1); return their names."""
         names = f"{name}_quantized", f"{name}_scale"
         if names[0] not in self.initializers:
-            matrix = value.detach().float().numpy()
-            scale = np.maximum(np.abs(matrix).max(axis=axis, keepdims=axis == 1), 1e-12) / 127
-            self._store(names[0], lambda: np.rint(matrix / scale).astype(np.int8))
-            self._store(names[1], lambda: scale.astype(np.float32))
+            matrix, scale = quantized(value.detach().float().numpy(), axis)
+            self._store(names[0], lambda: matrix)
+            self._store(names[1], lambda: scale)
         return names

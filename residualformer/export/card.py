@@ -9,6 +9,8 @@ from typing import Any
 
 from residualformer.config.schema import Config
 from residualformer.export.check import Report, sherpa_blank_penalty
+from residualformer.export.folder import BPE_VOCAB_FILE
+from residualformer.export.rates import Rates, rate_lines, rate_warnings
 from residualformer.files import read_json
 from residualformer.runtime.settings import TOKENS_FILE, ModelSettings
 
@@ -16,8 +18,9 @@ CARD_FILE = "README.md"
 
 
 def scores_of(run: Path) -> list[dict[str, Any]]:
-    """Read the scores of all decodings of a run, the contents of its `decode_*/score.json`."""
-    return [read_json(path, "run stage 8 again") for path in sorted(run.glob("decode_*/score.json"))]
+    """Read the scores of a run, the contents of `decode_*/score.json`, but for those of an arbitrator's controls."""
+    scores = [read_json(path, "run stage 8 again") for path in sorted(run.glob("decode_*/score.json"))]
+    return [score for score in scores if not score.get("decoding", {}).get("branches")]
 
 
 def model_card(
@@ -27,6 +30,7 @@ def model_card(
     info: dict[str, Any],
     scores: Sequence[dict[str, Any]],
     report: Report,
+    rates: Rates,
     checked_on: str,
 ) -> str:
     """Return the card as Markdown, with the sizes of the files in `folder`."""
@@ -36,6 +40,7 @@ def model_card(
         f"looks {settings.look_ahead_ms} ms ahead.",
         _training(config, info),
         "## Error rates\n" + _rates(scores),
+        "Of these files, by greedy search, chunk by chunk:\n\n" + _file_rates(rates, checked_on),
         "## Files\n" + _sizes(folder, settings),
         "## Check\n" + _checked(report, checked_on),
         "## Use\n" + _commands(settings),
@@ -98,6 +103,12 @@ def _rates(scores: Sequence[dict[str, Any]]) -> str:
     return "Of the trained model, in PyTorch:\n\n" + head + "\n".join(rows)
 
 
+def _file_rates(rates: Rates, checked_on: str) -> str:
+    lines = [f"- {line}" for line in rate_lines(rates)]
+    lines[0] += f" ({checked_on})" if rates.trained else ""
+    return "\n".join([*lines, *(f"\n**Warning:** {warning}" for warning in rate_warnings(rates))])
+
+
 def _sizes(folder: Path, settings: ModelSettings) -> str:
     lines = [f"Type `{settings.type}`, weights {settings.weights}.", ""]
     lines += ["| precision | encoder | decoder | joiner |", "|---|---|---|---|"]
@@ -108,7 +119,7 @@ def _sizes(folder: Path, settings: ModelSettings) -> str:
 
 
 def _checked(report: Report, checked_on: str) -> str:
-    return f"On {report.utterances} utterances ({checked_on}; {report.tokens} tokens): {agreement(report)}."
+    return f"On {report.size} ({checked_on}): {agreement(report)}."
 
 
 def _commands(settings: ModelSettings) -> str:
@@ -121,8 +132,11 @@ def _commands(settings: ModelSettings) -> str:
     arguments += f"\n    feature_dim={bins}," if bins != 80 else ""
     arguments += f"\n    blank_penalty={penalty:g}," if penalty else ""
     return f"""```sh
-sherpa-onnx --tokens={TOKENS_FILE} {options} audio.wav
 residualformer transcribe --model . audio.wav
+residualformer transcribe --model . --hotwords words.txt audio.wav  # a word or phrase a line
+sherpa-onnx --tokens={TOKENS_FILE} {options} audio.wav
+sherpa-onnx --tokens={TOKENS_FILE} {options} --decoding-method=modified_beam_search \\
+  --modeling-unit=bpe --bpe-vocab={BPE_VOCAB_FILE} --hotwords-file=words.txt --hotwords-score=0.5 audio.wav
 ```
 
 ```python

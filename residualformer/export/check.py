@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from residualformer.config.schema import DecodeConfig
+from residualformer.constants import SPACE
 from residualformer.data.fbank import compute_fbank
 from residualformer.decode.greedy import GreedySearch
 from residualformer.errors import UserError
@@ -28,16 +29,16 @@ from residualformer.runtime.loading import load_exported
 from residualformer.runtime.model import ExportedModel
 from residualformer.runtime.search import Search
 from residualformer.runtime.settings import TOKENS_FILE, ModelSettings, Precision
-from residualformer.runtime.tokens import SPACE
 
 PIECE_S = 0.1  # sherpa-onnx is fed as a microphone would feed it
 
 
 class CheckAudio(NamedTuple):
-    """An utterance of the check: samples (S,) float32 in [-1, 1] at the model's rate."""
+    """An utterance: samples (S,) float32 in [-1, 1] at the model's rate, and what the model should write, if known."""
 
     id: str
     samples: np.ndarray
+    reference: str | None = None
 
 
 @dataclass
@@ -47,6 +48,11 @@ class Report:
     utterances: int = 0
     tokens: int = 0
     differing: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> str:
+        """How much was compared, in words."""
+        return f"{self.utterances} utterance{'s' * (self.utterances != 1)}, {self.tokens} tokens"
 
 
 def check_folder(
@@ -149,7 +155,7 @@ def _programs(folder: Path, settings: ModelSettings, contract: Contract, precisi
         return runtime_tokens(model, search, features)
 
     programs: dict[str, Recognize] = {"onnxruntime": by_runtime}
-    if is_installed("sherpa_onnx"):
+    if is_installed("sherpa_onnx") and model.features.level == "as recorded":  # which is all that it computes
         recognizer = sherpa_recognizer(folder, settings, precision)
         ids = {piece.replace(SPACE, " "): index for index, piece in enumerate(model.pieces)}
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from residualformer.config.schema import Config
+from residualformer.config.schema import Config, DecodeConfig
 from residualformer.constants import FRAME_SHIFT_MS
 from residualformer.data.tokenizer import BLANK_PIECE, UNKNOWN_PIECE, Tokenizer
 from residualformer.errors import UserError, closest
@@ -17,7 +15,8 @@ from residualformer.export.contracts import CONTRACTS, Contract, Models
 from residualformer.export.encoder_graphs import EncoderGraph
 from residualformer.export.recurrent import RecurrentGraph
 from residualformer.export.transformer import TransformerGraph
-from residualformer.files import write_json, write_text
+from residualformer.files import replacing_tree, write_json, write_text
+from residualformer.lm.loading import SUFFIXES
 from residualformer.model.checkpoint import Bundle, fingerprint
 from residualformer.nn.recurrent import RecurrentEncoder
 from residualformer.nn.transducer import Transducer
@@ -36,6 +35,7 @@ from residualformer.runtime.settings import (
 )
 
 WEIGHTS = ("factored", "merged")
+BPE_VOCAB_FILE = "bpe.vocab"
 EMISSION_MS = 300  # of silence after speech in which a model may still write its last labels
 
 
@@ -91,7 +91,9 @@ def write_folder(
         files["int8"] = _write_models(folder, contract.models(int8=True), ".int8", mark)
     pieces = token_list(bundle.tokenizer, contract)
     write_text(folder / TOKENS_FILE, "".join(f"{piece} {i}\n" for i, piece in enumerate(pieces)))
+    write_text(folder / BPE_VOCAB_FILE, sherpa_vocabulary(bundle.tokenizer.pieces))
     settings = _settings(name, bundle, contract, weights, files, mark)
+    settings = replace(settings, decode=_with_its_lm(folder, settings.decode))
     write_json(folder / SETTINGS_FILE, asdict(settings))
     return settings
 
@@ -109,6 +111,15 @@ def token_list(tokenizer: Tokenizer, contract: Contract | type[Contract]) -> lis
     return [*pieces[1:], BLANK_PIECE] if contract.blank_last else pieces
 
 
+def sherpa_vocabulary(pieces: list[str]) -> str:
+    """Return the `bpe.vocab` by which sherpa-onnx cuts hotwords into tokens: a piece and its score a line.
+
+    It takes the cut with the highest sum of scores. These are such that it has the fewest tokens, and of equally many
+    those that were learned first, which for characters is the tokenizer's own cut, and for BPE nearly always.
+    """
+    return "".join(f"{piece}\t{-1 - rank * 1e-4:.4f}\n" for rank, piece in enumerate(pieces))
+
+
 def folder_ids(tokens: list[int], contract: Contract, vocab_size: int) -> list[int]:
     """Return token ids of training in the numbering of the folder."""
     return [(token - 1) % vocab_size for token in tokens] if contract.blank_last else list(tokens)
@@ -119,28 +130,12 @@ def tail_padding_ms(window: int) -> int:
     return FRAME_SHIFT_MS * window + EMISSION_MS
 
 
-@contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
+def replacing_folder(folder: Path) -> AbstractContextManager[Path]:
     """Yield a new folder beside `folder`; it replaces `folder` on success and is removed on failure.
 
     Raises UserError if `folder` exists and is neither an exported model nor an empty folder.
     """
-    folder = folder.resolve()  # '.' has no name from which to derive another
-    if folder.exists() and not is_exported(folder) and (folder.is_file() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is no exported model: give another folder with --out, or remove it.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new, old = (folder.with_name(f".{os.getpid()}.{kind}.{folder.name}") for kind in ("new", "old"))
-    try:
-        new.mkdir()
-        yield new
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
+    return replacing_tree(folder, is_exported, "is no exported model: give another folder with --out, or remove it")
 
 
 def _write_models(folder: Path, models: Models, suffix: str, mark: str) -> PartFiles:
@@ -151,6 +146,17 @@ def _write_models(folder: Path, models: Models, suffix: str, mark: str) -> PartF
         model.metadata_props.add(key=FINGERPRINT, value=mark)
         (folder / names[part]).write_bytes(model.SerializeToString())
     return PartFiles(**names)
+
+
+def _with_its_lm(folder: Path, decode: DecodeConfig) -> DecodeConfig:
+    """Copy the language model of the search, if any, into `folder`; return the settings with its name there."""
+    if decode.kind != "beam" or decode.lm is None:
+        return replace(decode, lm=None)
+    suffix = next((each for each in SUFFIXES if decode.lm.endswith(each)), "")
+    if not suffix or not Path(decode.lm).is_file():
+        raise UserError(f"decode.lm is {decode.lm}, no file of a language model ({', '.join(SUFFIXES)}).")
+    shutil.copyfile(decode.lm, folder / f"lm{suffix}")
+    return replace(decode, lm=f"lm{suffix}")
 
 
 def _settings(
@@ -184,4 +190,7 @@ def _settings(
         states=StateArrays(contract.encoder_states, contract.decoder_states),
         decode=config.decode,
         fingerprint=mark,
+        branches=encoder.num_branches if isinstance(encoder, RecurrentEncoder) else 1,
+        target=config.tokens.target,
+        calibration=bundle.calibration,
     )

@@ -73,8 +73,9 @@ class _FeedForward(torch.autograd.Function):
         x, up, down, hidden = ctx.saved_tensors
         rows, hidden = grad.flatten(0, 1), hidden.flatten(0, 1)
         hidden_grad = operators.relu_backward_(rows @ down, hidden)
-        up_grad = hidden_grad.T @ x.flatten(0, 1)
-        down_grad = (rows.T @ hidden).mul_(ctx.scale)
+        of_up, _, of_down, _ = ctx.needs_input_grad[3:]  # not where they are frozen
+        up_grad = hidden_grad.T @ x.flatten(0, 1) if of_up else None
+        down_grad = (rows.T @ hidden).mul_(ctx.scale) if of_down else None
         up_bias_grad, down_bias_grad = (each.sum(0).to(ctx.bias_dtype) for each in (hidden_grad, rows))
         x_grad = (hidden_grad @ up).view(x.shape)
         return None, None, x_grad, up_grad, up_bias_grad, down_grad, down_bias_grad

@@ -91,10 +91,12 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         rows = grad.flatten(0, 1)
-        return (rows @ weight).view(x.shape), rows.T @ x.flatten(0, 1), rows.sum(0).to(ctx.bias_dtype)
+        _, of_weight, of_bias = ctx.needs_input_grad  # not where they are frozen
+        weight_grad = rows.T @ x.flatten(0, 1) if of_weight else None
+        return (rows @ weight).view(x.shape), weight_grad, rows.sum(0).to(ctx.bias_dtype) if of_bias else None
 
 
 class _DenseWeight(torch.autograd.Function):

@@ -123,7 +123,7 @@ def _grads_of_sides(joint, joint_grad, t, s, am_grad, lm_grad, part, parts):
 
 
 class NumbaTiles(Tiles):
-    """`Tiles` of float32 tensors on a CPU; the number of threads changes no bit."""
+    """`Tiles` of float32 tensors on a CPU; the number of threads changes no bit but those of PyTorch's products."""
 
     ENGINE = "numba"
 

@@ -139,6 +139,8 @@ class _SelectedLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits: Tensor, index: Tensor) -> Tensor:
         normalizer = logits.logsumexp(-1, keepdim=True)
+        # Where any class has an infinite logit there are no probabilities: nan, even of others that would get log 0.
+        normalizer = normalizer.masked_fill(normalizer == torch.inf, torch.nan)
         ctx.save_for_backward(logits, index, normalizer)
         return logits.gather(-1, index) - normalizer
 

@@ -18,8 +18,10 @@ from residualformer.config.schema import Config
 from residualformer.constants import MODEL_FILE
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.errors import UserError
+from residualformer.hypothesis import word_separator
 from residualformer.model.tensors import read_tensors, write_tensors
 from residualformer.nn.transducer import Transducer, build_model
+from residualformer.words.calibration import UNCALIBRATED, Calibration, read_calibration
 
 Weights = dict[str, Tensor]
 
@@ -37,6 +39,8 @@ class TrainingRecord(TypedDict, total=False):
     steps: int
     wall_s: float
     cpu_s: float
+    stopped_early: bool  # since the dev set no longer improved
+    candidates: list[dict[str, Any]]  # weights that could have become the model, and how good they are on the dev set
     valid: dict[str, float]  # measurements on the dev set
     parameters: dict[str, int]  # see `parameter_table`
     identity: dict[str, Any]  # see `training_identity`
@@ -75,8 +79,11 @@ class SavedModel:
                 f"{self.tokenizer.vocab_size}; train it again"
             )
         model = build_model(self.config, self.tokenizer.vocab_size)
+        model.separator = word_separator(self.tokenizer.pieces)
         load_weights(model, self.weights, str(self.file))
-        return Bundle(model.eval(), self.config, self.tokenizer, self.info)
+        mark = self.info.get("fingerprint") or fingerprint(self.weights)
+        calibration = read_calibration(self.file.parent, mark)
+        return Bundle(model.eval(), self.config, self.tokenizer, self.info, calibration)
 
 
 @dataclass
@@ -87,6 +94,7 @@ class Bundle:
     config: Config
     tokenizer: Tokenizer
     info: dict[str, Any]  # the record of its training: seed, commit, command, hardware, time, parameters
+    calibration: Calibration = UNCALIBRATED  # of its words' times and confidences
 
     @property
     def device(self) -> torch.device:
@@ -101,13 +109,17 @@ def save_model(path: Path, weights: Weights, config: Config, tokenizer: Tokenize
 
 
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
-    """Load the model of a run folder, or of a model file, in eval mode onto `device`; errors as of `read_model`."""
-    path = Path(path)
-    if path.is_dir() and not (path / MODEL_FILE).is_file():
-        raise UserError(f"{path} holds no {MODEL_FILE}: its training has not finished; run it to the end first")
-    loaded = read_model(path / MODEL_FILE if path.is_dir() else path).build()
+    """Load the model of a run folder, or of a model file, in eval mode onto `device`; errors as of `read_run`."""
+    loaded = read_run(Path(path)).build()
     loaded.model.to(device)
     return loaded
+
+
+def read_run(path: Path) -> SavedModel:
+    """Read the model file of a run folder, or `path` itself if it is no folder; errors as of `read_model`."""
+    if path.is_dir() and not (path / MODEL_FILE).is_file():
+        raise UserError(f"{path} holds no {MODEL_FILE}: its training has not finished; run it to the end first")
+    return read_model(path / MODEL_FILE if path.is_dir() else path)
 
 
 def read_model(file: Path) -> SavedModel:

@@ -6,12 +6,14 @@ One FLOP is one multiply-accumulate, as in the AmNets paper's table 1; biases an
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, TypedDict
 
 import torch
 from torch import nn
 
 from residualformer.config.schema import Config
+from residualformer.errors import UserError
 from residualformer.kernels.recurrent import GATES
 from residualformer.nn.linear import RESIDUAL_PARTS
 from residualformer.nn.recurrent import RecurrentEncoder
@@ -106,6 +108,23 @@ def planned_flops(config: Config, vocab_size: int | None = None) -> FlopsPerFram
     shapes = _shapes(config)
     branches = [float(sum(w * v - _zeros(w, v, c) for w, v in shapes)) for c in config.amnet.compression]
     return flops_per_frame(model, branches)
+
+
+def compressed_to(config: Config, flops: float) -> Config:
+    """Return `config` with one branch, compressed so that its layers cost `flops` per frame.
+
+    Ranks are whole numbers: factors cost less than one rank of each matrix less.
+
+    Raises:
+        UserError: `amnet.method` compresses nothing, or the dense layers cost less than `flops`.
+    """
+    method, dense = config.amnet.method, sum(w * v for w, v in _shapes(config))
+    if method == "none" or not 0 < flops <= dense:
+        raise UserError(
+            f"{flops / 1e6:.4g} MFLOP per frame of the layers cannot be reached by compression with amnet.method = "
+            f"{method}; take sparse or factorised, and more than 0, at most the {dense / 1e6:.4g} of the dense layers"
+        )
+    return replace(config, amnet=replace(config.amnet, compression=[round(1 - flops / dense, 6)]))
 
 
 def _shapes(config: Config) -> list[tuple[int, int]]:

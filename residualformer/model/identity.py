@@ -14,13 +14,14 @@ from residualformer.config.schema import Config
 from residualformer.errors import UserError
 
 # Sections and keys that change no weight; all others do, those to come as well.
-NOT_DECISIVE = ("description", "decode", "data.num_workers", "data.max_bad_share")
+NOT_DECISIVE = ("description", "decode", "lm", "data.num_workers", "data.max_bad_share", "amnet.controls")
 # Sections and keys that may change while a training goes on, on purpose. Layers, tokens and what a training started
 # from may not; nor may the optimizer, whose state is of its kind, and the loss, which has weights of its own.
 CHANGEABLE = ("train", "data", "encoder.dropout", "predictor.dropout", "predictor.token_dropout")
-FIXED = ("train.optimizer.kind",)
-# Of these, the ones that leave the batches of an epoch as they are: their number says where a training stands.
-SAME_BATCHES = ("train", "data.variation", "data.specaugment", "encoder", "predictor")
+FIXED = ("train.optimizer.kind", "train.optimizer.factors", "train.freeze")
+# Of these, the ones that leave the updates of an epoch as they are: their number says where a training stands.
+SAME_UPDATES = ("train", "data.variation", "data.specaugment", "encoder", "predictor")
+OTHER_UPDATES = ("train.seed", "train.batches_per_update")
 
 IfChanged = Literal["refuse", "aside", "go-on"]  # what to do with a training of another identity
 IF_CHANGED: tuple[IfChanged, ...] = get_args(IfChanged)
@@ -42,9 +43,9 @@ class Change(NamedTuple):
         return _is_within(self.name, CHANGEABLE) and not _is_within(self.name, FIXED)
 
     @property
-    def moves_batches(self) -> bool:
-        """Whether the batches of an epoch are others than they were."""
-        return not _is_within(self.name, SAME_BATCHES) or self.name == "train.seed"
+    def moves_updates(self) -> bool:
+        """Whether the updates of an epoch are others than they were."""
+        return not _is_within(self.name, SAME_UPDATES) or self.name in OTHER_UPDATES
 
 
 def section_values(config: Config, sections: Collection[str]) -> dict[str, Any]:

@@ -6,10 +6,11 @@ AmNets, section 2 (the AmRNN layer) and section 3. Letters: N utterances, T' enc
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residualformer.config.schema import AmNetConfig, EncoderConfig
@@ -140,6 +141,16 @@ class RecurrentEncoder(Encoder[RecurrentState]):
             frames, _ = self._branches(x, first.layers, dense, decisions)
         return Encoded(frames, lengths, decisions, logits)
 
+    def encode_through(self, features: Tensor, lengths: Tensor, branches: Tensor) -> Tensor:
+        """Encode whole utterances, each frame by the branch (N, T') int64 that is given for it: (N, T', H).
+
+        The arbitrator is not asked. Beyond the end of an utterance any branch will do.
+        """
+        x = self._stack(features, lengths)
+        decisions = F.one_hot(branches, self.num_branches).to(x.dtype)
+        dense = [layer.dense() for layer in self.layers]
+        return self._branches(x, self.init_state(len(x)).layers, dense, decisions)[0]
+
     def arbitrate(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Return the arbitrator's logits (N, T', B) alone, running branches only if it looks at what they did before.
 
@@ -178,6 +189,13 @@ class RecurrentEncoder(Encoder[RecurrentState]):
             branch = (state.decision if self.amnet.arbitrator.delay else decision).argmax(1)
         layers = self._chosen(x[:, 0], state.layers, branch)
         return layers[-1][0].unsqueeze(1), RecurrentState(layers, arbitrator, decision, branch)
+
+    def step_through(
+        self, features: Tensor, lengths: Tensor, state: RecurrentState, branch: Tensor
+    ) -> tuple[Tensor, RecurrentState]:
+        """Do what `step` does, by the branch (N,) int64 that is given; the arbitrator is not asked."""
+        layers = self._chosen(self._stack(features, lengths)[:, 0], state.layers, branch)
+        return layers[-1][0].unsqueeze(1), replace(state, layers=layers, branch=branch)
 
     def branch_flops(self) -> list[float]:
         """Return the multiply-accumulates per encoder frame of each branch, without biases."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -20,6 +20,7 @@ class Transducer(nn.Module):
     encoder: Encoder[Any]  # features (N, T, F) -> frames (N, T', D)
     predictor: Predictor  # labels (N, S) -> (N, S + 1, P)
     joiner: Joiner  # frames and predictor outputs -> logits (..., V)
+    separator: int | None = None  # the label that stands between words, if there is one
 
     def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__()
@@ -47,6 +48,16 @@ class Transducer(nn.Module):
         if config.loss.ctc_scale > 0:
             of_transcript = config.loss.ctc_target == "transcript"
             self.training_only["ctc"] = nn.Linear(dim, 1 + 256 if of_transcript else vocab_size)
+
+    def label_parameters(self) -> set[str]:
+        """Return the names of the parameters with a row for each label, (V, ...)."""
+        outputs = ["joiner.vocabulary"]
+        if isinstance(self.joiner, AdditiveJoiner):
+            outputs = ["joiner.project_encoder", "joiner.project_predictor"]
+        linears = {name: cast(nn.Linear, head) for name, head in self.training_only.items()}
+        heads = [f"training_only.{name}" for name, head in linears.items() if head.out_features == self.vocab_size]
+        names = {f"{module}.{kind}" for module in [*outputs, *heads] for kind in ("weight", "bias")}
+        return ({"predictor.embedding.table.weight"} | names) & {name for name, _ in self.named_parameters()}
 
 
 def build_model(config: Config, vocab_size: int) -> Transducer:

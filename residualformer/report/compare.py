@@ -18,6 +18,7 @@ TRANSFORMER_BASELINE, RECURRENT_BASELINE = "baseline", "rnnt"  # the experiments
 def compare(runs: Sequence[Scored], baseline: str | None = None) -> list[Row]:
     """Return the rows of `runs`, each compared with the run of its baseline whose folder has the same name.
 
+    That of a control of an arbitrator has the name without the control's.
     The experiment given as `baseline` serves all. By default Transformers are compared with the experiment `baseline`
     and recurrent encoders with `rnnt`, or all with the one of the two that exists. Rows are sorted by test set, in the
     order of `runs` and each before its subsets; within a set baselines come first, recurrent encoders last, in the
@@ -44,12 +45,12 @@ def compare(runs: Sequence[Scored], baseline: str | None = None) -> list[Row]:
         row, order = run.row, table_order(run.config) if run.recurrent and run.config else ()
         by_set = sets.index(set_of(row.split)), row.split
         # Models that are trained from scratch come before those that start from them.
-        return *by_set, run.recurrent, row.experiment != baseline_of(run), order, row.warm_start
+        return *by_set, run.recurrent, row.experiment != baseline_of(run), order, row.warm_start, row.control
 
     rows = []
     for run in sorted(runs, key=place):
         name = baseline_of(run)
-        comparison = compare_runs(run, by_name.get((name, run.row.run)))
+        comparison = compare_runs(run, by_name.get((name, run.row.search_run)))
         rows.append(replace(run.row, baseline=name, comparison=comparison))
     return with_savings(rows)
 

@@ -91,6 +91,7 @@ class TableRow:
 
     name: str
     cells: list[TableCell | None]
+    controls: list[TableCell] | None = None  # models that the paper lacks, each with its label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +108,13 @@ class JudgedPair:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedClaim:
-    """An ordering that the paper reports, see `papers.Claim`, and whether we find it."""
+    """An ordering that the paper reports or that controls decide, see `papers.Claim`, and whether we find it."""
 
     says: str
     measure: str
     at_most: float | None
     pairs: list[JudgedPair]
+    ours: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +148,8 @@ class PaperTable:
     def measured(self) -> dict[str, Measured | None]:
         """Return all experiments, the controls last, with what we measured of them."""
         own = {cell.experiment: cell.ours for cell in self.cells()}
-        return own | {cell.control.experiment: cell.control.ours for cell in self.cells() if cell.control}
+        own |= {cell.control.experiment: cell.control.ours for cell in self.cells() if cell.control}
+        return own | {cell.experiment: cell.ours for row in self.rows for cell in row.controls or []}
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is written to tables/<table>.json."""

@@ -32,7 +32,9 @@ def render(table: PaperTable, picture: str = "") -> str:
         picture,
         f"Not measured: {missing}." if missing else "",
         "## The paper's orderings",
-        "\n".join(f"- {sentence}" for sentence in findings(table)),
+        "\n".join(f"- {sentence}" for sentence in [*_findings(table, ours=False), *_closing(table)]),
+        "## Against the controls" if any(claim.ours for claim in table.claims) else "",
+        "\n".join(f"- {sentence}" for sentence in _findings(table, ours=True)),
         "## How to read this",
         "\n".join(f"- {note}" for note in _notes(table)),
     ]
@@ -46,7 +48,11 @@ def show_picture(table: PaperTable) -> str:
 
 def findings(table: PaperTable) -> list[str]:
     """Return a sentence or two for each claim of the table, and `_closing`."""
-    return [_finding(claim) for claim in table.claims] + _closing(table)
+    return [*_findings(table, ours=False), *_closing(table), *_findings(table, ours=True)]
+
+
+def _findings(table: PaperTable, ours: bool) -> list[str]:
+    return [_finding(claim) for claim in table.claims if bool(claim.ours) == ours]
 
 
 def _grid(table: PaperTable) -> list[str]:
@@ -64,7 +70,11 @@ def _grid(table: PaperTable) -> list[str]:
 
 def _model_per_line(table: PaperTable) -> list[str]:
     """Lay the table out with a line for each model and a column for each measure."""
-    shown = {row.name: dict(_cell_lines(table, row.cells[0])) if row.cells[0] else {} for row in table.rows}
+    shown: dict[str, dict[str, str]] = {}
+    for row in table.rows:
+        shown[row.name] = dict(_cell_lines(table, row.cells[0])) if row.cells[0] else {}
+        controls = [cell for cell in row.controls or [] if cell.ours]
+        shown |= {f"{row.name}: {cell.label}": dict(_cell_lines(table, cell)) for cell in controls}
     names = list(dict.fromkeys(name for cell in shown.values() for name in cell))
     names = [name for name in names if {cell.get(name, NOTHING) for cell in shown.values()} != {NOTHING}]
     rows = [[model, *(cell.get(name, NOTHING) for name in names)] for model, cell in shown.items()]
@@ -87,7 +97,7 @@ def _cell_lines(table: PaperTable, cell: TableCell) -> Lines:
     yield from _each_set(table, ours, "gap %{} [95%] (p)", lambda scores: _gap(scores.gap))
     yield from _each_set(table, ours, "nats/token{} [95%]", lambda scores: show_score(scores.loss, 3))
     yield from _each_set(table, ours, "gap in nats/token %{} (p)", lambda scores: _loss_gap(scores.gap))
-    if paper.mflop is not None:
+    if paper.mflop is not None or (ours and any(scores.amnet for scores in ours.sets.values())):
         yield from _amnet_lines(table, cell)
     yield "training", _training(ours)
     if cell.control:
@@ -214,6 +224,12 @@ def _notes(table: PaperTable) -> list[str]:
     ]
     if any(cell.control for cell in table.cells()):
         notes.append("control: the same model without residual weights, trained on for as many updates as with them.")
+    if any(row.controls for row in table.rows):
+        notes.append(
+            "static: one branch that costs what the AmNet's mean frame costs on dev, trained as long. random, oracle: "
+            "the AmNet itself, with as many slow frames, drawn by chance or those at which a dense model is least "
+            "certain; without the arbitrator's FLOPs (docs/models.md)."
+        )
     if len(table.sets) > 1 or table.paper_sets:
         printed = f"; the paper's values beside them are of {table.paper_sets[0]}" if table.paper_sets else ""
         notes.append(f"The orderings are judged on {table.sets[0]}{printed}.")

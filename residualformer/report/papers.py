@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import yaml
 
+from residualformer.config.schema import BranchControl
 from residualformer.config.yaml_loader import load_yaml
 from residualformer.errors import UserError, closest
 from residualformer.files import read_text
@@ -41,10 +43,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Claim:
-    """An ordering that the paper reports."""
+    """An ordering that the paper reports, or that controls decide."""
 
     says: str  # the ordering in words
     pairs: list[list[str]]  # of experiments; the first of a pair is better than the second
+    ours: bool = False  # the ordering is not the paper's, but about its models and our controls
     measure: str = "value"  # `value` (WER or BLEU), `mflop` or `latency_ms`
     at_most: float | None = None  # the first is at most this many times the second
 
@@ -55,6 +58,9 @@ class Row:
 
     name: str
     cells: list[Cell | None]  # one for each column
+    # Models that the paper lacks, by what distinguishes them: experiments, or for branches that an arbitrator did not
+    # choose `<experiment>:<control>`. With layout `lines` alone.
+    controls: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,15 @@ class Table:
         """All experiments that the table shows or compares with, each once, in its order."""
         shown = [name for cell in self.cells() for name in (cell.experiment, cell.control) if name]
         compared = [name for claim in self.claims for pair in claim.pairs for name in pair]
-        return list(dict.fromkeys([self.baseline, *shown, *compared, *filter(None, [self.trained_on])]))
+        names = [self.baseline, *shown, *self._controls(), *compared, *filter(None, [self.trained_on])]
+        return list(dict.fromkeys(name.partition(":")[0] for name in names))
+
+    def _controls(self) -> list[str]:
+        return [name for row in self.rows for name in row.controls.values()]
+
+    def arbitrator_controls(self) -> list[str]:
+        """Return what chooses branches in place of an arbitrator, in any cell."""
+        return list(dict.fromkeys(name.partition(":")[2] for name in self._controls() if ":" in name))
 
 
 def find_table(folder: Path, name: str) -> Table:
@@ -106,7 +120,10 @@ def read_table(path: Path) -> Table:
     advice = "see residualformer/report/papers.py"
     try:
         content = load_yaml(read_text(path, advice))
-        rows = [Row(row["name"], [cell and Cell(**cell) for cell in row["cells"]]) for row in content.pop("rows")]
+        rows = [
+            Row(row["name"], [cell and Cell(**cell) for cell in row["cells"]], row.get("controls", {}))
+            for row in content.pop("rows")
+        ]
         claims = [Claim(**claim) for claim in content.pop("claims", [])]
         table = Table(name=path.stem, rows=rows, claims=claims, **content)
         problems = list(_problems(table))
@@ -126,6 +143,11 @@ def _problems(table: Table) -> Iterator[str]:
     for row in table.rows:
         if len(row.cells) != len(table.columns):
             yield f"row '{row.name}' has {len(row.cells)} cells for {len(table.columns)} columns"
+        if row.controls and table.layout != "lines":
+            yield f"row '{row.name}' has controls, which only a table of layout lines shows"
+    for control in table.arbitrator_controls():
+        if control not in get_args(BranchControl):
+            yield f"'{control}' chooses no branches; it must be one of {', '.join(get_args(BranchControl))}"
     for cell in table.cells():
         if cell.values and len(cell.values) != max(len(table.sets), 1):
             yield f"{cell.experiment} has {len(cell.values)} values for {max(len(table.sets), 1)} sets"

@@ -90,7 +90,7 @@ def against_parameters(results: Results, folder: Path, suffix: str = "") -> list
     pictures, `wer_vs_params<suffix>.png` and `bleu_vs_params<suffix>.png`, of which some row has a score and a size.
     """
     pictures = []
-    rows = [row for row in results.rows if row.encoder_parameters and "@" not in row.split]
+    rows = [row for row in results.rows if row.encoder_parameters and "@" not in row.split and not row.control]
     for metric, label in METRICS.items():
         panels: dict[str, list[tuple[str, Point]]] = {}  # by test set: marker and point
         for row in rows:
@@ -143,7 +143,12 @@ def table_lines(table: PaperTable, picture: Path) -> bool:
             cells = [(column, cell) for column, cell in zip(table.columns, row.cells, strict=False) if cell]
             own = [("" if flops else cell.label or column, cell.ours) for column, cell in cells]
             controls = [("", cell.control.ours) for _, cell in cells if cell.control]
-            for models, style, label in ((own, "o-", row.name), (controls, "x--", f"{row.name}: controls")):
+            further = [(cell.label, cell.ours) for cell in row.controls or []]
+            for models, style, label in (
+                (own, "o-", row.name),
+                (controls, "x--", f"{row.name}: controls"),
+                (further, "x", f"{row.name}: controls"),
+            ):
                 if points := _points(_sized(name, ours, split, flops) for name, ours in models if ours):
                     _draw_points(axis, points, fmt=style, color=f"C{number}", label=label, linewidth=1)
         axis.set(

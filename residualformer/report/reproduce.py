@@ -22,10 +22,11 @@ from residualformer.report.paper_table import (
     TableRow,
 )
 from residualformer.report.papers import Cell, Claim, Table, paper_gaps
+from residualformer.report.papers import Row as PaperRow
 from residualformer.report.results import Comparison, Row
 from residualformer.report.scoring import Scored
 
-Runs = Mapping[tuple[str, str], Scored]  # by experiment and test set
+Runs = Mapping[tuple[str, str], Scored]  # by the row's name and test set
 HOLDS, FAILS = "holds", "does not hold"  # limits fail; orderings are tested for significance
 UNDECIDED, REVERSED, UNKNOWN = "within chance", "the other way round", "not measured"
 SIGNIFICANT = 0.05
@@ -56,10 +57,7 @@ def reproduce(table: Table, runs: Runs, sets: Sequence[str]) -> PaperTable:
         paper_sets=table.sets,
         sets=list(sets),
         columns=table.columns,
-        rows=[
-            TableRow(name=row.name, cells=[filler.cell(cell) if cell else None for cell in row.cells])
-            for row in table.rows
-        ],
+        rows=[filler.row(row) for row in table.rows],
         claims=[filler.claim(claim) for claim in table.claims],
     )
 
@@ -76,6 +74,11 @@ class _Filler:
 
     def __init__(self, table: Table, runs: Runs, sets: Sequence[str]) -> None:
         self.table, self.runs, self.sets = table, runs, sets
+
+    def row(self, row: PaperRow) -> TableRow:
+        cells = [self.cell(cell) if cell else None for cell in row.cells]
+        controls = [self.cell(Cell(name, label=label)) for label, name in row.controls.items()]
+        return TableRow(name=row.name, cells=cells, controls=controls or None)
 
     def cell(self, cell: Cell) -> TableCell:
         ours = self.measured(cell.experiment)
@@ -176,7 +179,8 @@ class _Filler:
 
     def claim(self, claim: Claim) -> JudgedClaim:
         pairs = [self.judge(claim, better, worse) for better, worse in claim.pairs]
-        return JudgedClaim(says=claim.says, measure=claim.measure, at_most=claim.at_most, pairs=pairs)
+        ours = claim.ours or None
+        return JudgedClaim(says=claim.says, measure=claim.measure, at_most=claim.at_most, pairs=pairs, ours=ours)
 
     def judge(self, claim: Claim, better: str, worse: str) -> JudgedPair:
         """Judge limits by the values, and orderings of accuracy by the paired comparison."""

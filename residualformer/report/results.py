@@ -58,6 +58,8 @@ class Decoding:
     streaming: bool | None = None
     device: str | None = None
     settings: dict[str, Any] | None = None
+    context: dict[str, Any] | None = None  # what scorers added to the model, such as hotwords
+    branches: dict[str, Any] | None = None  # what chose the branches of an AmNet in its arbitrator's place
     utterances: int | None = None
     audio_s: float | None = None
     jobs: int | None = None
@@ -94,9 +96,24 @@ class Row:
     scored: str | None = None  # the command and commit that scored the run, where these are not the table's
 
     @property
+    def name(self) -> str:
+        """The experiment, with the control of its arbitrator where there is one: `mf_avg`, `mf_avg:random`."""
+        return f"{self.experiment}:{self.control}" if self.control else self.experiment
+
+    @property
+    def search_run(self) -> str:
+        """The folder that the same decoding without a control of the arbitrator has."""
+        return self.run.rpartition(f"_{self.control}")[0] if self.control else self.run
+
+    @property
     def search_name(self) -> str:
         """The search and its mode, from the run's folder, such as `beam16_streaming`."""
         return self.run.removeprefix(f"decode_{self.split}_")
+
+    @property
+    def control(self) -> str:
+        """What chose the branches of an AmNet in its arbitrator's place, such as `random`; empty if nothing did."""
+        return str((self.decoding.branches or {}).get("by", ""))
 
     @property
     def encoder_parameters(self) -> int | None:

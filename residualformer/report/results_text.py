@@ -153,6 +153,11 @@ def _recurrent_notes(rows: Sequence[Row]) -> list[str]:
             "encoder: the recurrent encoder with its arbitrator and its projection to the joint network, factors that "
             f"branches share counted once{zeros}; total: all that decoding needs."
         )
+    if names := sorted({row.control for row in rows if row.control}):
+        notes.append(
+            f"search {', '.join(f'..._{name}' for name in names)}: the branches were not the arbitrator's, see "
+            "docs/models.md; the arbitrator is not within the FLOPs."
+        )
     costs = [row.amnet for row in rows if row.amnet]
     if costs:
         devices = sorted({(cost.mu / 1e6, cost.mu / cost.rho / 1e6) for cost in costs})
@@ -179,6 +184,7 @@ def _experiment(name: str, rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if (decoding := row.decoding).settings is not None:
             settings = ", ".join(f"{key} {value}" for key, value in decoding.settings.items())
+            settings += "".join(f", with {kind}" for kind in decoding.context or {})
             where = f"{decoding.wall_s} s for {decoding.audio_s} s of audio on {decoding.hardware}"
             where += f", {decoding.jobs} processes" if (decoding.jobs or 1) > 1 else ""
             lines.append(f"- {row.run}: {settings}; {where}; commit {decoding.commit}")

@@ -16,9 +16,8 @@ from residualformer.constants import FRAME_SHIFT_S, MODEL_FILE
 from residualformer.data.splits import set_of
 from residualformer.errors import UserError
 from residualformer.files import read_json, read_json_lines
-from residualformer.metrics.bleu import bleu_and_chrf
 from residualformer.metrics.bootstrap import Measure, Score, mean_over_subsets, rate
-from residualformer.metrics.wer import Unit, count_errors
+from residualformer.metrics.texts import text_measures
 from residualformer.model import checkpoint
 from residualformer.model.cost import flops_per_frame
 from residualformer.records import read_dataclass
@@ -136,7 +135,9 @@ def score_run(folder: Path) -> Scored:
     )
     settings = asdict(DecodeConfig()) | (decoding.settings or {})  # older files may lack some
     # Kind and beam are in the folder's name.
-    search = tuple(settings[key] for key in ("max_symbols", "blank_penalty", "token_reward", "length_norm"))
+    search = tuple(
+        settings[key] for key in ("max_symbols", "blank_penalty", "token_reward", "length_norm", "restart_s")
+    )
     scored = Scored(row, [(record["id"], record["ref"], search) for record in records], measures, config)
     return _with_cost(scored, saved.build(), folder, records) if saved and scored.recurrent else scored
 
@@ -176,7 +177,7 @@ def _mean(name: str, parts: list[Scored]) -> Scored:
         missing=sum(row.missing for row in rows),
         words=None if first.row.words is None else sum(row.words or 0 for row in rows),
         scores=_rounded(measures),
-        decoding=Decoding(),
+        decoding=Decoding(branches=first.row.decoding.branches),
         amnet=None,
     )
     tested = [(run.row.split, *each) for run in parts for each in run.tested]
@@ -186,15 +187,9 @@ def _mean(name: str, parts: list[Scored]) -> Scored:
 def _measures(records: list[Record], translated: bool) -> tuple[dict[str, Measure], int | None]:
     """Return BLEU and chrF, or the two error rates, and the loss where it is known; and the words of transcripts."""
     references, hypotheses = ([record[key] for record in records] for key in ("ref", "hyp"))
-    if translated:
-        return bleu_and_chrf(references, hypotheses) | _loss(records), None
-    units: dict[str, Unit] = {"wer": "word", "cer": "character"}
-    counted = {name: count_errors(references, hypotheses, unit) for name, unit in units.items()}
-    measures = {}
-    for name, counts in counted.items():
-        kinds = {kind: int(getattr(counts, kind).sum()) for kind in ("insertions", "deletions", "substitutions")}
-        measures[name] = rate(counts.errors, counts.lengths, details=kinds)
-    return measures | _loss(records), int(counted["wer"].lengths.sum())
+    measures = text_measures(references, hypotheses, translated)
+    words = None if translated else int(measures["wer"].parts[0][:, 1].sum())
+    return measures | _loss(records), words
 
 
 def _loss(records: list[Record]) -> dict[str, Measure]:
@@ -213,7 +208,10 @@ def _rounded(measures: dict[str, Measure]) -> dict[str, Score]:
 def _with_cost(scored: Scored, bundle: checkpoint.Bundle, folder: Path, records: list[Record]) -> Scored:
     """Add the branch of each frame, where decoding recorded it, and what that costs."""
     model, amnet = bundle.model, bundle.config.amnet
-    device = Device(flops_per_frame(model), amnet.cost.mu, 1 / (model.encoder.stride * FRAME_SHIFT_S))
+    flops = flops_per_frame(model)
+    if scored.row.control:
+        flops["arbitrator"] = 0.0  # it was not asked
+    device = Device(flops, amnet.cost.mu, 1 / (model.encoder.stride * FRAME_SHIFT_S))
     decisions = {
         record["id"]: read_decisions(record["branches"], len(device.per_branch), f"{folder}/hyp.jsonl")
         for record in records

@@ -12,24 +12,17 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from residualformer.data.audio import audio_blocks, checked, rate_problem, read_wav_header
+from residualformer.data.audio import audio_blocks, checked, one_channel, rate_problem, value_problem
+from residualformer.data.mixing import layout_of
+from residualformer.data.wav import Pcm, pcm_blocks, wav_coding
 from residualformer.errors import UserError
 from residualformer.optional import optional
 
 Samples = NDArray[np.float32]
 
 BLOCK_S = 0.1
-MAX_CHANNELS = 1024  # as in libsndfile
+MOST_CHANNELS = 64  # of an array whose orientation is to be found
 _STDIN = "standard input"
-_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE  # format tags of a WAV
-_DTYPES = {
-    (_PCM, 8): "u1",
-    (_PCM, 16): "<i2",
-    (_PCM, 24): "V3",
-    (_PCM, 32): "<i4",
-    (_FLOAT, 32): "<f4",
-    (_FLOAT, 64): "<f8",
-}
 _CONTAINERS = {b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"FORM": "AIFF", b"RF64": "RF64"}
 
 
@@ -40,37 +33,64 @@ class Block(NamedTuple):
     sample_rate_hz: int
 
 
-def to_mono(samples: NDArray[Any]) -> Samples:
-    """Return one channel in [-1, 1] of samples (S,) or (S, channels), floats or integers of 8 to 32 bits.
+def to_mono(samples: NDArray[Any], channel: int | None = None, name: str = "the audio", layout: int = 0) -> Samples:
+    """Return one channel (S,) in [-1, 1] of samples (S,) or (S, C), as a new array.
 
-    The result is a new array. Channels are averaged. Unsigned 8-bit numbers are centered on 128, as in WAV. Raises
-    UserError for another shape or type, or values that are not finite.
+    They are floats, signed integers of 8, 16 or 32 bits, or unsigned ones of 8, which are centered on 128 as in WAV.
+
+    Args:
+        channel: the one to take, from 0; None: the average of all.
+        name: of the audio, in messages.
+
+    Raises:
+        UserError: the shape or the type is another, there is no such channel, or values are not finite or on another
+            scale.
     """
-    samples = np.asarray(samples)
     if samples.ndim not in (1, 2):
-        raise UserError(f"audio has the shape (S,) or (S, channels); given is {samples.shape}.")
+        raise UserError(f"audio has the shape (S,), (S, channels) or (channels, S); given is {samples.shape}.")
     if samples.dtype == np.uint8:
         samples = (samples.astype(np.float32) - 128) / 128
     elif samples.dtype in (np.int8, np.int16, np.int32):
         samples = samples / np.float32(-np.iinfo(samples.dtype).min)
     elif samples.dtype.kind != "f":
-        raise UserError(f"audio samples are floats, or integers of 8 to 32 bits; given is {samples.dtype}.")
-    mono = samples.mean(axis=1, dtype=np.float32) if samples.ndim == 2 else np.array(samples, np.float32)
-    if not np.isfinite(mono).all():
-        raise UserError("audio holds samples that are not finite: record or convert it again.")
-    return mono.astype(np.float32, copy=False)
+        raise UserError(
+            f"audio samples are floats, signed integers of 8, 16 or 32 bits, or unsigned ones of 8; given is "
+            f"{samples.dtype}: convert them."
+        )
+    if problem := value_problem(samples):
+        raise UserError(f"{name} {problem}.")
+    columns = samples.astype(np.float32, copy=False)
+    return np.array(one_channel(columns[:, None] if columns.ndim == 1 else columns, channel, name, layout))
 
 
-class _Pcm(NamedTuple):
-    """The encoding of samples in a stream of bytes; the `dtype` of 24-bit integers is void of 3 bytes."""
+def time_first(samples: NDArray[Any], channels: int | None = None) -> NDArray[Any]:
+    """Return samples (S,), (S, C) or (C, S) as (S, C).
 
-    dtype: np.dtype[Any]
-    channels: int
-    rate_hz: int
+    Args:
+        channels: C, if it is known from earlier samples; else the shorter axis is that of the channels.
 
-    @property
-    def frame_bytes(self) -> int:
-        return self.dtype.itemsize * self.channels
+    Raises:
+        UserError: either axis may be that of the channels, or their number has changed.
+    """
+    if samples.ndim not in (1, 2):
+        raise UserError(f"audio has the shape (S,), (S, channels) or (channels, S); given is {samples.shape}.")
+    if samples.size == 0:
+        return np.zeros((0, channels or 1), samples.dtype)
+    rows, columns = samples.shape if samples.ndim == 2 else (len(samples), 1)
+    if samples.ndim == 1:
+        samples = samples[:, None]
+    if channels is not None:
+        if channels not in (rows, columns):
+            raise UserError(
+                f"audio of shape {samples.shape} comes after audio of {channels} channels: keep to one number."
+            )
+        return samples if columns == channels else samples.T
+    if min(rows, columns) > MOST_CHANNELS or rows == columns > 1:
+        raise UserError(
+            f"audio of shape {samples.shape} is neither clearly (S, channels) nor (channels, S) with at most "
+            f"{MOST_CHANNELS} channels: give samples (S,) of one channel."
+        )
+    return samples if columns <= rows else samples.T
 
 
 class Resampler:
@@ -85,32 +105,38 @@ class Resampler:
         return samples if self._stream is None else self._stream.resample_chunk(samples, last=last)
 
 
-def file_blocks(path: Path | str, block_s: float = BLOCK_S) -> Iterator[Block]:
-    """Yield blocks of an audio file of any format, rate and channel count that libsndfile opens.
+def file_blocks(path: Path | str, block_s: float = BLOCK_S, channel: int | None = None) -> Iterator[Block]:
+    """Yield blocks of one channel of an audio file, or of the mix of all (None).
 
-    Raises UserError as `data.audio.audio_blocks`.
+    Raises:
+        UserError: see `data.audio.audio_blocks`, or there is no such channel.
     """
+    layout: int | None = None
     for samples, rate_hz in audio_blocks(path, block_s):
-        yield Block(to_mono(samples), rate_hz)
+        if layout is None:
+            layout = layout_of(Path(path)) if channel is None and samples.shape[1] > 2 else 0
+        yield Block(to_mono(samples, channel, str(path), layout), rate_hz)
 
 
-def standard_input_blocks(rate_hz: int, block_s: float = BLOCK_S, file: BinaryIO | None = None) -> Iterator[Block]:
+def standard_input_blocks(
+    rate_hz: int, block_s: float = BLOCK_S, file: BinaryIO | None = None, channel: int | None = None
+) -> Iterator[Block]:
     """Yield blocks of standard input as they arrive: WAV by its header, or raw 16-bit little-endian mono at `rate_hz`.
 
-    Raises UserError when there is nothing, for another container in a pipe, and for a WAV that is cut off or has a
-    coding other than PCM and float.
+    Raises:
+        UserError: there is nothing, it is another container, or a WAV that is cut off or neither PCM nor float.
     """
     file = sys.stdin.buffer if file is None else file
     head = file.read(4)
     name = next((name for magic, name in _CONTAINERS.items() if head.startswith(magic)), None)
     if name:
         raise UserError(f"{_STDIN} is {name}: give it as a file, or pipe WAV or raw 16-bit samples.")
-    coding, stated = _wav_coding(file) if head == b"RIFF" else (_Pcm(np.dtype("<i2"), 1, rate_hz), 0)
+    coding, stated = wav_coding(file, _STDIN) if head == b"RIFF" else (Pcm(np.dtype("<i2"), 1, rate_hz), 0)
     rest = b"" if head == b"RIFF" else head
     if problem := rate_problem(coding.rate_hz):
         raise UserError(f"{_STDIN} {problem}: give the rate at which it was recorded.")
-    for samples, rate_hz in checked(_pcm_blocks(file, rest, coding, block_s, stated), _STDIN, stated):
-        yield Block(to_mono(samples), rate_hz)
+    for samples, rate_hz in checked(pcm_blocks(file, rest, coding, block_s, stated), _STDIN, stated):
+        yield Block(to_mono(samples, channel, _STDIN, coding.layout), rate_hz)
 
 
 def microphone_blocks(rate_hz: int, block_s: float = BLOCK_S) -> Iterator[Block]:
@@ -154,47 +180,3 @@ def until_interrupt(blocks: Iterable[Block]) -> Iterator[Block]:
     finally:
         if usual:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _pcm_blocks(
-    file: BinaryIO, rest: bytes, coding: _Pcm, block_s: float, stated: int
-) -> Iterator[tuple[NDArray[Any], int]]:
-    """Yield samples (S, channels) and their rate until the input ends, or the `stated` number (0: any) is read."""
-    frame = coding.frame_bytes
-    size, left = frame * max(1, round(block_s * coding.rate_hz)), stated * frame if stated else sys.maxsize
-    while data := file.read(min(size, left)):
-        left -= len(data)
-        data = rest + data
-        whole = len(data) - len(data) % frame
-        rest = data[whole:]
-        if whole:
-            dtype = coding.dtype
-            samples = _int24(data[:whole]) if dtype.kind == "V" else np.frombuffer(data[:whole], dtype)
-            yield samples.reshape(-1, coding.channels), coding.rate_hz
-
-
-def _int24(data: bytes) -> NDArray[np.int32]:
-    padded = np.zeros((len(data) // 3, 4), np.uint8)
-    padded[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
-    return padded.view("<i4")[:, 0]
-
-
-def _wav_coding(file: BinaryIO) -> tuple[_Pcm, int]:
-    """Read a WAV's header after its first 4 bytes; return its encoding and its samples per channel (0: unknown)."""
-    content, stated_bytes = read_wav_header(file)
-    if 0 < len(content) < 16:
-        raise UserError(f"{_STDIN} is a WAV with a damaged header: record or copy it again.")
-    if not content or stated_bytes is None:
-        raise UserError(f"{_STDIN} is a WAV without samples: record or copy it again.")
-    tag, channels, rate_hz, _, _, bits = np.frombuffer(content[:16], "<u2,<u2,<u4,<u4,<u2,<u2")[0].tolist()
-    if tag == _EXTENSIBLE and len(content) >= 26:
-        tag = int.from_bytes(content[24:26], "little")
-    name = _DTYPES.get((tag, bits))
-    if name is None or not rate_hz:
-        raise UserError(
-            f"{_STDIN} is a WAV of coding {tag} with {bits} bits; it must be PCM or float: convert it first."
-        )
-    if not 1 <= channels <= MAX_CHANNELS:
-        raise UserError(f"{_STDIN} is a WAV of {channels} channels; allowed are 1 to {MAX_CHANNELS}: convert it first.")
-    coding = _Pcm(np.dtype(name), channels, rate_hz)
-    return coding, stated_bytes // coding.frame_bytes

@@ -10,7 +10,7 @@ Shapes: N streams, T encoder frames of a window, D encoder.dim, H heads, P frame
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -50,7 +50,7 @@ class TransformerSettings:
 class LeanModel(ExportedModel):
     """Encoder, predictor and joiner without onnxruntime; UserError for an encoder that is no Transformer."""
 
-    def __init__(self, folder: Path, settings: ModelSettings, int8: bool):
+    def __init__(self, folder: Path, settings: ModelSettings, int8: bool, adapted: Mapping[str, Array] | None = None):
         super().__init__(folder, settings, int8)
         self._blank_last = settings.type == "nemo"
         kind = settings.encoder.get("kind")
@@ -62,6 +62,7 @@ class LeanModel(ExportedModel):
         weights = [MappedWeights(path) for path in self._paths]
         self._check_metadata(*(each.metadata for each in weights))
         encoder, self._decoder, self._joiner = weights
+        encoder.replace(adapted or {})
         try:
             self._encoder = LeanEncoder(encoder, settings)
             self._check_predictor()

@@ -1,4 +1,4 @@
-"""The model of an exported folder as the searches see it, whatever runs it (docs/format.md).
+"""A model as the searches see it, whatever runs it, and the model of an exported folder (docs/format.md).
 
 Shapes: N streams or hypotheses, F mel bins, J the size of the joint space, V tokens.
 """
@@ -7,23 +7,79 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from residualformer.config.schema import DecodeConfig, FeatureConfig
 from residualformer.errors import UserError
 from residualformer.runtime.settings import FINGERPRINT, SETTINGS_FILE, TOKENS_FILE, ModelSettings, StateArray
 from residualformer.runtime.tokens import read_tokens
+from residualformer.words.calibration import UNCALIBRATED, Calibration
 
 Array = NDArray[Any]
 State = tuple[Array, ...]
 
+FRONT_STATE = {"nemo": 1, "ebranchformer": 2}  # which of the encoder's states, by type
 CACHE_SIZE = 1024  # outputs of a stateless predictor: 2 MB at the paper's size
 
 
-class ExportedModel(ABC):
+class StreamingModel(ABC):
+    """A streaming transducer. Only the model itself looks into states, which may be of any type."""
+
+    pieces: list[str]  # the tokens as text, by their ids
+    blank: int
+    features: FeatureConfig
+    decode: DecodeConfig  # the search that it is meant to be used with
+    window: int  # feature frames that one step of the encoder reads
+    shift: int  # feature frames by which it moves on
+    stride: int  # feature frames per encoder frame
+    tail_s: float  # silence to append to a stream
+    target: Literal["text", "translation"] = "text"  # what the tokens are of
+    calibration: Calibration = UNCALIBRATED  # of words' times and confidences
+    num_branches: int = 1  # of an AmNet's encoder
+
+    @abstractmethod
+    def encoder_state(self) -> Any:
+        """Return the state of one stream before its first chunk."""
+
+    @abstractmethod
+    def encode(self, features: Array, lengths: Array, states: Sequence[Any]) -> tuple[Array, list[Any]]:
+        """Encode one chunk of N streams.
+
+        Args:
+            features: (N, window, F) float32; what is beyond a stream's end may hold anything.
+            lengths: (N,) int64, real frames in the window; fewer than `window` at the end of a stream only.
+            states: of each stream, from `encoder_state` or the last call.
+
+        Returns:
+            (N, T', J), of which the first ceil(min(lengths, shift) / stride) are real, and the new states.
+        """
+
+    def branch(self, state: Any) -> int | None:
+        """Return the branch of an AmNet that a stream with this state of the encoder takes; 0 is the slow one.
+
+        None for other models.
+        """
+        return None
+
+    @abstractmethod
+    def predictor_state(self) -> Any:
+        """Return the state of one hypothesis before its first label, the blank."""
+
+    @abstractmethod
+    def predict(self, labels: Sequence[int], states: Sequence[Any]) -> list[tuple[Array, Any]]:
+        """Return for each of N hypotheses the predictor's output (J,) after one more label, and the new state."""
+
+    @abstractmethod
+    def join(self, encoded: Array, predicted: Array) -> Array:
+        """Return the logits (N, V) of frames (N, J) and outputs of `predict` (N, J), as a new array."""
+
+
+class ExportedModel(StreamingModel):
     """A streaming transducer without torch; UserError when files are missing or do not fit the settings."""
 
     takes_lengths: ClassVar[bool] = True  # else `encode` sees whole windows only, and silence must fill the last one
@@ -36,9 +92,12 @@ class ExportedModel(ABC):
         if len(self.pieces) != settings.vocab_size:
             raise UserError(f"{folder}: {TOKENS_FILE} and {SETTINGS_FILE} do not fit together: export the model again.")
         self.features, self.decode = settings.features, settings.decode
-        self.window, self.shift, self.stride = settings.window, settings.shift, settings.subsampling  # feature frames
-        self.tail_s = 0.0 if self.takes_lengths else settings.tail_padding_ms / 1000  # silence to append to a stream
-        self._settings = settings
+        if self.decode.lm is not None:
+            self.decode = replace(self.decode, lm=str(folder / self.decode.lm))
+        self.window, self.shift, self.stride = settings.window, settings.shift, settings.subsampling
+        self.tail_s = 0.0 if self.takes_lengths else settings.tail_padding_ms / 1000
+        self.target, self.calibration = settings.target, settings.calibration
+        self._settings, self.num_branches = settings, settings.branches
         self._cache: dict[tuple[Hashable, ...], tuple[Array, State]] = {}
         files = settings.files[precision]
         self._paths = [folder / name for name in (files.encoder, files.decoder, files.joiner)]
@@ -47,31 +106,22 @@ class ExportedModel(ABC):
                 raise UserError(f"{path} is missing: export the model again.")
 
     def encoder_state(self) -> State:
-        """Return the state of one stream before its first chunk, without axis N."""
         return zeros(self._settings.states.encoder)
 
-    @abstractmethod
-    def encode(self, features: Array, lengths: Array, states: Sequence[State]) -> tuple[Array, list[State]]:
-        """Encode one chunk of N streams.
-
-        Args:
-            features: (N, window, F) float32; what is beyond a stream's end may hold anything.
-            lengths: (N,) int64, real frames in the window; fewer than `window` at the end of a stream only.
-            states: of each stream, from `encoder_state` or the last call.
-
-        Returns:
-            (N, T', J), of which the first ceil(min(lengths, shift) / stride) are real, and the new states.
-        """
+    def branch(self, state: State) -> int | None:
+        if self.num_branches == 1:
+            return None
+        front = state[FRONT_STATE[self._settings.type]].reshape(
+            -1
+        )  # ends in the decision, without the slow branch's entry
+        decision = front[1 - self.num_branches :]
+        return int(decision.argmax()) + 1 if decision.any() else 0
 
     def predictor_state(self) -> State:
-        """Return the state of one hypothesis before its first label, the blank."""
         return zeros(self._settings.states.decoder)
 
     def predict(self, labels: Sequence[int], states: Sequence[State]) -> list[tuple[Array, State]]:
-        """Return for each of N hypotheses the predictor's output (J,) after one more label, and the new state.
-
-        The output of a stateless predictor depends on the last labels alone, so it is cached, for all streams.
-        """
+        # The output of a stateless predictor depends on the last labels alone, so it is cached, for all streams.
         if self._settings.predictor.kind != "stateless":
             return self._predict(labels, states)
         keys: list[tuple[Hashable, ...]] = [
@@ -88,10 +138,6 @@ class ExportedModel(ABC):
     @abstractmethod
     def _predict(self, labels: Sequence[int], states: Sequence[State]) -> list[tuple[Array, State]]:
         """Run the network for `predict`; the state of a stateless predictor is the label history of its next output."""
-
-    @abstractmethod
-    def join(self, encoded: Array, predicted: Array) -> Array:
-        """Return the logits (N, V) of frames (N, J) and outputs of `predict` (N, J)."""
 
     def _check_metadata(self, *found: Mapping[str, str]) -> None:
         """Raise UserError when the metadata of encoder, decoder or joiner are of another model than the settings."""

@@ -5,18 +5,20 @@ Inputs and outputs are taken by their order, as sherpa-onnx takes them.
 
 from __future__ import annotations
 
-import ctypes
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime
 
 from residualformer.errors import UserError
+from residualformer.onnx_session import open_session, reason_of
 from residualformer.runtime.model import Array, ExportedModel, State, stack
 from residualformer.runtime.settings import SETTINGS_FILE, ModelSettings, Size, StateArray
+from residualformer.runtime.weights import MappedWeights
+
+ADVICE = "export the model again"
 
 
 class Interface(NamedTuple):
@@ -28,12 +30,29 @@ class Interface(NamedTuple):
 
 
 class OnnxModel(ExportedModel):
-    """The common part of both types of folders; `num_threads` are onnxruntime's."""
+    """The common part of both types of folders; `num_threads` are onnxruntime's.
 
-    def __init__(self, folder: Path, settings: ModelSettings, int8: bool, num_threads: int = 1):
+    Args:
+        adapted: weights of the encoder in the place of those in its file.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: ModelSettings,
+        int8: bool,
+        num_threads: int = 1,
+        adapted: Mapping[str, Array] | None = None,
+    ):
         super().__init__(folder, settings, int8)
         sessions = [
-            Session(path, interface, num_threads, keeps_memory=path is self._paths[0])
+            Session(
+                path,
+                interface,
+                num_threads,
+                keeps_memory=path is self._paths[0],
+                adapted=adapted if path is self._paths[0] else None,
+            )
             for path, interface in zip(self._paths, self._interfaces(settings), strict=True)
         ]
         self._check_metadata(*(session.metadata for session in sessions))
@@ -116,24 +135,22 @@ class Session:
 
     Args:
         keeps_memory: of activations as well, which saves time; for a network whose batches are of few sizes.
+        adapted: weights in the place of those in the file.
 
     Raises:
         UserError: the file does not load, or is not of `interface`.
     """
 
-    def __init__(self, path: Path, interface: Interface, num_threads: int, keeps_memory: bool = False):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = keeps_memory  # in both, sizes of batches add up
-        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")  # weights: exactly
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has an exception for each kind of damage
-            raise UserError(f"{path} cannot be loaded ({_reason(error)}): export the model again.") from error
-        _free_memory()
+    def __init__(
+        self,
+        path: Path,
+        interface: Interface,
+        num_threads: int,
+        keeps_memory: bool = False,
+        adapted: Mapping[str, Array] | None = None,
+    ):
+        content = None if adapted is None else _with_weights(path, adapted)
+        session = open_session(path, ADVICE, num_threads, keeps_memory, content)
         _check_interface(path, session, interface)
         self._path, self._run = path, session.run
         self.metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
@@ -143,8 +160,14 @@ class Session:
         """Return the outputs for the inputs, both in the order of the file; UserError when the network fails."""
         try:
             return self._run(None, dict(zip(self._inputs, arrays, strict=True)))
-        except Exception as error:  # as above
-            raise UserError(f"{self._path} cannot be run ({_reason(error)}): export the model again.") from error
+        except Exception as error:  # onnxruntime has an exception for each kind of fault
+            raise UserError(f"{self._path} cannot be run ({reason_of(error)}): {ADVICE}.") from error
+
+
+def _with_weights(path: Path, adapted: Mapping[str, Array]) -> bytes:
+    weights = MappedWeights(path)
+    weights.replace(adapted)
+    return weights.content()
 
 
 def _types(states: Sequence[StateArray]) -> list[tuple[str, list[Size]]]:
@@ -160,21 +183,9 @@ def _check_interface(path: Path, session: Any, interface: Interface) -> None:
     fits = fits and len(outputs) == interface.num_outputs and len(outputs[0].shape) == len(interface.output)
     # An output may have axes whose size onnxruntime does not know.
     if not fits or any(a not in ("N", b) for a, b in zip(_sizes(outputs[0]), interface.output, strict=True)):
-        raise UserError(f"{path} and {SETTINGS_FILE} do not fit together: export the model again.")
+        raise UserError(f"{path} and {SETTINGS_FILE} do not fit together: {ADVICE}.")
 
 
 def _sizes(node: Any) -> list[Size]:
     """Return the shape of an input or output; axes without a fixed size are "N"."""
     return [size if isinstance(size, int) else "N" for size in node.shape]
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _free_memory() -> None:
-    """Return to the system what loading has freed, 100 MB of the paper's; of C libraries glibc alone can."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):
-        return

@@ -15,6 +15,7 @@ from residualformer.data.fbank import checked_preset
 from residualformer.errors import UserError
 from residualformer.files import read_json
 from residualformer.records import read_dataclass
+from residualformer.words.calibration import UNCALIBRATED, Calibration
 
 SETTINGS_FILE, TOKENS_FILE = "model.json", "tokens.txt"
 FORMAT = 1
@@ -94,6 +95,9 @@ class ModelSettings:
     states: StateArrays
     decode: DecodeConfig  # the search that the model is meant to be used with
     fingerprint: str | None = None
+    branches: Count = 1  # of an AmNet's encoder, the slow one first
+    target: Literal["text", "translation"] = "text"  # what the tokens are of
+    calibration: Calibration = UNCALIBRATED  # of words' times and confidences
 
 
 def is_exported(folder: Path) -> bool:
@@ -140,5 +144,7 @@ def _check(settings: ModelSettings) -> None:
         raise ValueError("window, shift, subsampling, frames_per_step and chunk_ms do not fit together")
     if (window - shift) * FRAME_SHIFT_MS != settings.look_ahead_ms:
         raise ValueError("window, shift and look_ahead_ms do not fit together")
+    if settings.decode.lm is not None and Path(settings.decode.lm).name != settings.decode.lm:
+        raise ValueError(f"decode.lm is '{settings.decode.lm}', which is no name of a file in the folder")
     if settings.predictor.kind == "stateless" and settings.predictor.context_size is None:
         raise ValueError("predictor.context_size must be a number, as predictor.kind is 'stateless'")

@@ -1,14 +1,13 @@
-"""The output units of an exported folder, `tokens.txt`: one `piece id` a line."""
+"""The output units of an exported folder, `tokens.txt`: one `piece id` per line."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
+from residualformer.constants import SPACE
 from residualformer.errors import UserError
 from residualformer.files import read_text, split_lines
-
-SPACE = "\u2581"  # sentencepiece's visible space
 
 
 def read_tokens(path: Path | str) -> list[str]:

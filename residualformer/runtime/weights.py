@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -48,9 +48,35 @@ class MappedWeights:
             raise UserError(f"{path} cannot be loaded (it is no ONNX model): export the model again.") from error
         self._path = path
         self._small: dict[str, Array] = {}
+        self._replaced: dict[str, Array] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._places or f"{name}_quantized" in self._places
+
+    def replace(self, weights: Mapping[str, Array]) -> None:
+        """Take other weights instead of those of the file; a matrix that is stored in 8 bits is rounded to them.
+
+        Raises:
+            UserError: the file has no such weight, or one of another shape.
+        """
+        for name, value in weights.items():
+            parts = {name: value}
+            if f"{name}_quantized" in self._places:
+                parts = dict(zip((f"{name}_quantized", f"{name}_scale"), quantized(value, axis=0), strict=True))
+            for each, part in parts.items():
+                place = self._places.get(each)
+                if place is None or place.shape != part.shape:
+                    found = "has none" if place is None else f"holds one of shape {place.shape}"
+                    raise UserError(f"the weight '{each}' of shape {part.shape} has no place: {self._path} {found}.")
+                self._replaced[each] = part.astype(place.dtype)
+
+    def content(self) -> bytes:
+        """Return the file with the other weights in it."""
+        content = bytearray(self._map)
+        for name, value in self._replaced.items():
+            start = self._places[name].offset
+            content[start : start + value.nbytes] = value.tobytes()
+        return bytes(content)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a weight, in 8 bits or not."""
@@ -97,12 +123,20 @@ class MappedWeights:
 
     def _view(self, name: str) -> Array:
         dtype, shape, offset = self._place(name)
+        if name in self._replaced:
+            return self._replaced[name]
         return np.ndarray(shape, dtype, self._map, offset)
 
     def _place(self, name: str) -> _Place:
         if name not in self._places:
             raise UserError(f"{self._path} has no weight '{name}': the memory-lean engine cannot run it; leave it out.")
         return self._places[name]
+
+
+def quantized(matrix: Array, axis: int) -> tuple[Array, Array]:
+    """Return a matrix in 8 bits, symmetric, and its scales, one for each column (axis 0) or row (axis 1)."""
+    scale = np.maximum(np.abs(matrix).max(axis=axis, keepdims=axis == 1), 1e-12) / 127
+    return np.rint(matrix / scale).astype(np.int8), scale.astype(np.float32)
 
 
 def _float_blocks(matrix: Array) -> Iterator[tuple[slice, Array]]:

@@ -16,9 +16,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -31,6 +31,8 @@ from residualformer.train.nodes import Nodes
 FOLDER = "RESIDUALFORMER_RANKS"  # in the environment of a rank: the folder that it shares with the agent
 MAX_RESTARTS = 3
 ALONE = Nodes()
+# A store that outlived a start would give ranks that are started anew the addresses of those before them.
+FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 WATCH_S = 0.2
 MERCY_S = 60.0  # for a rank to notice that another has ended
 
@@ -64,7 +66,7 @@ def launch(
     """
     threads = str(max(1, torch.get_num_threads() // nproc))
     with _shared_folder(nodes, place) as folder:
-        shared = {FOLDER: folder, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **environment}
+        shared = {FOLDER: folder, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **FRESH_STORE, **environment}
         os.environ.update(shared)  # which the ranks inherit
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: (Path(folder) / "stop").touch())
@@ -132,10 +134,23 @@ def run_rank(main: Callable[[], None]) -> None:
     except Exception:
         if not _bad_ends(folder):
             raise  # the agent starts all anew
-        return  # it failed because it lost another rank, which has told why
+        _leave()  # it failed because it lost another rank, which has told why
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # a stop that another rank has seen first comes too late here
     write_json(told, {"status": status, "message": message})
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """End this process at once, for the agent a success.
+
+    Python would take everything apart first, which PyTorch's communication does not always survive (it aborts); the
+    agent would then start this rank anew and wait for the others, which have ended.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(0)
 
 
 def _status(folder: Path) -> int:

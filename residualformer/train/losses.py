@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import resource
 import time
 from collections.abc import Sequence
@@ -13,10 +12,7 @@ import torch
 from torch import Tensor
 
 from residualformer.data.collate import Batch
-from residualformer.loss.arcs import NotFiniteError
 from residualformer.train.ranks import Ranks
-
-log = logging.getLogger("residualformer")
 
 Number = Tensor | float
 Ratio = tuple[Number, Number]  # a sum, and the count to divide it by
@@ -90,17 +86,6 @@ def peak_memory_gb() -> float:
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def not_finite(error: NotFiniteError, batch: Batch) -> str:
-    """Return a sentence on utterances of `batch` that have no finite loss, and which."""
-    return f"{error}; {', '.join(batch.ids[row] for row in error.rows[:8])}"
-
-
-def warn_not_finite(messages: list[tuple[int, str]], step: int, ranks: Ranks) -> None:
-    """Log what all ranks have found not finite, sentences with the numbers of their batches, in that order."""
-    for _, message in sorted(chain.from_iterable(ranks.gather(messages))):
-        log.warning("after step %d: %s", step, message)
 
 
 def _added(parts: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -1,4 +1,6 @@
-"""A training on several machines of a Slurm job: srun starts the same command on each, and their agents meet."""
+"""How many processes a training may have, and its machines in a Slurm job: srun starts the same command on each, and
+their agents meet. Needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -51,3 +53,13 @@ def spread(count: int) -> Nodes:
     # A machine whose ranks have saved and ended must not end the others before they have.
     words = ["srun", f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1", "--kill-on-bad-exit=0"]
     os.execvp("srun", [*words, sys.executable, *sys.argv])
+
+
+def check_ranks(world: int, batches_per_update: int) -> None:
+    """Raise UserError if an update has no batch for some of `world` ranks."""
+    if world > batches_per_update:
+        raise UserError(
+            f"{world} processes, but an update has train.batches_per_update = {batches_per_update} batches: start at "
+            f"most {batches_per_update} (--nproc), or set train.batches_per_update={world} and a smaller "
+            f"data.max_batch_s, so that an update holds as much as before"
+        )

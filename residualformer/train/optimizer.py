@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from residualformer.config.schema import OptimizerConfig, TrainConfig
+from residualformer.config.schema import TrainConfig
+from residualformer.config.training import OptimizerConfig
+from residualformer.nn.language_model import LanguageModel
 from residualformer.nn.linear import RESIDUAL_PARTS
 from residualformer.nn.transducer import Transducer
+from residualformer.train.parameters import rate_factor
 from residualformer.train.ranks import Ranks
 
 ARBITRATOR = "encoder.arbitrator."  # prefix of its parameters' names
@@ -28,18 +31,22 @@ class Optimizer:
     recurrent layers) are updated by Muon (Jordan et al., 2024), whose updates have equal singular values and are
     scaled to the size of AdamW's. AdamW updates everything else: biases, residuals, convolutions, predictor, joiner.
 
-    A parameter without a gradient, such as an arbitrator's where it was not used, does not change.
+    A parameter without a gradient, such as an arbitrator's where it was not used, does not change; one that requires
+    none is left out altogether.
 
     Muon's updates take as long as many a batch, so each of several ranks computes a part of them for all. Every rank
     needs the sums of all gradients, and must call the methods that its neighbors call.
     """
 
-    def __init__(self, model: Transducer, config: TrainConfig, ranks: Ranks | None = None) -> None:
+    def __init__(self, model: Transducer | LanguageModel, config: TrainConfig, ranks: Ranks | None = None) -> None:
         optimizer, self.ranks = config.optimizer, ranks or Ranks()
-        stacked = model.encoder.matrices() if optimizer.kind == "muon" else []
+        learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        stacked = []
+        if optimizer.kind == "muon" and isinstance(model, Transducer):
+            stacked = [each for each in model.encoder.matrices() if each[0].requires_grad]
         matrices = [matrix for matrix, _ in stacked]
         of_muon = {id(p) for p in matrices}
-        others = {name: p for name, p in model.named_parameters() if id(p) not in of_muon}
+        others = {name: p for name, p in learned.items() if id(p) not in of_muon}
         self.parts = [_adam(others, optimizer)]
         # Pairs of a parameter in which the matrices of several gates are stacked, and these, which share its memory.
         self.stacks = [
@@ -47,15 +54,17 @@ class Optimizer:
             for matrix, count in stacked
             if count > 1
         ]
-        single = [matrix for matrix, count in stacked if count == 1]
-        self.of_muon = [*single, *(row for _, rows in self.stacks for row in rows)]
+        single = [(matrix, [matrix]) for matrix, count in stacked if count == 1]
+        names = {id(p): name for name, p in learned.items()}
+        members: dict[float, list[nn.Parameter]] = {}  # by the factor of the learning rate
+        for matrix, rows in [*single, *self.stacks]:
+            members.setdefault(rate_factor(names[id(matrix)], optimizer.factors), []).extend(rows)
+        self.of_muon = [row for rows in members.values() for row in rows]
         self.owners = _owners(self.of_muon, self.ranks.world)
         if matrices:
-            self.parts.append(
-                torch.optim.Muon(
-                    self.of_muon, optimizer.muon_lr, optimizer.weight_decay, adjust_lr_fn="match_rms_adamw"
-                )
-            )
+            groups = [{"params": rows, "lr": optimizer.muon_lr * factor} for factor, rows in members.items()]
+            decay = optimizer.weight_decay
+            self.parts.append(torch.optim.Muon(groups, optimizer.muon_lr, decay, adjust_lr_fn="match_rms_adamw"))
         self.factor = learning_rate_factor(optimizer, config.max_steps)
         self.schedules = [LambdaLR(part, self.factor) for part in self.parts]
         self.parameters = [*others.values(), *matrices]
@@ -168,9 +177,10 @@ def _adam(parameters: dict[str, nn.Parameter], config: OptimizerConfig) -> torch
 
 def _learning_rate_factor_of(name: str, config: OptimizerConfig) -> float:
     """Return the factor of the learning rate for the parameter `name`."""
+    own = rate_factor(name, config.factors)
     if name.startswith(ARBITRATOR):
-        return config.arbitrator_factor
-    return config.residual_factor if RESIDUAL.fullmatch(name) else 1.0
+        return own * config.arbitrator_factor
+    return own * config.residual_factor if RESIDUAL.fullmatch(name) else own
 
 
 def _owners(matrices: Sequence[Tensor], world: int) -> list[int]:

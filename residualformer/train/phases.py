@@ -21,6 +21,7 @@ from residualformer.compress.prune import BranchPruner, PruningSchedule
 from residualformer.config.schema import Config
 from residualformer.constants import FRAME_SHIFT_S
 from residualformer.data.collate import Batch
+from residualformer.decode.teacher import Teacher
 from residualformer.kernels.precision import bf16_autocast
 from residualformer.loss.amortized import amortized_latency, average_cost
 from residualformer.loss.objective import TransducerObjective
@@ -33,7 +34,6 @@ from residualformer.padding import real_frames
 from residualformer.train.losses import BatchLosses, Number, Ratio
 from residualformer.train.optimizer import learning_rate_factor
 from residualformer.train.ranks import Ranks
-from residualformer.train.teacher import Teacher
 from residualformer.train.weight_controller import WeightController
 
 FINAL_PART = 0.2  # of phase 3, at its end, in which an adaptive weight of the cost loss no longer changes

@@ -11,18 +11,18 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from residualformer.errors import UserError
 from residualformer.model.device import find_device
 
 BUCKET_BYTES = 25 * 2**20  # of gradients that are summed at once, as in PyTorch's own
 
 T = TypeVar("T")
+Sent = tuple[list[Tensor], Tensor, Any]  # tensors, all their elements in one, the communication under way
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Ranks:
     rank: int = 0  # number of this process; rank 0 writes all files
     world: int = 1  # how many processes there are
     device: torch.device = field(default_factory=find_device)  # of this process
+    _memory: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False, compare=False)  # see `_joined`
 
     @property
     def is_first(self) -> bool:
@@ -71,6 +72,7 @@ class Ranks:
     def sum_gradients(self, parameters: Sequence[Tensor], numbers: Sequence[float]) -> list[float]:
         """Replace the gradients of `parameters` by their sums over all ranks; return the sums of `numbers`.
 
+        The gradients are valid until the next call, which uses their memory again.
         A gradient that some ranks lack counts as zeros there; one that all lack stays missing, so that its parameter
         does not change.
         """
@@ -78,9 +80,10 @@ class Ranks:
             return self.sum(numbers)
         totals = self.sum([*numbers, *(parameter.grad is not None for parameter in parameters)])
         counts = totals[len(numbers) :]
-        buckets = []
+        buckets: list[Sent] = []
         for bucket in _buckets([p for p, count in zip(parameters, counts, strict=True) if count]):
-            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in bucket])
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+            flat = self._joined("gradients", len(buckets), gradients)
             buckets.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
         for bucket, flat, work in buckets:
             work.wait()
@@ -93,16 +96,28 @@ class Ranks:
         """Replace each of `tensors` by that of the rank which owns it."""
         if self.world == 1:
             return
-        sent = []
+        sent: list[Sent] = []
         for owner in range(self.world):
             own = [tensor for tensor, its_owner in zip(tensors, owners, strict=True) if its_owner == owner]
             for bucket in _buckets(own):
-                flat = torch.cat([tensor.flatten() for tensor in bucket])
+                flat = self._joined("shared", len(sent), bucket)
                 sent.append((bucket, flat, dist.broadcast(flat, owner, async_op=True)))
         for bucket, flat, work in sent:
             work.wait()
             for tensor, part in _parts(bucket, flat):
                 tensor.copy_(part)
+
+    def _joined(self, purpose: str, number: int, tensors: Sequence[Tensor]) -> Tensor:
+        """Return all elements of `tensors`, which are of one type, in memory that is kept for this `purpose`.
+
+        To ask the system for new memory in each update would take longer than the communication.
+        """
+        flat = [tensor.flatten() for tensor in tensors]
+        size = sum(map(len, flat))
+        kept = self._memory.get((purpose, number))
+        if kept is None or (kept.dtype, kept.device, len(kept)) != (flat[0].dtype, flat[0].device, size):
+            kept = self._memory[purpose, number] = flat[0].new_empty(size)
+        return torch.cat(flat, out=kept)
 
 
 @contextmanager
@@ -125,16 +140,6 @@ def joined_ranks(device: str = "auto") -> Iterator[Ranks]:
     yield Ranks(rank, world, found)
     # Not after an error: the others, which wait for this process, must not fail before it has told why.
     dist.destroy_process_group()
-
-
-def check_ranks(world: int, batches_per_update: int) -> None:
-    """Raise UserError if an update has no batch for some of `world` ranks."""
-    if world > batches_per_update:
-        raise UserError(
-            f"{world} processes, but an update has train.batches_per_update = {batches_per_update} batches: start at "
-            f"most {batches_per_update} (--nproc), or set train.batches_per_update={world} and a smaller "
-            f"data.max_batch_s, so that an update holds as much as before"
-        )
 
 
 def is_rank() -> bool:

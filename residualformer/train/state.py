@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,21 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 from residualformer.errors import UserError
 from residualformer.model.checkpoint import read_weights, save_weights
 from residualformer.model.tensors import read_tensors, write_tensors
+from residualformer.train.left_out import Counts
 
 log = logging.getLogger("residualformer")
 
 KEPT_STATES = 2  # the current one, and the one before, should the current one be damaged
 _TENSOR = "tensor"  # {_TENSOR: name} stands for a tensor among the values of a file
-_STATE, _WEIGHTS = "state", "step"  # the files' names, before the number of updates
+_STATE, _WEIGHTS, _BEST = "state", "step", "best"  # the files' names, before the number of updates
+
+
+@with_config(ConfigDict(strict=True))
+class Validation(TypedDict):
+    """Measurements on the dev set after an update."""
+
+    step: int
+    values: dict[str, float]
 
 
 @with_config(ConfigDict(strict=True, arbitrary_types_allowed=True))
@@ -32,16 +41,19 @@ class TrainingState(TypedDict):
     phases: dict[str, Any]
     step: int  # updates made
     epoch: int  # epochs completed
-    batch_in_epoch: int  # batches of the current epoch that are used up
+    update_in_epoch: int  # updates of the current epoch that are made
     clock: dict[str, float]  # time spent, see `Clock.read`
     changes: list[dict[str, Any]]  # made to the configuration on the way, see `Trainer.resume`
+    validations: list[Validation]  # so far
+    left_out: Counts  # so far
 
 
 _SCHEMA = TypeAdapter(TrainingState)
 
 
 class CheckpointFolder:
-    """The `checkpoints/` of a run: `state-<n>`, to continue from after update n, and `step-<n>`, weights to average.
+    """The `checkpoints/` of a run: `state-<n>`, to continue from after update n; `step-<n>`, weights to average; and
+    `best-<n>`, weights that were among the best on the dev set.
 
     Of the states the newest `KEPT_STATES` stay, of the weights the newest `keep`.
     """
@@ -70,21 +82,28 @@ class CheckpointFolder:
             raise UserError(f"no state in {self.path} can be read; remove this folder to train from the start")
         return None
 
-    def save_state(self, state: TrainingState) -> None:
-        """Save the state; then remove all others but the one before it, and all weights but the newest `keep`."""
+    def save_state(self, state: TrainingState, best: Collection[int] = ()) -> None:
+        """Save the state; then remove all others but the one before it, all weights but the newest `keep`, and of the
+        best ones those of other steps than `best`.
+        """
         tensors: dict[str, Tensor] = {}
         values = {name: _pack(value, name, tensors) for name, value in state.items()}
         write_tensors(self._file(_STATE, state["step"]), "the state of a training", tensors, values)
-        for path in [*self._files(_STATE)[:-KEPT_STATES], *self._files(_WEIGHTS)[: -self.keep]]:
+        former = [path for path in self._files(_BEST) if step_of(path) not in best]
+        for path in [*self._files(_STATE)[:-KEPT_STATES], *self._files(_WEIGHTS)[: -self.keep], *former]:
             path.unlink()
 
-    def save_weights(self, weights: dict[str, Tensor], step: int) -> None:
-        """Save the weights after update `step`."""
-        save_weights(self._file(_WEIGHTS, step), weights)
+    def save_weights(self, weights: dict[str, Tensor], step: int, best: bool = False) -> None:
+        """Save the weights after update `step`, to be averaged with others or as one of the best."""
+        save_weights(self._file(_BEST if best else _WEIGHTS, step), weights)
 
     def newest_weights(self) -> list[Path]:
         """Return the newest `keep` files of weights, oldest first."""
         return self._files(_WEIGHTS)[-self.keep :]
+
+    def best_weights(self, steps: Sequence[int]) -> list[Path]:
+        """Return the files of the best weights after the updates `steps`, in that order, as far as they exist."""
+        return [path for path in (self._file(_BEST, step) for step in steps) if path.is_file()]
 
     def load_weights(self, path: Path) -> dict[str, Tensor]:
         """Load weights to average; where they are damaged, those of the state after the same update, with a warning.
@@ -95,7 +114,7 @@ class CheckpointFolder:
         try:
             return read_weights(path)
         except UserError as error:
-            state = self._file(_STATE, _step_of(path))
+            state = self._file(_STATE, step_of(path))
             if not state.is_file():
                 raise UserError(
                     f"{error}: remove {self.path} to train from the start, or that file alone to average the others"
@@ -105,18 +124,19 @@ class CheckpointFolder:
 
     def remove_after(self, step: int) -> None:
         """Remove what was saved after the state from which the training continues."""
-        for path in self._files(_STATE) + self._files(_WEIGHTS):
-            if _step_of(path) > step:
+        for path in self._files(_STATE) + self._files(_WEIGHTS) + self._files(_BEST):
+            if step_of(path) > step:
                 path.unlink()
 
     def _file(self, name: str, step: int) -> Path:
         return self.path / f"{name}-{step}.safetensors"
 
     def _files(self, name: str) -> list[Path]:
-        return sorted(self.path.glob(f"{name}-[0-9]*.safetensors"), key=_step_of)
+        return sorted(self.path.glob(f"{name}-[0-9]*.safetensors"), key=step_of)
 
 
-def _step_of(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """Return the number of updates in the name of a state or of weights."""
     return int(path.stem.partition("-")[2])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from itertools import chain
 
@@ -14,10 +15,12 @@ from residualformer.decode.greedy import greedy_search
 from residualformer.loss.arcs import NotFiniteError
 from residualformer.metrics.bleu import bleu_and_chrf
 from residualformer.metrics.wer import count_errors
-from residualformer.train.losses import LossTracker, not_finite, warn_not_finite
+from residualformer.train.losses import LossTracker
 from residualformer.train.phases import Phases
 from residualformer.train.progress import BRANCH_MEASURES
 from residualformer.train.ranks import Ranks
+
+log = logging.getLogger("residualformer")
 
 SAMPLE_SECONDS = 600.0  # of dev speech, roughly, that each validation decodes
 
@@ -38,12 +41,14 @@ def validate(phases: Phases, dev: EvalBatches, tokenizer: Tokenizer, step: int, 
         try:
             tracker.add(phases.losses(on_device, on_device.features), batch)
         except NotFiniteError as error:
-            messages.append((number, not_finite(error, batch)))
+            named = ", ".join(batch.ids[row] for row in error.rows[:8])
+            messages.append((number, f"{error}; {named}"))
         if number in decoded:
             encoded, lengths = model.encoder(on_device.features, on_device.feature_lens)
             found = greedy_search(model, encoded, lengths, settings=settings)
             texts += zip(batch.texts, [tokenizer.decode(hypothesis.tokens) for hypothesis in found], strict=True)
-    warn_not_finite(messages, step, ranks)
+    for _, message in sorted(chain.from_iterable(ranks.gather(messages))):
+        log.warning("after step %d: %s", step, message)
     names = {"loss_per_frame", *BRANCH_MEASURES}
     losses = {n: value for n, value in tracker.take(ranks).items() if n.endswith("per_token") or n in names}
     references, hypotheses = zip(*chain.from_iterable(ranks.gather(texts)), strict=True)

@@ -1,13 +1,15 @@
 """Initialization of a model from the weights of another one.
 
 A residual model starts from its counterpart with weight sharing only (ResidualTransformer, section 4.3); a compressed
-recurrent encoder from a dense or factorised one; branches from a compressed encoder (AmNets, section 3).
+recurrent encoder from a dense or factorised one; branches from a compressed encoder (AmNets, section 3). Any model may
+start from one that writes other tokens: rows of the tokens that both have are copied.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -21,7 +23,40 @@ from residualformer.nn.transducer import Transducer
 Weights = dict[str, Tensor]
 
 ARBITRATOR = "encoder.arbitrator."
+TRAINING_ONLY = "training_only."  # prefix of what the loss alone needs
 _ADVICE = "the two configurations may differ in encoder.residual only, or in amnet by more compression"
+
+
+@dataclass(frozen=True)
+class SharedTokens:
+    """The tokens that a new vocabulary shares with that of the source, by their text or, failing that, in another case.
+
+    Blank and unknown are always among them.
+    """
+
+    new: list[int]  # their ids in the new vocabulary
+    old: list[int]  # and in that of the source
+    new_size: int
+    old_size: int
+
+    @property
+    def are_all(self) -> bool:
+        """Whether the new vocabulary has no other tokens."""
+        return len(self.new) == self.new_size
+
+    def __str__(self) -> str:
+        return f"{len(self.new)} of {self.new_size} tokens are those of the source"
+
+
+def shared_tokens(old: Sequence[str] | None, new: Sequence[str]) -> SharedTokens | None:
+    """Return what the vocabulary `new` shares with `old`, of the source; None if they are the same, or `old` is."""
+    if old is None or list(old) == list(new):
+        return None
+    by_text = {piece: number for number, piece in enumerate(old)}
+    by_letters = {piece.casefold(): number for piece, number in reversed([*by_text.items()])}
+    found = [(number, by_text.get(piece, by_letters.get(piece.casefold()))) for number, piece in enumerate(new)]
+    pairs = [(number, source) for number, source in found if source is not None]
+    return SharedTokens([number for number, _ in pairs], [source for _, source in pairs], len(new), len(old))
 
 
 @dataclass(frozen=True)
@@ -31,29 +66,55 @@ class WarmStartReport:
     mapped: list[str]  # copied
     # Initialized at random: residual parts, an arbitrator, the masks of weights that are not pruned yet.
     fresh: list[str]
-    # Computed from other weights: factors of a dense matrix or of other factors, a sparse branch's copy.
+    # Computed from other weights: factors of a dense matrix or of other factors, a sparse branch's copy, other rows.
     converted: list[str]
+    in_part: list[str] = field(default_factory=list)  # copied in the rows of shared tokens, initialized in others
+    left_out: list[str] = field(default_factory=list)  # weights of the source that only its loss needed
+    tokens: SharedTokens | None = None  # None: the tokens are the same
 
     def counts(self) -> str:
-        """Return how many weights are of each kind."""
-        return f"{len(self.mapped)} keys mapped, {len(self.converted)} converted, {len(self.fresh)} fresh"
+        """Return how many weights are of each kind, and which parts of the model have fresh ones."""
+        told = f"{len(self.mapped)} keys mapped, {len(self.converted)} converted, {len(self.fresh)} fresh"
+        if self.fresh:
+            told += f" (in {', '.join(sorted({'.'.join(name.split('.')[:2]) for name in self.fresh}))})"
+        if self.tokens:
+            told += f"; {self.tokens}"
+            told += f", the rows of others are fresh in {', '.join(self.in_part)}" if self.in_part else ""
+        if self.left_out:
+            told += f"; not needed: {', '.join(self.left_out)}"
+        return told
 
     def lines(self) -> list[str]:
         """Return one line per weight, sorted by name."""
-        entries = [(name, kind) for kind in ("mapped", "fresh", "converted") for name in getattr(self, kind)]
-        return [f"{kind:9s} {name}" for name, kind in sorted(entries)]
+        kinds = {"mapped": self.mapped, "fresh": self.fresh, "converted": self.converted, "in part": self.in_part}
+        kinds["left out"] = self.left_out
+        return [f"{kind:9s} {name}" for name, kind in sorted((name, kind) for kind in kinds for name in kinds[kind])]
 
 
-def warm_start(model: Transducer, weights: Weights, source: str) -> WarmStartReport:
+def warm_start(model: Transducer, weights: Weights, source: str, tokens: SharedTokens | None = None) -> WarmStartReport:
     """Copy `weights` into `model`, compressing those of which `model` has a compressed form.
 
-    Residual parts, and an arbitrator as a whole, may be missing from `weights`; everything in `weights` must be used.
-    Raises UserError if a weight is missing, unused or of another shape, or a rank is higher than that of `source`, a
-    description of where the weights come from.
+    Residual parts, an arbitrator as a whole, and what the loss alone needs may be missing from `weights`; all else in
+    `weights` must be used.
+
+    Args:
+        source: a description of where the weights come from.
+        tokens: what the vocabularies share; None if they are the same.
+
+    Raises:
+        UserError: a weight is missing, unused or of another shape, or a rank is higher than that of `source`.
     """
     target = model.state_dict()
     converted, used = _convert(target, weights)
-    given = {name: value for name, value in weights.items() if name not in used} | converted
+    in_part: Weights = {}
+    if tokens:
+        rows = _rows_of_shared_tokens(model, weights, tokens)
+        converted, in_part = (converted | rows, {}) if tokens.are_all else (converted, rows)
+    given = {name: value for name, value in weights.items() if name not in used} | converted | in_part
+    left_out = [
+        name for name in given if name.startswith(TRAINING_ONLY) and _shape(given, name) != _shape(target, name)
+    ]
+    given = {name: value for name, value in given.items() if name not in left_out}
     fresh = [name for name in target if name not in given and _may_be_fresh(name, weights, converted)]
     problems = [
         *(f"{name} is missing" for name in target if name not in given and name not in fresh),
@@ -68,8 +129,25 @@ def warm_start(model: Transducer, weights: Weights, source: str) -> WarmStartRep
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise UserError(f"cannot start from {source}: {'; '.join(problems[:3])}{more}; {_ADVICE}")
     model.load_state_dict(given, strict=False)
-    mapped = [name for name in target if name in given and name not in converted]
-    return WarmStartReport(mapped, fresh, list(converted))
+    mapped = [name for name in target if name in given and name not in converted and name not in in_part]
+    return WarmStartReport(mapped, fresh, list(converted), sorted(in_part), left_out, tokens)
+
+
+def _rows_of_shared_tokens(model: Transducer, weights: Weights, tokens: SharedTokens) -> Weights:
+    """Return the new model's weights that have a row for each label, with the source's rows of shared tokens."""
+    found = {}
+    for name, value in model.state_dict().items():
+        old = weights.get(name)
+        if name not in model.label_parameters() or old is None:
+            continue
+        if len(old) == tokens.old_size and old.shape[1:] == value.shape[1:]:
+            found[name] = value.clone()
+            found[name][tokens.new] = old[tokens.old].to(value)
+    return found
+
+
+def _shape(weights: Weights, name: str) -> tuple[int, ...] | None:
+    return tuple(weights[name].shape) if name in weights else None
 
 
 def check_same_layers(config: EncoderConfig, source_config: EncoderConfig, source: str) -> None:
@@ -93,6 +171,8 @@ def check_same_layers(config: EncoderConfig, source_config: EncoderConfig, sourc
 def _may_be_fresh(name: str, weights: Weights, converted: Weights) -> bool:
     if name.startswith(ARBITRATOR):
         return not _has_arbitrator(weights)
+    if name.startswith(TRAINING_ONLY):
+        return True
     return name.rsplit(".", 1)[-1] in RESIDUAL_PARTS or re.sub(r"\.mask$", ".W", name) in converted
 
 

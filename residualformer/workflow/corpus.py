@@ -72,6 +72,7 @@ def run_program(
     options: Declare = lambda parser: None,
     of_manifests: Sequence[str] = (),
     inputs: Callable[[argparse.Namespace], list[Path]] = lambda args: [],
+    further: Mapping[str, Command] = {},
 ) -> None:
     """Be the main program of a corpus.
 
@@ -82,6 +83,7 @@ def run_program(
         of_manifests: names of the options that decide what `manifests` writes, and of all that a parser
             requires; `obtain` is given all.
         inputs: gives the files and folders of the user, by the options, whose change means another corpus.
+        further: commands of this corpus alone, which get the options.
     """
     command, *words = sys.argv[1:] or ["--help"]
     name = Path(sys.argv[0]).name
@@ -100,9 +102,14 @@ def run_program(
         if command == "manifests":
             parser.add_argument("--corpus", required=True, metavar="DIR", help="the --out of obtain")
         (obtain if command == "obtain" else manifests)(parser.parse_all(words))
+    elif command in further:
+        args = _parser(description, f"{name} {command}", options).parse_all(words)
+        inputs(args)  # checks them
+        further[command](args)
     else:
         parser = OptionParser(description, name)
-        parser.add_argument("command", type=one_of("options", "obtain", "manifests"), help="each has its own --help")
+        commands = one_of("options", "obtain", "manifests", *further)
+        parser.add_argument("command", type=commands, help="each has its own --help")
         parser.parse_all([command])
 
 

@@ -6,7 +6,10 @@ import hashlib
 import os
 from pathlib import Path
 
-AUDIO = frozenset(".wav .flac .mp3 .ogg .opus .oga .aif .aiff .au .sph .w64 .caf .m4a .aac .wma".split())
+AUDIO = frozenset(
+    ".wav .flac .mp3 .ogg .opus .oga .aif .aiff .au .sph .w64 .caf .raw "
+    ".m4a .m4b .mp4 .3gp .aac .webm .mka .mkv .amr .wma".split()
+)
 LARGEST = 1 << 26  # bytes that are read of a file
 
 
@@ -19,7 +22,7 @@ def content(source: Path) -> str:
     for file in files_below(source) if source.is_dir() else [source]:
         if not file.is_file():  # a broken link
             continue
-        digest.update(f"{file.relative_to(source)}\0{file.stat().st_size}\0".encode())
+        digest.update(os.fsencode(file.relative_to(source)) + f"\0{file.stat().st_size}\0".encode())
         if file.suffix.lower() not in AUDIO:
             with open(file, "rb") as opened:
                 digest.update(opened.read(LARGEST))

@@ -67,9 +67,10 @@ def stage_of(config: Config) -> int:
 
 
 def needs_of(config: Config) -> tuple[str, ...]:
-    """Return what is to be trained before: the start of the weights, the arbitrator's teacher, the share to match."""
+    """Return what is to be trained before: the start of the weights, the teacher, what is to be matched."""
     amnet = config.amnet
-    return tuple(dict.fromkeys(filter(None, [config.warm_start, amnet.arbitrator.teacher, amnet.cost.match])))
+    needed = [config.warm_start, amnet.arbitrator.teacher, amnet.cost.match, amnet.match]
+    return tuple(dict.fromkeys(filter(None, needed)))
 
 
 def in_order(needs: Mapping[str, Sequence[str]]) -> list[str]:

@@ -7,7 +7,7 @@ egs/<name>/exp/     a run folder for each experiment (stages 4 to 7, 9)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,10 +16,14 @@ from residualformer.constants import MODEL_FILE
 from residualformer.data.splits import cuts_file, cuts_files, set_of
 from residualformer.errors import UserError
 from residualformer.model.identity import IfChanged, decisive_values, section_values
+from residualformer.train.nodes import check_ranks
+from residualformer.workflow.inputs import content
 from residualformer.workflow.marker import is_finished
 from residualformer.workflow.plan import BASE, Experiment, config_file, plan
+from residualformer.workflow.start_from import architecture, model_file
 from residualformer.workflow.step import Step
 
+COMPILED = "grammar.json"  # of a run: the corpus's grammar for its tokens, with the distance to reject
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # for work that is spread over processes
 
 
@@ -34,6 +38,8 @@ class Recipe:
         nproc: processes of a training, on each of its machines; 0 leaves it to steps/train.py.
         if_changed: what becomes of a training of other options.
         nodes: machines of a training.
+        start_from: run folder or model file from which trainings start that name no experiment of their own.
+        device: of trainings and decodings, one of `model.device.DEVICES`.
     """
 
     conf: Path
@@ -42,6 +48,8 @@ class Recipe:
     nproc: int = 0
     if_changed: IfChanged = "aside"
     nodes: int = 1
+    start_from: Path | None = None
+    device: str = "auto"
 
     @property
     def data(self) -> Path:
@@ -53,9 +61,10 @@ class Recipe:
 
     @property
     def all_sets(self) -> list[str]:
-        """The values that stage 1 has chosen for the corpus, which come over base.yaml alone, and then `sets`."""
+        """What stage 1 chose for the corpus, which comes over base.yaml alone; the sizes of `start_from`; `sets`."""
         chosen = self.data / "manifests" / "chosen.yaml"
-        return [f"@{chosen}", *self.sets] if chosen.is_file() else list(self.sets)
+        own = [*(architecture(self.start_from) if self.start_from else []), *self.sets]
+        return [f"@{chosen}", *own] if chosen.is_file() else own
 
     def plan(self, names: Sequence[str]) -> list[Experiment]:
         """Return the named experiments in the order of training; raise UserError if a configuration is wrong."""
@@ -70,6 +79,12 @@ class Recipe:
                 wanted = " ".join([*lacking, *names])
                 needed = " ".join(lacking)
                 raise UserError(f'{each.name} needs {needed}, which is not trained: --experiments "{wanted}"')
+
+    def check_processes(self, experiments: Sequence[Experiment], stages: range) -> None:
+        """Raise UserError if a training within `stages` has more processes than its updates have batches."""
+        for each in experiments:
+            if each.stage in stages:
+                check_ranks(self.nproc * self.nodes, each.config.train.batches_per_update)
 
     def splits(self, test_sets: Sequence[str]) -> list[str]:
         """Return the splits of test sets, each the set itself or its subsets; raise UserError if there are none."""
@@ -118,8 +133,20 @@ class Recipe:
 
     def tokens(self) -> Step:
         """Return stage 3."""
-        step = self._from_manifests(3, "tokens", "lang", "train_tokenizer", ["tokens"])
-        return replace(step, makes=["tokenizer.json"])
+        source = ["--start-from", str(self.start_from)] if self.start_from else []
+        step = self._from_manifests(3, "tokens", "lang", "train_tokenizer", ["tokens"], source)
+        return replace(step, makes=["tokenizer.json"], inputs=self._source())
+
+    def language_model(self) -> Step | None:
+        """Return the training of a language model in stage 3, None if base.yaml trains none."""
+        config = load_config(self.conf / f"{BASE}.yaml", self.all_sets).lm
+        if config.kind == "none":
+            return None
+        lang = self.data / "lang"
+        step = self._from_manifests(3, "language model", "lm", "train_lm", ["tokens", "lm"], ["--lang", str(lang)])
+        texts = {path: content(Path(path)) for path in config.text}
+        made = ["ngram.arpa"] if config.kind == "ngram" else ["lstm.onnx"]
+        return replace(step, makes=[*made, "lm.json"], after=[*step.after, lang], inputs=texts)
 
     def training(self, experiment: Experiment) -> Step:
         """Return the training of an experiment, stage 4, 5 or 6."""
@@ -128,6 +155,9 @@ class Recipe:
         options += ["--if-changed", self.if_changed]
         options += ["--nproc", str(self.nproc)] if self.nproc else []
         options += ["--nodes", str(self.nodes)] if self.nodes > 1 else []
+        starts_here = self.start_from is not None and experiment.config.warm_start is None
+        options += ["--warm-start", str(self.start_from)] if starts_here else []
+        options += self._device
         return Step(
             number=experiment.stage,
             title=f"train {experiment.name}",
@@ -136,29 +166,77 @@ class Recipe:
             makes=[MODEL_FILE],
             after=[self.data / "fbank", self.data / "lang", *(self.exp / need for need in experiment.needs)],
             values=decisive_values(experiment.config),  # not those of decode: another search trains nothing again
+            inputs=self._source() if starts_here else {},
             if_changed=self.if_changed,
             log=out / "train.log",
         )
 
-    def decoding(self, split: str, name: str, jobs: int = 1) -> Step:
-        """Return the decoding of a split with an experiment, stage 7, in `jobs` processes."""
-        run, fbank = self.exp / name, self.data / "fbank"
-        cuts = str(cuts_file(fbank, split))
+    def decodings(self, split: str, name: str, jobs: int = 1) -> list[Step]:
+        """Return the decodings of a split with an experiment, stage 7: its own, and one for each control."""
+        config = load_config(config_file(self.conf, name), self.all_sets)
+        return [self.decoding(split, name, jobs, control) for control in ("", *config.amnet.controls)]
+
+    def decoding(self, split: str, name: str, jobs: int = 1, control: str = "") -> Step:
+        """Return a decoding in `jobs` processes, by the arbitrator or by a control of it (`amnet.controls`)."""
+        run, fbank, values = self.exp / name, self.data / "fbank", self._values(name, ["decode"])
+        command = ["steps/decode.py", str(run), "--cuts", str(cuts_file(fbank, split)), "--jobs", str(jobs)]
+        command += ["--branches", control] if control else []
+        end = f"_{control}" if control else ""
         return Step(
             number=7,
-            title=f"decode {split} with {name}",
-            command=["steps/decode.py", str(run), "--cuts", cuts, "--jobs", str(jobs), *self._configured(name)],
+            title=f"decode {split} with {name}" + (f", branches: {control}" if control else ""),
+            command=[*command, *self._device, *self._configured(name)],
             out=run,
-            part=f"decode_{split}",
-            makes=[f"decode_{split}_greedy*/hyp.jsonl", f"decode_{split}_beam*/hyp.jsonl"],
+            part=f"decode_{split}{end}",
+            makes=[f"decode_{split}_{search}*{end}/hyp.jsonl" for search in ("greedy", "beam")],
             after=[run, fbank],
-            values=self._values(name, ["decode"]),
+            values=values,
+            inputs=_language_model(values),
             environment=ONE_THREAD,
+        )
+
+    @property
+    def grammar(self) -> Path | None:
+        """What stage 1 wrote as the grammar of the corpus, if it has one."""
+        files = [self.data / "manifests" / f"grammar.{suffix}" for suffix in ("yaml", "txt")]
+        return next((file for file in files if file.is_file()), None)
+
+    def grammar_decodings(self, splits: Sequence[str], name: str, jobs: int = 1) -> Iterator[Step]:
+        """Yield what stage 7 does with the grammar of the corpus: dev, what to reject by it, and the splits."""
+        grammar, out = self.grammar, self.exp / name / "grammar"
+        if grammar is None:
+            return
+        yield self._grammar_decoding("dev", name, jobs, str(grammar), self.data / "manifests")
+        compiled, tuned = out / COMPILED, out / "tuned"
+        command = ["-m", "residualformer", "grammar", str(grammar), "--model", str(self.exp / name)]
+        yield Step(
+            number=7,
+            title=f"choose what {name} rejects",
+            command=[*command, "--out", str(compiled), "--tune", str(out / "dev" / "hyp.jsonl")],
+            out=out,
+            part=tuned.name,
+            makes=[COMPILED],
+            after=[out / "dev"],
+        )
+        for split in splits:
+            yield self._grammar_decoding(split, name, jobs, str(compiled), tuned)
+
+    def _grammar_decoding(self, split: str, name: str, jobs: int, grammar: str, after: Path) -> Step:
+        step = self.decoding(split, name, jobs)
+        out = self.exp / name / "grammar" / split
+        return replace(
+            step,
+            title=f"{step.title} and the grammar",
+            command=[*step.command, "--grammar", grammar, "--out", str(out)],
+            out=out,
+            part="",
+            makes=["hyp.jsonl"],
+            after=[*step.after, after],
         )
 
     def export(self, name: str) -> Step:
         """Return the export of an experiment, stage 9."""
-        run = self.exp / name
+        run, values = self.exp / name, self._values(name, ["decode"])
         return Step(
             number=9,
             title=f"export {name}",
@@ -166,7 +244,8 @@ class Recipe:
             out=run / "export",
             makes=["*.onnx", "tokens.txt", "model.json"],
             after=[run],
-            values=self._values(name, ["decode"]),
+            values=values,
+            inputs=_language_model(values),
         )
 
     def _from_manifests(
@@ -184,12 +263,26 @@ class Recipe:
             values=self._values(BASE, sections),
         )
 
+    def _source(self) -> dict[str, str]:
+        """Return the fingerprint of what trainings start from."""
+        return {str(self.start_from): content(model_file(self.start_from))} if self.start_from else {}
+
+    @property
+    def _device(self) -> list[str]:
+        return [] if self.device == "auto" else ["--device", self.device]
+
     def _configured(self, name: str) -> list[str]:
         return ["--config", str(self.conf / f"{name}.yaml"), *_options("--set", self.all_sets)]
 
     def _values(self, name: str, sections: Sequence[str]) -> dict[str, object]:
         file = self.conf / f"{BASE}.yaml" if name == BASE else config_file(self.conf, name)
         return section_values(load_config(file, self.all_sets), sections)
+
+
+def _language_model(values: Mapping[str, object]) -> dict[str, str]:
+    """Return the fingerprint of the language model that a search is to use, by its path."""
+    file = values.get("decode.lm")
+    return {str(file): content(Path(str(file)))} if file else {}
 
 
 def _options(name: str, values: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,7 +41,14 @@ class Stages:
         self.program = Path("local", f"{options.corpus}.py")
         egs = Path("egs", options.name or name)
         self.recipe = Recipe(
-            Path("conf", name), egs, tuple(options.set), options.nproc, options.if_changed, options.nodes
+            Path("conf", name),
+            egs,
+            tuple(options.set),
+            options.nproc,
+            options.if_changed,
+            options.nodes,
+            options.start_from,
+            options.device,
         )
         self.stages = range(options.stage, options.stop_stage + 1)
         self.experiments: list[str] = options.experiments.split()
@@ -74,7 +82,9 @@ class Stages:
 
     def check(self) -> None:
         """Raise UserError if a configuration or the choice of experiments or test sets is wrong."""
-        self.recipe.check_needs(self.recipe.plan(self.experiments), self.stages)
+        experiments = self.recipe.plan(self.experiments)
+        self.recipe.check_needs(experiments, self.stages)
+        self.recipe.check_processes(experiments, self.stages)
         if self.stages.start > 2:  # else the splits may change
             self._check_test_sets()
 
@@ -103,12 +113,18 @@ class Stages:
             yield recipe.features(self.jobs, options.feature_backend)
         elif number == 3:
             yield recipe.tokens()
+            if language_model := recipe.language_model():
+                yield language_model
         elif number in (4, 5, 6):
             yield from (recipe.training(each) for each in recipe.plan(self.experiments) if each.stage == number)
         elif number == 7:
             splits = recipe.splits(self.test_sets)
             jobs = options.nproc or len(gpus()) or cores()
-            yield from (recipe.decoding(split, name, jobs) for split in splits for name in self.experiments)
+            for split in splits:
+                for name in self.experiments:
+                    yield from recipe.decodings(split, name, jobs)
+            for name in self.experiments if not options.job else ():  # jobs share the plain decodings alone
+                yield from recipe.grammar_decodings(splits, name, jobs)
         elif number == 9:
             yield from (recipe.export(name) for name in self.experiments)
 
@@ -120,7 +136,10 @@ class Stages:
     def _score(self) -> int:
         print("== stage 8: score", flush=True)
         start = time.monotonic()
-        status = run_command(["bash", "local/score.sh", str(self.recipe.egs), "--split", self.options.test_set], {})
+        what = [str(self.recipe.egs), "--split", self.options.test_set]
+        status = run_command(["bash", "local/score.sh", *what], {})
+        if status == 0 and (grammar := self.recipe.grammar):
+            status = run_command([sys.executable, "steps/score_grammar.py", *what, "--grammar", str(grammar)], {})
         if status == 0:
             print(f"stage 8 done in {time.monotonic() - start:.0f} s: {self.recipe.egs}", flush=True)
         return status

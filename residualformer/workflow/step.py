@@ -24,7 +24,7 @@ from residualformer.workflow.marker import INPUT, Marker, contents, in_words, ma
 from residualformer.workflow.process import run_command
 
 # Options that cannot change what is written: how fast, and what `Step.values` tell already.
-WITHOUT_EFFECT = ("--jobs", "--nproc", "--nodes", "--set", "--config", "--if-changed")
+WITHOUT_EFFECT = ("--jobs", "--nproc", "--nodes", "--device", "--set", "--config", "--if-changed")
 VERSION = "version"  # of this package, in an identity
 
 

@@ -28,6 +28,15 @@ def test_params_prints_the_papers_column(call):
     assert {"transformer", "residual", "total", "training_only"} <= counts.keys() and counts["residual"] == 0
 
 
+def test_params_compresses_to_a_cost(call):
+    done = call("params", "--config", "conf/librispeech_amnet/mf.yaml", "--mflop", "24.6")
+    found = json.loads(done.stdout)
+    flops = found["flops_per_frame"]
+    assert 24.5e6 < flops["output"] + sum(flops["branches"]) <= 24.6e6 and 0.4 < found["amnet.compression"][0] < 0.5
+    done = call("params", "--config", "conf/librispeech_amnet/mf.yaml", "--mflop", "50")
+    assert done.returncode == 2 and "at most the 38.54 of the dense layers" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

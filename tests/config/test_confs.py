@@ -29,7 +29,7 @@ def test_there_are_configurations():
     assert {"mini/baseline.yaml", "mini/shared.yaml", "mini/residual.yaml", "paper_asr.yaml", "paper_st.yaml"} <= {
         name(path) for path in EXPERIMENTS + ALONE
     }
-    assert len(RECIPES) == 13 and len(EXPERIMENTS) == 177
+    assert len(RECIPES) == 19 and len(EXPERIMENTS) == 219
     assert not any(path.is_symlink() for path in CONFS.rglob("*"))  # they break on Windows and in archives
 
 
@@ -108,6 +108,24 @@ def test_rows_differ_only_where_they_should(folder, method):
     for key in differences(row["amr"], row["avg"]):
         assert key.startswith(("amnet.", "train.")) or key in ("description", "warm_start")
     assert differences(row["amr"], row["avg"]).isdisjoint({"amnet.method", "amnet.compression", "amnet.cost.mu"})
+
+
+@pytest.mark.parametrize("folder", TABLES)
+@pytest.mark.parametrize("name", ["sparse_avg", "sparse_amr", "mf_avg", "mf_amr"])
+def test_a_static_control_is_trained_exactly_as_its_amnet(folder, name):
+    """But for what only several branches have: the arbitrator, its cost, its learning rate."""
+    own, path = load_config(CONFS / folder / f"static_{name}.yaml"), CONFS / folder / f"{name}.yaml"
+    assert own.amnet.match == name and len(own.amnet.compression) == 1
+    assert set(needs_of(own)) == {name, own.warm_start} - {None}
+    found = differences(CONFS / folder / f"static_{name}.yaml", path)
+    assert {key for key in found if not key.startswith("amnet.")} <= {
+        "description",
+        "warm_start",
+        "train.optimizer.arbitrator_factor",
+    }
+    assert "amnet.method" not in found
+    if name.endswith("avg"):
+        assert "warm_start" not in found
 
 
 @pytest.mark.parametrize("path", [path for path in EXPERIMENTS if path.stem.rstrip("1689") == "residual"], ids=name)

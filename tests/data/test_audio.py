@@ -8,8 +8,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from support.audio import RATE, damaged, tone
-from test_validate import without_its_first_frame
+from support.audio import RATE, damaged, tone, without_its_first_frame
 
 from residualformer.config.schema import FeatureConfig
 from residualformer.data.audio import MAX_RATE_HZ, MIN_RATE_HZ, read_audio
@@ -37,7 +36,7 @@ def test_an_impossible_sampling_rate_is_refused_before_any_resampling(tmp_path, 
     utterance = CorpusUtterance("a", path, "HELLO", "s")
     with pytest.raises(UserError, match=f"no usable utterance in 'train'.*its audio {words}"):
         validate_cuts([utterance], "train")
-    (part,) = extract_features([make_cut(utterance)], FeatureConfig(), tmp_path / "arrays")
+    (part,) = extract_features([(make_cut(utterance), 1.0)], FeatureConfig(), tmp_path / "arrays")
     assert part.cuts == [] and words in part.skipped[0]
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from residualformer.config.schema import FeatureConfig, VariationConfig
-from residualformer.data.augmentation import NEPER_PER_DB, Augmentation, mixed
+from residualformer.data.augmentation import Augmentation, mixed
 from residualformer.data.fbank import compute_fbank
+from residualformer.data.level import LOG_PER_DB
 
 N, T, F = 6, 50, 80
 LENGTHS = torch.tensor([50, 50, 40, 30, 20, 7])
@@ -74,7 +75,7 @@ def test_gain_is_one_number_for_an_utterance_within_its_bounds():
     change = augment(features(), LENGTHS, torch.Generator().manual_seed(3)) - features()
     for n, length in enumerate(LENGTHS):
         real = change[n, :length]
-        assert float(real.max() - real.min()) < 1e-5 and abs(float(real[0, 0])) <= 6 * NEPER_PER_DB
+        assert float(real.max() - real.min()) < 1e-5 and abs(float(real[0, 0])) <= 6 * LOG_PER_DB
     assert len({round(float(change[n, 0, 0]), 4) for n in range(N)}) == N
 
 

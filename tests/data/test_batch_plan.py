@@ -55,7 +55,7 @@ def make_plan(path: Path, data: DataConfig = DATA, seed: int = 1) -> Plan:
 
 
 def ids(source: Plan, epoch: int = 0) -> Iterator[str]:
-    return (part.id for items in source.epoch(epoch) for item in items for part in item.parts)
+    return (part.id for (items,) in source.epoch(epoch) for item in items for part in item.parts)
 
 
 def test_no_more_cuts_are_read_ahead_than_the_buffers_hold(long_manifest, monkeypatch):
@@ -76,7 +76,7 @@ def test_no_more_cuts_are_read_ahead_than_the_buffers_hold(long_manifest, monkey
     assert read == 50
     read = used = largest = 0
     names = Counter()
-    for items in source.epoch(0):
+    for (items,) in source.epoch(0):
         used += len(items)
         largest = max(largest, len(items))
         names.update(part.id for item in items for part in item.parts)
@@ -131,16 +131,31 @@ def test_of_speeds_those_are_drawn_that_fit(long_manifest):
 def test_the_ranks_together_see_every_utterance_once_an_epoch(cuts_path, world, per_update):
     counts: Counter[str] = Counter()
     total = len(list(train_batches(cuts_path).plan.epoch(0)))
-    batches = 0
+    numbers = []
     walks = [train_batches(cuts_path).plans(Position(), per_update, rank, world) for rank in range(world)]
     for updates in islice(zip(*walks), -(-total // per_update)):
-        assert len({update.end for update in updates}) == 1
-        for _, batch in sorted((each for update in updates for each in update.batches), key=lambda each: each[0]):
-            if batch.position.epoch == 0:
-                assert batch.position == (0, batches)
-                batches += 1
-                counts.update(part.id for item in batch.items for part in item.parts)
-    assert batches == total and len(counts) == 60 and set(counts.values()) == {1}
+        assert len({update.position for update in updates}) == len({update.end for update in updates}) == 1
+        batches = sorted((each for update in updates for each in update.batches), key=lambda each: each[0])
+        numbers.append([number for number, _ in batches])
+        counts.update(part.id for _, items in batches for item in items for part in item.parts)
+    assert updates[0].end == (1, 0)
+    assert sorted(numbers, key=len, reverse=True)[:-1] == [list(range(per_update))] * (len(numbers) - 1)
+    assert sum(map(len, numbers)) == total and len(counts) == 60 and set(counts.values()) == {1}
+
+
+def test_the_batches_of_an_update_have_neighboring_durations_whatever_the_buffer(monkeypatch):
+    batches = [[plan.Item((), duration)] for duration in random.Random(0).sample(range(96), 96)]
+
+    def durations():
+        updates = plan.drawn_updates(batches, 4, random.Random(1))
+        return [[item.duration for (item,) in update] for update in updates]
+
+    drawn = durations()
+    assert sorted(drawn) == [list(range(start, start + 4)) for start in range(0, 96, 4)] != drawn
+    for size in (16, 18):  # of which the second would hold half an update
+        monkeypatch.setattr(plan, "BATCH_BUFFER", size)
+        drawn = durations()
+        assert sorted(sum(drawn, [])) == list(range(96)) and [len(each) for each in drawn] == [4] * 24
 
 
 def test_an_epoch_without_a_usable_utterance_is_told(long_manifest):

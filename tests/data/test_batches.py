@@ -16,9 +16,11 @@ from lhotse import CutSet, MonoCut
 from support.toy_training import TEXTS, TOKENIZER, F, make_cut
 from support.training_batches import DATA, SPEEDS, epoch, same, train_batches
 
+from residualformer.config.augmentation import PauseConfig
 from residualformer.config.schema import DataConfig, TokenConfig
 from residualformer.data.batches import EvalBatches, Position, TrainBatches
 from residualformer.data.collate import collate, quiet_frames
+from residualformer.data.fbank import LOG_FLOOR
 from residualformer.data.shar import Shard
 from residualformer.data.summary import write_summary
 from residualformer.data.tokenizer import train_tokenizer
@@ -75,15 +77,15 @@ def test_skipping_gives_the_rest_of_the_epoch_exactly(cuts_path):
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_the_ranks_share_the_batches_of_an_update(cuts_path, world):
-    source = train_batches(cuts_path)
-    flat = [batch for n in range(3) for batch in epoch(source, n)]
-    ranks = [list(islice(source.updates(Position(), 3, rank, world), len(flat) // 3)) for rank in range(world)]
-    for u, updates in enumerate(zip(*ranks)):
-        assert len({update.end for update in updates}) == 1
-        assert [[number for number, _ in update.batches] for update in updates] == [
-            list(range(rank, 3, world)) for rank in range(world)
-        ]
-        assert all(same(batch, flat[3 * u + number]) for update in updates for number, batch in update.batches)
+    whole = list(islice(train_batches(cuts_path).updates(Position(), 3), 9))
+    assert whole[-1].end.epoch > 1  # past two epochs' ends, where updates hold fewer
+    ranks = [list(islice(train_batches(cuts_path).updates(Position(), 3, rank, world), 9)) for rank in range(world)]
+    for update, *shares in zip(whole, *ranks):
+        assert {share.end for share in shares} == {update.end}
+        for rank, share in enumerate(shares):
+            expected = update.batches[rank::world]
+            assert [number for number, _ in share.batches] == [number for number, _ in expected]
+            assert all(same(batch, other) for (_, batch), (_, other) in zip(share.batches, expected))
 
 
 def test_updates_go_on_from_any_position(cuts_path):
@@ -128,6 +130,41 @@ def test_joined_utterances(cuts_path):
             assert batch.texts[row] == " ".join(utterances[part].text for part in names)
             assert batch.tokens[row, : batch.token_lens[row]].tolist() == TOKENIZER.encode(batch.texts[row])
     assert joined > 10
+
+
+def test_pauses_stand_between_joined_utterances(cuts_path):
+    """Every frame is of an utterance, or of a pause: digital silence, the background of what was before, or noise."""
+    pause = PauseConfig(longest_s=2.0, long_probability=0.2, very_long_s=4.0)
+    options = {"concat_probability": 0.8, "concat_most": 3, "max_utterance_s": 14.0, "pause": pause}
+    source, utterances = train_batches(cuts_path, **options), by_id(cuts_path)
+    batches, kinds, lengths = epoch(source), Counter(), []
+    parts = Counter(part for batch in batches for name in batch.ids for part in name.split("+"))
+    assert len(parts) == 60 and set(parts.values()) == {1}
+    for items in (items for update in source.plan.epoch(0) for items in update):
+        for item in items:
+            assert len(item.parts) <= 3 and item.duration <= 14.0 and len(item.pauses) == len(item.parts) - 1
+            assert item.duration == pytest.approx(sum(item.pauses) + sum(u.duration for u in item.parts))
+    for batch in batches:
+        for row, name in enumerate(batch.ids):
+            left = batch.features[row, : int(batch.feature_lens[row])].numpy()
+            for number, part in enumerate(name.split("+")):
+                frames = utterances[part].load()
+                if number:
+                    starts = [k for k in range(len(left)) if np.array_equal(left[k : k + len(frames)], frames)]
+                    quiet = left[: starts[0]]
+                    lengths.append(len(quiet))
+                    kinds["digital" if (quiet == np.float16(LOG_FLOOR)).all() else "other"] += bool(len(quiet))
+                    assert quiet.min(initial=0) >= LOG_FLOOR - 0.01
+                    left = left[starts[0] :]
+                assert np.array_equal(left[: len(frames)], frames)
+                left = left[len(frames) :]
+            assert len(left) == 0
+    assert kinds["digital"] and kinds["other"] and max(lengths) <= 400
+    assert sum(length < 50 for length in lengths) > sum(
+        150 < length < 200 for length in lengths
+    )  # short ones are likelier
+    again = epoch(train_batches(cuts_path, **options))
+    assert all(same(*pair) for pair in zip(batches, again, strict=True))
 
 
 def test_a_translation_keeps_its_transcript(cuts_path):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import soxr
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 from residualformer.config.schema import Config, DataConfig, FeatureConfig
 from residualformer.data.audio import read_audio
 from residualformer.data.batches import EvalBatches, TrainBatches
-from residualformer.data.extract import Extracted, compute_corpus_features, extract_features, with_speeds
+from residualformer.data.extract import Extracted, at_speed, compute_corpus_features, extract_features
 from residualformer.data.fbank import compute_fbank
 from residualformer.data.features import read_cmvn, read_feature_config
 from residualformer.data.shar import find_shards
@@ -60,19 +62,17 @@ def run_step(name: str, *args: object) -> subprocess.CompletedProcess:
     )
 
 
-def extract(cuts, folder: Path):
-    parts = list(extract_features(cuts, FeatureConfig(), folder / "arrays"))
+def extract(cuts, folder: Path, speeds=(1.0,)):
+    parts = list(extract_features(list(product(cuts, speeds)), FeatureConfig(), folder / "arrays"))
     return [c for p in parts for c in p.cuts], [s for p in parts for s in p.skipped], parts
 
 
 def test_speed_copies(tmp_path):
     cut = make_cut(tmp_path, "a", 1.0, "GO")
-    copies = with_speeds([cut], [0.9, 1.0, 1.1])
-    assert [c.id for c in copies] == ["a_sp0.9", "a", "a_sp1.1"]
-    assert [c.custom for c in copies] == [{"utterance": "a", "speed": s} for s in (0.9, 1.0, 1.1)]
-    assert cut.custom is None
-    cuts, skipped, _ = extract(copies, tmp_path)
-    assert not skipped
+    cuts, skipped, _ = extract([cut], tmp_path, (0.9, 1.0, 1.1))
+    assert not skipped and cut.custom is None
+    assert [c.id for c in cuts] == ["a_sp0.9", "a", "a_sp1.1"]
+    assert [(c.custom["utterance"], c.custom["speed"]) for c in cuts] == [("a", s) for s in (0.9, 1.0, 1.1)]
     for copy, speed in zip(cuts, (0.9, 1.0, 1.1)):
         array = copy.load_features()
         assert abs(copy.duration - 1 / speed) <= 1 / RATE and copy.supervisions[0].text == "GO"
@@ -86,10 +86,22 @@ def test_speed_changes_pitch_and_length(tmp_path):
     soundfile.write(tmp_path / "tone.wav", samples, RATE)
     recording = Recording.from_file(tmp_path / "tone.wav")
     cut = MonoCut("tone", 0.0, 1.0, 0, [SupervisionSegment("tone", "tone", 0.0, 1.0, text="A")], recording=recording)
-    faster = with_speeds([cut], [1.1])[0].load_audio()[0]
+    faster = at_speed(cut, 1.1).load_audio()[0]
     spectrum = np.abs(np.fft.rfft(faster * np.hanning(len(faster))))
     assert len(faster) == round(RATE / 1.1)
     assert abs(np.argmax(spectrum) * RATE / len(faster) - 1100) < 2
+
+
+@pytest.mark.parametrize("rate", [11025, 44099])
+def test_speed_copies_of_another_rate_are_resampled_once(tmp_path, rate):
+    """Lhotse's resampling to the speed would take a filter for each phase, gigabytes for these rates."""
+    cut = make_cut(tmp_path, "a", 1.0, "GO", rate)
+    (copy,), skipped, _ = extract([cut], tmp_path, (1.1,))
+    assert not skipped and copy.id == "a_sp1.1"
+    samples, _ = soundfile.read(tmp_path / "a.wav", dtype="float32")
+    expected = compute_fbank(soxr.resample(samples, round(1.1 * rate), RATE), FeatureConfig())
+    np.testing.assert_array_equal(copy.load_features(), expected)
+    assert copy.num_frames == len(expected)
 
 
 def test_bad_audio_is_skipped_and_named(tmp_path):
@@ -165,7 +177,7 @@ def test_stages_2_and_3(manifests, tmp_path):
     np.testing.assert_allclose(mean, frames.mean(axis=0), atol=1e-3)
     np.testing.assert_allclose(std, frames.std(axis=0), atol=1e-3)
     batches = TrainBatches(fbank / "cuts_train.jsonl.gz", DataConfig(), tokenizer)
-    assert sum(len(items) for items in batches.plan.epoch(0)) == 21
+    assert sum(len(items) for (items,) in batches.plan.epoch(0)) == 21
     assert batches.describe().startswith("7 corpus utterances (0.00 h), at speeds")
     dev = next(iter(EvalBatches(fbank / "cuts_dev.jsonl.gz", 50, tokenizer)))
     audio = CutSet.from_file(fbank / "cuts_dev.jsonl.gz").to_eager()[dev.ids[0]].load_audio()[0]

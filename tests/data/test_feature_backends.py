@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 from lhotse import MonoCut, Recording
-from test_features import RATE, noise
+from support.audio import RATE, noise
 
 from residualformer.config.schema import FeatureConfig
 from residualformer.data.extract import extract_features
@@ -160,6 +160,6 @@ def test_auto_is_kaldifeat_only_on_a_gpu_and_for_its_presets(fake_kaldifeat, mon
 def test_a_corpus_is_extracted_by_the_chosen_back_end(fake_kaldifeat, tmp_path):
     soundfile.write(tmp_path / "a.wav", noise(8000), RATE)
     cut = MonoCut("a", 0.0, 0.5, 0, recording=Recording.from_file(tmp_path / "a.wav"))
-    (part,) = extract_features([cut], KALDI, tmp_path / "arrays", backend="kaldifeat")
+    (part,) = extract_features([(cut, 1.0)], KALDI, tmp_path / "arrays", backend="kaldifeat")
     assert len(sys.modules["kaldifeat"].given) == 1 and part.skipped == []
     assert np.array_equal(part.cuts[0].load_features(), compute_fbank(cut.load_audio()[0], KALDI))

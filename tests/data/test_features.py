@@ -7,6 +7,7 @@ import pytest
 import torch
 from lhotse.features.base import FeatureExtractor, get_extractor_type
 from lhotse.utils import compute_num_frames_from_samples
+from support.audio import RATE, noise
 
 from residualformer.config.schema import FeatureConfig
 from residualformer.data.fbank import LOG_FLOOR, PRESETS, OnlineFbank, compute_fbank
@@ -14,15 +15,7 @@ from residualformer.data.features import KnfFbank, Statistics, read_cmvn, read_f
 from residualformer.errors import UserError
 from residualformer.files import write_checked_json
 
-RATE, LENGTH, SHIFT, FFT = 16000, 400, 160, 512
-
-
-def noise(num_samples: int, seed: int = 0) -> np.ndarray:
-    """Noise with a slope, a hum and an offset, so that no option (DC removal, pre-emphasis) goes unnoticed."""
-    rng = np.random.default_rng(seed)
-    t = np.arange(num_samples) / RATE
-    samples = 0.1 * rng.standard_normal(num_samples) + 0.2 * np.sin(2 * np.pi * 440 * t) + 0.05
-    return samples.astype(np.float32)
+LENGTH, SHIFT, FFT = 400, 160, 512
 
 
 def slaney_mel(hz: np.ndarray) -> np.ndarray:

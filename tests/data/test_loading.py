@@ -10,6 +10,7 @@ import sys
 import time
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ LIMIT_S = 120.0  # for what takes seconds on a quiet machine
 PROGRAM = """
 import multiprocessing, signal, sys
 from pathlib import Path
+from typing import Any
 from support.training_batches import train_batches
 from residualformer.data.batches import Position
 
@@ -55,10 +57,13 @@ def test_batches_do_not_depend_on_the_number_of_processes(cuts_path):
 
 
 def test_a_killed_process_and_a_mistake_in_one_are_told(cuts_path, tmp_path):
+    handler = signal.getsignal(signal.SIGCHLD)
     updates = train_batches(cuts_path, num_workers=1).updates(Position(), 1)
     next(updates)
     (process,) = multiprocessing.active_children()
     os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert signal.getsignal(signal.SIGCHLD) == handler  # so nothing is raised here, far from the data
     with pytest.raises(UserError, match="a process that prepares batches was killed"):
         for _ in range(1000):  # some are ready
             next(updates)
@@ -66,6 +71,29 @@ def test_a_killed_process_and_a_mistake_in_one_are_told(cuts_path, tmp_path):
     assert next(results) == 0
     with pytest.raises(UserError, match="^1 is refused$"):
         next(results)
+
+
+class Lost:
+    """A result that cannot be received, as its process is killed or only its connection fails."""
+
+    def __init__(self, killed: bool) -> None:
+        self.killed = killed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return lose, (os.getpid() if self.killed else None,)
+
+
+def lose(process: int | None) -> None:
+    if process is not None:
+        os.kill(process, signal.SIGKILL)
+    raise ConnectionResetError
+
+
+def test_a_process_killed_while_it_sends_is_told_and_other_failures_are_not_taken_for_that():
+    with pytest.raises(UserError, match="a process that prepares batches was killed"):
+        next(loaded([True], Lost, num_workers=1))
+    with pytest.raises(ConnectionResetError):
+        next(loaded([False], Lost, num_workers=1))
 
 
 def refuse_one(number: int) -> int:

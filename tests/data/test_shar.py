@@ -48,14 +48,14 @@ def test_shards_hold_what_the_manifest_holds_to_the_bit(folder, cuts_path):
 
 def test_lhotse_reads_them(folder):
     cuts = {cut.id: cut.features.load() for cut in CutSet.from_shar(in_dir=folder)}
-    own = {u.id: u.load() for batch in train_batches(folder).plan.epoch(0) for item in batch for u in item.parts}
+    own = {u.id: u.load() for (batch,) in train_batches(folder).plan.epoch(0) for item in batch for u in item.parts}
     assert cuts.keys() == own.keys() and all(np.array_equal(cuts[name], own[name]) for name in cuts)
 
 
 def test_each_epoch_takes_the_shards_in_another_order(folder):
     def shards(n: int) -> list[str]:
         source = Plan([folder], replace(DATA, shuffle_buffer=1), TOKENIZER)
-        return [part.file for items in source.epoch(n) for item in items for part in item.parts]
+        return [part.file for (items,) in source.epoch(n) for item in items for part in item.parts]
 
     assert shards(0) == shards(0) and shards(0) != shards(1)
     assert Counter(shards(0)) == Counter(shards(1))
@@ -77,6 +77,13 @@ def test_several_folders_are_one_set(folder, tmp_path):
     source = train_batches(folder / "unused", shar=[str(tmp_path / "part0"), str(tmp_path / "part1")])
     assert features_of(source).keys() == features_of(train_batches(folder)).keys()
     assert source.describe() == "20 corpus utterances (0.01 h), at speeds [0.9, 1.0, 1.1]"
+
+
+def test_a_missing_folder_is_named(folder, tmp_path):
+    write_shar(speed_copies(tmp_path / "again"), tmp_path / "part0", 7)
+    named = [str(tmp_path / "part0"), str(tmp_path / "part1")]
+    with pytest.raises(UserError, match=f"^data.shar names {named[1]}, but there is no such folder"):
+        train_batches(folder, shar=named)
 
 
 def test_missing_and_damaged_shards_are_named(folder, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from lhotse import CutSet
+from support.audio import without_its_first_frame
 
 from residualformer.data import validate
 from residualformer.data.corpus_utterance import CorpusUtterance
@@ -63,13 +64,6 @@ def test_truncated_audio_is_found(good, suffix):
     assert len(skipped) == 1 and skipped[0].startswith("bad: ")
     if suffix == "wav":  # the header is in order, so that the loss can be named
         assert "truncated: its header promises 1600 samples, it holds 7" in skipped[0]
-
-
-def without_its_first_frame(mp3: bytes) -> bytes:
-    """An MP3 without the frame in which encoders state its length; that of these files is of MPEG 1, layer III."""
-    kbps = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)[(mp3[2] >> 4) - 1]
-    rate = (44100, 48000, 32000)[mp3[2] >> 2 & 3]
-    return mp3[144_000 * kbps // rate + (mp3[2] >> 1 & 1) :]
 
 
 @pytest.mark.parametrize("rate", [48000, 44100])

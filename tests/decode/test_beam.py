@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.plain_search import all_alignments, plain_search, plain_search_with_pauses
 from support.transducers import BLANK, Oracle, assert_same, random_frames, random_model
 
 from residualformer.config.schema import DecodeConfig
@@ -19,51 +20,16 @@ from residualformer.hypothesis import Hypothesis
 EVERYTHING = 1000  # more than there are label sequences: a beam that never prunes
 
 
-def add(table: dict, key, value: float) -> None:
-    high, low = max(table.get(key, value), value), min(table.get(key, -math.inf), value)
-    table[key] = high + math.log1p(math.exp(low - high))
-
-
-def ranked(table: dict) -> list:
-    return sorted(table.items(), key=lambda item: -item[1])
-
-
-def all_alignments(oracle: Oracle, vocab_size: int, max_symbols: int) -> list:
-    """log P of every label sequence, summed over all alignments with at most `max_symbols` labels at each frame."""
-    labels = range(1, vocab_size)
-    pieces = [p for n in range(max_symbols + 1) for p in itertools.product(labels, repeat=n)]
-    table: dict = {}
-    for alignment in itertools.product(pieces, repeat=oracle.num_frames):
-        history: tuple[int, ...] = ()
-        score = 0.0
-        for frame, piece in enumerate(alignment):
-            for label in piece:
-                score += oracle.logp(history, frame)[label]
-                history += (label,)
-            score += oracle.logp(history, frame)[BLANK]
-        add(table, history, score)
-    return ranked(table)
-
-
-def plain_search(oracle: Oracle, vocab_size: int, beam: int, max_symbols: int, reward: float = 0.0) -> list:
-    """The search that the module describes, one utterance and one hypothesis at a time; rewards in the scores."""
-    alive = {(): 0.0}
-    for frame in range(oracle.num_frames):
-        done: dict = {}
-        for symbols in range(max_symbols + 1):
-            for labels, score in alive.items():
-                add(done, labels, score + oracle.logp(labels, frame)[BLANK])
-            if symbols == max_symbols:
-                break
-            longer = {
-                (*labels, k): score + oracle.logp(labels, frame)[k] + reward
-                for labels, score in alive.items()
-                for k in range(1, vocab_size)
-            }
-            worst = ranked(done)[beam - 1][1] if len(done) >= beam else -math.inf
-            alive = {labels: score for labels, score in ranked(longer)[:beam] if score > worst}
-        alive = dict(ranked(done)[:beam])
-    return ranked(alive)
+@pytest.mark.parametrize("kind", ["lstm", "stateless"])
+@pytest.mark.parametrize(("beam", "pause"), [(1, 1), (4, 1), (4, 2), (8, 3)])
+def test_the_predictor_starts_afresh_after_a_pause(beam, pause, kind):
+    model = random_model(7, seed=beam, sharpness=2, kind=kind, blank_bias=4)
+    encoded, lengths = random_frames([25, 14], seed=pause)
+    settings = DecodeConfig(beam=beam, max_symbols=2, nbest=beam, restart_s=pause * 0.04)
+    found = beam_search(model, encoded, lengths, settings)
+    for nbest, frames, length in zip(found, encoded, lengths.tolist(), strict=True):
+        assert_same(nbest, plain_search_with_pauses(Oracle(model, frames[:length]), 7, beam, 2, pause))
+    assert found != beam_search(model, encoded, lengths, replace(settings, restart_s=0.0))
 
 
 def unpruned(model, encoded, lengths, max_symbols: int, nbest: int = EVERYTHING, **options) -> list[Hypothesis]:

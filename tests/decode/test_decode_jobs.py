@@ -36,7 +36,7 @@ def test_processes_do_not_change_the_result(decode, tmp_path):
     assert found[1] == found[2] == found[3]
     summary = json.loads((tmp_path / "3/decode.json").read_text())
     assert summary["jobs"] == 3 and summary["rtf"] > 0
-    assert sorted(path.name for path in (tmp_path / "3").iterdir()) == ["decode.json", "hyp.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "3").iterdir()) == ["decode.json", "hyp.ctm", "hyp.jsonl"]
 
 
 def test_jobs_share_a_set_and_the_command_without_job_merges_it(decode, arrays, tmp_path, capsys):
@@ -45,7 +45,7 @@ def test_jobs_share_a_set_and_the_command_without_job_merges_it(decode, arrays, 
     assert "job 1/2 has decoded 2 batches" in capsys.readouterr().out
     shutil.rmtree(arrays)  # so that nothing can be decoded again
     assert decode("jobs") == whole
-    assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["decode.json", "hyp.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["decode.json", "hyp.ctm", "hyp.jsonl"]
 
 
 def test_an_interrupted_command_goes_on(decode, arrays):

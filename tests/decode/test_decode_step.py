@@ -67,3 +67,25 @@ def test_what_the_step_refuses(setup, monkeypatch, tmp_path, capsys):
         error = capsys.readouterr().err
         assert ended.value.code == 2 and words in error and "Traceback" not in error, error
     assert not list(run.glob("decode_*"))
+
+
+def test_a_language_model_is_used_and_recorded(setup, monkeypatch, tmp_path, capsys):
+    run, cuts = setup
+    lm = tmp_path / "ngram.arpa"
+    lm.write_text(
+        "\\data\\\nngram 1=4\n\n\\1-grams:\n-99 <s>\n-0.1 </s>\n-2 <unk>\n-0.7 a\n\n\\end\\\n", encoding="utf-8"
+    )
+    options = ["--cuts", cuts, "--set", "decode.beam=3", "--set", f"decode.lm={lm}", "--set", "decode.lm_weight=0.5"]
+    decode_step(monkeypatch, run, *options)
+    decode_step(monkeypatch, run, "--cuts", cuts, "--set", "decode.beam=3")
+    plain, fused = run / "decode_test_beam3", run / "decode_test_beam3_ngram0.5"
+    assert json.loads((fused / "decode.json").read_text())["context"]["ngram"]["weight"] == 0.5
+    first, without = (json.loads((each / "hyp.jsonl").read_text().splitlines()[0]) for each in (fused, plain))
+    assert first["context"] < 0 and "context" not in without
+    for wrong, sentence in ((tmp_path / "none.arpa", "is missing"), (cuts, "no language model by its name")):
+        with pytest.raises(SystemExit):
+            decode_step(monkeypatch, run, "--cuts", cuts, "--set", f"decode.lm={wrong}")
+        assert sentence in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        decode_step(monkeypatch, run, *options, "--set", "decode.kind=greedy")
+    assert "decode.lm" in capsys.readouterr().err

@@ -12,11 +12,13 @@ from support.commands import decode_step, transcribe
 from support.decoding import features_of, write_cuts
 from support.transducers import save_random_run
 
-from residualformer.config.schema import AmNetConfig, Config, DecodeConfig, EncoderConfig, PredictorConfig
+from residualformer.config.schema import AmNetConfig, Config, DecodeConfig, EncoderConfig, PredictorConfig, TokenConfig
+from residualformer.data.tokenizer import train_tokenizer
 from residualformer.decode.recognize import recognize
-from residualformer.decode.transcribe import recognize_stream
-from residualformer.model.checkpoint import load_model
+from residualformer.library.torch_model import TorchModel
+from residualformer.model.checkpoint import Bundle, load_model
 from residualformer.nn.transducer import Transducer, build_model
+from residualformer.runtime import Recognizer
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -37,10 +39,20 @@ def test_every_tensor_is_made_on_the_models_device(encoder, amnet, predictor, se
     with torch.device("meta"):
         assert torch.zeros(1).device.type == "meta"
         assert recognize(model, settings, features, streaming) == expected
-    if streaming and settings.kind == "greedy":
-        alone = recognize_stream(model, settings, features[0])
+    if streaming:
+        bundle = Bundle(model, config, train_tokenizer(["abc defgh"], TokenConfig(kind="char")), {})
+        live = live_tokens(bundle, settings)
         with torch.device("meta"):
-            assert recognize_stream(model, settings, features[0]) == alone
+            assert live_tokens(bundle, settings) == live
+
+
+def live_tokens(bundle: Bundle, settings: DecodeConfig) -> list[int]:
+    """The tokens that a stream writes of half a second of noise."""
+    recognizer = Recognizer(TorchModel(bundle), settings)
+    stream = recognizer.create_stream()
+    stream.accept_waveform(np.random.default_rng(0).uniform(-1, 1, 8000))
+    recognizer.decode([stream])
+    return recognizer.partial(stream).nbest[0].tokens
 
 
 @pytest.fixture
@@ -80,6 +92,6 @@ def test_the_model_stays_on_the_cpu_unless_a_device_is_named(tmp_path):
 
 
 def test_one_file_is_recognized_without_lhotse(root):
-    modules = "residualformer.decode.transcribe, residualformer.decode.settings, residualformer.model.checkpoint"
+    modules = "residualformer.library.trained"
     code = f"import sys, {modules}; sys.exit('lhotse' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=root, env={"PYTHONPATH": str(root)}).returncode == 0

@@ -67,6 +67,44 @@ def test_pieces_of_any_length_give_the_same(size):
     assert whole[2].tokens == [] and whole[2].score == 0
 
 
+def spelled_out(model, encoded, max_symbols: int, pause: int) -> tuple[list[int], list[int], float]:
+    """The search frame by frame, where the predictor reads all labels since its last start at once."""
+    tokens, frames, heard, score = [], [], [], 0.0
+    for t, frame in enumerate(encoded):
+        if heard and t - frames[-1] - 1 >= pause:
+            heard = []
+        for symbols in range(max_symbols + 1):
+            with torch.no_grad():
+                logp = model.joiner(frame, model.predictor(torch.tensor(heard, dtype=torch.int64)[None])[0, -1])
+            logp = logp.log_softmax(-1)
+            label = BLANK if symbols == max_symbols else int(logp.argmax())
+            score += float(logp[label])
+            if label == BLANK:
+                break
+            heard.append(label)
+            tokens.append(label)
+            frames.append(t)
+    return tokens, frames, score
+
+
+@pytest.mark.parametrize("kind", ["lstm", "stateless"])
+@pytest.mark.parametrize("pause", [1, 2, 3])
+def test_the_predictor_starts_afresh_after_a_pause(pause, kind):
+    model = random_model(9, seed=4, sharpness=2, kind=kind, blank_bias=4)
+    encoded, lengths = random_frames([60, 35], seed=4)
+    settings = DecodeConfig(max_symbols=2, restart_s=pause * 0.04)
+    found = greedy_search(model, encoded, lengths, settings)
+    for hypothesis, frames, length in zip(found, encoded, lengths.tolist(), strict=True):
+        tokens, times, score = spelled_out(model, frames[:length], 2, pause)
+        assert (hypothesis.tokens, hypothesis.frames) == (tokens, times)
+        assert hypothesis.score == pytest.approx(score, abs=1e-9)  # float64
+    assert found != greedy_search(model, encoded, lengths, DecodeConfig(max_symbols=2))  # it made a difference
+    pieces = GreedySearch(model, 2, settings)
+    for start in range(0, 60, 7):
+        pieces.feed(encoded[:, start : start + 7], (lengths - start).clamp(0, 7))
+    assert [(h.tokens, h.frames) for h in pieces.results()] == [(h.tokens, h.frames) for h in found]
+
+
 def test_a_frame_writes_at_most_max_symbols():
     model = random_model(9, seed=1, blank_bias=-50)
     encoded, lengths = random_frames([6], seed=1)

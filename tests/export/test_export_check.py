@@ -109,6 +109,26 @@ def test_sherpa_onnx_searches_with_a_beam(tmp_path, kind):
     assert recognizer.tokens(stream)
 
 
+def test_sherpa_onnx_takes_hotwords_as_text(tmp_path):
+    """As text with `bpe.vocab` they have the effect that they have spelled out in tokens."""
+    pytest.importorskip("sherpa_onnx")
+    settings, bundle, *_ = folder_of(tmp_path, "nemo")
+    word = "".join(bundle.tokenizer.pieces[-3:])
+    beam = {"decoding_method": "modified_beam_search", "max_active_paths": 8, "hotwords_score": 3.0}
+    by_text = {"modeling_unit": "bpe", "bpe_vocab": str(tmp_path / "bpe.vocab")}
+
+    def heard(hotwords: str | None, **options) -> list[str]:
+        recognizer = sherpa_recognizer(tmp_path, settings, **beam, **options)
+        stream = recognizer.create_stream(hotwords)
+        stream.accept_waveform(16000, with_tail(AUDIO[0].samples, settings))
+        while recognizer.is_ready(stream):
+            recognizer.decode_stream(stream)
+        return recognizer.tokens(stream)
+
+    spelled = heard(" ".join(["▁", *word]))
+    assert heard(word, **by_text) == spelled != heard(None)
+
+
 def run_step(root, *arguments) -> subprocess.CompletedProcess:
     command = [sys.executable, "steps/export.py", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
@@ -132,10 +152,11 @@ def test_the_step_writes_a_checked_folder(root, run, tmp_path):
     soundfile.write(tmp_path / "speech.wav", AUDIO[0].samples, 16000)
     done = run_step(root, run, "--int8", "--weights", "merged", "--check-audio", tmp_path / "speech.wav")
     assert done.returncode == 0, done.stderr
-    assert "write the same tokens" in done.stdout and f"-> {run / 'export'}" in done.stdout
+    assert "write the same tokens" in done.stdout and ", on 1 utterance, " in done.stdout
+    assert f"-> {run / 'export'}" in done.stdout
     names = {path.name for path in (run / "export").iterdir()}
     models = {f"{part}{kind}.onnx" for part in ("encoder", "decoder", "joiner") for kind in ("", ".int8")}
-    assert names == models | {"tokens.txt", "model.json", "check.json", "README.md"}
+    assert names == models | {"tokens.txt", "bpe.vocab", "model.json", "check.json", "README.md"}
     card = (run / "export" / "README.md").read_text(encoding="utf-8")
     assert "trained on: noise" in card and "| WER | 12.50 | 10.00 to 15.00 |" in card
     assert 'encoder="encoder.int8.onnx"' in card

@@ -20,6 +20,7 @@ from residualformer.export.folder import (
     encoder_graph,
     folder_ids,
     replacing_folder,
+    sherpa_vocabulary,
     token_list,
     write_folder,
 )
@@ -112,6 +113,14 @@ def test_tokens_are_numbered_as_the_type_wants(tmp_path):
     assert folder_ids([0, 1, len(pieces) - 1], Nemo, len(pieces)) == [len(pieces) - 1, 0, len(pieces) - 2]
     assert token_list(bundle.tokenizer, EBranchformer) == ["<blk>", "<UNK>", *pieces[2:]]
     assert folder_ids([3, 0], EBranchformer, len(pieces)) == [3, 0]
+
+
+def test_a_vocabulary_for_sherpa_prefers_few_tokens_and_those_learned_first():
+    pieces = ["<blk>", "<unk>", "▁A", "NN", "▁", "A", "N"]
+    lines = [line.split("\t") for line in sherpa_vocabulary(pieces).splitlines()]
+    assert [piece for piece, _ in lines] == pieces
+    scores = [float(score) for _, score in lines]
+    assert scores == sorted(scores, reverse=True) and scores[2] + scores[3] > scores[4] + scores[5] + 2 * scores[6]
 
 
 def test_a_token_with_white_space_is_refused():

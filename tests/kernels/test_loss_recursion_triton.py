@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support.lattices import lattices
 from support.loss_paths import TYPES, case, loss_by_paths
 from support.triton_kernels import Build, compile_kernels, triton
-from test_loss_recursion_engines import lattices
 
 from residualformer.errors import UserError
 from residualformer.kernels import dispatch, recursion

@@ -2,33 +2,18 @@
 
 import pytest
 import torch
+from support.scan import inputs, plain
 from torch import Tensor
 
-from residualformer.kernels.recurrent import GATES, NUM_STATES, gru_cell, lstm_cell, recurrent_layer
-from residualformer.kernels.scan import plain_scan, scan
+from residualformer.kernels.recurrent import gru_cell, lstm_cell, recurrent_layer
+from residualformer.kernels.scan import scan
 
 KINDS = ("lstm", "gru")
-
-
-def inputs(kind: str, branches=2, frames=5, streams=3, dim=4, dtype=torch.float64) -> list[Tensor]:
-    """gates, weight, decisions (soft, sum to one), and the states, each wanting a gradient."""
-    torch.manual_seed(2)
-    width = GATES[kind] * dim
-    gates = torch.randn(branches, frames * streams, width)
-    weight = torch.randn(branches, width, dim) / 2
-    decisions = torch.randn(branches, frames, streams).softmax(0)
-    states = [torch.randn(streams, dim) for _ in range(NUM_STATES[kind])]
-    return [t.to(dtype).requires_grad_() for t in (gates, weight, decisions, *states)]
 
 
 def ours(kind: str, gates: Tensor, weight: Tensor, decisions: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
     """`scan` on a copy of the gates, which it overwrites, with flat results."""
     own, h, state = scan(kind, gates.clone(), weight, decisions, state)
-    return own, h, *state
-
-
-def plain(kind: str, gates: Tensor, weight: Tensor, decisions: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-    own, h, state = plain_scan(kind, gates, weight, decisions, state)
     return own, h, *state
 
 

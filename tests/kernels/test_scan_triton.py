@@ -4,8 +4,8 @@ import logging
 
 import pytest
 import torch
+from support.scan import inputs, plain
 from support.triton_kernels import Build, compile_kernels, counted_launches, triton
-from test_scan import inputs, plain
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from residualformer.errors import UserError

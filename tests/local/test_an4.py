@@ -9,16 +9,11 @@ from argparse import Namespace
 
 import numpy as np
 import pytest
-import soundfile
 from lhotse import CutSet
+from support.audio import write_wav
 
 from local import an4
 from residualformer.errors import UserError
-
-
-def write_wav(path, count=1600):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.random.default_rng(0).integers(-3000, 3000, count).astype(np.int16), 16000)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import re
 
 import pytest
 from lhotse import CutSet
+from support.audio import write_wav
 
 from local import an4
 from local.an4_corpus.lexicon import LETTERS, LEXICON, translate
@@ -71,8 +72,6 @@ def test_a_text_with_another_word_has_no_translation():
 
 @pytest.mark.parametrize("text", ["YES", "G A ONE", "RUBOUT T M"])
 def test_cuts_carry_it(text, tmp_path):
-    from test_an4 import write_wav
-
     for split, name in (("train", "an0-fabc-b"), ("test", "an99-fxyz-b")):
         write_wav(tmp_path / an4.AUDIO_FOLDERS[split] / f"{name}.wav")
         path = tmp_path / an4.TRANSCRIPTS[split]

@@ -7,8 +7,8 @@ import re
 import pytest
 import yaml
 
+from local.common.splits import LARGEST, hold_out
 from local.custom_data.choices import FEWEST_STEPS, SIZES, as_yaml, choose, choose_tokens, passes
-from local.custom_data.splits import LARGEST, hold_out
 from residualformer.config.loading import load_config
 
 ENGLISH = [" ".join(f"{a}{b}{c}" for c in "abcdefghij") for a in "klmnopqrst" for b in "aeiouklmnopqrstuvw"] * 6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from local.common.espeak import SAMPLING_RATE, Voice, phonemes, spell_letters, synthesize
+from local.common.espeak import SAMPLING_RATE, Voice, phonemes, spell_letters, synthesize, synthesize_words
 from local.common.synthesis import ACCENTS, VARIANTS
 from residualformer.errors import UserError
 
@@ -54,3 +54,19 @@ def test_speed_and_pitch_do_what_they_say():
 def test_an_unknown_voice_is_named():
     with pytest.raises(UserError, match="no voice 'en-xx'"):
         synthesize("hello", Voice("en-xx"))
+
+
+@pytest.mark.parametrize("voice", [Voice(), Voice("en-gb-scotland", "f3", 150, word_gap=2), Voice("en-029", "klatt4")])
+def test_words_and_when_they_are_spoken(voice):
+    text = spell_letters("read page G seven")
+    samples, words = synthesize_words(text, voice, seed=4)
+    np.testing.assert_array_equal(samples, synthesize(text, voice, seed=4))
+    assert [text[word.place :].split()[0].split("<")[0] for word in words] == ["read", "page", "g", "seven"]
+    edges = [edge for word in words for edge in (word.start, word.end)]
+    assert edges == sorted(edges) and edges[0] >= 0 and edges[-1] <= len(samples)
+    assert all(word.end - word.start > 0.1 * SAMPLING_RATE for word in words)
+    spoken = np.zeros(len(samples), bool)
+    for word in words:
+        spoken[word.start : word.end] = True
+    loud = np.abs(samples.astype(float))
+    assert loud[spoken].mean() > 5 * loud[~spoken].mean()

@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 import tarfile
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 from lhotse import CutSet
-from lhotse.recipes.librispeech import LIBRISPEECH, prepare_librispeech
+from lhotse.recipes.librispeech import LIBRISPEECH, MINI_LIBRISPEECH, prepare_librispeech
+from support.archives import serve
+from support.corpora import write_librispeech_part
 
 from local import librispeech
 from local.common import corpus as corpora
 from residualformer.errors import UserError
 
 
-def write_part(folder: Path, part: str, speakers: list[int], chapters: int = 1) -> None:
-    """<part>/<speaker>/<chapter>/ with two FLACs and their transcripts, as unpacked from the archives."""
-    for speaker in speakers:
-        for chapter in range(speaker + 1, speaker + 1 + chapters):
-            inside = folder / part / str(speaker) / str(chapter)
-            inside.mkdir(parents=True)
-            lines = []
-            for number, text in enumerate(("MISTER QUILTER IS THE APOSTLE", "HE DIDN'T")):
-                name = f"{speaker}-{chapter}-{number:04d}"
-                samples = np.random.default_rng(number).integers(-999, 999, 1600 + 16 * number).astype(np.int16)
-                soundfile.write(inside / f"{name}.flac", samples, 16000)
-                lines.append(f"{name} {text}\n")
-            (inside / f"{speaker}-{chapter}.trans.txt").write_text("".join(lines))
-
-
 @pytest.fixture
 def corpus(tmp_path):
     folder = tmp_path / "disk" / "LibriSpeech"
-    for first, part in enumerate(LIBRISPEECH, start=1):
-        write_part(folder, part, speakers=[100 * first, 100 * first + 50], chapters=2)
+    for first, part in enumerate((*LIBRISPEECH, *MINI_LIBRISPEECH), start=1):
+        write_librispeech_part(folder, part, speakers=[100 * first, 100 * first + 50], chapters=2)
     for name in ("README.TXT", "SPEAKERS.TXT", "CHAPTERS.TXT", "BOOKS.TXT", "LICENSE.TXT"):
         (folder / name).write_text("; as in the corpus\n")
     return folder
@@ -73,6 +57,18 @@ def test_cuts_are_those_of_lhotses_recipe(corpus, tmp_path, monkeypatch, subset)
         found = [(cut.id, cut.supervisions[0]) for cut in split]
         assert {key: (s.text, s.speaker, s.language, s.duration) for key, s in found} == expected
         assert len(found) == len(expected) == 8 * len(wanted.get(name, [name]))
+
+
+def test_mini_librispeech_is_as_lhotse_reads_it(corpus, tmp_path, monkeypatch):
+    for part in LIBRISPEECH:
+        if part != "test-clean":
+            shutil.rmtree(corpus / part)  # none is needed
+    run(monkeypatch, "obtain", "--out", tmp_path / "raw", "--corpus-dir", corpus, "--subset", "5")
+    run(monkeypatch, "manifests", "--corpus", tmp_path / "raw", "--out", tmp_path / "m", "--subset", "5")
+    theirs = prepare_librispeech(corpus)
+    parts = {"train": "train-clean-5", "dev": "dev-clean-2", "test-clean": "test-clean"}
+    found = {name: {cut.id: cut.supervisions[0].text for cut in cuts} for name, cuts in read(tmp_path / "m").items()}
+    assert found == {n: {s.id: s.text for s in theirs[part]["supervisions"]} for n, part in parts.items()}
 
 
 def test_what_cannot_be_used_is_named(corpus, tmp_path, monkeypatch, capsys):
@@ -116,50 +112,18 @@ def test_other_layouts_and_a_missing_stage_are_named(corpus, tmp_path, monkeypat
         run(monkeypatch, "manifests", "--corpus", tmp_path / "raw", "--out", tmp_path / "m")
 
 
-class Archives(BaseHTTPRequestHandler):
-    """Serves files of a folder, from where a Range asks; `asked` records (file, first byte)."""
-
-    folder: Path
-    asked: list[tuple[str, int]]
-    knows_ranges = True
-    breaks_after: int | None = None  # bytes of a reply, then the connection ends
-
-    def do_GET(self):
-        name = self.path.rsplit("/", 1)[-1]
-        if not (self.folder / name).is_file():
-            return self.send_error(404)
-        content = (self.folder / name).read_bytes()
-        first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
-        self.asked.append((name, first))
-        first = first if self.knows_ranges else 0
-        if first >= len(content):
-            return self.send_error(416)
-        self.send_response(206 if first else 200)
-        self.send_header("Content-Length", str(len(content) - first))
-        self.end_headers()
-        self.wfile.write(content[first:][: self.breaks_after])
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def server(corpus, tmp_path, monkeypatch):
     """OpenSLR as it were, here: an archive for each part, and their MD5 in place of the true ones."""
     folder = tmp_path / "server"
     folder.mkdir()
-    for part in LIBRISPEECH:
+    for part in (*LIBRISPEECH, *MINI_LIBRISPEECH):
         with tarfile.open(folder / f"{part}.tar.gz", "w:gz") as tar:
             tar.add(corpus / "README.TXT", "LibriSpeech/README.TXT")
             tar.add(corpus / part, f"LibriSpeech/{part}")
         monkeypatch.setitem(librispeech.MD5, part, md5(folder / f"{part}.tar.gz"))
-    handler = type("Here", (Archives,), {"folder": folder, "asked": []})
-    http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    handler.url = f"http://127.0.0.1:{http.server_address[1]}/resources/12"
-    yield handler
-    http.shutdown()
-    http.server_close()
+    with serve(folder) as handler:
+        yield handler
 
 
 def md5(path: Path) -> str:
@@ -189,6 +153,13 @@ def test_parts_are_fetched_checked_and_unpacked_once(server, corpus, tmp_path, m
     assert len(server.asked) == 4
     run(monkeypatch, "manifests", "--corpus", raw, "--out", tmp_path / "m", "--subset", "100")
     assert len(list(read(tmp_path / "m")["train"])) == 8
+
+
+def test_parts_of_both_resources_are_fetched(server, corpus, tmp_path, monkeypatch):
+    run(monkeypatch, "obtain", "--out", tmp_path / "raw", "--subset", "5", "--url", server.url)
+    assert server.paths == [
+        f"/resources/{where}.tar.gz" for where in ("31/dev-clean-2", "12/test-clean", "31/train-clean-5")
+    ]
 
 
 def test_a_damaged_download_is_refused_and_removed(server, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from lhotse import CutSet
 
 from local import mini
 from local.common.synthesis import Renderer
+from local.mini_corpus import word_times
 from local.mini_corpus.grammar import (
     Pair,
     chinese_number,
@@ -24,9 +25,11 @@ from local.mini_corpus.grammar import (
     english_number,
     english_ordinal,
 )
+from local.mini_corpus.more_text import more_sentences
 from local.mini_corpus.tables import COMMANDS, STATEMENTS
 from residualformer.errors import UserError
 from residualformer.parallel import worker_map
+from residualformer.words.formats import read_ctm
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +203,26 @@ def test_a_long_test_set_changes_no_other_and_shares_the_voice_files_of_test(tmp
     assert voices.isdisjoint({(s.voice, s.name) for s in speakers["test"]})
 
 
+def test_true_times_of_words_are_those_of_the_audio(tmp_path, monkeypatch):
+    records = {row["id"]: row for row in obtain(monkeypatch, tmp_path / "mini")}
+    for split in ("dev", "test"):
+        arguments = ["--corpus", tmp_path / "mini", "--split", split, "--out", tmp_path / f"{split}.ctm"]
+        monkeypatch.setattr(sys, "argv", ["word_times.py", *map(str, arguments)])
+        word_times.main()
+        found = read_ctm(tmp_path / f"{split}.ctm")
+        assert found
+        for name, words in found.items():
+            assert [each.word for each in words] == records[name]["text"].split()
+            samples, rate = soundfile.read(tmp_path / "mini" / records[name]["audio"])
+            loud = np.zeros(len(samples), bool)
+            for each in words:
+                assert 0 <= each.start < each.end <= len(samples) / rate
+                loud[round(each.start * rate) : round(each.end * rate)] = True
+            assert np.square(samples[loud]).mean() > 3 * np.square(samples[~loud]).mean()  # at 15 dB of noise or less
+    with pytest.raises(UserError, match="--split tset: .* has test, dev, train"):
+        word_times.drawn_lines(tmp_path / "mini", "tset")
+
+
 def test_manifests(tmp_path, monkeypatch):
     records = obtain(monkeypatch, tmp_path / "mini")
     arguments = ["mini.py", "manifests", "--corpus", str(tmp_path / "mini"), "--out", str(tmp_path / "m")]
@@ -232,3 +255,11 @@ def test_what_cannot_be_done_is_said(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="was not made by this script"):
         obtain(monkeypatch, tmp_path / "foreign")
     assert foreign.read_bytes() == b"precious"
+
+
+def test_more_text_has_no_sentence_of_the_corpus(sentences):
+    known = {sentence.text for sentence in sentences}
+    found = more_sentences(known, 300, seed=1)
+    assert len(set(found)) == 300 and not known & set(found)
+    assert max(len(text.split()) for text in found) <= mini.MAX_WORDS
+    assert more_sentences(known, 300, seed=1) == found != more_sentences(known, 300, seed=2)

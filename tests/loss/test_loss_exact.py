@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.loss_paths import TYPES, case, loss_by_paths
 
-from residualformer.loss import rnnt_loss
+from residualformer.loss import NotFiniteError, rnnt_loss
 
 
 @pytest.mark.parametrize("rnnt_type", TYPES)
@@ -123,3 +123,27 @@ def test_bad_arguments_are_named(change, message):
     arguments = {"logits": logits, "symbols": symbols, "termination_symbol": 0, "boundary": boundary} | change
     with pytest.raises(ValueError, match=message):
         rnnt_loss(**arguments)
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+@pytest.mark.parametrize("where", [(2, 1), (0, 0), (1, 3)], ids=str)
+def test_an_infinite_logit_of_any_class_is_told(value, where):
+    """Also of a class that is neither blank nor the next label: there is no softmax, and the gradient would be nan."""
+    logits, symbols = torch.randn(2, 5, 4, 7, dtype=torch.float64), torch.tensor([[1, 2, 3], [3, 2, 1]])
+    logits[(1, *where)][6] = value
+    with pytest.raises(NotFiniteError, match="utterance 1 of the batch") as raised:
+        rnnt_loss(logits.requires_grad_(), symbols, 0)
+    assert raised.value.rows == [1]
+    rest = rnnt_loss(logits[:1].detach().requires_grad_(), symbols[:1], 0)
+    assert rest.isfinite()
+
+
+def test_a_class_that_is_ruled_out_has_no_part_in_the_loss():
+    logits, symbols = torch.randn(1, 5, 4, 7, dtype=torch.float64), torch.tensor([[1, 2, 3]])
+    ruled_out = logits.clone()
+    ruled_out[..., 6] = -torch.inf
+    ruled_out.requires_grad_()
+    loss = rnnt_loss(ruled_out, symbols, 0)
+    torch.testing.assert_close(loss, rnnt_loss(logits[..., :6], symbols, 0))
+    loss.backward()
+    assert ruled_out.grad is not None and ruled_out.grad.isfinite().all()

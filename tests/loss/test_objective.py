@@ -59,7 +59,7 @@ def test_bf16_products_bound_the_error_of_losses_and_gradients(config, monkeypat
     for ours, theirs in zip(grads, exact_grads, strict=True):
         assert ours.dtype == torch.float32
         assert (ours - theirs).norm() <= 2**-7 * theirs.norm()
-    assert cpu_rounds_products() == any(not torch.equal(*pair) for pair in zip(grads, exact_grads, strict=True))
+    assert cpu_rounds_products() == any(are_rounded(*pair) for pair in zip(grads, exact_grads, strict=True))
 
 
 def cpu_rounds_products() -> bool:
@@ -67,7 +67,12 @@ def cpu_rounds_products() -> bool:
     a, b = torch.randn(2, 64, 64, generator=torch.Generator().manual_seed(0))
     with bf16_products("cpu", enabled=True):
         rounded = a @ b
-    return not torch.equal(rounded, a @ b)
+    return are_rounded(rounded, a @ b)
+
+
+def are_rounded(numbers: torch.Tensor, exact: torch.Tensor) -> bool:
+    """Whether numbers differ by more than float32's own rounding, 2^-24, as another order of sums does."""
+    return bool((numbers - exact).norm() > 2**-14 * exact.norm())
 
 
 @pytest.mark.parametrize("config", [CONFIG, EXACT, ADDITIVE], ids=["pruned", "exact", "additive"])

@@ -20,7 +20,15 @@ from residualformer.config.schema import (
     ResidualConfig,
     TokenConfig,
 )
-from residualformer.model.cost import count_parameters, describe, flops_per_frame, parameter_table, planned_flops
+from residualformer.errors import UserError
+from residualformer.model.cost import (
+    compressed_to,
+    count_parameters,
+    describe,
+    flops_per_frame,
+    parameter_table,
+    planned_flops,
+)
 from residualformer.nn.transducer import build_model
 
 ASR, ST = "conf/paper_asr.yaml", "conf/paper_st.yaml"
@@ -133,6 +141,19 @@ def test_the_rows_of_table_1(row, millions, flops):
     cost = planned_flops(config)
     assert round(count_parameters(config)["encoder"] / 1e6, 3) == millions
     assert [round((cost["arbitrator"] + cost["output"] + each) / 1e6, 3) for each in cost["branches"]] == flops
+
+
+@pytest.mark.parametrize("method", ["sparse", "factorised"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_a_branch_is_compressed_to_a_cost(method, share):
+    config = paper_amnet(method, 0.35)
+    dense = planned_flops(paper_amnet())["branches"][0]
+    (found,) = planned_flops(compressed_to(config, (1 - 0.9 * share) * dense))["branches"]
+    ranks = 4096 + 192 + 9 * (4096 + 1024) if method == "factorised" else 0  # one of each of the ten matrices
+    assert (1 - 0.9 * share) * dense - ranks - 40 <= found <= (1 - 0.9 * share) * dense + 40  # c has six digits
+    for wrong, flops in ((paper_amnet(), dense / 2), (config, 1.01 * dense), (config, 0.0)):
+        with pytest.raises(UserError, match="cannot be reached by compression"):
+            compressed_to(wrong, flops)
 
 
 @pytest.mark.parametrize("method, slow, fast", [("sparse", 0.15, 0.8), ("factorised", 0.35, 0.6)])

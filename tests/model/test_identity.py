@@ -55,8 +55,9 @@ def test_a_training_goes_on_with_changes_that_leave_its_weights_as_they_are():
         Change(name, 1, 2) for name in ("encoder.num_layers", "run tokens", "train.optimizer.kind", "warm_start")
     ]
     assert [each.may_be_wanted for each in wanted + refused] == [True] * 3 + [False] * 4
-    assert [each.moves_batches for each in wanted] == [False, True, False]
-    assert Change("train.seed", 1, 2).moves_batches and not Change("data.specaugment.start_step", 1, 2).moves_batches
+    assert [each.moves_updates for each in wanted] == [False, True, False]
+    assert all(Change(f"train.{key}", 1, 2).moves_updates for key in ("seed", "batches_per_update"))
+    assert not Change("data.specaugment.start_step", 1, 2).moves_updates
     refuse_changes("x", wanted, "go-on")
     refuse_changes("x", wanted + refused, "aside")
     with pytest.raises(UserError, match="^x cannot go on with encoder.num_layers 1 -> 2; run tokens 1 -> 2; train.opt"):

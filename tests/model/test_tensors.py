@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from residualformer import tensor_files
 from residualformer.errors import UserError
-from residualformer.model import tensors
 from residualformer.model.tensors import read_tensors, write_tensors
 
 TENSORS = {
@@ -97,6 +97,6 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch
         raise PermissionError(13, "Permission denied", str(path))
 
     write_tensors(tmp_path / "x.safetensors", "a model", TENSORS, VALUES)
-    monkeypatch.setattr(tensors, "_content", refuse)
+    monkeypatch.setattr(tensor_files, "_content", refuse)
     with pytest.raises(PermissionError):
         read_tensors(tmp_path / "x.safetensors", "a model")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from custom_data import CHINESE, FRENCH, LAYOUTS, utterances, write_audio
-from test_recipe import MODEL, SEARCH, TRAINING, Recipe, copy_of, sets
+from support.toy_recipe import MODEL, SEARCH, TRAINING, Recipe, copy_of, sets
 
 pytestmark = pytest.mark.slow
 

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import json
 
-import pytest
-from test_shell import Recipe
-
-
-@pytest.fixture
-def recipe(root, tmp_path) -> Recipe:
-    return Recipe(root, tmp_path)
+from support.fake_recipe import Recipe
 
 
 def trained_with(recipe: Recipe, egs: str, *keys: str) -> list:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,17 +14,22 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("egs/*/run.sh"))
 OWN_OPTIONS = {  # of the corpora
     "an4": ["--corpus-dir", "--synthetic", "--seed"],
+    "common_voice": ["--corpus-dir"],
     "covost": ["--corpus-dir", "--mslt-dir"],
     "custom": ["--data", "--layout", "--target", "--case", "--punctuation", "--min-seconds", "--max-seconds"],
+    "english": ["--librispeech", "--speechocean", "--common-voice", "--subset", "--url"],
     "librispeech": ["--corpus-dir", "--subset"],
+    "phrases": ["--phrases", "--repeats", "--voices", "--other-share", "--other", "--engines", "--piper", "--language"],
     "mini": ["--train-hours", "--dev-minutes", "--test-minutes", "--long-test-hours", "--seed"],
+    "speechocean": ["--corpus-dir", "--url"],
 }
 
 
 @pytest.mark.parametrize("script", ["run.sh", *RECIPES])
 def test_help_lists_every_option(root, script):
     done = subprocess.run([root / script, "--help"], capture_output=True, text=True, cwd="/", check=True)
-    corpus = "mini" if script == "run.sh" else script.split("/")[1].split("_")[0]
+    named = re.search(r"--corpus (\w+)", (root / script).read_text(encoding="utf-8"))
+    corpus = named[1] if named and script != "run.sh" else "mini"
     common = ["--stage", "--stop-stage", "--set", "--overwrite", "--experiments", "--name", "--jobs"]
     for option in common + OWN_OPTIONS[corpus]:
         assert f"  {option} " in done.stdout

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_recipe import DATA, MODEL, TRAINING, Recipe, copy_of, sets
+from support.toy_recipe import DATA, MODEL, TRAINING, Recipe, copy_of, sets
 
 pytestmark = pytest.mark.slow
 

@@ -4,118 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from support.fake_recipe import CONFS, DATA, RUNS
 
 from residualformer.workflow.marker import Marker
-
-CONFS = {
-    "base": "encoder: {num_layers: 4}",
-    "baseline": "base: base.yaml",
-    "shared": "base: base.yaml\nencoder: {sharing: 2}",
-    "residual": "base: shared.yaml\nwarm_start: shared\nencoder: {residual: {rank: 4}}",
-}
-
-# Each step notes its command in calls.txt, fails when its name is in fail.txt, and makes what the real one makes.
-STEP = """
-import sys
-from pathlib import Path
-name, args = Path(sys.argv[0]).name, sys.argv[1:]
-if args[:1] == ["options"]:
-    from residualformer.errors import run_main
-    from residualformer.workflow.corpus import run_program
-    from residualformer.workflow.options import caller_path, nonempty, real_number
-    def options(parser):
-        parser.add_argument("--corpus-dir", type=caller_path, help="an existing copy")
-        parser.add_argument("--part", type=nonempty, help="which part")
-        parser.add_argument("--hours", type=real_number, default=1.5, help="hours of speech")
-    run_main(lambda: run_program("A made-up corpus.", None, None, options, ["corpus_dir", "part"]))
-    sys.exit()
-with open("calls.txt", "a") as calls:
-    print(name, *args, file=calls)
-fails = Path("fail.txt").exists() and Path("fail.txt").read_text().strip() in " ".join([name, *args])
-option = lambda key: Path(args[args.index(key) + 1])
-made = {
-    "fake.py": lambda: option("--out") / ("x" if args[0] == "obtain" else "cuts_test.jsonl.gz"),
-    "compute_fbank.py": lambda: option("--out") / "cuts_test.jsonl.gz",
-    "train_tokenizer.py": lambda: option("--out") / "tokenizer.json",
-    "train.py": lambda: option("--exp") / "model.safetensors",
-    "decode.py": lambda: Path(args[0]) / "decode_test_beam16" / "hyp.jsonl",
-    "export.py": lambda: Path(args[0]) / "export" / "model.json",
-}[name]()
-if fails and not Path("late.txt").exists():
-    sys.exit(2)
-made.parent.mkdir(parents=True, exist_ok=True)
-if fails:
-    sys.exit(2)
-made.write_text("made")
-"""
-
-
-class Recipe:
-    """A copy of the repository's stage script with a fake corpus."""
-
-    def __init__(self, root: Path, folder: Path) -> None:
-        self.folder = folder
-        for name in ("run.sh", "path.sh", "pyproject.toml", "constraints.txt"):
-            shutil.copy(root / name, folder)
-        for name in ("utils", "residualformer"):
-            (folder / name).symlink_to(root / name)
-        self.write("local/fake.py", STEP)
-        for step in ("compute_fbank", "train_tokenizer", "train", "decode", "export"):
-            self.write(f"steps/{step}.py", STEP)
-        self.write("local/score.sh", 'echo "score.sh $*" >> calls.txt\n')
-        for name, text in CONFS.items():
-            self.write(f"conf/fake/{name}.yaml", text)
-
-    def write(self, path: str, text: str) -> None:
-        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.folder / path).write_text(text)
-
-    def run(self, *options: str, status: int = 0) -> subprocess.CompletedProcess:
-        """Run with these options from another folder; `calls` is what ran."""
-        self.write("calls.txt", "")
-        command = [str(self.folder / "run.sh"), "--corpus", "fake", "--python", sys.executable, *options]
-        done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120)
-        assert done.returncode == status, done.stdout + done.stderr
-        return done
-
-    @property
-    def calls(self) -> list[str]:
-        """The names of the scripts that ran; of trainings and decodings, of the run folder."""
-        lines = [line.split() for line in (self.folder / "calls.txt").read_text().splitlines()]
-        return [Path(next((word for word in line if "/exp/" in word), line[0])).name for line in lines]
-
-
-DATA = ["fake.py", "fake.py", "compute_fbank.py", "train_tokenizer.py"]
-RUNS = ["baseline", "shared", "residual"]
-
-
-@pytest.fixture
-def recipe(root, tmp_path):
-    return Recipe(root, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def finished_folder(root, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished")
-    recipe = Recipe(root, folder)
-    recipe.run()
-    return recipe
-
-
-@pytest.fixture
-def finished(finished_folder, tmp_path):
-    """A recipe all of whose stages are done."""
-    shutil.copytree(finished_folder.folder, tmp_path, symlinks=True, dirs_exist_ok=True)
-    recipe = Recipe.__new__(Recipe)
-    recipe.folder = tmp_path
-    return recipe
 
 
 def test_all_stages_run_in_order(finished_folder):
@@ -158,6 +54,14 @@ def test_a_changed_option_runs_again_what_depends_on_it(finished):
 def test_the_back_end_of_the_features_is_passed_on(recipe):
     recipe.run("--stop-stage", "2", "--feature-backend", "kaldifeat")
     assert "--backend kaldifeat" in (recipe.folder / "calls.txt").read_text()
+
+
+def test_the_device_is_passed_on_and_changes_nothing(recipe):
+    recipe.run("--device", "cpu", "--experiments", "baseline", "--stop-stage", "7")
+    calls = (recipe.folder / "calls.txt").read_text().splitlines()
+    assert [line.split()[0] for line in calls if " --device cpu" in line] == ["train.py", "decode.py"]
+    recipe.run("--experiments", "baseline", "--stop-stage", "7")
+    assert recipe.calls == []
 
 
 def test_a_recipe_has_configurations_and_a_folder_of_its_own(recipe):
@@ -316,6 +220,8 @@ def test_a_place_that_refuses_writes_is_named(recipe):
         (["--stage", "10"], "--stage 10: the last stage is 9"),
         (["--job", "3/2"], "--job is '3/2'; give the job's number and how many there are, such as 2/8"),
         (["--job", "1/2"], "--job 1/2 is for stage 7 alone: --stage 7 --stop-stage 7"),
+        (["--device", "gpu"], "--device 'gpu' is no device; give one of auto, cpu, cuda, cuda:N"),
+        (["--nproc", "2"], "2 processes, but an update has train.batches_per_update = 1 batches"),
         (["--stop-stage", "10"], "--stop-stage 10: the last stage is 9"),
         (["--stage", "5", "--stop-stage", "4"], "--stage 5 comes after --stop-stage 4"),
         (["--experiments", "baseline shard"], "there is no experiment 'shard'"),

@@ -12,14 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
-from test_shell import RUNS, finished, finished_folder, recipe  # noqa: F401 (fixtures)
+from support.fake_recipe import RUNS
 
 from residualformer.errors import UserError
 from residualformer.lock import alone_in
 from residualformer.workflow.marker import Marker
 
 
-def test_other_features_are_decoded_without_training_again_where_only_that_is_asked(finished):  # noqa: F811
+def test_other_features_are_decoded_without_training_again_where_only_that_is_asked(finished):
     """As after a mended transcript of the test set."""
     finished.run("--stop-stage", "2", "--part", "lower")
     done = finished.run("--stage", "7")
@@ -27,7 +27,7 @@ def test_other_features_are_decoded_without_training_again_where_only_that_is_as
     assert "runs again: input egs/fake/data/fbank was made with other options" in done.stdout
 
 
-def test_an_input_that_older_markers_do_not_tell_is_no_change(finished):  # noqa: F811
+def test_an_input_that_older_markers_do_not_tell_is_no_change(finished):
     for name in RUNS:
         marker = finished.folder / f"egs/fake/exp/{name}/.decode_test.done"
         content = Marker.read(marker)
@@ -37,7 +37,7 @@ def test_an_input_that_older_markers_do_not_tell_is_no_change(finished):  # noqa
     assert finished.calls == ["score.sh"]
 
 
-def test_a_corpus_is_the_same_however_its_folder_is_written(recipe):  # noqa: F811
+def test_a_corpus_is_the_same_however_its_folder_is_written(recipe):
     place = recipe.folder / "my data"
     (place / "fake").mkdir(parents=True)
     recipe.run("--stop-stage", "1", "--corpus-dir", str(place / "fake"))
@@ -48,7 +48,7 @@ def test_a_corpus_is_the_same_however_its_folder_is_written(recipe):  # noqa: F8
         assert recipe.calls == []
 
 
-def test_reproduce_takes_a_relative_path_from_where_it_was_called(root, recipe):  # noqa: F811
+def test_reproduce_takes_a_relative_path_from_where_it_was_called(root, recipe):
     shutil.copy(root / "local/reproduce.sh", recipe.folder / "local")
     recipe.write("steps/table.py", "")
     recipe.write("egs/fake/run.sh", 'exec "${0%/*}/../../run.sh" --corpus fake "$@"\n')
@@ -66,7 +66,7 @@ def test_reproduce_takes_a_relative_path_from_where_it_was_called(root, recipe):
     assert done.returncode == 2 and "--name=x: give it before the --" in done.stderr
 
 
-def test_an_experiment_that_needs_another_says_which_before_any_work(recipe):  # noqa: F811
+def test_an_experiment_that_needs_another_says_which_before_any_work(recipe):
     done = recipe.run("--experiments", "residual", status=2)
     assert 'residual needs shared, which is not trained: --experiments "shared residual"' in done.stderr
     assert recipe.calls == []
@@ -75,7 +75,7 @@ def test_an_experiment_that_needs_another_says_which_before_any_work(recipe):  #
     assert recipe.calls == ["residual"]
 
 
-def test_a_training_that_is_refused_leaves_the_finished_one_where_it_was(finished):  # noqa: F811
+def test_a_training_that_is_refused_leaves_the_finished_one_where_it_was(finished):
     """As where the features are of another kind than `--set` asks for; else the next call would train for hours."""
     finished.write("fail.txt", "train.py")
     done = finished.run("--set", "train.seed=2", status=2)
@@ -87,7 +87,7 @@ def test_a_training_that_is_refused_leaves_the_finished_one_where_it_was(finishe
     assert finished.calls == RUNS[:2]
 
 
-def test_cdpath_of_the_user_leads_nowhere_else(root, recipe):  # noqa: F811
+def test_cdpath_of_the_user_leads_nowhere_else(root, recipe):
     shutil.copy(root / "local/score.sh", recipe.folder / "local")
     recipe.write("steps/score.py", "")
     (recipe.folder / "else/local").mkdir(parents=True)
@@ -96,7 +96,7 @@ def test_cdpath_of_the_user_leads_nowhere_else(root, recipe):  # noqa: F811
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_damaged_marker_of_a_training_moves_nothing_aside(finished):  # noqa: F811
+def test_a_damaged_marker_of_a_training_moves_nothing_aside(finished):
     """The training is called, finds its model to be the one that is wanted, and ends; no other runs again."""
     marker = finished.folder / "egs/fake/exp/.baseline.done"
     text = marker.read_text()
@@ -107,7 +107,7 @@ def test_a_damaged_marker_of_a_training_moves_nothing_aside(finished):  # noqa: 
     assert marker.read_text() == text
 
 
-def test_a_folder_in_which_a_training_runs_stays(finished):  # noqa: F811
+def test_a_folder_in_which_a_training_runs_stays(finished):
     exp = finished.folder / "egs/fake/exp"
     before = (exp / ".baseline.done").read_text()
     with alone_in(exp / "baseline"):
@@ -136,7 +136,7 @@ with alone_in(exp):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_what_ends_the_script_alone_ends_the_training(recipe, number):  # noqa: F811
+def test_what_ends_the_script_alone_ends_the_training(recipe, number):
     recipe.write("steps/train.py", SLOW)
     recipe.run("--stop-stage", "3")
     command = [str(recipe.folder / "run.sh"), "--corpus", "fake", "--python", sys.executable, "--stage", "4"]
@@ -163,14 +163,14 @@ def wait_for(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("given", "kept"), [(("2024", "mydata"), "mydata"), (("true", "mydata"), "mydata")])
-def test_the_last_of_an_option_that_is_given_twice_counts(recipe, given, kept):  # noqa: F811
+def test_the_last_of_an_option_that_is_given_twice_counts(recipe, given, kept):
     """Whatever the first looks like: its type is declared, not guessed from the value."""
     names = [word for name in given for word in ("--name", name)]
     recipe.run(*names, "--stop-stage", "0")
     assert (recipe.folder / "egs" / kept / "data/.raw.done").is_file() and len(list(recipe.folder.glob("egs/*"))) == 1
 
 
-def test_switches_and_values_behind_an_equals_sign(finished):  # noqa: F811
+def test_switches_and_values_behind_an_equals_sign(finished):
     for switch in (["--overwrite"], ["--overwrite=true"], ["--overwrite", "true"]):
         finished.run("--stage=2", "--stop-stage=2", *switch)
         assert finished.calls == ["compute_fbank.py"]
@@ -178,7 +178,7 @@ def test_switches_and_values_behind_an_equals_sign(finished):  # noqa: F811
     assert finished.calls == []
 
 
-def test_a_training_goes_on_with_other_options_only_when_that_is_asked_for(finished):  # noqa: F811
+def test_a_training_goes_on_with_other_options_only_when_that_is_asked_for(finished):
     exp, options = finished.folder / "egs/fake/exp", ["--stop-stage", "4", "--experiments", "baseline"]
     marker = (exp / ".baseline.done").read_text()
     longer = [*options, "--set", "train.max_steps=9"]

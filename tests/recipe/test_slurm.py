@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_shell import DATA, Recipe
+from support.fake_recipe import DATA, Recipe
 
 FAKES = {
     # Runs a script at once, as often as its array has jobs.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_shell import STEP, Recipe
+from support.fake_recipe import STEP, Recipe
 
 SPLITS = ("dev", "test", "test_long", "mslt@dev", "mslt@test")
 DECODE = STEP.replace(

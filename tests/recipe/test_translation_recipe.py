@@ -12,7 +12,7 @@ from pathlib import Path
 import lhotse
 import pytest
 import sacrebleu
-from test_recipe import DATA, MODEL, SEARCH, TRAINING, copy_of, sets
+from support.toy_recipe import DATA, MODEL, SEARCH, TRAINING, copy_of, sets
 
 from residualformer.data.tokenizer import Tokenizer
 

@@ -30,12 +30,15 @@ from residualformer.config.schema import (
 from residualformer.data.tokenizer import train_tokenizer
 from residualformer.decode.corpus import decode_cuts
 from residualformer.errors import UserError
+from residualformer.export.card import scores_of
 from residualformer.files import write_json, write_text
 from residualformer.model.checkpoint import load_model, save_model
 from residualformer.model.cost import flops_per_frame, parameter_table
 from residualformer.nn.transducer import build_model
+from residualformer.report import plots
 from residualformer.report.amnet import table_order
 from residualformer.report.compare import compare
+from residualformer.report.paper_table import PaperTable
 from residualformer.report.results import Results
 from residualformer.report.results_text import cells, render_markdown
 from residualformer.report.scoring import find_runs, score_run
@@ -100,14 +103,16 @@ def egs(tmp_path):
     return egs
 
 
-def write_decoded(egs: Path, name: str, branches: list[str] | None, folder: str = "decode_test_beam16") -> None:
+def write_decoded(
+    egs: Path, name: str, branches: list[str] | None, folder: str = "decode_test_beam16", told_too: dict | None = None
+) -> None:
     lines = [{"id": f"u{u}", "ref": "one two ten", "hyp": "one ten" if len(name) > u else "one two"} for u in range(12)]
     if branches:
         lines = [line | {"branches": taken} for line, taken in zip(lines, branches, strict=True)]
     run = egs / "exp" / name / folder
     write_text(run / "hyp.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     told = {"target": "text", "search": folder.split("_")[2], "utterances": len(lines), "skipped": [], "rtf": 0.02}
-    write_json(run / "decode.json", told)
+    write_json(run / "decode.json", told | (told_too or {}))
 
 
 def write_features(egs: Path) -> None:
@@ -230,3 +235,53 @@ def test_decoding_writes_down_the_branches_that_were_computed(egs, name):
             taken.append(int(state.branch))
         assert record["branches"] == "".join(map(str, taken)) and len(taken) == -(-cut.num_frames // 3)
     assert set("".join(record["branches"] for record in records)) == set("01" if encoder.num_branches == 2 else "0")
+
+
+def write_controls(egs: Path, name: str) -> None:
+    for by, branches in (("random", "01"), ("oracle", "10"), ("slow", "00")):
+        told = {"branches": {"by": by, "slow_share": 0.5}}
+        write_decoded(egs, name, [branches] * 12, f"decode_test_beam16_{by}", told)
+
+
+def test_controls_are_rows_of_their_own_compared_with_the_baseline_and_in_no_picture(egs, monkeypatch):
+    write_controls(egs, "mf_avg")
+    write_features(egs)
+    score_step(monkeypatch, egs)
+    results = Results.read(egs / "exp" / "results.json")
+    rows = [row for row in results.rows if row.experiment == "mf_avg"]
+    assert [row.name for row in rows] == ["mf_avg", "mf_avg:oracle", "mf_avg:random", "mf_avg:slow"]
+    assert all(row.baseline == "rnnt" and row.comparison.relative is not None for row in rows)
+    flops = flops_per_frame(load_model(egs / "exp" / "mf_avg").model)
+    slow, fast = (flops["output"] + each for each in flops["branches"])
+    expected = [(slow + fast) / 2, (slow + fast) / 2, slow]
+    assert [row.amnet.mflop for row in rows[1:]] == pytest.approx([each / 1e6 for each in expected], abs=1e-4)
+    text = (egs / "exp" / "RESULTS.md").read_text(encoding="utf-8")
+    assert "| mf_avg | beam16_random |" in text
+    assert [score["run"] for score in scores_of(egs / "exp" / "mf_avg")] == ["decode_test_beam16"]  # of a model's card
+    assert "search ..._oracle, ..._random, ..._slow: the branches were not the arbitrator's" in text
+    points = []
+    monkeypatch.setattr(plots, "_draw_points", lambda axis, given, **_: points.extend(given))
+    plots.against_parameters(results, egs)
+    assert sorted(point.name for point in points) == sorted(["baseline", *TABLE_1])
+
+
+def test_the_papers_table_shows_controls_beside_their_amnet(egs, monkeypatch):
+    write_controls(egs, "mf_avg")
+    conf = Path(__file__).parents[2] / "conf" / "mini"
+    monkeypatch.setattr(sys, "argv", ["table.py", str(egs), "--table", "amnets", "--conf", str(conf)])
+    monkeypatch.chdir(conf.parents[1])
+    runpy.run_path("steps/table.py", run_name="__main__")
+    table = PaperTable.read(egs / "exp" / "tables" / "amnets.json")
+    row = next(row for row in table.rows if row.name == "MF AmNet L_avg")
+    assert [cell.experiment for cell in row.controls] == ["static_mf_avg", "mf_avg:random", "mf_avg:oracle"]
+    assert row.controls[0].ours is None
+    assert [cell.ours.sets["test"].amnet.shares for cell in row.controls[1:]] == [[0.5, 0.5]] * 2
+    (chance,) = (claim for claim in table.claims if "than chance" in claim.says)
+    judged = {pair.experiments: pair.verdict for pair in chance.pairs}
+    assert judged["mf_avg", "mf_avg:random"] == "within chance" and judged["mf_amr", "mf_amr:random"] == "not measured"
+    text = (egs / "exp" / "tables" / "amnets.md").read_text(encoding="utf-8")
+    lines = [line[2:].partition(" | ")[0] for line in text.splitlines() if line.startswith("| MF AmNet L_avg")]
+    assert lines[:3] == ["MF AmNet L_avg", "MF AmNet L_avg: random", "MF AmNet L_avg: oracle"]
+    assert "`static_mf_avg`" in next(line for line in text.splitlines() if line.startswith("Not measured: "))
+    orderings, controls = text.index("## The paper's orderings"), text.index("## Against the controls")
+    assert orderings < text.index("L_amr makes fewer errors") < controls < text.index("makes fewer errors than chance")

@@ -1,12 +1,10 @@
 """The runtime's searches against those of PyTorch, on the same random networks in float64."""
 
 import random
-from collections import Counter
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import torch
+from support.torch_network import TorchNetwork, assert_equal, in_pieces
 from support.transducers import BLANK, random_frames, random_model
 
 from residualformer.config.schema import DecodeConfig
@@ -16,43 +14,11 @@ from residualformer.runtime.beam import BeamSearch, extend_key
 from residualformer.runtime.greedy import GreedySearch
 
 
-class TorchNetwork:
-    """Predictor and joiner of a PyTorch model as the runtime wants them; counts what is asked for.
+def drawn(seed: int, pause: int = 0):
+    """A random problem: network, frames (N, T, D) with their lengths, and the settings of the search.
 
-    `histories` is the number of times that the predictor was run for each label sequence.
+    With a `pause` of so many frames, after which the predictor starts afresh, utterances are three times as long.
     """
-
-    def __init__(self, model):
-        self.model, self.histories, self.calls = model, Counter(), Counter()
-
-    def predictor_state(self):
-        return ((), *(part[0].numpy() for part in self.model.predictor.init_state(1)))
-
-    @torch.no_grad()
-    def predict(self, labels, states):
-        pasts, *parts = zip(*states, strict=True)
-        histories = [(*past, label) for past, label in zip(pasts, labels, strict=True)]
-        self.histories.update(histories)
-        self.calls["predict"] += 1
-        stacked = tuple(torch.from_numpy(np.stack(part)) for part in parts)
-        out, new = self.model.predictor.step(torch.tensor(labels), stacked)
-        out = self.model.joiner.project_predictor(out).numpy()
-        return [(out[n], (histories[n], *(part[n].numpy() for part in new))) for n in range(len(labels))]
-
-    @torch.no_grad()
-    def join(self, encoded, predicted):
-        self.calls["join"] += 1
-        return self.model.joiner.output(torch.from_numpy(encoded + predicted)).numpy()
-
-    def project(self, encoded: torch.Tensor, lengths: list[int]) -> list[np.ndarray]:
-        """The frames of each utterance, as an exported encoder gives them."""
-        with torch.no_grad():
-            projected = self.model.joiner.project_encoder(encoded).numpy()
-        return [frames[:length] for frames, length in zip(projected, lengths, strict=True)]
-
-
-def drawn(seed: int):
-    """A random problem: network, frames (N, T, D) with their lengths, and the settings of the search."""
     draw = random.Random(seed)
     model = random_model(
         draw.randint(3, 12), seed, draw.uniform(0.5, 4), draw.choice(["lstm", "stateless"]), draw.uniform(-1, 4)
@@ -63,33 +29,17 @@ def drawn(seed: int):
         blank_penalty=draw.choice([0.0, 0.0, 1.5]),
         token_reward=draw.choice([0.0, 0.0, 1.2, -0.5]),
     )
+    if pause:
+        model.separator = 2
+        lengths, settings = [3 * length for length in lengths], replace(settings, restart_s=pause * 0.04)
     encoded, sizes = random_frames([*lengths, 1], seed)  # one more, so that there is a frame
     return TorchNetwork(model), encoded[:-1], sizes[:-1], settings, draw
 
 
-def in_pieces(search, frames: list[np.ndarray], draw: random.Random):
-    """Feed streams in pieces of random sizes, in random company; gives their states."""
-    states, place = [search.start() for _ in frames], [0] * len(frames)
-    while any(p < len(f) for p, f in zip(place, frames, strict=True)):
-        chosen = [n for n in range(len(frames)) if draw.random() < 0.7]
-        sizes = [draw.randint(0, 5) for _ in chosen]
-        pieces = [frames[n][place[n] : place[n] + size] for n, size in zip(chosen, sizes, strict=True)]
-        search.advance([states[n] for n in chosen], pieces)
-        for n, piece in zip(chosen, pieces, strict=True):
-            place[n] += len(piece)
-    assert [state.num_frames for state in states] == [len(f) for f in frames]
-    return states
-
-
-def assert_equal(found, expected):
-    assert [(h.tokens, h.frames) for h in found] == [(h.tokens, h.frames) for h in expected]
-    # float64, sums in another order
-    assert [h.score for h in found] == pytest.approx([h.score for h in expected], rel=1e-9, abs=1e-9)
-
-
 @pytest.mark.parametrize("seed", range(25))
-def test_greedy_equals_that_of_torch(seed):
-    network, encoded, lengths, settings, draw = drawn(seed)
+@pytest.mark.parametrize("pause", [0, 1, 3])
+def test_greedy_equals_that_of_torch(seed, pause):
+    network, encoded, lengths, settings, draw = drawn(seed, pause)
     expected = greedy_search(network.model, encoded, lengths, settings)
     states = in_pieces(GreedySearch(network, BLANK, settings), network.project(encoded, lengths), draw)
     assert_equal([state.nbest()[0] for state in states], expected)
@@ -98,8 +48,9 @@ def test_greedy_equals_that_of_torch(seed):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_beam_gives_the_nbest_of_the_plain_one(seed):
-    network, encoded, lengths, settings, draw = drawn(seed)
+@pytest.mark.parametrize("pause", [0, 1, 3])
+def test_beam_gives_the_nbest_of_the_plain_one(seed, pause):
+    network, encoded, lengths, settings, draw = drawn(seed, pause)
     beam = draw.choice([1, 2, 3, 4, 8, 16])
     settings = replace(settings, beam=beam, nbest=beam, length_norm=draw.random() < 0.5)
     expected = beam_search(network.model, encoded, lengths, settings)

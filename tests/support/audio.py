@@ -34,3 +34,24 @@ def damaged(folder) -> dict[str, str]:
         "nan.wav": "not finite",
         "missing.wav": "not a file",
     }
+
+
+def noise(num_samples: int, seed: int = 0) -> np.ndarray:
+    """Noise with a slope, a hum and an offset, so that no option (DC removal, pre-emphasis) goes unnoticed."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(num_samples) / RATE
+    samples = 0.1 * rng.standard_normal(num_samples) + 0.2 * np.sin(2 * np.pi * 440 * t) + 0.05
+    return samples.astype(np.float32)
+
+
+def without_its_first_frame(mp3: bytes) -> bytes:
+    """An MP3 without the frame in which encoders state its length; that of these files is of MPEG 1, layer III."""
+    kbps = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)[(mp3[2] >> 4) - 1]
+    rate = (44100, 48000, 32000)[mp3[2] >> 2 & 3]
+    return mp3[144_000 * kbps // rate + (mp3[2] >> 1 & 1) :]
+
+
+def write_wav(path, count=1600):
+    """Write `count` samples of noise, with the folders above the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.random.default_rng(0).integers(-3000, 3000, count).astype(np.int16), 16000)

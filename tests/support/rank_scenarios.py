@@ -24,16 +24,17 @@ from residualformer.config.schema import (
     EncoderConfig,
     JoinerConfig,
     LossConfig,
-    OptimizerConfig,
 )
+from residualformer.config.training import OptimizerConfig
 from residualformer.data.collate import Batch
 from residualformer.hypothesis import Hypothesis
 from residualformer.model import checkpoint
 from residualformer.train import validation
-from residualformer.train.loop import Interrupted, Trainer
+from residualformer.train.loop import Trainer
 from residualformer.train.losses import BatchLosses
 from residualformer.train.phases import build_phases
 from residualformer.train.ranks import Ranks
+from residualformer.train.signals import Interrupted
 
 Results = dict[str, Any]
 G = 3  # batches of an update
@@ -162,26 +163,27 @@ def poisoned(spoil: Callable[[Trainer, Batch], None]) -> Callable[..., Results]:
     def scenario(cuts: dict[str, Path], folder: Path, ranks: Ranks) -> Results:
         made, told = trainer(cuts, folder, EXACT, ranks), Told()
         logging.getLogger("residualformer").addHandler(told)
-        first, second = updates(made, 2)
+        _, first, second = updates(made, 3)  # the very first has fewer batches
         for number, batch in first:
             if number == 1:
                 spoil(made, batch)
         before = checkpoint.fingerprint(made.model.state_dict())
         norm = made.update(first)[1]
         made.step += 1
+        made.left_out.tell()
         if not math.isfinite(norm):
-            made.note_bad_update(first)
+            made.left_out.note_bad_update(first, made.step)
         changed_by_first = checkpoint.fingerprint(made.model.state_dict()) != before
         logging.getLogger("residualformer").removeHandler(told)
         made.update(second)
-        return {"norm": norm, "changed": changed_by_first, "bad": made.bad_updates, "told": told.messages,
+        return {"norm": norm, "changed": changed_by_first, "bad": made.left_out.bad_updates, "told": told.messages,
                 "weights": made.model.state_dict()}  # fmt: skip
 
     return scenario
 
 
 def spoil_features(made: Trainer, batch: Batch) -> None:
-    """Leave the batch without a finite loss."""
+    """Leave an utterance of the batch without a finite loss."""
     batch.features[0, 3] = float("nan")
 
 
@@ -213,7 +215,7 @@ SCENARIOS: dict[str, Callable[..., Results]] = {
     "arbitrator": gradients_of(BRANCHES),
     "uniform": gradients_of(BRANCHES, step=2),
     "gumbel": gradients_of(BRANCHES, step=3),
-    "training": a_training(PRUNED),
+    "training": a_training(changed("train", PRUNED, average_best=2)),  # chooses among more candidates
     "branches": a_training(BRANCHES),
     "stopped": stopped,
     "gone_on": gone_on,

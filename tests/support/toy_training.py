@@ -18,12 +18,12 @@ from residualformer.config.schema import (
     FeatureConfig,
     JoinerConfig,
     LossConfig,
-    OptimizerConfig,
     PredictorConfig,
     SpecAugmentConfig,
     TokenConfig,
     TrainConfig,
 )
+from residualformer.config.training import OptimizerConfig
 from residualformer.data.batches import EvalBatches
 from residualformer.data.collate import Batch
 from residualformer.data.features import Statistics, write_feature_files

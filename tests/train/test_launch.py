@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 from support.toy_training import changed, write_toy_data
@@ -14,10 +18,27 @@ from support.toy_training import changed, write_toy_data
 from residualformer.config.loading import dump_config
 from residualformer.lock import alone_in
 from residualformer.model import checkpoint
+from residualformer.train.nodes import PORTS
 
 pytestmark = pytest.mark.slow  # each starts three Pythons that import torch
 TROUBLED = Path(__file__).resolve().parents[1] / "support" / "troubled_training.py"
 DEADLINE_S = 600.0  # never reached, unless a process hangs
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+NONE: Mapping[str, str] = MappingProxyType({})
+
+# What stands for Slurm: the command once for each machine, all of them here.
+SRUN = """#!/usr/bin/env bash
+nodes=1 status=0
+while [[ $1 == --* ]]; do
+    case $1 in --nodes=*) nodes=${1#*=} ;; esac
+    shift
+done
+for ((node = 0; node < nodes; node++)); do
+    SLURM_NODEID=$node "$@" &
+done
+for job in $(jobs -p); do wait "$job" || status=$?; done
+exit "$status"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +51,18 @@ def toy(tmp_path_factory) -> Path:
     return folder
 
 
-def training(toy: Path, exp: Path, trouble: str, *options: str) -> subprocess.Popen[str]:
-    command = [TROUBLED, "--config", toy / "toy.yaml", "--data", toy / "data", "--exp", exp, "--nproc", "2", *options]
-    environment = {**os.environ, "TROUBLE": trouble, "OMP_NUM_THREADS": "2"}
+def training(
+    toy: Path, exp: Path, trouble: str, *options: str, nproc: int = 2, variables: Mapping[str, str] = NONE
+) -> subprocess.Popen[str]:
+    command = [TROUBLED, "--config", toy / "toy.yaml", "--data", toy / "data", "--exp", exp, "--nproc", nproc, *options]
+    environment = {**os.environ, "TROUBLE": trouble, **dict.fromkeys(THREADS, "2"), **variables}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([sys.executable, *map(str, command)], env=environment, text=True, **pipes)
 
 
-def run(toy: Path, exp: Path, trouble: str, *options: str) -> tuple[int, str, str]:
+def run(toy: Path, exp: Path, trouble: str, *options: str, **others: Any) -> tuple[int, str, str]:
     """Return exit status, output and errors."""
-    with training(toy, exp, trouble, *options) as process:
+    with training(toy, exp, trouble, *options, **others) as process:
         out, err = process.communicate(timeout=DEADLINE_S)
     return process.returncode, out, err
 
@@ -67,6 +90,42 @@ def test_a_killed_rank_is_started_anew_and_the_result_is_the_same_bits(toy, tmp_
     status, out, err = run(toy, broken, "SIGKILL rank")
     assert status == 0 and out.count("6 steps in") == 1, err
     assert len(rank_pids(broken)) == 4 and fingerprint(broken) == fingerprint(straight)
+
+
+@pytest.fixture
+def slurm(tmp_path) -> dict[str, str]:
+    """Variables of a job of Slurm whose machines are this one."""
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text(SRUN, encoding="utf-8")
+    srun.chmod(0o755)
+    job = next(number for number, port in enumerate(PORTS) if is_free(port))
+    path = os.pathsep.join([str(srun.parent), os.environ["PATH"]])
+    names = {"PATH": path, "SLURM_JOB_ID": str(job), "SLURMD_NODENAME": "localhost"}
+    return {**names, **dict.fromkeys(THREADS, "1")}  # as of two ranks on one machine: two may round otherwise than one
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as tried:
+        try:
+            tried.bind(("localhost", port))
+        except OSError:
+            return False
+    return True
+
+
+def test_two_machines_train_what_one_does_through_a_kill_and_a_stop(toy, tmp_path, slurm):
+    one, killed, stopped = (tmp_path / name / "run" for name in ("one", "killed", "stopped"))
+    status, _, err = run(toy, one, "SIGCONT rank")
+    assert status == 0, err
+    status, out, err = run(toy, killed, "SIGKILL rank", "--nodes", "2", nproc=1, variables=slurm)
+    assert status == 0 and out.count("6 steps in") == 1, err
+    assert len(rank_pids(killed)) == 4 and fingerprint(killed) == fingerprint(one)
+    endless = ["--set", "train.max_steps=1000000", "--set", "train.save_every_steps=1000000"]
+    status, out, err = run(toy, stopped, "SIGTERM rank", "--nodes", "2", *endless, nproc=1, variables=slurm)
+    assert status == 130 and out.count("stopped at step") == 1 and len(rank_pids(stopped)) == 2, err
+    wait_until_gone(rank_pids(stopped))
+    assert not list(tmp_path.glob("*/.ranks.*"))
 
 
 @pytest.mark.parametrize("trouble", ["SIGTERM rank", "SIGINT rank", "SIGTERM agent", "SIGINT agent"])

@@ -9,6 +9,7 @@ from support.toy_training import CONFIG, changed, make_trainer, write_toy_cuts
 
 from residualformer.errors import UserError
 from residualformer.train import left_out
+from residualformer.train.signals import Interrupted
 
 
 @pytest.fixture
@@ -32,9 +33,9 @@ def test_what_cannot_be_read_is_left_out_counted_and_named(cuts, tmp_path, caplo
     trainer = make_trainer(cuts, tmp_path / "run", changed("train", log_every_steps=3))
     with caplog.at_level("WARNING"):
         info = trainer.run()
-    assert info["steps"] == 6 and 0 < len(trainer.left_out.reasons) <= 3
-    assert 0 < trainer.left_out.times < trainer.left_out.asked
-    for name in trainer.left_out.reasons:
+    assert info["steps"] == 6 and 0 < len(trainer.left_out.counts["reasons"]) <= 3
+    assert 0 < trainer.left_out.counts["times"] < trainer.left_out.counts["asked"]
+    for name in trainer.left_out.counts["reasons"]:
         assert caplog.text.count(f"left out of training: {name}: the features of ") == 1
 
 
@@ -44,10 +45,33 @@ def test_a_batch_of_which_nothing_is_left_is_no_batch(cuts, tmp_path, monkeypatc
     trainer = make_trainer(cuts, tmp_path / "run")
     before = trainer._weights()["joiner.vocabulary.weight"].clone()
     trainer.run()
-    assert len(trainer.left_out.reasons) > 10 and trainer._weights()["joiner.vocabulary.weight"].equal(before)
+    assert len(trainer.left_out.counts["reasons"]) > 10 and trainer._weights()["joiner.vocabulary.weight"].equal(before)
 
 
 def test_too_many_end_the_training_with_the_report(cuts, tmp_path):
     damage(cuts, 15)
     with pytest.raises(UserError, match="the training set cannot be used, .* data.max_bad_share allows 1"):
         make_trainer(cuts, tmp_path / "run", CONFIG).run()
+
+
+def test_what_was_left_out_before_a_stop_still_counts(cuts, tmp_path):
+    damage(cuts, 3)
+    config, folder = changed("train", log_every_steps=3, save_every_steps=3), tmp_path / "run"
+    whole = make_trainer(cuts, tmp_path / "whole", config)
+    whole.run()
+    stopped = make_trainer(cuts, folder, config)
+    update = stopped.update
+
+    def update_and_stop(batches):
+        found = update(batches)
+        if stopped.step == 2:
+            stopped.request_stop()
+        return found
+
+    stopped.update = update_and_stop
+    with pytest.raises(Interrupted):
+        stopped.run()
+    going_on = make_trainer(cuts, folder, config)
+    assert going_on.resume()
+    info = going_on.run()
+    assert going_on.left_out.counts == whole.left_out.counts and info["left_out"]["utterances"] > 0

@@ -22,7 +22,7 @@ from residualformer.model import checkpoint
 from residualformer.model.tensors import read_tensors
 from residualformer.nn.transducer import build_model
 from residualformer.train import loop, validation
-from residualformer.train.loop import Interrupted
+from residualformer.train.signals import Interrupted
 from residualformer.train.warm_start import warm_start
 
 STATES, AVERAGED = ([f"{name}-{step}.safetensors" for step in (4, 6)] for name in ("state", "step"))  # of the toys
@@ -113,35 +113,48 @@ def test_unpruned_objective_is_the_exact_loss(toy_cuts):
 def test_a_gradient_that_is_not_finite_changes_nothing_and_names_the_utterances(toy_cuts, tmp_path, caplog):
     trainer = make_trainer(toy_cuts, tmp_path)
     batch = one_batch(toy_cuts)
-    batch.features[0, 3, 0] = float("nan")
+    batch.features[:] = float("nan")
     before = checkpoint.fingerprint(trainer.model.state_dict())
     _, norm = trainer.update([(0, batch)])
     assert not norm < float("inf") and checkpoint.fingerprint(trainer.model.state_dict()) == before
     with caplog.at_level("WARNING"):
-        trainer.note_bad_update([(0, batch)])
-    assert trainer.bad_updates == 1 and batch.ids[0] in caplog.text
-    trainer.bad_updates = 19
+        trainer.left_out.note_bad_update([(0, batch)], 1)
+    assert trainer.left_out.bad_updates == 1 and batch.ids[0] in caplog.text
+    trainer.left_out.bad_updates = 19
     with pytest.raises(UserError, match="lower train.optimizer.lr"):
-        trainer.note_bad_update([(0, batch)])
+        trainer.left_out.note_bad_update([(0, batch)], 1)
 
 
-def test_a_loss_that_is_not_finite_is_skipped_and_named_in_training_and_validation(
-    toy_cuts, tmp_path, caplog, monkeypatch
-):
+def test_an_utterance_whose_loss_is_not_finite_is_left_out_and_named(toy_cuts, tmp_path, caplog, monkeypatch):
     trainer = make_trainer(toy_cuts, tmp_path, changed("loss", ctc_scale=0.0))
     batch = one_batch(toy_cuts)
     batch.features[1, 3, 0] = float("nan")
-    before, lr = checkpoint.fingerprint(trainer.model.state_dict()), trainer.optimizer.lr
+    sound = batch.without([1])
+    assert sound.ids == [batch.ids[0], *batch.ids[2:]] and sound.features.isfinite().all()
     with caplog.at_level("WARNING"):
-        losses, norm = trainer.update([(0, batch)])
-    assert losses == [] and not norm < float("inf")
-    assert checkpoint.fingerprint(trainer.model.state_dict()) == before and trainer.optimizer.lr != lr
-    assert f"utterance 1 of the batch: logits hold nan or inf, so there is no loss; {batch.ids[1]}" in caplog.text
+        (((used, losses),), norm), (((_, expected),), norm_of_sound) = (
+            trainer.update([(0, batch)]),
+            make_trainer(toy_cuts, tmp_path / "sound", changed("loss", ctc_scale=0.0)).update([(0, sound)]),
+        )
+        trainer.left_out.tell()
+    assert used.ids == sound.ids and 0 < norm == pytest.approx(norm_of_sound, rel=1e-5)
+    torch.testing.assert_close(losses.sums["loss"], expected.sums["loss"], rtol=1e-6, atol=0)
+    assert f"left out of training: {batch.ids[1]}: its loss is not finite" in caplog.text
 
     caplog.clear()
     monkeypatch.setattr(trainer.dev, "part", lambda *_: [(0, batch), (1, one_batch(toy_cuts))])
     values = trainer.validate()
     assert batch.ids[1] in caplog.text and values["loss_per_frame"] > 0
+
+
+def test_an_update_without_any_finite_loss_changes_no_weight(toy_cuts, tmp_path):
+    trainer = make_trainer(toy_cuts, tmp_path, changed("loss", ctc_scale=0.0))
+    batch = one_batch(toy_cuts)
+    batch.features[:] = float("nan")
+    before, lr = checkpoint.fingerprint(trainer.model.state_dict()), trainer.optimizer.lr
+    losses, norm = trainer.update([(0, batch)])
+    assert losses == [] and not norm < float("inf")
+    assert checkpoint.fingerprint(trainer.model.state_dict()) == before and trainer.optimizer.lr != lr
 
 
 def test_the_sketch_of_dev_is_not_of_its_shortest_utterances_alone(toy_cuts, tmp_path, monkeypatch):

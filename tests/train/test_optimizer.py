@@ -11,10 +11,10 @@ from residualformer.config.schema import (
     AmNetConfig,
     Config,
     EncoderConfig,
-    OptimizerConfig,
     ResidualConfig,
     TrainConfig,
 )
+from residualformer.config.training import OptimizerConfig
 from residualformer.nn.transducer import build_model
 from residualformer.train.optimizer import Optimizer, learning_rate_factor
 

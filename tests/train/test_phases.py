@@ -19,10 +19,11 @@ from residualformer.config.schema import (
     EncoderConfig,
     JoinerConfig,
     LossConfig,
-    OptimizerConfig,
     SpecAugmentConfig,
 )  # fmt: skip
+from residualformer.config.training import OptimizerConfig
 from residualformer.decode.greedy import greedy_search
+from residualformer.decode.teacher import Teacher
 from residualformer.errors import UserError
 from residualformer.hypothesis import Hypothesis
 from residualformer.loss.amortized import amortized_latency, average_cost
@@ -30,10 +31,10 @@ from residualformer.model import checkpoint
 from residualformer.model.cost import flops_per_frame
 from residualformer.nn.arbitrator import GumbelSoftmax, one_hot, uniform_branch
 from residualformer.train import setup, validation
-from residualformer.train.loop import Interrupted, Trainer
+from residualformer.train.loop import Trainer
 from residualformer.train.optimizer import learning_rate_factor
 from residualformer.train.phases import BranchPhases, build_phases
-from residualformer.train.teacher import Teacher
+from residualformer.train.signals import Interrupted
 from residualformer.train.weight_controller import WeightController
 
 MU = 60e3  # FLOP/s at which the toy model's slow branch is behind and its fast branch is not
@@ -301,17 +302,19 @@ def test_the_share_that_is_matched_is_that_of_the_dev_set():
 def test_the_final_model_has_the_wanted_share_on_the_dev_set(trainer, share):
     run = trainer(branches("factorised"), share)
     info = run.run()
-    slow = frames = ties = 0
+    above = frames = ties = 0
     with torch.no_grad():
         for batch in run.dev:
             encoded = run.model.encoder.encode(batch.features, batch.feature_lens, one_hot)
             for decisions, logits, length in zip(
                 encoded.decisions, encoded.arbitrator_logits, encoded.lengths, strict=True
             ):
-                slow, frames = slow + int(decisions[:length, 0].sum()), frames + int(length)
-                ties += int((logits[:length, 0] - logits[:length, 1]).abs().lt(1e-7).sum())
-    # Counted, not approximated: the threshold lies between two frames, but for those that float32 cannot tell apart.
-    assert abs(slow - round(share * frames)) <= ties < 0.02 * frames
+                tied = (logits[:length, 0] - logits[:length, 1]).abs().lt(1e-7)
+                above += int(decisions[:length, 0][~tied].sum())
+                frames, ties = frames + int(length), ties + int(tied.sum())
+    # Counted, not approximated: the threshold lies between two frames, but for those that float32 cannot tell apart,
+    # which a training of six updates leaves.
+    assert above <= round(share * frames) <= above + ties and ties < 0.05 * frames
     saved = checkpoint.load_model(run.folder).model.encoder.arbitrator.out.bias
     assert torch.equal(saved, run.model.encoder.arbitrator.out.bias)
     assert info["valid"]["slow_share"] == pytest.approx(share, abs=0.05)  # in the training's precision

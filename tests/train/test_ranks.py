@@ -16,6 +16,7 @@ from support.toy_training import CONFIG, changed, make_trainer
 
 from residualformer.errors import UserError
 from residualformer.train import ranks
+from residualformer.train.nodes import check_ranks
 from residualformer.train.ranks import Ranks
 
 WORLDS = [2, pytest.param(3, marks=pytest.mark.slow)]
@@ -112,7 +113,7 @@ def test_more_ranks_than_batches_are_refused(toy_cuts, tmp_path):
     message = "2 processes, but an update has train.batches_per_update = 1 batches: .*at most 1 .--nproc"
     with pytest.raises(UserError, match=message):
         make_trainer(toy_cuts, tmp_path, CONFIG, ranks=Ranks(0, 2))
-    ranks.check_ranks(2, changed("train", batches_per_update=2).train.batches_per_update)
+    check_ranks(2, changed("train", batches_per_update=2).train.batches_per_update)
 
 
 def test_buckets_hold_every_parameter_once_and_are_bounded(monkeypatch):

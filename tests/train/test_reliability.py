@@ -13,7 +13,8 @@ from residualformer.errors import UserError
 from residualformer.model import checkpoint
 from residualformer.model.identity import training_changes
 from residualformer.train import setup
-from residualformer.train.loop import Interrupted, Trainer
+from residualformer.train.loop import Trainer
+from residualformer.train.signals import Interrupted
 
 MODEL = "model.safetensors"
 LONGER = changed("train", max_steps=8)
@@ -92,7 +93,7 @@ def test_a_damaged_model_is_made_anew_of_its_checkpoints(toy_cuts, tmp_path, str
     trainer.run()
     assert setup.prepare_folder(tmp_path, trainer.identity) is None  # finished
     flip_bit(tmp_path / MODEL)
-    assert setup.prepare_folder(tmp_path, trainer.identity) == []
+    assert setup.prepare_folder(tmp_path, trainer.identity).changes == []
     again = make_trainer(toy_cuts, tmp_path)
     again.resume()
     assert again.run()["fingerprint"] == straight == checkpoint.read_model(tmp_path / MODEL).info["fingerprint"]
@@ -116,10 +117,10 @@ def test_another_configuration_is_refused_moved_or_gone_on_with(toy_cuts, tmp_pa
     with pytest.raises(UserError, match="run cannot go on with encoder.ffn_dim 32 -> 24: move it away"):
         setup.prepare_folder(run, impossible, "go-on")
     assert (run / MODEL).is_file()
-    changes = setup.prepare_folder(run, wanted, "go-on")
+    changes = setup.prepare_folder(run, wanted, "go-on").changes
     assert changes == training_changes(identity_of(CONFIG), wanted)
     assert (run / f"former.{MODEL}.1").is_file() and not (run / MODEL).exists()
-    assert setup.prepare_folder(run, impossible, "aside") == [] and not list(run.iterdir())
+    assert setup.prepare_folder(run, impossible, "aside") == ([], None) and not list(run.iterdir())
     assert (tmp_path / "old" / "run.1" / f"former.{MODEL}.1").is_file()
 
 

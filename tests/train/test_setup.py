@@ -6,8 +6,8 @@ import pytest
 from support.toy_training import CONFIG, TOKENIZER, changed, make_trainer
 
 from residualformer.config.loading import config_to_dict
-from residualformer.config.schema import ResidualConfig, TokenConfig
-from residualformer.data.tokenizer import Tokenizer
+from residualformer.config.schema import Config, DataConfig, FeatureConfig, ResidualConfig, TokenConfig
+from residualformer.data.features import Statistics, write_feature_files
 from residualformer.errors import UserError
 from residualformer.model import checkpoint
 from residualformer.model.identity import training_changes
@@ -16,7 +16,7 @@ from residualformer.train import setup
 from residualformer.train.warm_start import warm_start
 
 
-def test_tokens_are_those_of_the_configuration_and_of_the_model_to_start_from(tmp_path):
+def test_tokens_are_those_of_the_configuration(tmp_path):
     path = tmp_path / "tokenizer.json"
     TOKENIZER.save(path)
     assert setup.read_tokens(path, TokenConfig("char")).pieces == TOKENIZER.pieces
@@ -26,10 +26,7 @@ def test_tokens_are_those_of_the_configuration_and_of_the_model_to_start_from(tm
     model = tmp_path / "model.safetensors"
     checkpoint.save_model(model, weights, CONFIG, TOKENIZER, {})
     encoder = changed("encoder", residual=ResidualConfig(3, True)).encoder
-    assert setup.warm_start_weights(model, TOKENIZER, encoder).keys() == weights.keys()
-    other = Tokenizer([*TOKENIZER.pieces[:2], *reversed(TOKENIZER.pieces[2:])])  # as many, in another order
-    with pytest.raises(UserError, match="model.safetensors writes other tokens"):
-        setup.warm_start_weights(model, other, encoder)
+    assert setup.model_to_start_from(model, encoder).weights.keys() == weights.keys()
 
 
 @pytest.mark.parametrize(
@@ -43,7 +40,7 @@ def test_weights_of_the_same_shapes_but_of_other_layers_are_no_start(tmp_path, c
     checkpoint.save_model(model, weights, config, TOKENIZER, {})
     warm_start(build_model(other, TOKENIZER.vocab_size), weights, "the shapes fit")
     with pytest.raises(UserError, match=f"cannot start from {model}: its encoder.{told} configured"):
-        setup.warm_start_weights(model, TOKENIZER, other.encoder)
+        setup.model_to_start_from(model, other.encoder)
 
 
 def test_a_run_goes_on_with_a_newer_version_that_has_more_settings(toy_cuts, tmp_path):
@@ -53,11 +50,25 @@ def test_a_run_goes_on_with_a_newer_version_that_has_more_settings(toy_cuts, tmp
     trainer.identity = {"config": older, "tokens": tokens}
     trainer.run()
     (tmp_path / "run" / "model.safetensors").unlink()
-    assert setup.prepare_folder(tmp_path / "run", {"config": config, "tokens": tokens}) == []
+    assert setup.prepare_folder(tmp_path / "run", {"config": config, "tokens": tokens}).changes == []
     assert not (tmp_path / "old").exists()
     held, wanted = {"config": older, "tokens": tokens}, {"config": config, "tokens": tokens}
     for changes in ({"config": config_to_dict(changed("data", pad_start_ms=10))}, {"tokens": "others"}):
         assert training_changes(held, wanted | changes)
+
+
+def test_folders_of_a_mixture_have_the_features_of_the_configuration(tmp_path):
+    for name, bins in (("own", 80), ("like", 80), ("other", 40)):
+        (tmp_path / name / "shar_train").mkdir(parents=True)
+        write_feature_files(tmp_path / name, FeatureConfig(num_mel_bins=bins), Statistics([0.0], [1.0], 1))
+
+    def config(*folders: str) -> Config:
+        return Config(data=DataConfig(shar=[str(tmp_path / each) for each in folders]))
+
+    setup.check_features(config("like", "like/shar_train", "without"), tmp_path / "own")
+    for folder in ("other", "other/shar_train"):
+        with pytest.raises(UserError, match="other holds .*num_mel_bins=40.* is configured; run stage 2 again"):
+            setup.check_features(config("like", folder), tmp_path / "own")
 
 
 def test_a_learning_rate_that_never_peaks_is_told(caplog):

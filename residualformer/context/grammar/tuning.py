@@ -1,0 +1,63 @@
+"""The distance that a grammar accepts, chosen on a set that was decoded with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from residualformer.context.grammar.compiled import Grammar
+from residualformer.errors import UserError
+from residualformer.files import read_json, read_json_lines
+
+_ADVICE = "decode a dev set with this grammar (steps/decode.py RUN --cuts CUTS --grammar FILE) and give its hyp.jsonl"
+
+
+class Tuning(NamedTuple):
+    """A largest distance to accept, in nats per second, and what it does to the set that it was chosen on."""
+
+    reject: float
+    sentences: int  # utterances whose reference the grammar has
+    refused: int  # of them
+    others: int  # utterances whose reference it does not have
+    accepted: int  # of them
+
+
+def tune(grammar: Grammar, path: Path, false_rejects: float) -> Tuning:
+    """Choose the smallest distance by which at most a share `false_rejects` of the grammar's sentences is refused.
+
+    Sentences that were not recognized at all have no distance; they are refused, and the share is of the others.
+
+    Args:
+        path: the `hyp.jsonl` of a set that was decoded with this grammar, whatever it accepted then.
+
+    Raises:
+        UserError: the file is missing or wrong or of another grammar, or has no sentence of the grammar.
+    """
+    context = read_json(path.with_name("decode.json"), _ADVICE).get("context")
+    known = context.get("grammar") if isinstance(context, dict) else None
+    if not isinstance(known, dict) or known.get("check") != grammar.check_sum:
+        raise UserError(f"{path} was not decoded with this grammar and a model of these tokens: {_ADVICE}.")
+    records = [_read(record, f"{path}, line {n}") for n, record in enumerate(read_json_lines(path, _ADVICE), start=1)]
+    inside = sorted(distance for text, distance in records if grammar.network.accepts(text))
+    outside = [distance for text, distance in records if not grammar.network.accepts(text)]
+    if not inside:
+        raise UserError(f"{path}: the grammar has none of the {len(outside)} references: {_ADVICE}.")
+    recognized = [distance for distance in inside if distance < math.inf]
+    reject = choose(recognized, false_rejects) if recognized else 0.0
+    refused = sum(distance > reject for distance in inside)
+    return Tuning(reject, len(inside), refused, len(outside), sum(distance <= reject for distance in outside))
+
+
+def choose(distances: Sequence[float], false_rejects: float) -> float:
+    """Return the smallest of the ascending `distances`, but 0 at least, that at most a share of them exceeds."""
+    return max(0.0, distances[len(distances) - 1 - math.floor(false_rejects * len(distances))])
+
+
+def _read(record: Any, place: str) -> tuple[str, float]:
+    """Return reference and distance of a line; the distance is infinite where nothing was recognized."""
+    text, distance = (record.get("ref"), record.get("distance", "")) if isinstance(record, dict) else (None, "")
+    if not isinstance(text, str) or not (distance is None or isinstance(distance, float | int)):
+        raise UserError(f"{place} is no record with ref and distance: {_ADVICE}.")
+    return text, math.inf if distance is None else float(distance)

@@ -1,0 +1,1 @@
+"""What `residualformer.load` returns: one interface for trained and exported models."""

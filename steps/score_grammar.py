@@ -1,0 +1,56 @@
+"""Stage 8, of a corpus with a grammar: what is right, what is refused, and what is wrongly accepted.
+
+It reads exp/<experiment>/grammar/<split>/hyp.jsonl and writes exp/grammar.json and exp/GRAMMAR.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from residualformer.context.grammar.network import build
+from residualformer.context.grammar.source import read_source
+from residualformer.data.splits import set_of
+from residualformer.errors import UserError, run_main
+from residualformer.files import read_json, read_json_lines, write_json, write_text
+from residualformer.provenance import provenance
+from residualformer.report.grammar import read_judged, render_grammar, score_grammar
+
+_AGAIN = "run stage 7 again, with --overwrite"
+
+
+def main() -> None:
+    args = parse_args()
+    sets, exp = args.split.split(), args.egs_dir / "exp"
+    network = build(read_source(args.grammar))
+    files = sorted(exp.glob("*/grammar/*/hyp.jsonl"))
+    rows = []
+    for file in files:
+        split, experiment = file.parent.name, file.parents[2].name
+        if set_of(split) in sets:
+            context = read_json(file.with_name("decode.json"), _AGAIN).get("context") or {}
+            judged = read_judged(read_json_lines(file, _AGAIN), str(file))
+            rows.append(score_grammar(experiment, split, context["grammar"]["reject"], network, judged))
+    if not rows:
+        raise UserError(f"{exp} holds nothing that was decoded with the grammar: run stage 7 first.")
+    command = shlex.join(["steps/score_grammar.py", *sys.argv[1:]])
+    lines = render_grammar(args.egs_dir.resolve().name, command, rows)
+    write_json(exp / "grammar.json", {**provenance(), "rows": [asdict(row) for row in rows]})
+    write_text(exp / "GRAMMAR.md", "\n".join(lines) + "\n")
+    print("\n".join(line for line in lines if line.startswith("|")))
+    print(f"score: {len(rows)} rows -> {exp / 'grammar.json'}, {exp / 'GRAMMAR.md'}")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("egs_dir", type=Path, metavar="EGS_DIR", help="the recipe's folder, which holds exp/")
+    parser.add_argument("--grammar", type=Path, required=True, help="the grammar that was decoded with, not compiled")
+    parser.add_argument("--split", default="test", metavar="'SET ...'", help="test sets (default: %(default)s)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_main(main)
