@@ -95,7 +95,7 @@ def test_a_stateless_predictor_answers_once_for_each_history(folders, kind, lean
         expected = answer(labels, states)
         found = model.predict(labels, states)
         for (out, state), (other, new) in zip(found, expected, strict=True):
-            np.testing.assert_allclose(out, other, atol=1e-6)  # of a batch of another size
+            np.testing.assert_allclose(out, other, rtol=1e-6, atol=1e-6)  # of a batch of another size
             assert all(np.array_equal(*parts) for parts in zip(state, new, strict=True))
         states = [state for _, state in found]
     assert len(asked) == len(set(asked)) < 90
