@@ -99,7 +99,10 @@ class EncoderConfig:
     ffn_dim: Annotated[Count, TRANSFORMER, Doc("width of the feed-forward's hidden layer")] = 2048
     conv_channels: Annotated[Count, TRANSFORMER, Doc("channels of the convolutional front end")] = 256
     dropout: Annotated[BelowOne, Doc("dropout in and between the layers")] = 0.1
-    chunk_ms: Annotated[Count, Unit("ms"), TRANSFORMER, Doc("chunk, rounded up to encoder frames of 40 ms")] = 160
+    frame_ms: Annotated[
+        Literal[40, 80], Unit("ms"), TRANSFORMER, Doc("encoder frame; 80 halves the computation, for tokens of `bpe`")
+    ] = 40
+    chunk_ms: Annotated[Count, Unit("ms"), TRANSFORMER, Doc("chunk, rounded up to encoder frames")] = 160
     left_context_ms: Annotated[
         Milliseconds | None, Unit("ms"), TRANSFORMER, Doc("context before the chunk, rounded up as well; null is all")
     ] = 288

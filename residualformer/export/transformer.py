@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from torch import Tensor, nn
 
@@ -13,7 +15,6 @@ from residualformer.nn.joiner import Joiner
 from residualformer.nn.layer import TransformerLayer
 from residualformer.nn.linear import ResidualLinear
 from residualformer.nn.sharing import layer_groups
-from residualformer.nn.subsampling import SUBSAMPLING
 from residualformer.nn.transformer import TransformerEncoder
 
 HIDDEN = -1e30  # added to the score of a frame that must not be seen; not -inf, whose softmax over a whole row is NaN
@@ -37,8 +38,7 @@ class TransformerGraph:
         self.frames_per_step = encoder.chunk
         self.held = max(encoder.left_context, 1)  # an array must have elements; a single row is masked
         self.groups = layer_groups(config.sharing, config.num_layers)
-        self.bins = encoder.mean.numel()
-        self.front = self.bins, config.conv_channels * ((self.bins + 1) // 2)
+        self.front = [math.prod(shape) for shape in encoder.subsampling.cache_shapes]
         self.state = StateShape(2 * config.num_layers, self.held, config.dim, sum(self.front))
 
     def build(self, g: Graph, x: str, length: str | None, state: Step) -> Step:
@@ -46,8 +46,8 @@ class TransformerGraph:
         encoder = self.encoder
         real = None if length is None else positions_below(g, encoder.window, length)
         x, front = self._subsample(g, normalized(g, encoder, x, real), state.front)
-        ahead = None if length is None else ceil_divide(g, length, SUBSAMPLING)
-        sizes = [encoder.window // SUBSAMPLING] + [encoder.chunk] * (len(encoder.layers) - 1)
+        ahead = None if length is None else ceil_divide(g, length, encoder.stride)
+        sizes = [encoder.window // encoder.stride] + [encoder.chunk] * (len(encoder.layers) - 1)
         hidden = {size: self._hidden(g, size, state.seen, ahead) for size in sorted(set(sizes))}
         layers, keys, values = len(sizes), [], []
         for index, (layer, size) in enumerate(zip(encoder.layers, sizes, strict=True)):
@@ -61,20 +61,16 @@ class TransformerGraph:
         return Step(x, keys + values, front, g.op("Add", state.seen, g.constant(encoder.chunk)))
 
     def _subsample(self, g: Graph, x: str, front: str) -> tuple[str, str]:
-        """Run both convolutions over the whole window: x (N, window, F) -> (N, window / 4, D) and the next `front`."""
-        convs, shift = self.encoder.subsampling, self.encoder.shift
-        channels, half = self.encoder.config.conv_channels, (self.bins + 1) // 2
-        last, after = g.split(front, 1, self.front)
-        x = g.concat([g.reshape(last, 0, 1, 1, self.bins), g.op("Unsqueeze", x, g.constant([1]))], 2)
-        y = self._convolve(g, x, "subsampling.conv1", convs.conv1)
-        y = g.concat([g.reshape(after, 0, channels, 1, half), y], 2)
-        z = self._convolve(g, y, "subsampling.conv2", convs.conv2)
-        z = g.reshape(
-            g.op("Transpose", z, perm=[0, 2, 1, 3]), 0, self.encoder.window // SUBSAMPLING, convs.out.in_features
-        )
-        kept = [g.slice(x, 2, shift, shift + 1), g.slice(y, 2, shift // 2, shift // 2 + 1)]
-        front = g.concat([g.op("Flatten", part, axis=1) for part in kept], 1)
-        return g.linear(z, "subsampling.out", convs.out.weight.T, convs.out.bias), front
+        """Run the convolutions over the window: x (N, window, F) -> (N, window / stride, D) and the next `front`."""
+        front_end, window, shift = self.encoder.subsampling, self.encoder.window, self.encoder.shift
+        kept, x = [], g.op("Unsqueeze", x, g.constant([1]))  # (N, 1, window, F)
+        pasts = zip(g.split(front, 1, self.front), front_end.cache_shapes, strict=True)
+        for (name, conv), (past, shape) in zip(front_end.convolutions().items(), pasts, strict=True):
+            x = g.concat([g.reshape(past, 0, *shape), x], 2)
+            kept.append(g.op("Flatten", g.slice(x, 2, shift, shift + 1), axis=1))
+            x, window, shift = self._convolve(g, x, f"subsampling.{name}", conv), window // 2, shift // 2
+        x = g.reshape(g.op("Transpose", x, perm=[0, 2, 1, 3]), 0, window, front_end.out.in_features)
+        return g.linear(x, "subsampling.out", front_end.out.weight.T, front_end.out.bias), g.concat(kept, 1)
 
     def _convolve(self, g: Graph, x: str, name: str, conv: nn.Conv2d) -> str:
         assert conv.bias is not None

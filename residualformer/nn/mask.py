@@ -7,19 +7,15 @@ import math
 import torch
 from torch import Tensor
 
-from residualformer.constants import FRAME_SHIFT_MS
-from residualformer.nn.subsampling import SUBSAMPLING
 from residualformer.padding import real_frames
 
-FRAME_MS = SUBSAMPLING * FRAME_SHIFT_MS  # of an encoder frame
 
-
-def num_frames(milliseconds: int) -> int:
+def num_frames(milliseconds: int, frame_ms: int) -> int:
     """Return the number of encoder frames that cover `milliseconds`, rounded up.
 
-    The 288 ms of left context in the paper are 7.2 frames and become 8 (320 ms).
+    The 288 ms of left context in the paper are 7.2 frames of 40 ms and become 8 (320 ms).
     """
-    return math.ceil(milliseconds / FRAME_MS)
+    return math.ceil(milliseconds / frame_ms)
 
 
 def chunk_mask(size: int, lengths: Tensor, chunk: int, left_context: int | None, look_ahead: int) -> Tensor:

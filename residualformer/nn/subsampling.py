@@ -1,44 +1,56 @@
-"""The front end: two 3x3 stride-2 convolutions, 4x fewer frames (ResidualTransformer, section 4.2)."""
+"""The front end: 3x3 stride-2 convolutions, each halving the frames (ResidualTransformer, section 4.2, has two)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SUBSAMPLING = 4
-
 
 class ConvSubsampling(nn.Module):
-    """Two convolutions and a linear layer, (N, T, F) -> (N, T', D).
+    """Convolutions `conv1`, `conv2`, ... and a linear layer, (N, T, F) -> (N, T / stride, D).
 
-    Each convolution sees one frame before its pair and none after it, so encoder frame t depends on feature frames
-    4t - 3 ... 4t + 3 only: nothing beyond its own group of four. Streaming carries one frame per convolution.
+    Each convolution sees one frame before its pair and none after it, so with a stride of 4 encoder frame t depends on
+    feature frames 4t - 3 ... 4t + 3 only: nothing beyond its own group of four. Streaming carries one frame per
+    convolution.
+
+    Args:
+        stride: feature frames in one encoder frame, 2 to the number of convolutions.
     """
 
-    def __init__(self, num_mel_bins: int, channels: int, dim: int) -> None:
+    def __init__(self, num_mel_bins: int, channels: int, dim: int, stride: int = 4) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, channels, 3, stride=2, padding=(0, 1))
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride=2, padding=(0, 1))
-        bins = ((num_mel_bins + 1) // 2 + 1) // 2
+        self.cache_shapes: list[tuple[int, int, int]] = []  # of a stream, before each convolution
+        inputs, bins = 1, num_mel_bins
+        for number in range(1, stride.bit_length()):
+            self.add_module(f"conv{number}", nn.Conv2d(inputs, channels, 3, stride=2, padding=(0, 1)))
+            self.cache_shapes.append((inputs, 1, bins))
+            inputs, bins = channels, (bins + 1) // 2
         self.out = nn.Linear(channels * bins, dim)
 
-    def forward(self, x: Tensor, cache1: Tensor | None = None, cache2: Tensor | None = None) -> tuple[Tensor, ...]:
+    def convolutions(self) -> dict[str, nn.Conv2d]:
+        """Return the convolutions by name, in order."""
+        return {name: module for name, module in self.named_children() if isinstance(module, nn.Conv2d)}
+
+    def forward(self, x: Tensor, caches: Sequence[Tensor | None] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Subsample whole utterances, or the next frames of a stream.
 
         Args:
-            x: (N, T, F), T a multiple of 4.
-            cache1: (N, 1, 1, F), the last input frame before x; default: zeros.
-            cache2: (N, channels, 1, ceil(F / 2)), the last frame after conv1 before those of x; default: zeros.
+            x: (N, T, F), T a multiple of the stride.
+            caches: of each convolution (N, *cache_shape), the last of its input frames before these; default: zeros.
 
         Returns:
-            (N, T / 4, D), and the two caches for the frames that follow.
+            (N, T / stride, D), and the caches for the frames that follow.
         """
         x = x.unsqueeze(3).movedim(3, 1)  # (N, 1, T, F); unsqueeze(1) would make the only channel count as first
-        x, y = self._convolve(self.conv1, x, cache1)  # y (N, C, T / 2, F / 2)
-        y, z = self._convolve(self.conv2, y, cache2)  # z (N, C, T / 4, F / 4)
-        out = self.out(z.transpose(1, 2).flatten(2))
-        return out, x[:, :, -1:], y[:, :, -1:]
+        convolutions, kept = self.convolutions().values(), []
+        for conv, cache in zip(convolutions, caches or [None] * len(convolutions), strict=True):
+            x, y = self._convolve(conv, x, cache)  # y (N, C, T / 2, F / 2)
+            kept.append(x[:, :, -1:])
+            x = y
+        return self.out(x.transpose(1, 2).flatten(2)), tuple(kept)
 
     @staticmethod
     def _convolve(conv: nn.Conv2d, x: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor]:

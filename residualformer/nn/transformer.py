@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residualformer.config.schema import EncoderConfig
+from residualformer.constants import FRAME_SHIFT_MS
 from residualformer.kernels.attention import AttentionMask
 from residualformer.nn.attention import KeysValues, rotary_table
 from residualformer.nn.encoder import Encoder
@@ -16,7 +17,7 @@ from residualformer.nn.layer import TransformerLayer
 from residualformer.nn.linear import DenseWeights
 from residualformer.nn.mask import chunk_mask, num_frames, step_mask
 from residualformer.nn.sharing import layer_groups, layer_linears, shared_set
-from residualformer.nn.subsampling import SUBSAMPLING, ConvSubsampling
+from residualformer.nn.subsampling import ConvSubsampling
 from residualformer.nn.typed import ModuleList
 
 
@@ -24,7 +25,7 @@ from residualformer.nn.typed import ModuleList
 class TransformerState:
     """The state of N streams between two calls of `step`, for P frames of left context (all so far if unlimited)."""
 
-    conv: tuple[Tensor, Tensor]  # the caches of `ConvSubsampling`, (N, 1, 1, F) and (N, channels, 1, F / 2)
+    conv: tuple[Tensor, ...]  # the caches of `ConvSubsampling`
     past: list[KeysValues]  # of each layer, (N, H, P, D / H): those of the newest frames, the newest last
     seen: Tensor  # (N,) int64, encoder frames consumed; the newest min(seen, P) cached frames are real, others empty
 
@@ -36,21 +37,22 @@ class TransformerEncoder(Encoder[TransformerState]):
     it. The first layer also sees the look-ahead after it, and only the first, so that the delay of the whole encoder is
     chunk + look-ahead whatever the number of layers.
 
-    One `step` takes a window of 4 (C + look-ahead) feature frames and moves on by 4 C.
+    One `step` takes a window of stride (C + look-ahead) feature frames and moves on by stride C.
     """
 
     def __init__(self, config: EncoderConfig, num_mel_bins: int) -> None:
-        chunk, look_ahead = num_frames(config.chunk_ms), num_frames(config.look_ahead_ms)
+        stride, frame_ms, left_ms = config.frame_ms // FRAME_SHIFT_MS, config.frame_ms, config.left_context_ms
+        chunk, look_ahead = num_frames(config.chunk_ms, frame_ms), num_frames(config.look_ahead_ms, frame_ms)
         super().__init__(
             num_mel_bins,
             dim=config.dim,
-            stride=SUBSAMPLING,
-            window=SUBSAMPLING * (chunk + look_ahead),
-            shift=SUBSAMPLING * chunk,
+            stride=stride,
+            window=stride * (chunk + look_ahead),
+            shift=stride * chunk,
         )
         self.config, self.chunk, self.look_ahead = config, chunk, look_ahead
-        self.left_context = None if config.left_context_ms is None else num_frames(config.left_context_ms)
-        self.subsampling = ConvSubsampling(num_mel_bins, config.conv_channels, config.dim)
+        self.left_context = None if left_ms is None else num_frames(left_ms, frame_ms)
+        self.subsampling = ConvSubsampling(num_mel_bins, config.conv_channels, config.dim, stride)
         groups = layer_groups(config.sharing, config.num_layers)
         bank = [shared_set(config) for _ in range(max(groups) + 1)]
         self.bank = ModuleList[nn.ModuleDict](bank)
@@ -61,7 +63,7 @@ class TransformerEncoder(Encoder[TransformerState]):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encode whole utterances in one masked pass; see `Encoder.forward`."""
-        x, _, _ = self.subsampling(self.normalize(features, lengths))
+        x, _ = self.subsampling(self.normalize(features, lengths))
         lengths = self.output_lengths(lengths)
         masks = self._masks(x.size(1), lengths)
         table = rotary_table(x.size(1), self._head_dim, x.device)
@@ -77,8 +79,7 @@ class TransformerEncoder(Encoder[TransformerState]):
     def init_state(self, batch_size: int) -> TransformerState:
         """Return the state before the first chunk of `batch_size` streams."""
         config, new = self.config, self.mean.new_zeros
-        bins = self.mean.numel()
-        conv = new(batch_size, 1, 1, bins), new(batch_size, config.conv_channels, 1, (bins + 1) // 2)
+        conv = tuple(new(batch_size, *shape) for shape in self.subsampling.cache_shapes)
         cache = (batch_size, config.num_heads, self.left_context or 0, self._head_dim)
         past = [(new(cache), new(cache)) for _ in self.layers]
         return TransformerState(conv, past, torch.zeros(batch_size, dtype=torch.long, device=self.mean.device))
@@ -87,9 +88,9 @@ class TransformerEncoder(Encoder[TransformerState]):
         """Encode one chunk of each stream, features (N, window, F) -> (N, C, D); see `Encoder.step`."""
         x = self.normalize(features, lengths)
         x, ahead = x[:, : self.shift], x[:, self.shift :]
-        x, *conv = self.subsampling(x, *state.conv)
+        x, conv = self.subsampling(x, state.conv)
         if self.look_ahead:  # not in the new state: the next step computes these frames again
-            x = torch.cat([x, self.subsampling(ahead, *conv)[0]], dim=1)
+            x = torch.cat([x, self.subsampling(ahead, conv)[0]], dim=1)
         held, size = state.past[0][0].size(2), x.size(1)
         allowed = step_mask(held, size, self.chunk, state.seen, self.output_lengths(lengths))
         table = rotary_table(held + size, self._head_dim, x.device)
@@ -97,7 +98,7 @@ class TransformerEncoder(Encoder[TransformerState]):
         for layer, keys_values in zip(self.layers, state.past, strict=True):
             x, keys_values = layer.step(x, self.chunk, keys_values, allowed[..., : held + x.size(1)], table)
             past.append(self._keep(keys_values, held))
-        return self._finish(x), TransformerState((conv[0], conv[1]), past, state.seen + self.chunk)
+        return self._finish(x), TransformerState(conv, past, state.seen + self.chunk)
 
     @property
     def _head_dim(self) -> int:

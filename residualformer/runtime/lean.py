@@ -147,8 +147,8 @@ class LeanModel(ExportedModel):
 class LeanEncoder:
     """`TransformerEncoder.step` of nn/encoder.py, group by group.
 
-    The state of a stream: keys and values (layers, 2, P, D), the last frame before each convolution, (1, F) and
-    (channels, 1, ceil(F / 2)), and the number of encoder frames seen.
+    The state of a stream: keys and values (layers, 2, P, D), the number of encoder frames seen, and the last frame
+    before each convolution, (1, 1, F), (channels, 1, ceil(F / 2)) and so on.
 
     Raises:
         ValueError: the settings are not those of the weights.
@@ -171,7 +171,10 @@ class LeanEncoder:
 
     def _check(self, config: TransformerSettings, settings: ModelSettings, groups: list[int]) -> None:
         """Raise ValueError when the settings are not those of the weights."""
-        _require("subsampling", self._stride == 4)
+        convolutions = self._stride.bit_length() - 1
+        _require("subsampling", self._stride == 2**convolutions)
+        _require("subsampling", f"subsampling.conv{convolutions}.weight" in self.weights)
+        _require("subsampling", f"subsampling.conv{convolutions + 1}.weight" not in self.weights)
         _require("encoder.num_layers", f"layers.{self._layers}.norm1.weight" not in self.weights)
         _require("encoder.num_layers", f"layers.{self._layers - 1}.norm1.weight" in self.weights)
         _require("encoder.dim", self.weights.shape("layers.0.norm1.weight") == (self._dim,))
@@ -186,16 +189,19 @@ class LeanEncoder:
 
     def state(self) -> State:
         past = np.zeros((self._layers, 2, self._left_context, self._dim), np.float32)
-        front = (1, self._bins), (self._channels, 1, (self._bins + 1) // 2)
-        return past, *(np.zeros(shape, np.float32) for shape in front), np.zeros((), np.int64)
+        front, inputs, bins = [], 1, self._bins
+        for _ in range(self._stride.bit_length() - 1):
+            front.append(np.zeros((inputs, 1, bins), np.float32))
+            inputs, bins = self._channels, (bins + 1) // 2
+        return past, np.zeros((), np.int64), *front
 
     def step(self, features: Array, lengths: Array, states: Sequence[State]) -> tuple[Array, list[State]]:
         """Encode one chunk, as `ExportedModel.encode`."""
-        past, before1, before2, seen = stack(states)
+        past, seen, *front = stack(states)
         past = past.copy()  # is changed
         x = (features - self.weights.small("mean")) / self.weights.small("std")
         x[np.arange(x.shape[1]) >= lengths[:, None]] = 0
-        x, before1, before2 = self._subsample(x, before1, before2)
+        x, front = self._subsample(x, front)
         self.weights.release()
         hidden = self._hidden(seen, -(-lengths // self._stride))
         for group, layers in self._groups:
@@ -205,17 +211,18 @@ class LeanEncoder:
             self.weights.release()
         x = self._rowwise(lambda rows: self.weights.linear(_normalized(rows), "joiner.project_encoder"), x)
         self.weights.release()
-        return x, list(zip(past, before1, before2, seen + self._chunk, strict=True))
+        return x, list(zip(past, seen + self._chunk, *front, strict=True))
 
-    def _subsample(self, x: Array, before1: Array, before2: Array) -> tuple[Array, Array, Array]:
-        """Run both convolutions over the window (N, window, F); return (N, T, D) and both parts of the next state."""
-        x = np.concatenate([before1, x], axis=1)
-        y = np.stack([self._convolve(one[None], "subsampling.conv1") for one in x])  # (N, channels, window / 2, ~F / 2)
-        y = np.concatenate([before2, y], axis=2)
-        z = np.stack([self._convolve(one, "subsampling.conv2") for one in y]).transpose(0, 2, 1, 3)
-        z = self._rowwise(lambda rows: self.weights.linear(rows, "subsampling.out"), z.reshape(*z.shape[:2], -1))
-        middle = self._shift // 2
-        return z, x[:, self._shift : self._shift + 1], y[:, :, middle : middle + 1]
+    def _subsample(self, x: Array, front: list[Array]) -> tuple[Array, list[Array]]:
+        """Run the convolutions over the window (N, window, F); return (N, T, D) and the next state of each."""
+        x, shift, kept = x[:, None], self._shift, []
+        for number, before in enumerate(front, 1):
+            x = np.concatenate([before, x], axis=2)
+            kept.append(x[:, :, shift : shift + 1])
+            x, shift = np.stack([self._convolve(one, f"subsampling.conv{number}") for one in x]), shift // 2
+        x = x.transpose(0, 2, 1, 3)  # (N, T, channels, bins)
+        x = self._rowwise(lambda rows: self.weights.linear(rows, "subsampling.out"), x.reshape(*x.shape[:2], -1))
+        return x, kept
 
     def _convolve(self, x: Array, name: str) -> Array:
         """Apply a 3 x 3 convolution of stride 2 and ReLU: (C, 1 + T, F) -> (C', T / 2, ceil(F / 2))."""

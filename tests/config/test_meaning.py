@@ -27,8 +27,8 @@ EXACT, GREEDY = ["loss.kind=exact"], ["decode.kind=greedy"]
 # A choice, and a key that means nothing with it.
 MEANINGLESS = [
     *[(LSTM, f"encoder.{pair}") for pair in (
-        "num_heads=4", "ffn_dim=8", "conv_channels=8", "chunk_ms=320", "left_context_ms=null", "look_ahead_ms=0",
-        "sharing=3", "residual.rank=4", "residual.diagonal=true",
+        "num_heads=4", "ffn_dim=8", "conv_channels=8", "frame_ms=80", "chunk_ms=320", "left_context_ms=null",
+        "look_ahead_ms=0", "sharing=3", "residual.rank=4", "residual.diagonal=true",
     )],
     (LSTM, "train.optimizer.residual_factor=2"),
     ([], "encoder.stack_frames=4"),

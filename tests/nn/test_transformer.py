@@ -41,13 +41,14 @@ def stream(encoder, features, lengths):
     return torch.cat(pieces, dim=1)
 
 
+@pytest.mark.parametrize("frame_ms, frames", [(40, [33, 32, 1, 17]), (80, [17, 16, 1, 9])])
 @pytest.mark.parametrize("chunk, back, ahead", SETTINGS)
 @torch.no_grad()
-def test_streaming_equals_the_masked_pass(chunk, back, ahead):
-    encoder = make(chunk, back, ahead)
+def test_streaming_equals_the_masked_pass(chunk, back, ahead, frame_ms, frames):
+    encoder = make(chunk, back, ahead, frame_ms=frame_ms)
     features, lengths = torch.randn(4, 131, BINS), torch.tensor([131, 128, 1, 66])
     full, full_lengths = encoder(features, lengths)
-    assert full_lengths.tolist() == [33, 32, 1, 17]
+    assert full_lengths.tolist() == frames
     pieces = stream(encoder, features, lengths)
     for n, length in enumerate(full_lengths):
         # fp32: the same sums in another order, four layers deep
@@ -178,7 +179,8 @@ def test_step_masks_are_the_rows_of_the_chunk_mask(left_context, look_ahead):
 
 
 def test_milliseconds_round_up_to_frames():
-    assert [num_frames(ms) for ms in (0, 1, 40, 160, 288)] == [0, 1, 1, 4, 8]
+    assert [num_frames(ms, 40) for ms in (0, 1, 40, 160, 288)] == [0, 1, 1, 4, 8]
+    assert [num_frames(ms, 80) for ms in (0, 1, 40, 160, 288)] == [0, 1, 1, 2, 4]
 
 
 @pytest.mark.parametrize(

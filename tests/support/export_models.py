@@ -39,6 +39,8 @@ ENCODERS: dict[str, tuple[EncoderConfig, AmNetConfig]] = {
         replace(TRANSFORMER, sharing=1, residual=ResidualConfig(), look_ahead_ms=0), AmNetConfig()),
     "groups, narrow feed-forward": (
         replace(TRANSFORMER, sharing=[0, 1, 0, 1], ffn_dim=8, residual=ResidualConfig(0, True)), AmNetConfig()),
+    "frames of 80 ms": (
+        replace(TRANSFORMER, frame_ms=80, chunk_ms=160, left_context_ms=320, look_ahead_ms=80), AmNetConfig()),
     "no look-back": (replace(TRANSFORMER, left_context_ms=0, look_ahead_ms=120), AmNetConfig()),
     "lstm": (RECURRENT, AmNetConfig()),
     "gru": (replace(RECURRENT, kind="gru", num_layers=1), AmNetConfig()),

@@ -27,11 +27,11 @@ from residualformer.runtime import Recognizer, Stream
 RATE = 16000
 
 
-def random_bundle(kind: str, predictor: str, preset: str) -> Bundle:
+def random_bundle(kind: str, predictor: str, preset: str, frame_ms: int = 40) -> Bundle:
     """A small random recognizer of the letters a-e, sure enough of itself that rounding decides nothing."""
     torch.manual_seed(5)
     recurrent = dict(kind="lstm", num_layers=2, dim=16)
-    transformer = dict(num_layers=3, dim=16, num_heads=2, ffn_dim=32, conv_channels=4, sharing=3)
+    transformer = dict(num_layers=3, dim=16, num_heads=2, ffn_dim=32, conv_channels=4, sharing=3, frame_ms=frame_ms)
     config = Config(
         features=FeatureConfig(preset),
         tokens=TokenConfig(kind="char"),
