@@ -7,8 +7,19 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval, Predicate, Unit
 
-from residualformer.config.conditions import BRANCHES, HOLD, TRANSFORMER
-from residualformer.config.keys import Allowed, BelowOne, Count, Doc, Fraction, NotNegative, Only, Positive, Updates
+from residualformer.config.conditions import BRANCHES, DISTILLED, HOLD, TRANSFORMER
+from residualformer.config.keys import (
+    Allowed,
+    BelowOne,
+    Count,
+    Doc,
+    Experiment,
+    Fraction,
+    NotNegative,
+    Only,
+    Positive,
+    Updates,
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,17 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """A trained model, the teacher, whose outputs are learned beside the labels (docs/training.md#distillation)."""
+
+    teacher: Annotated[
+        Experiment | None, Doc("experiment of the same features, tokens and frames, whose outputs are learned")
+    ] = None
+    weight: Annotated[Positive, DISTILLED, Doc("of the divergence from the teacher, beside the transducer loss")] = 1.0
+    temperature: Annotated[Positive, DISTILLED, Doc("τ, by which the logits of both are divided")] = 1.0
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Length, numbers and records of the training."""
 
@@ -64,6 +86,7 @@ class TrainConfig:
         Doc("parameters that keep the values of the initial model; also `encoder.mean` and `encoder.std`, if named"),
     ] = field(default_factory=list)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     average_last: Annotated[
         Count, Doc("checkpoints in the final average; the last one alone becomes the model if it is better on dev")
     ] = 10

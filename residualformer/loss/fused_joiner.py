@@ -31,13 +31,33 @@ def pruned_joiner_loss(
 ) -> Tensor:
     """Return `rnnt_loss_pruned` of the logits tanh(am + lm) weight^T + bias at the label positions of `ranges`.
 
+    Arguments and errors: see `pruned_joiner_arcs`; also raises NotFiniteError if the logits of an utterance hold nan or
+    inf.
+    """
+    px, py = pruned_joiner_arcs(am, lm, weight, bias, symbols, ranges, termination_symbol, boundary, rnnt_type)
+    return loss_of_arcs(px, py, boundary, delay_penalty, reduction)
+
+
+def pruned_joiner_arcs(
+    am: Tensor,
+    lm: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    symbols: Tensor,
+    ranges: Tensor,
+    termination_symbol: int,
+    boundary: Tensor | None = None,
+    rnnt_type: str = "regular",
+) -> tuple[Tensor, Tensor]:
+    """Return the arcs of the logits tanh(am + lm) weight^T + bias at the label positions of `ranges`, log 0 elsewhere.
+
     Args:
         am: (B, T, D) encoder frames, projected; lm: (B, S+1, D) predictor outputs, projected.
         weight: (C, D), bias: (C,) or None, the output layer.
         ranges: (B, T, R), from `get_rnnt_prune_ranges`.
 
     Under autocast to bf16, products are of bf16 numbers with float32 sums and results; all else is float32. Raises
-    ValueError if arguments do not fit, and NotFiniteError if the logits of an utterance hold nan or inf.
+    ValueError if arguments do not fit.
     """
     if ranges.ndim != 3 or ranges.shape[:2] != am.shape[:2]:
         raise ValueError(f"ranges must be (B, T, R) beside am (B, T, D), got {tuple(ranges.shape)}, {tuple(am.shape)}")
@@ -54,8 +74,7 @@ def pruned_joiner_loss(
         # log 0 elsewhere, outside the boundary too
         nowhere = log_probs.new_full((B * (S + 1) * T,), -torch.inf)
         px, py = (nowhere.scatter(0, nodes[1] * T + t, arcs).view(B, S + 1, T) for arcs in log_probs.unbind(1))
-        px, py = finish_arcs(px[:, :-1], py, boundary, rnnt_type)
-    return loss_of_arcs(px, py, boundary, delay_penalty, reduction)
+        return finish_arcs(px[:, :-1], py, boundary, rnnt_type)
 
 
 def exact_joiner_loss(

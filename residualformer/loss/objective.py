@@ -17,6 +17,7 @@ from residualformer.config.schema import LossConfig
 from residualformer.constants import BLANK
 from residualformer.kernels.precision import bf16_autocast
 from residualformer.loss.backends import Backend, get_backend
+from residualformer.loss.distill import Outputs, SoftTargets
 from residualformer.loss.pruning import get_rnnt_prune_ranges
 from residualformer.loss.recursion import trusted_values
 from residualformer.nn.joiner import AdditiveJoiner, TanhJoiner
@@ -43,29 +44,42 @@ class Labels(Protocol):
 
 
 class TransducerObjective:
-    """The sum that training minimizes: transducer (+ simple_scale * simple) (+ ctc_scale * ctc).
+    """The sum that training minimizes: transducer (+ simple_scale * simple) (+ ctc_scale * ctc) (+ weight * distill).
 
     With `bf16` the encoder runs under bf16 autocast, and the losses of large output layers take bf16 products, see
-    `loss_autocast`.
+    `loss_autocast`. `distill_weight` counts for batches with soft targets of a teacher.
     """
 
-    def __init__(self, config: LossConfig, bf16: bool = False) -> None:
+    def __init__(self, config: LossConfig, bf16: bool = False, distill_weight: float = 0.0) -> None:
         self.config, self.bf16, self.backend = config, bf16, get_backend(config.backend)
+        self.distill_weight = distill_weight
 
     def from_features(
-        self, model: Transducer, features: Tensor, feature_lens: Tensor, labels: Labels
+        self,
+        model: Transducer,
+        features: Tensor,
+        feature_lens: Tensor,
+        labels: Labels,
+        targets: SoftTargets | None = None,
     ) -> dict[str, Tensor]:
         """Run the encoder on features (N, T, F), of which feature_lens (N,) are real, and return the losses."""
         with bf16_autocast(features, self.bf16):
             encoded, lengths = model.encoder(features, feature_lens)
-        return self(model, encoded, lengths, labels)
+        return self(model, encoded, lengths, labels, targets)
 
-    def __call__(self, model: Transducer, encoded: Tensor, lengths: Tensor, labels: Labels) -> dict[str, Tensor]:
+    def __call__(
+        self,
+        model: Transducer,
+        encoded: Tensor,
+        lengths: Tensor,
+        labels: Labels,
+        targets: SoftTargets | None = None,
+    ) -> dict[str, Tensor]:
         """Return the losses of encoder frames (N, T', D), of which lengths (N,) are real, in nats over the batch.
 
-        They are `loss`, to be minimized, and its parts (`transducer`, `simple`, `ctc`). All but their large products
-        runs in float32: log-probabilities of bf16 logits are off by hundredths of a nat, and on a CPU small products
-        are no faster in bf16.
+        They are `loss`, to be minimized, and its parts (`transducer`, `simple`, `ctc`, `distill`). All but their large
+        products runs in float32: log-probabilities of bf16 logits are off by hundredths of a nat, and on a CPU small
+        products are no faster in bf16.
         """
         encoded = encoded.float()
         predicted = model.predictor(labels.tokens)
@@ -79,18 +93,32 @@ class TransducerObjective:
         if self.config.ctc_scale > 0:
             losses["ctc"] = self._ctc(model, encoded, lengths, labels)
             losses["loss"] = losses["loss"] + self.config.ctc_scale * losses["ctc"]
+        if targets is not None:
+            losses["distill"] = targets.divergence(Outputs.of(model.joiner, encoded, predicted))
+            losses["loss"] = losses["loss"] + self.distill_weight * losses["distill"]
         return losses
 
     def _pruned(
         self, model: Transducer, encoded: Tensor, predicted: Tensor, tokens: Tensor, boundary: Tensor
     ) -> dict[str, Tensor]:
         """Compute the simple joiner's loss, and the joiner's on the label positions that the former finds likely."""
-        config, joiner = self.config, model.joiner
+        joiner = model.joiner
         assert isinstance(joiner, TanhJoiner)  # the configuration refuses others with the pruned loss
-        output, heads = joiner.vocabulary, [model.training_only[f"simple_{part}"] for part in ("encoder", "predictor")]
-        weights = [weight for head in heads for weight in (head.weight, head.bias)]
-        am, lm = joiner.project_encoder(encoded), joiner.project_predictor(predicted)
+        output, am, lm = joiner.vocabulary, joiner.project_encoder(encoded), joiner.project_predictor(predicted)
+        simple, ranges = self.simple(model, encoded, predicted, tokens, boundary)
         with loss_autocast(joiner, encoded, self.backend, self.bf16):
+            pruned = self.backend.pruned_joiner_loss(
+                am, lm, output.weight, output.bias, tokens, ranges, BLANK, boundary, reduction="sum"
+            )
+        return {"loss": pruned + self.config.simple_scale * simple, "transducer": pruned, "simple": simple}
+
+    def simple(
+        self, model: Transducer, encoded: Tensor, predicted: Tensor, tokens: Tensor, boundary: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the simple joiner's loss, and the label positions (N, T', R) that it finds likely at each frame."""
+        config, heads = self.config, [model.training_only[f"simple_{part}"] for part in ("encoder", "predictor")]
+        weights = [weight for head in heads for weight in (head.weight, head.bias)]
+        with loss_autocast(model.joiner, encoded, self.backend, self.bf16):
             simple, (px_grad, py_grad) = self.backend.simple_joiner_loss(
                 encoded,
                 predicted,
@@ -103,11 +131,7 @@ class TransducerObjective:
                 reduction="sum",
                 return_grad=True,
             )
-            ranges = get_rnnt_prune_ranges(px_grad, py_grad, boundary, config.prune_range)
-            pruned = self.backend.pruned_joiner_loss(
-                am, lm, output.weight, output.bias, tokens, ranges, BLANK, boundary, reduction="sum"
-            )
-        return {"loss": pruned + config.simple_scale * simple, "transducer": pruned, "simple": simple}
+            return simple, get_rnnt_prune_ranges(px_grad, py_grad, boundary, config.prune_range)
 
     def _ctc(self, model: Transducer, encoded: Tensor, lengths: Tensor, labels: Labels) -> Tensor:
         logp = model.training_only["ctc"](encoded).log_softmax(-1).transpose(0, 1)  # (T', N, V)

@@ -59,7 +59,12 @@ def decisive_values(config: Config) -> dict[str, Any]:
 
 
 def training_identity(
-    config: Config, tokens: str, warm_start: str, teacher: str | None = None, slow_share: float | None = None
+    config: Config,
+    tokens: str,
+    warm_start: str,
+    teacher: str | None = None,
+    slow_share: float | None = None,
+    distill: str | None = None,
 ) -> dict[str, Any]:
     """Return all that decides the weights of a training.
 
@@ -68,9 +73,10 @@ def training_identity(
         warm_start: fingerprint of the weights to start from.
         teacher: fingerprint of the arbitrator's teacher, where there is one.
         slow_share: share of slow frames that is sought, where one is.
+        distill: fingerprint of the teacher whose outputs are learned, where there is one.
     """
     identity = {"config": decisive_values(config), "tokens": tokens, "warm_start": warm_start}
-    optional = {"teacher": teacher, "slow_share": slow_share}
+    optional = {"teacher": teacher, "slow_share": slow_share, "distill": distill}
     return identity | {name: value for name, value in optional.items() if value is not None}
 
 

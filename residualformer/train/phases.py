@@ -24,6 +24,7 @@ from residualformer.data.collate import Batch
 from residualformer.decode.teacher import Teacher
 from residualformer.kernels.precision import bf16_autocast
 from residualformer.loss.amortized import amortized_latency, average_cost
+from residualformer.loss.distill import SoftTargets
 from residualformer.loss.objective import TransducerObjective
 from residualformer.model.cost import flops_per_frame
 from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, Sampler, one_hot, uniform_branch
@@ -31,6 +32,7 @@ from residualformer.nn.branches import BranchWeights
 from residualformer.nn.recurrent import Encoded, RecurrentEncoder
 from residualformer.nn.transducer import Transducer
 from residualformer.padding import real_frames
+from residualformer.train.distill import Distiller
 from residualformer.train.losses import BatchLosses, Number, Ratio
 from residualformer.train.optimizer import learning_rate_factor
 from residualformer.train.ranks import Ranks
@@ -44,7 +46,8 @@ class Phases:
 
     def __init__(self, config: Config, model: Transducer) -> None:
         self.config, self.model, self.bf16 = config, model, config.train.precision == "bf16"
-        self.objective = TransducerObjective(config.loss, self.bf16)
+        self.objective = TransducerObjective(config.loss, self.bf16, config.train.distill.weight)
+        self.distiller: Distiller | None = None  # set by those who have a teacher whose outputs are learned as well
 
     def begin_update(self, step: int) -> list[nn.Parameter] | None:
         """Prepare the model for update `step`. Return the parameters that learn in it, or None for all."""
@@ -55,7 +58,12 @@ class Phases:
 
         In training mode they are those of the current update; in evaluation mode decisions are those of run time.
         """
-        return BatchLosses(self.objective.from_features(self.model, features, batch.feature_lens, batch))
+        targets = self.soft_targets(batch, features)
+        return BatchLosses(self.objective.from_features(self.model, features, batch.feature_lens, batch, targets))
+
+    def soft_targets(self, batch: Batch, features: Tensor) -> SoftTargets | None:
+        """Return what the teacher of a distillation says of a batch; None without one, and in evaluation mode."""
+        return self.distiller.targets(features, batch) if self.distiller and self.model.training else None
 
     def observed(self, losses: Sequence[BatchLosses]) -> list[float]:
         """Return the measures of some batches of an update whose sums over all batches `end_update` needs."""
@@ -149,7 +157,8 @@ class BranchPhases(PruningPhases):
         with bf16_autocast(features, self.bf16):
             encoded = self.encoder.encode(features, batch.feature_lens, self.sampler())
         real = real_frames(encoded.frames.size(1), encoded.lengths)
-        sums = self.objective(self.model, encoded.frames, encoded.lengths, batch)
+        targets = self.soft_targets(batch, features)
+        sums = self.objective(self.model, encoded.frames, encoded.lengths, batch, targets)
         measures = self._decision_measures(encoded, real)
         ratios: dict[str, Ratio] = {**measures}
         kind = self.config.amnet.cost.kind

@@ -80,7 +80,8 @@ class MetricsWriter(AbstractContextManager["MetricsWriter"]):
 
 def progress_line(step: int, max_steps: int, values: dict[str, float], lr: float, eta_s: float) -> str:
     """Return a line of the step, losses, gradient norm, learning rate, speed, data wait, memory and time left."""
-    losses = {"transducer_per_token": "rnnt/token", "simple_per_token": "simple/token", "ctc_per_token": "ctc/token"}
+    names = {"transducer": "rnnt", "simple": "simple", "ctc": "ctc", "distill": "distill"}
+    losses = {f"{name}_per_token": f"{short}/token" for name, short in names.items()}
     parts = [
         f"step {step}/{max_steps}",
         f"loss/frame {values['loss_per_frame']:.4f}",

@@ -21,6 +21,7 @@ from residualformer.files import OLD, numbered, set_aside, write_text
 from residualformer.model import checkpoint
 from residualformer.model.cost import compressed_to, flops_per_frame
 from residualformer.model.identity import Change, IfChanged, refuse_changes, training_changes, training_identity
+from residualformer.train.distill import Distiller
 from residualformer.train.loop import Trainer
 from residualformer.train.parameters import check_patterns, is_frozen
 from residualformer.train.ranks import Ranks
@@ -64,30 +65,38 @@ def make_trainer(
     check_patterns(config, tokenizer.vocab_size, starts_from_model=saved is not None)
     check_features(config, fbank)
     teacher, slow_share = teacher_of(config, folder), slow_share_to_match(config, folder)
+    distiller = distiller_of(config, folder, tokenizer)
     identity = training_identity(
         config,
         tokens=tokenizer.fingerprint,
         warm_start=checkpoint.fingerprint(saved.weights if saved else {}),
         teacher=checkpoint.fingerprint(checkpoint.read_model(teacher).weights) if teacher else None,
         slow_share=slow_share,
+        distill=distiller.fingerprint if distiller else None,
     )
     held = prepare_folder(folder, identity, if_changed) if ranks.is_first else None
     changes = ranks.of_first(held and held.changes)
     if changes is None:
         return None
-    if ranks.is_first:
-        dump_config(config, folder / "config.yaml")
-        write_text(folder / "resume.sh", resume_script)
-    log_to(folder / "train.log" if ranks.is_first else None)
+    open_records(config, folder if ranks.is_first else None, resume_script)
     cuts, cmvn = {"train": train_source(fbank), "dev": cuts_file(fbank, "dev")}, read_cmvn(fbank)
     taught_by = Teacher(teacher, config) if teacher else None
     trainer = Trainer(config, tokenizer, cuts, cmvn, folder, identity, taught_by, slow_share, ranks)
+    trainer.phases.distiller = distiller and distiller.to(trainer.device)
     if trainer.resume(changes, held and held.state):
         log.info("going on from step %d", trainer.step)
     elif saved:
         start_from(saved, trainer, folder, ranks)
     warn_of_warmup(config.train.optimizer.warmup_steps, config.train.max_steps)
     return trainer
+
+
+def open_records(config: Config, folder: Path | None, resume_script: str) -> None:
+    """Write the configuration and resume.sh to a run folder, and log there; with None, nowhere."""
+    if folder is not None:
+        dump_config(config, folder / "config.yaml")
+        write_text(folder / "resume.sh", resume_script)
+    log_to(folder and folder / "train.log")
 
 
 def check_features(config: Config, fbank: Path) -> None:
@@ -121,6 +130,14 @@ def teacher_of(config: Config, folder: Path) -> Path | None:
     if not arbitrator.pretrain_steps:
         return None
     return needed_model(sibling(folder, str(arbitrator.teacher)), f"the arbitrator of {folder} learns from")
+
+
+def distiller_of(config: Config, folder: Path, tokenizer: Tokenizer) -> Distiller | None:
+    """Return the teacher whose outputs are learned beside the labels, if there is one."""
+    name = config.train.distill.teacher
+    if name is None:
+        return None
+    return Distiller(needed_model(sibling(folder, name), f"{folder} learns the outputs of"), config, tokenizer)
 
 
 def slow_share_to_match(config: Config, folder: Path) -> float | None:

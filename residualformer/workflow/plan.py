@@ -60,16 +60,17 @@ def experiment(conf: Path, name: str, sets: Sequence[str] = ()) -> Experiment:
 
 
 def stage_of(config: Config) -> int:
-    """Return the stage that trains: 6 where weights are compressed, 5 with a residual or a warm start, else 4."""
+    """Return the stage that trains: 6 if weights are compressed, 5 with a residual or after another model, else 4."""
     if config.amnet.method != "none":
         return 6
-    return 5 if config.warm_start or config.encoder.residual != ResidualConfig() else 4
+    after_another = config.warm_start or config.train.distill.teacher
+    return 5 if after_another or config.encoder.residual != ResidualConfig() else 4
 
 
 def needs_of(config: Config) -> tuple[str, ...]:
-    """Return what is to be trained before: the start of the weights, the teacher, what is to be matched."""
+    """Return what is to be trained before: the start of the weights, the teachers, what is to be matched."""
     amnet = config.amnet
-    needed = [config.warm_start, amnet.arbitrator.teacher, amnet.cost.match, amnet.match]
+    needed = [config.warm_start, config.train.distill.teacher, amnet.arbitrator.teacher, amnet.cost.match, amnet.match]
     return tuple(dict.fromkeys(filter(None, needed)))
 
 

@@ -45,6 +45,7 @@ MEANINGLESS = [
     ([], "loss.ctc_target=transcript"),
     ([], "train.optimizer.muon_lr=1"),
     ([], "train.optimizer.hold_fraction=0.2"),
+    *[([], f"train.distill.{pair}") for pair in ("weight=2", "temperature=2")],
     *[(GREEDY, f"decode.{pair}") for pair in ("beam=4", "nbest=1", "length_norm=true", "greedy_sets=[test]")],
     (GREEDY, "decode.lm=a.arpa"),
     *[([], f"decode.{pair}") for pair in ("lm_weight=0.5", "ilm_weight=0.1")],

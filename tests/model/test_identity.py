@@ -46,6 +46,7 @@ def test_tokens_start_teacher_and_share_decide_as_well():
     assert training_changes(held, training_identity(Config(), "t", "w")) == []
     assert {"run tokens", "run warm_start"} <= {change.name for change in training_changes({}, held)}
     others = [("u", "w", None, None), ("t", "x", None, None), ("t", "w", "teacher", None), ("t", "w", None, 0.5)]
+    others.append(("t", "w", None, None, "distill"))
     assert all(training_changes(held, training_identity(Config(), *other)) for other in others)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from support.toy_training import CONFIG, changed, make_trainer
+from support.toy_training import CONFIG, TOKENIZER, changed, make_trainer
 
 from residualformer.config.schema import (
     AmNetConfig,
@@ -25,11 +25,13 @@ from residualformer.config.schema import (
     JoinerConfig,
     LossConfig,
 )
-from residualformer.config.training import OptimizerConfig
+from residualformer.config.training import DistillConfig, OptimizerConfig
 from residualformer.data.collate import Batch
 from residualformer.hypothesis import Hypothesis
 from residualformer.model import checkpoint
+from residualformer.nn.transducer import build_model
 from residualformer.train import validation
+from residualformer.train.distill import Distiller
 from residualformer.train.loop import Trainer
 from residualformer.train.losses import BatchLosses
 from residualformer.train.phases import build_phases
@@ -108,6 +110,19 @@ def gradients(made: Trainer, batches: list, step: int) -> dict[str, torch.Tensor
     made.step, made.optimizer.step = step, keep
     made.update(batches)
     return found
+
+
+def distilled(cuts: dict[str, Path], folder: Path, ranks: Ranks) -> Results:
+    """A teacher with other random weights, of the pruned loss, says something of each batch as well."""
+    config = changed("train", PRUNED, distill=DistillConfig("teacher", 2.0, 1.5))
+    made, file = trainer(cuts, folder, config, ranks), folder / f"teacher-{ranks.rank}.safetensors"
+    torch.manual_seed(7)
+    weights = build_model(CONFIG, TOKENIZER.vocab_size).state_dict()
+    checkpoint.save_model(file, weights, CONFIG, TOKENIZER, {})
+    made.phases.distiller = Distiller(file, config, TOKENIZER)
+    made.phases.distiller.model.double()
+    (batches,) = updates(made, 1)
+    return {"gradients": gradients(made, batches, 0)}
 
 
 def gradients_of(config: Config, step: int = 0) -> Callable[..., Results]:
@@ -212,6 +227,7 @@ class Told(logging.Handler):
 SCENARIOS: dict[str, Callable[..., Results]] = {
     "pruned": gradients_of(PRUNED),
     "exact": gradients_of(EXACT),
+    "distilled": distilled,
     "arbitrator": gradients_of(BRANCHES),
     "uniform": gradients_of(BRANCHES, step=2),
     "gumbel": gradients_of(BRANCHES, step=3),

@@ -20,7 +20,7 @@ from residualformer.train.nodes import check_ranks
 from residualformer.train.ranks import Ranks
 
 WORLDS = [2, pytest.param(3, marks=pytest.mark.slow)]
-GRADIENTS = ["pruned", "exact", "arbitrator", "uniform", "gumbel"]
+GRADIENTS = ["pruned", "exact", "distilled", "arbitrator", "uniform", "gumbel"]
 
 
 @pytest.fixture(scope="module")
