@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": "serve a local page to try an exported model on, with a microphone and files",
     "grammar": "show what a grammar allows, or compile it for a model",
     "params": "print the parameter counts of an experiment, and FLOPs per frame, as JSON",
+    "release": "write a trained model as a file to pass on, half as large",
     "score": "error rates of a model on recordings with transcripts",
     "transcribe": "transcribe audio files or live audio with a trained or exported model",
 }

@@ -108,6 +108,31 @@ def save_model(path: Path, weights: Weights, config: Config, tokenizer: Tokenize
     write_tensors(path, "a model", weights, values)
 
 
+def release_model(path: Path, model: SavedModel) -> str:
+    """Write a model whose matrices are rounded to half precision, half as large a file, and return its fingerprint.
+
+    It is read like any other model. Vectors (biases, norms, the statistics of the features) are small and stay as they
+    are.
+
+    Raises:
+        UserError: a weight is too large for half precision.
+    """
+    stored = {name: tensor.half() if tensor.dim() > 1 else tensor for name, tensor in model.weights.items()}
+    if large := [name for name, tensor in stored.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{model.file}: {large[0]} has a weight beyond 65504, the largest number of half precision")
+    mark = fingerprint({name: single(tensor) for name, tensor in stored.items()})
+    before = model.info.get("fingerprint") or fingerprint(model.weights)
+    info = model.info | {"fingerprint": mark, "released_from": before}
+    values = {"config": config_to_dict(model.config), "tokenizer": model.tokenizer.to_dict(), "info": info}
+    write_tensors(path, "a model", stored, values)
+    return mark
+
+
+def single(tensor: Tensor) -> Tensor:
+    """Return a tensor of half precision in single precision, any other as it is."""
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
+
+
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
     """Load the model of a run folder, or of a model file, in eval mode onto `device`; errors as of `read_run`."""
     loaded = read_run(Path(path)).build()
@@ -129,7 +154,7 @@ def read_model(file: Path) -> SavedModel:
         UserError: there is none, it is damaged, or its weights have another fingerprint than those that were trained.
     """
     weights, values = read_tensors(file, "a model")
-    return parse_model(file, weights, values)
+    return parse_model(file, {name: single(tensor) for name, tensor in weights.items()}, values)
 
 
 def parse_model(file: Path, weights: Weights, values: dict[str, Any]) -> SavedModel:

@@ -126,3 +126,32 @@ def test_a_fingerprint_is_of_the_bytes_of_any_type():
     for name, other in (("a", torch.tensor(False)), ("b", torch.tensor([[1.0], [3.0]])), ("c", torch.zeros(0))):
         assert checkpoint.fingerprint(weights | {name: other}) != fingerprint
     assert len({checkpoint.fingerprint({"a": torch.ones(1, dtype=t)}) for t in (torch.bfloat16, torch.half)}) == 2
+
+
+def test_a_released_model_has_half_the_bytes_and_rounded_matrices(tmp_path, content):
+    save_random_run(tmp_path / "run")
+    model = checkpoint.read_run(tmp_path / "run")
+    mark = checkpoint.release_model(tmp_path / "small.safetensors", model)
+    found = checkpoint.read_model(tmp_path / "small.safetensors")
+    for name, tensor in model.weights.items():
+        other = found.weights[name]
+        assert other.dtype == tensor.dtype
+        if tensor.dim() > 1:  # 11 bits: half a unit in the last place is 2^-11 of the value, 2^-25 below 2^-14
+            torch.testing.assert_close(other, tensor, rtol=2**-11, atol=2**-25)
+        else:
+            assert torch.equal(other, tensor)
+    assert mark == found.info["fingerprint"] == checkpoint.fingerprint(found.weights)
+    assert found.info["released_from"] == checkpoint.fingerprint(model.weights)
+    assert (found.config, found.tokenizer.to_dict()) == (model.config, model.tokenizer.to_dict())
+    bytes_of_matrices = sum(2 * tensor.numel() for tensor in model.weights.values() if tensor.dim() > 1)
+    saved = model.file.stat().st_size - (tmp_path / "small.safetensors").stat().st_size
+    assert saved == pytest.approx(bytes_of_matrices, abs=200)  # the header differs
+    checkpoint.load_model(tmp_path / "small.safetensors")
+
+
+def test_a_weight_too_large_for_half_precision_is_named(tmp_path):
+    save_random_run(tmp_path)
+    model = checkpoint.read_run(tmp_path)
+    model.weights["joiner.vocabulary.weight"][0, 0] = 1e5
+    with pytest.raises(UserError, match="joiner.vocabulary.weight has a weight beyond 65504"):
+        checkpoint.release_model(tmp_path / "small.safetensors", model)
