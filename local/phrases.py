@@ -5,6 +5,7 @@
 Every value of every slot is said at least `--repeats` times in train, each time by another voice. Train and dev also
 have other speech, by which a model learns what the phrases are not: sentences of mini's grammar or of --other, and
 phrases with a wrong word; the test sets other@speech and other@near have such. Dev and test have voices of their own.
+Recordings of people, if there are any, are further test sets, or dev: --recordings NAME=PATH.
 
 An utterance is named by its content, and what was spoken before is kept: a longer list costs only what is new.
 """
@@ -39,6 +40,7 @@ from local.common.synthesis import (
 from local.custom_data.choices import as_yaml, choose_tokens
 from local.phrases_corpus.engines import ENGINES, ENGLISH, Engine
 from local.phrases_corpus.others import near_misses, other_sentences
+from local.phrases_corpus.recordings import by_split, recordings, write_recordings
 from local.phrases_corpus.sentences import Sampler
 from residualformer.context.grammar.network import Network, build, count_sentences
 from residualformer.context.grammar.source import YAML_SUFFIXES, Source, read_source
@@ -55,6 +57,7 @@ TIMBRES = {"test": 0.172, "dev": 0.086}  # shares of the timbres of an engine; o
 PHRASES = {"test": (300, 1000), "dev": (150, 400)}  # fewest and most utterances
 OTHERS = {"other@speech": 200, "other@near": 200, "dev": 100}  # utterances, of dev half of each kind
 BABBLERS = 100
+GRAMMARS = ("grammar.yaml", "grammar.txt")  # the phrases among the manifests
 SAMPLES = 20  # sentences of the preview
 Splits = dict[str, list[Line]]
 
@@ -72,7 +75,12 @@ def read_phrases(args: argparse.Namespace) -> Phrases:
     """Read the file of --phrases; UserError if it is missing or wrong."""
     if not args.phrases:
         raise UserError("--phrases is missing: give a file with a sentence a line, or a grammar (docs/phrases.md).")
-    source = read_source(args.phrases)
+    return parse_phrases(args.phrases)
+
+
+def parse_phrases(path: Path) -> Phrases:
+    """Read a grammar; UserError if it is wrong."""
+    source = read_source(path)
     network = build(source)
     return Phrases(source, network, "".join(network.words[2:]).isupper())
 
@@ -165,6 +173,7 @@ def obtain(args: argparse.Namespace) -> None:
     """Speak the utterances that are not there yet."""
     folder = Path(args.out)
     splits, babble = plan(read_phrases(args), args)
+    splits = {split: lines for split, lines in splits.items() if split not in by_split(args.recordings)}
     for half_written in folder.glob("*/.*.flac"):  # left by killed processes
         half_written.unlink()
     kept = sum((folder / split / f"{line.id}.flac").exists() for split, lines in splits.items() for line in lines)
@@ -175,14 +184,11 @@ def obtain(args: argparse.Namespace) -> None:
             durations = tqdm(map_(renderer, lines), total=len(lines), desc=split, unit="utt")
             records += [renderer.record(line, duration_s) for line, duration_s in zip(lines, durations)]
     write_transcripts(folder, records)
-    shutil.copyfile(args.phrases, folder / grammar_name(args.phrases))
+    for name in GRAMMARS:
+        (folder / name).unlink(missing_ok=True)
+    shutil.copyfile(args.phrases, folder / GRAMMARS[args.phrases.suffix.lower() not in YAML_SUFFIXES])
     hours = sum(record["duration"] for record in records) / 3600
     print(f"phrases: {len(records)} utterances, {hours:.2f} h in {folder}; {kept} were there before")
-
-
-def grammar_name(phrases: Path) -> str:
-    """Return the name of the grammar among the manifests."""
-    return "grammar.yaml" if phrases.suffix.lower() in YAML_SUFFIXES else "grammar.txt"
 
 
 def manifests(args: argparse.Namespace) -> None:
@@ -193,10 +199,12 @@ def manifests(args: argparse.Namespace) -> None:
     hours = sum(record["duration"] for record in records) / 3600
     tokens = choose_tokens(0, [record["text"] for record in records])  # characters: phrases have few words
     write_text(out / "chosen.yaml", as_yaml({"tokens": tokens}, hours, len(records)))
-    for name in ("grammar.yaml", "grammar.txt"):
+    for name in GRAMMARS:
         (out / name).unlink(missing_ok=True)
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, out / name)
+    grammar = next(file for file in (folder / name for name in GRAMMARS) if file.is_file())
+    shutil.copyfile(grammar, out / grammar.name)
+    for split, source in by_split(args.recordings).items():
+        write_recordings(split, source, parse_phrases(grammar).upper, out, args.jobs)
 
 
 def preview(args: argparse.Namespace) -> None:
@@ -254,6 +262,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--piper", type=caller_path, metavar="DIR", help="models of the engine piper, NAME.onnx with NAME.onnx.json")
     add("--language", type=nonempty, default=ENGLISH, metavar="CODE", help="of the voices, such as de (%(default)s)")
+    what = "recordings with texts that become a test set, or dev: a folder, a table or cuts; may be repeated"
+    add("--recordings", type=recordings, action="append", metavar="NAME=PATH", help=what)
     add("--seed", type=whole_number, default=1, metavar="N", help="random seed of the corpus (%(default)s)")
 
 
@@ -264,11 +274,11 @@ def inputs(args: argparse.Namespace) -> list[Path]:
             raise UserError(f"{option} {path} is no file: give one with a sentence a line, or a grammar in YAML.")
     if args.language != ENGLISH and not args.other:
         raise UserError(f"--language {args.language} needs --other FILE: sentences of that language, one a line.")
-    return [path for path in (args.phrases, args.other) if path]
+    return [path for path in (args.phrases, args.other, *by_split(args.recordings).values()) if path]
 
 
 def main() -> None:
-    run_program(__doc__, obtain, manifests, add_options, inputs=inputs, further={"preview": preview})
+    run_program(__doc__, obtain, manifests, add_options, ["recordings"], inputs, further={"preview": preview})
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 #   egs/phrases/run.sh preview --phrases FILE            sentences, counts, how much speech is made of them
 #   egs/phrases/run.sh --phrases FILE --name NAME        results in egs/NAME/exp
 #   egs/phrases/run.sh --phrases FILE --start-from RUN --experiments finetune     start from a trained model
+#   egs/phrases/run.sh --phrases FILE --recordings mine=DIR --test-set "test other mine"     score recordings, too
 # Options: --help lists them.
 
 set -euo pipefail

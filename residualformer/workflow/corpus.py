@@ -123,9 +123,10 @@ def _parser(description: str | None, name: str, options: Declare) -> OptionParse
 
 
 def _as_words(values: Mapping[str, Any]) -> list[str]:
-    """Return options as words of a command line; what has no value is left out."""
+    """Return options as words of a command line: a list as an option for each value, and nothing without a value."""
     words = []
     for name, value in values.items():
-        if value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value).lower() if isinstance(value, bool) else str(value)]
+        for each in value if isinstance(value, list) else [value]:
+            if each is not None:
+                words += [f"--{name.replace('_', '-')}", str(each).lower() if isinstance(each, bool) else str(each)]
     return words

@@ -9,6 +9,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+import soundfile
 from lhotse import CutSet
 
 from local import phrases
@@ -199,6 +200,27 @@ def test_manifests_hold_the_grammar_and_the_tokens(few, monkeypatch, capsys, gra
     assert "vocab_size" in (tmp_path / "m" / "chosen.yaml").read_text()
 
 
+def test_recordings_are_test_sets_or_dev(few, monkeypatch, capsys, tmp_path):
+    path = tmp_path / "phrases.txt"
+    path.write_text("TURN IT ON\nTURN IT OFF\n")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name, text in {"a": "Turn it on!", "b": "Good morning."}.items():
+        soundfile.write(mine / f"{name}.wav", np.random.default_rng(ord(name)).normal(0, 0.1, 44100), 22050)
+        (mine / f"{name}.txt").write_text(text)
+    few_words = ["--repeats", 1, "--voices", 7, "--recordings", f"people={mine}", "--recordings", f"dev={mine}"]
+    call(monkeypatch, "obtain", "--phrases", path, "--out", tmp_path / "raw", *few_words)
+    call(monkeypatch, "manifests", "--corpus", tmp_path / "raw", "--out", tmp_path / "m", *few_words[4:])
+    assert not (tmp_path / "raw" / "dev").exists()  # nothing is spoken that is not used
+    for split in ("people", "dev"):
+        cuts = list(CutSet.from_file(tmp_path / "m" / f"cuts_{split}.jsonl.gz"))
+        assert [cut.supervisions[0].text for cut in cuts] == ["TURN IT ON", "GOOD MORNING"]
+    call(monkeypatch, "options", "--", "--phrases", path, *few_words)
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["inputs"] == [str(path), str(mine), str(mine)]
+    assert told["manifests"][2:] == ["--recordings", f"people={mine}", "--recordings", f"dev={mine}"]
+
+
 def test_the_preview_speaks_little_and_counts(few, monkeypatch, capsys, grammar):
     call(monkeypatch, "preview", "--phrases", grammar)
     said = capsys.readouterr().out
@@ -219,6 +241,10 @@ def test_examples(root, path):
         (["--phrases", "/nowhere.txt"], "nowhere.txt is no file"),
         (["--engines", "espaek"], "has 'espaek'; there are: espeak, piper.* Did you mean 'espeak'"),
         (["--language", "de"], "needs --other FILE"),
+        (["--recordings", "mine"], "write NAME=PATH"),
+        (["--recordings", "train=/tmp"], "name a test set, or dev"),
+        (["--recordings", "a=/tmp", "--recordings", "a=/tmp"], "a=... is given twice"),
+        (["--recordings", "a=/nowhere"], "a=/nowhere does not exist"),
     ],
 )
 def test_what_cannot_be_done_is_said(monkeypatch, words, message):
