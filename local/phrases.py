@@ -15,9 +15,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import shutil
-import time
+import string
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +25,6 @@ import numpy as np
 from tqdm import tqdm
 
 from local.common.synthesis import (
-    SAMPLING_RATE,
     Conditions,
     Line,
     Record,
@@ -33,12 +32,12 @@ from local.common.synthesis import (
     Speaker,
     generator,
     read_transcripts,
-    render,
     write_rendered_cuts,
     write_transcripts,
 )
 from local.custom_data.choices import as_yaml, choose_tokens
 from local.phrases_corpus.engines import ENGINES, ENGLISH, Engine
+from local.phrases_corpus.estimate import speech_time, training_time
 from local.phrases_corpus.others import near_misses, other_sentences
 from local.phrases_corpus.recordings import by_split, recordings, write_recordings
 from local.phrases_corpus.sentences import Sampler
@@ -64,11 +63,21 @@ Splits = dict[str, list[Line]]
 
 @dataclass(frozen=True)
 class Phrases:
-    """A grammar as it is written and as an automaton; `upper` if all its words are in upper case."""
+    """A grammar as it is written and as an automaton."""
 
     source: Source
     network: Network
-    upper: bool
+
+    @property
+    def upper(self) -> bool:
+        """True if all words are in upper case."""
+        return "".join(self.network.words[2:]).isupper()
+
+    def spelled(self, text: str) -> bool:
+        """Return True for a sentence of a grammar that has the whole alphabet: single letters in it are names."""
+        return set(string.ascii_lowercase) <= {word.lower() for word in self.network.words} and self.network.accepts(
+            text
+        )
 
 
 def read_phrases(args: argparse.Namespace) -> Phrases:
@@ -81,8 +90,7 @@ def read_phrases(args: argparse.Namespace) -> Phrases:
 def parse_phrases(path: Path) -> Phrases:
     """Read a grammar; UserError if it is wrong."""
     source = read_source(path)
-    network = build(source)
-    return Phrases(source, network, "".join(network.words[2:]).isupper())
+    return Phrases(source, build(source))
 
 
 def speakers_by_split(engines: Sequence[Engine], voices: int, seed: int) -> dict[str, list[tuple[Engine, Speaker]]]:
@@ -143,28 +151,39 @@ def _shuffled(texts: list[str], rng: np.random.Generator) -> list[str]:
     return [texts[number] for number in rng.permutation(len(texts))]
 
 
-def lines_of(split: str, texts: Sequence[str], speakers: list[tuple[Engine, Speaker]], seed: int) -> list[Line]:
-    """Return the lines of a split: a text that is said again is said by another speaker."""
+def lines_of(
+    split: str,
+    texts: Sequence[str],
+    speakers: list[tuple[Engine, Speaker]],
+    seed: int,
+    spelled: Callable[[str], bool] = lambda text: False,
+) -> list[Line]:
+    """Return the lines of a split: a text that is said again is said by another speaker.
+
+    Args:
+        spelled: whether the single letters of a text are all names of letters.
+    """
     said: Counter[str] = Counter()
     lines = []
     for text in texts:
         order = generator(seed, split, text).permutation(len(speakers))
         engine, speaker = speakers[order[said[text] % len(speakers)]]
-        content = [seed, asdict(CONDITIONS), text, engine.written(text), repr(speaker), said[text]]
+        written = engine.written(text, spelled(text))
+        content = [seed, asdict(CONDITIONS), text, written, repr(speaker), said[text]]
         said[text] += 1
-        lines.append(Line(f"{split}-{digest(content)}", split, text, engine.written(text), speaker))
+        lines.append(Line(f"{split}-{digest(content)}", split, text, written, speaker))
     return lines
 
 
 def plan(phrases: Phrases, args: argparse.Namespace) -> tuple[Splits, Splits]:
     """Return the lines of each split, and those of its background babble, which do not depend on the phrases."""
-    engines = [ENGINES[name](args.language, args.piper) for name in args.engines.split(",")]
+    engines = [ENGINES[name](args.language, getattr(args, name, None)) for name in args.engines.split(",")]
     speakers = speakers_by_split(engines, args.voices, args.seed)
     lines, babble = {}, {}
     background = other_sentences(args.other, False, generator(args.seed, "phrases babble"))[:BABBLERS]
     for split, texts in texts_by_split(phrases, args).items():
         voices = speakers.get(split, speakers["test"])
-        lines[split] = lines_of(split, texts, voices, args.seed)
+        lines[split] = lines_of(split, texts, voices, args.seed, phrases.spelled)
         babble[split] = lines_of(f"{split}-babble", background, voices[: min(HELD_OUT.values())], args.seed)
     return lines, babble
 
@@ -222,17 +241,14 @@ def preview(args: argparse.Namespace) -> None:
     print("utterances: " + ", ".join(f"{split} {len(lines):,}" for split, lines in splits.items()))
     new = sum(text not in heard for text in own)
     print(f"{new} of the {len(own)} test sentences are not in train, and none of the voices")
-    _estimate(splits, babble, args)
+    print(speech_time(splits, babble["train"], args.seed, CONDITIONS))
+    print(training_time(args.start_from))
 
 
-def _estimate(splits: Mapping[str, list[Line]], babble: Splits, args: argparse.Namespace) -> None:
-    """Print how much speech there will be, and how long it takes to make, by a sample."""
-    sample = splits["train"][:10]
-    start = time.monotonic()
-    lengths = [len(render(line, babble["train"], args.seed, CONDITIONS)) / SAMPLING_RATE for line in sample]
-    each_s, total = (time.monotonic() - start) / len(sample), sum(map(len, splits.values()))
-    hours = sum(lengths) / len(lengths) * total / 3600
-    print(f"about {hours:.1f} h of speech, made in {each_s * total:.0f} s on one core")
+def add_preview_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `preview` alone."""
+    what = "run folder whose model the training is to start from, for the time that it takes"
+    parser.add_argument("--start-from", type=caller_path, metavar="RUN", help=what)
 
 
 def engine_names(value: str) -> str:
@@ -260,6 +276,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--engines", type=engine_names, default="espeak", metavar="NAMES", help=f"of {known}, with commas (%(default)s)"
     )
+    add("--kokoro", type=caller_path, metavar="DIR", help="model and voices of the engine kokoro, as published")
     add("--piper", type=caller_path, metavar="DIR", help="models of the engine piper, NAME.onnx with NAME.onnx.json")
     add("--language", type=nonempty, default=ENGLISH, metavar="CODE", help="of the voices, such as de (%(default)s)")
     what = "recordings with texts that become a test set, or dev: a folder, a table or cuts; may be repeated"
@@ -278,7 +295,9 @@ def inputs(args: argparse.Namespace) -> list[Path]:
 
 
 def main() -> None:
-    run_program(__doc__, obtain, manifests, add_options, ["recordings"], inputs, further={"preview": preview})
+    run_program(
+        __doc__, obtain, manifests, add_options, ["recordings"], inputs, {"preview": (preview, add_preview_options)}
+    )
 
 
 if __name__ == "__main__":

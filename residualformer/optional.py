@@ -21,10 +21,10 @@ class OptionalPackage:
     purpose: str
     install: str  # the command that installs it
     min_version: str = "0"  # the oldest that works
+    distribution: str = ""  # its name, where that is not the module's with "-" for "_"
 
 
-# By the name of the module, which is also that of the distribution, with "-" for "_". Packages of an extra in
-# pyproject.toml are installed by it.
+# By the name of the module. Packages of an extra in pyproject.toml are installed by it.
 OPTIONAL = {
     "k2": OptionalPackage(
         "transducer losses in C++ and CUDA",
@@ -38,12 +38,16 @@ OPTIONAL = {
         "https://csukuangfj.github.io/kaldifeat/cuda.html",
         "1.25",
     ),
+    "kokoro_onnx": OptionalPackage("neural voices for your own phrases", "pip install 'residualformer[kokoro]'", "0.6"),
     "kaldifst": OptionalPackage("compiling grammars", "pip install 'residualformer[grammar]'", "1.7.14"),
     "num2words": OptionalPackage("numbers in grammars", "pip install 'residualformer[grammar]'", "0.5.13"),
     "numba": OptionalPackage(
         "fast transducer losses and products of sparse branches on a CPU", "pip install 'residualformer[train]'", "0.68"
     ),
-    "piper": OptionalPackage("neural voices for your own phrases", "pip install piper-tts"),
+    "piper": OptionalPackage(
+        "neural voices for your own phrases", "pip install 'residualformer[piper]'", "1.3", "piper-tts"
+    ),
+    "py_nanotts": OptionalPackage("small voices for your own phrases", "pip install 'residualformer[pico]'", "0.1.1"),
     "sherpa_onnx": OptionalPackage("the check of exported models", "pip install 'residualformer[sherpa]'", "2.0.1"),
     "sounddevice": OptionalPackage(
         "the microphone",
@@ -101,7 +105,7 @@ def optional(name: str) -> ModuleType:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         why = f"{name} is installed but does not import ({reason[0]})"
         raise UserError(f"{why}; to replace it: {row.install}") from error
-    version = _version(module)
+    version = _version(module, row.distribution)
     if _numbers(version) < _numbers(row.min_version):
         raise UserError(f"{name} {version} is too old, {row.min_version} or later is needed; to get it: {row.install}")
     return module
@@ -113,15 +117,15 @@ def describe(names: list[str] | None = None) -> str:
     for name in names or list(OPTIONAL):
         row = OPTIONAL[name]
         try:
-            lines.append(f"  {name} {_version(optional(name))}: {row.purpose}")
+            lines.append(f"  {name} {_version(optional(name), row.distribution)}: {row.purpose}")
         except UserError as error:
             lines.append(f"  {error}")
     return "\n".join(lines)
 
 
-def _version(module: ModuleType) -> str:
+def _version(module: ModuleType, distribution: str) -> str:
     try:
-        return importlib.metadata.version(module.__name__)
+        return importlib.metadata.version(distribution or module.__name__)
     except importlib.metadata.PackageNotFoundError:
         return str(getattr(module, "__version__", "unknown version"))
 

@@ -31,7 +31,7 @@ def test_a_missing_package_is_answered_with_its_install_command(name):
 def test_packages_of_an_extra_are_installed_by_it(root):
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for name, row in OPTIONAL.items():
-        requirement = f"{name.replace('_', '-')}>={row.min_version}"
+        requirement = f"{row.distribution or name.replace('_', '-')}>={row.min_version}"
         holding = [extra for extra, packages in extras.items() if requirement in packages]
         told = re.findall(r"residualformer\[(.+)\]", row.install)
         assert told == holding, name

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Your own phrases: a list of sentences, or a grammar with slots, becomes a streaming recognizer of exactly these,
 # without a recording (docs/phrases.md).
-#   egs/phrases/run.sh preview --phrases FILE            sentences, counts, how much speech is made of them
+#   egs/phrases/run.sh preview --phrases FILE            sentences, counts, and how long all takes
 #   egs/phrases/run.sh --phrases FILE --name NAME        results in egs/NAME/exp
 #   egs/phrases/run.sh --phrases FILE --start-from RUN --experiments finetune     start from a trained model
 #   egs/phrases/run.sh --phrases FILE --recordings mine=DIR --test-set "test other mine"     score recordings, too

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from local.common import espeak
 from local.common.synthesis import ACCENTS, VARIANTS, Speaker, make_speakers
+from local.phrases_corpus.kokoro import MODEL, VOICES, kokoro_voices, make_kokoro_speakers, read_model
+from local.phrases_corpus.letters import as_ssml, in_words
+from local.phrases_corpus.pico import make_pico_speakers, pico_voices
 from local.phrases_corpus.piper import make_piper_speakers, timbres_in
 from residualformer.errors import UserError
 
@@ -25,12 +26,12 @@ class Engine:
     Attributes:
         timbres: names of its sounds of voice; no two splits share one.
         speakers: makes so many speakers of these timbres, whose names begin so, with random speed and pitch.
-        written: writes a text as the engine reads it.
+        written: writes a text as the engine reads it; with True single letters are always said by name.
     """
 
     timbres: Sequence[str]
     speakers: Callable[[str, int, list[str], np.random.Generator], list[Speaker]]
-    written: Callable[[str], str]
+    written: Callable[[str, bool], str]
 
 
 def _espeak(language: str, models: Path | None) -> Engine:
@@ -43,28 +44,31 @@ def _espeak(language: str, models: Path | None) -> Engine:
     )
 
 
+def _kokoro(language: str, models: Path | None) -> Engine:
+    """Return the voices of Kokoro for a language, and mixtures of them."""
+    if models is None:
+        raise UserError(f"--engines kokoro needs --kokoro DIR: a folder with {MODEL} and {VOICES}, as published.")
+    model, languages = read_model(models, language)
+    return Engine(kokoro_voices(model, languages), partial(make_kokoro_speakers, model, languages), in_words)
+
+
+def _pico(language: str, models: Path | None) -> Engine:
+    """Return the voices of SVOX Pico for a language."""
+    return Engine(pico_voices(language), make_pico_speakers, in_words)
+
+
 def _piper(language: str, models: Path | None) -> Engine:
     """Return all speakers of Piper's models in a folder, whatever their language."""
     if models is None:
         raise UserError("--engines piper needs --piper DIR: a folder of its models, NAME.onnx with NAME.onnx.json.")
     known = timbres_in(models)
-    return Engine(list(known), partial(make_piper_speakers, known), written=str.lower)
+    return Engine(list(known), partial(make_piper_speakers, known), in_words)
 
 
 # By name, made for a language and with a folder of models.
-ENGINES: dict[str, Callable[[str, Path | None], Engine]] = {"espeak": _espeak, "piper": _piper}
-
-
-def as_ssml(text: str) -> str:
-    """Return a text as SSML in lower case, in which single letters are said by name.
-
-    "a" and "i" alone are words; beside another single letter they are letters.
-    """
-    words = text.lower().split()
-    single = [len(word) == 1 and word.isalpha() for word in ["", *words, ""]]
-    single[0] = single[-1] = False
-    said = []
-    for word, before, own, after in zip(words, single, single[1:], single[2:], strict=False):
-        named = own and (word not in ("a", "i") or before or after)
-        said.append(espeak.say_letter(word) if named else html.escape(word, quote=False))
-    return " ".join(said)
+ENGINES: dict[str, Callable[[str, Path | None], Engine]] = {
+    "espeak": _espeak,
+    "kokoro": _kokoro,
+    "pico": _pico,
+    "piper": _piper,
+}

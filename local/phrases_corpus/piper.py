@@ -52,8 +52,8 @@ def timbres_in(folder: Path) -> dict[str, tuple[Path, int]]:
     optional("piper")
     found = {}
     for model in sorted(folder.glob(f"*{SUFFIX}")):
-        settings = read_json(model.with_name(f"{model.name}.json"), "put it beside the model of Piper, as published")
-        found.update({f"{model.stem}-{speaker}": (model, speaker) for speaker in range(settings["num_speakers"])})
+        speakers = range(_settings(model)["num_speakers"])
+        found.update({f"{model.stem}-{speaker}": (model, speaker) for speaker in speakers})
     if not found:
         raise UserError(f"--piper {folder} holds no *{SUFFIX}: put models of Piper there, each with its {SUFFIX}.json.")
     return found
@@ -76,4 +76,13 @@ def make_piper_speakers(
 
 @lru_cache(4)
 def _load(model: Path) -> Any:
-    return optional("piper").PiperVoice.load(model)
+    """Load a model on one thread, as the utterances are spread over processes."""
+    from residualformer.onnx_session import open_session  # takes a second to import, not needed by options
+
+    piper = optional("piper")
+    settings = piper.PiperConfig.from_dict(_settings(model))
+    return piper.PiperVoice(session=open_session(model, "put the model there again"), config=settings)
+
+
+def _settings(model: Path) -> dict[str, Any]:
+    return read_json(model.with_name(f"{model.name}.json"), "put it beside the model of Piper, as published")

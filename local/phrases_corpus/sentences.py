@@ -70,7 +70,8 @@ class Sampler:
             return self._say(self._next(node, list(node.spoken.values()), [1] * len(node.spoken)))
         if isinstance(node, Repeat):
             most = node.least + MORE_REPEATS if node.most is None else node.most
-            times = int(self.rng.integers(node.least, most + 1))
+            low, high = np.log([node.least + 1, most + 2])
+            times = int(np.exp(self.rng.uniform(low, high))) - 1  # few of long ones: nobody spells 24 letters
             return [word for _ in range(times) for word in self._say(node.part)]
         if node.rule == ANY:
             return [self.words[self.rng.integers(len(self.words))]]

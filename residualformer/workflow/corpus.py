@@ -72,7 +72,7 @@ def run_program(
     options: Declare = lambda parser: None,
     of_manifests: Sequence[str] = (),
     inputs: Callable[[argparse.Namespace], list[Path]] = lambda args: [],
-    further: Mapping[str, Command] = {},
+    further: Mapping[str, tuple[Command, Declare]] = {},
 ) -> None:
     """Be the main program of a corpus.
 
@@ -83,7 +83,7 @@ def run_program(
         of_manifests: names of the options that decide what `manifests` writes, and of all that a parser
             requires; `obtain` is given all.
         inputs: gives the files and folders of the user, by the options, whose change means another corpus.
-        further: commands of this corpus alone, which get the options.
+        further: commands of this corpus alone, which get the options, and what adds options of their own.
     """
     command, *words = sys.argv[1:] or ["--help"]
     name = Path(sys.argv[0]).name
@@ -103,9 +103,12 @@ def run_program(
             parser.add_argument("--corpus", required=True, metavar="DIR", help="the --out of obtain")
         (obtain if command == "obtain" else manifests)(parser.parse_all(words))
     elif command in further:
-        args = _parser(description, f"{name} {command}", options).parse_all(words)
+        run, own_options = further[command]
+        parser = _parser(description, f"{name} {command}", options)
+        own_options(parser)
+        args = parser.parse_all(words)
         inputs(args)  # checks them
-        further[command](args)
+        run(args)
     else:
         parser = OptionParser(description, name)
         commands = one_of("options", "obtain", "manifests", *further)

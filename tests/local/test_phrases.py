@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from itertools import islice
@@ -16,8 +17,10 @@ from local import phrases
 from local.common.espeak import say_letter
 from local.mini import split_speakers
 from local.phrases_corpus import engines
+from local.phrases_corpus.letters import as_ssml, in_words
 from local.phrases_corpus.others import near_misses, other_sentences
 from local.phrases_corpus.sentences import Sampler
+from residualformer import onnx_session
 from residualformer.context.grammar.network import build
 from residualformer.context.grammar.source import read_source
 from residualformer.errors import UserError
@@ -93,10 +96,26 @@ def test_other_speech_is_none_of_the_grammar(grammar, tmp_path):
 
 
 def test_letters_are_named_and_articles_are_not():
-    assert engines.as_ssml("SET A TIMER") == "set a timer"
-    assert engines.as_ssml("PLAN B") == f"plan {say_letter('b')}"
-    assert engines.as_ssml("GATE A B") == f"gate {say_letter('a')} {say_letter('b')}"
-    assert engines.as_ssml("R&B <LOUD>") == "r&amp;b &lt;loud&gt;"
+    assert as_ssml("SET A TIMER") == "set a timer"
+    assert as_ssml("PLAN B") == f"plan {say_letter('b')}"
+    assert as_ssml("GATE A B") == f"gate {say_letter('a')} {say_letter('b')}"
+    assert as_ssml("ENTER A NINE", spelled=True) == f"enter {say_letter('a')} nine"
+    assert as_ssml("R&B <LOUD>") == "r&amp;b &lt;loud&gt;"
+    assert in_words("SET A TIMER") == "set a timer" and in_words("A B NINE") == "eh b nine"
+
+
+def test_letters_are_spelled_where_the_grammar_has_the_alphabet(root, grammar):
+    spelling = phrases.parse_phrases(root / "egs" / "an4" / "grammar.yaml")
+    assert spelling.spelled("ENTER A NINE") and not spelling.spelled("SET A TIMER")
+    assert spelling.upper and not phrases.parse_phrases(grammar).spelled("SET THE LAMP TO FIVE")
+
+
+def test_repeats_are_within_their_bounds_and_mostly_short(tmp_path):
+    path = tmp_path / "grammar.yaml"
+    path.write_text("sentences: [{repeat: A, min: 0, max: 20}, B]")
+    sampler = Sampler(read_source(path), [], np.random.default_rng(0))
+    counts = Counter(text.count("A") for text in islice(sampler, 4000) if text != "B")
+    assert set(counts) == set(range(21)) and counts[0] > counts[3] > counts[15]
 
 
 def test_no_timbre_serves_two_splits_and_too_few_are_told():
@@ -120,14 +139,15 @@ PIPER = """
 import numpy as np
 from types import SimpleNamespace
 SynthesisConfig = SimpleNamespace
+class PiperConfig:
+    from_dict = dict
 class PiperVoice:
-    @staticmethod
-    def load(path):
-        def synthesize(text, settings):
-            assert settings.noise_scale == settings.noise_w_scale == 0
-            count = int(1000 * len(text) * settings.length_scale)
-            yield SimpleNamespace(audio_float_array=np.full(count, 0.5 + settings.speaker_id), sample_rate=22050)
-        return SimpleNamespace(synthesize=synthesize)
+    def __init__(self, session, config):
+        assert config["num_speakers"]
+    def synthesize(self, text, settings):
+        assert settings.noise_scale == settings.noise_w_scale == 0
+        count = int(1000 * len(text) * settings.length_scale)
+        yield SimpleNamespace(audio_float_array=np.full(count, 0.5 + settings.speaker_id), sample_rate=22050)
 """
 
 
@@ -138,6 +158,7 @@ def test_piper_speaks_with_all_speakers_of_its_models(monkeypatch, tmp_path):
     (tmp_path / "package" / "piper.py").write_text(PIPER)
     monkeypatch.syspath_prepend(tmp_path / "package")
     monkeypatch.delitem(sys.modules, "piper", raising=False)
+    monkeypatch.setattr(onnx_session, "open_session", lambda *words: None)
     with pytest.raises(UserError, match="holds no .*onnx"):
         engines.ENGINES["piper"]("en", tmp_path)
     for name, count in (("one", 1), ("many", 3)):
@@ -148,10 +169,77 @@ def test_piper_speaks_with_all_speakers_of_its_models(monkeypatch, tmp_path):
     first, *_, last = engine.speakers("train", 5, engine.timbres, np.random.default_rng(0))
     assert first.name == "train000-many-0" and last.name == "train004-many-0" and first.voice != last.voice
     assert str(tmp_path) not in repr(first)  # what is kept does not depend on where the models are
-    samples, rate = first.voice.speak(engine.written("TURN IT ON"), seed=1)
+    samples, rate = first.voice.speak(engine.written("TURN IT ON", False), seed=1)
     assert samples.dtype == np.int16 and set(samples.tolist()) == {round(0.5 * 32767)}
     expected = 10_000 * first.voice.length / 22050  # the pitch changes no duration
     assert len(samples) / rate == pytest.approx(expected, rel=1e-3) and rate == round(22050 * first.voice.pitch)
+
+
+KOKORO = """
+import numpy as np
+class Kokoro:
+    @classmethod
+    def from_session(cls, session, voices):
+        engine = cls()
+        engine.voices = np.load(voices)
+        return engine
+    def get_voice_style(self, name):
+        return self.voices[name]
+    def create(self, text, style, speed, language):
+        assert language == "en-gb"
+        return np.full(round(2400 / speed), style.mean(), np.float32), 24000
+"""
+
+
+def test_kokoro_speaks_with_its_voices_and_mixtures_of_those_of_a_split(monkeypatch, tmp_path):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "kokoro_onnx.py").write_text(KOKORO)
+    monkeypatch.syspath_prepend(tmp_path / "package")
+    monkeypatch.delitem(sys.modules, "kokoro_onnx", raising=False)
+    monkeypatch.setattr(onnx_session, "open_session", lambda *words: None)
+    with pytest.raises(UserError, match="needs --kokoro DIR"):
+        engines.ENGINES["kokoro"]("en", None)
+    with pytest.raises(UserError, match="holds no kokoro.*onnx"):
+        engines.ENGINES["kokoro"]("en", tmp_path)
+    (tmp_path / "kokoro.onnx").write_text("a model")
+    styles = {"bf_one": 0.2, "bm_two": 0.6, "am_three": 0.9, "ef_four": 0.1}
+    np.savez(tmp_path / "voices.npz", **{name: np.full((510, 1, 256), value) for name, value in styles.items()})
+    (tmp_path / "voices.npz").rename(tmp_path / "voices-v1.0.bin")
+    with pytest.raises(UserError, match="kokoro has en, "):
+        engines.ENGINES["kokoro"]("xy", tmp_path)
+    engine = engines.ENGINES["kokoro"]("en", tmp_path)
+    assert engine.timbres == ["am_three", "bf_one", "bm_two"]
+    speakers = engine.speakers("train", 12, ["bf_one", "bm_two"], np.random.default_rng(0))
+    assert [each.name for each in speakers[:2]] == ["train000-bf_one", "train001-bm_two"]
+    assert str(tmp_path) not in repr(speakers) and len({repr(each.voice) for each in speakers}) == 12
+    mixed = [each.voice for each in speakers if len(set(each.voice.voices)) == 2]
+    assert mixed and all(set(each.voices) == {"bf_one", "bm_two"} for each in mixed)
+    samples, rate = mixed[0].speak(engine.written("TURN IT ON", False), seed=1)
+    first, second = (styles[name] for name in mixed[0].voices)
+    level = mixed[0].share * first + (1 - mixed[0].share) * second
+    assert samples.dtype == np.int16 and set(samples.tolist()) == {round(np.float32(level).item() * 32767)}
+    assert len(samples) / rate == pytest.approx(0.1 / mixed[0].speed, rel=1e-2)  # the pitch changes no duration
+
+
+PICO = """
+class NanoTTS:
+    def speak(self, text, voice, speed, pitch, volume):
+        return bytes(2 * len(text))
+"""
+
+
+def test_pico_speaks_with_its_voices(monkeypatch, tmp_path):
+    (tmp_path / "py_nanotts.py").write_text(PICO)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "py_nanotts", raising=False)
+    pico, espeak = (engines.ENGINES[name]("en", None) for name in ("pico", "espeak"))
+    found = phrases.speakers_by_split([pico, espeak], 20, 1)
+    used = {split: {speaker.voice for engine, speaker in group if engine is pico} for split, group in found.items()}
+    assert len(used["train"]) == 10 and not used["dev"] and not used["test"]  # two voices are too few to hold any out
+    samples, rate = next(iter(used["train"])).speak(pico.written("TURN IT ON", False), seed=1)
+    assert samples.dtype == np.int16 and len(samples) == 10 and rate == 16000
+    with pytest.raises(UserError, match="pico has en, de"):
+        engines.ENGINES["pico"]("xy", None)
 
 
 def call(monkeypatch, *words) -> None:
@@ -225,7 +313,8 @@ def test_the_preview_speaks_little_and_counts(few, monkeypatch, capsys, grammar)
     call(monkeypatch, "preview", "--phrases", grammar)
     said = capsys.readouterr().out
     assert "sentences without end" in said and "slots: lamp, level, name" in said
-    assert "test 3" in said and "h of speech" in said
+    assert "test 3" in said and "h of speech, which takes one core: espeak" in said
+    assert re.search("training, by the pace of those that (ran here|are published).*: shared (about )?[0-9]+", said)
 
 
 @pytest.mark.parametrize("path", ["oven.txt", "lamp.yaml", "timer.yaml"])
@@ -239,7 +328,7 @@ def test_examples(root, path):
     [
         ([], "--phrases is missing"),
         (["--phrases", "/nowhere.txt"], "nowhere.txt is no file"),
-        (["--engines", "espaek"], "has 'espaek'; there are: espeak, piper.* Did you mean 'espeak'"),
+        (["--engines", "espaek"], "has 'espaek'; there are: espeak, kokoro, pico, piper.* Did you mean 'espeak'"),
         (["--language", "de"], "needs --other FILE"),
         (["--recordings", "mine"], "write NAME=PATH"),
         (["--recordings", "train=/tmp"], "name a test set, or dev"),
