@@ -10,6 +10,21 @@ from annotated_types import Ge, Gt, Interval, Predicate, Unit
 from residualformer.config.keys import Allowed, Doc, Fraction, NotNegative, Only, Updates
 
 JOINED = Only("data.concat_probability", Gt(0))
+MOST_DB = 100.0
+LONGEST_RT60_S = 5.0
+
+Decibels = Annotated[
+    list[float],
+    Predicate(lambda pair: len(pair) == 2 and -MOST_DB <= pair[0] <= pair[1] <= MOST_DB),
+    Unit("dB"),
+    Allowed(f"[lowest, highest], from -{MOST_DB:g} to {MOST_DB:g}"),
+]
+ReverberationTimes = Annotated[
+    list[float],
+    Predicate(lambda pair: len(pair) == 2 and 0 < pair[0] <= pair[1] <= LONGEST_RT60_S),
+    Unit("s"),
+    Allowed(f"[shortest, longest], above 0 and up to {LONGEST_RT60_S:g}"),
+]
 
 
 @dataclass(frozen=True)
@@ -50,10 +65,31 @@ class VariationConfig:
     ] = 0.0
     noise_probability: Annotated[Fraction, Doc("chance of stationary noise behind an utterance")] = 0.0
     noise_snr_db: Annotated[
-        list[float],
-        Predicate(lambda pair: len(pair) == 2 and pair[0] <= pair[1]),
-        Unit("dB"),
-        Allowed("[lowest, highest]"),
-        Only("data.variation.noise_probability", Gt(0)),
-        Doc("its signal-to-noise ratio"),
+        Decibels, Only("data.variation.noise_probability", Gt(0)), Doc("its signal-to-noise ratio")
     ] = field(default_factory=lambda: [5.0, 30.0])
+
+
+@dataclass(frozen=True)
+class WaveformConfig:
+    """Rooms, noise, levels and lines that change the samples at random; if any is on, batches read the audio."""
+
+    room_probability: Annotated[Fraction, Doc("chance of a synthetic room")] = 0.0
+    room_rt60_s: Annotated[
+        ReverberationTimes,
+        Only("data.waveform.room_probability", Gt(0)),
+        Doc("its reverberation time, in which sound decays by 60 dB"),
+    ] = field(default_factory=lambda: [0.1, 0.7])
+    noise_probability: Annotated[Fraction, Doc("chance of noise from a file")] = 0.0
+    noise: Annotated[
+        list[str], Only("data.waveform.noise_probability", Gt(0)), Doc("folders of its files, searched with all below")
+    ] = field(default_factory=list)
+    noise_snr_db: Annotated[
+        Decibels, Only("data.waveform.noise_probability", Gt(0)), Doc("its signal-to-noise ratio")
+    ] = field(default_factory=lambda: [0.0, 30.0])
+    level_probability: Annotated[Fraction, Doc("chance of another level, rounded to 16 bits and clipped")] = 0.0
+    level_db: Annotated[
+        Decibels, Only("data.waveform.level_probability", Gt(0)), Doc("louder by so much; below 0: quieter")
+    ] = field(default_factory=lambda: [-35.0, 10.0])
+    telephone_probability: Annotated[
+        Fraction, Doc("chance of a telephone line: 8 kHz, half of them 300 to 3400 Hz, with mu-law, A-law, GSM or none")
+    ] = 0.0

@@ -37,6 +37,11 @@ def check(config: Config) -> Iterator[str]:
             "data.variation.gain_db and quieter_db change levels of which a model with features.level = normalized "
             "never hears; leave them at 0"
         )
+    if data.waveform.noise_probability and not data.waveform.noise:
+        yield (
+            f"data.waveform.noise is empty, while data.waveform.noise_probability is "
+            f"{data.waveform.noise_probability}; name folders of noise"
+        )
     yield from _selection(config)
     shortest, longest = data.min_utterance_s, data.max_utterance_s
     if shortest >= longest:

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Interval, MinLen, Unit
 
-from residualformer.config.augmentation import JOINED, PauseConfig, SpecAugmentConfig, VariationConfig
+from residualformer.config.augmentation import JOINED, PauseConfig, SpecAugmentConfig, VariationConfig, WaveformConfig
 from residualformer.config.conditions import (
     AVERAGE_COST,
     BEAM,
@@ -290,6 +290,7 @@ class DataConfig:
     concat_most: Annotated[int, Ge(2), JOINED, Doc("most utterances that are joined, each with that chance")] = 2
     pause: PauseConfig = field(default_factory=PauseConfig)
     pad_start_ms: Annotated[Milliseconds, Doc("up to this much silence put before an utterance, at random")] = 0
+    waveform: WaveformConfig = field(default_factory=WaveformConfig)
     variation: VariationConfig = field(default_factory=VariationConfig)
     specaugment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
 

@@ -11,16 +11,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from residualformer.config.schema import DataConfig
+from residualformer.config.schema import DataConfig, FeatureConfig, WaveformConfig
 from residualformer.constants import FRAME_SHIFT_S
 from residualformer.data.collate import Batch, collate, pause_frames, quiet_frames
 from residualformer.data.loading import loaded, prefetch
 from residualformer.data.plan import Item, Plan
-from residualformer.data.shar import Shard
+from residualformer.data.shar import Shard, find_shards
 from residualformer.data.splits import mixed_source
 from residualformer.data.summary import describe
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.data.utterance import Utterance, read_utterances
+from residualformer.data.waveform import Waveforms
 from residualformer.errors import UserError
 
 CUDA_WORKERS = 4  # processes that prepare batches for a GPU, where the configuration leaves it open
@@ -41,6 +42,7 @@ class Update:
     end: Position
     bad: dict[str, str] = field(default_factory=dict)  # utterances that were left out, with reasons
     asked: int = 0  # utterances, those that were left out included
+    unread: dict[str, str] = field(default_factory=dict)  # files of noise that cannot be read, with reasons
 
     def pin_memory(self) -> Update:
         """Return the update with its batches in pinned memory."""
@@ -54,19 +56,33 @@ class TrainBatches:
         cuts: manifest of stage 2, or a folder of Lhotse Shar; used if `data.shar` names no folders.
         data: which utterances to use, how much a batch holds, and how batches are prepared.
         target: see `target_text`.
+        features: the definition of the features, which `data.waveform` needs.
 
     Raises:
-        UserError: no utterance is usable, or a speed of `data` does not occur.
+        UserError: no utterance is usable, a speed of `data` does not occur, or what `data.waveform` needs is not there.
     """
 
-    def __init__(self, cuts: Path, data: DataConfig, tokenizer: Tokenizer, target: str = "text", seed: int = 1) -> None:
+    def __init__(
+        self,
+        cuts: Path,
+        data: DataConfig,
+        tokenizer: Tokenizer,
+        target: str = "text",
+        seed: int = 1,
+        features: FeatureConfig | None = None,
+    ) -> None:
         self.data = data
         if missing := [folder for folder in data.shar if not Path(folder).is_dir()]:
             raise UserError(f"data.shar names {', '.join(missing)}, but there is no such folder: mend data.shar.")
         self.sources = [mixed_source(Path(folder)) for folder in data.shar] or [cuts]
         self.plan = Plan(self.sources, data, tokenizer, target, seed)
         max_padding = round(data.pad_start_ms / 1000 / FRAME_SHIFT_S)
-        self.loader = UpdateLoader(tokenizer, self.plan.separator, max_padding, seed)
+        waveforms = None
+        if data.waveform != WaveformConfig():
+            waveforms = Waveforms(data.waveform, features or FeatureConfig())
+            for source in self.sources:
+                waveforms.check(next(read_utterances(find_shards(source)[0], target, with_lines=True)))
+        self.loader = UpdateLoader(tokenizer, self.plan.separator, max_padding, seed, waveforms)
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -160,55 +176,54 @@ class UpdateLoader:
     Attributes:
         separator: between the texts of joined utterances.
         max_padding: frames of silence before an utterance, at most.
+        waveforms: what computes features of degraded audio, in place of those on disk.
     """
 
     tokenizer: Tokenizer
     separator: str
     max_padding: int
     seed: int
+    waveforms: Waveforms | None = None
 
     def __call__(self, plan: UpdatePlan) -> Update:
-        batches: list[tuple[int, Batch]] = []
-        bad: dict[str, str] = {}
+        update = Update([], plan.end, asked=sum(len(items) for _, items in plan.batches))
         for number, items in plan.batches:
-            batch, left_out = self.batch(items, plan.position, number)
-            bad |= left_out
-            if batch:
-                batches.append((number, batch))
-        return Update(batches, plan.end, bad, sum(len(items) for _, items in plan.batches))
+            if batch := self.batch(items, plan.position, number, update):
+                update.batches.append((number, batch))
+        return update
 
-    def batch(self, items: Sequence[Item], position: Position, number: int) -> tuple[Batch | None, dict[str, str]]:
-        """Load a batch, None if nothing of it can be read.
+    def batch(self, items: Sequence[Item], position: Position, number: int, update: Update) -> Batch | None:
+        """Load a batch of `update`, which gets what cannot be read; None if that is all.
 
         Its random choices depend on the position of the update and its number therein alone.
-
-        Return it, and the reasons why items were left out.
         """
         rng = np.random.default_rng([self.seed, *position, number])
         arrays: list[np.ndarray] = []
         parts: list[Sequence[Utterance]] = []
-        bad: dict[str, str] = {}
         for item in items:
             try:
-                arrays.append(self._features(item, rng))
+                arrays.append(self._features(item, rng, update.unread))
                 parts.append(item.parts)
             except UserError as error:
-                bad["+".join(utterance.id for utterance in item.parts)] = str(error)
+                update.bad["+".join(utterance.id for utterance in item.parts)] = str(error)
         if not parts:
-            return None, bad
+            return None
         texts = [self.separator.join(utterance.text for utterance in each) for each in parts]
-        batch = collate(
+        return collate(
             ["+".join(utterance.id for utterance in each) for each in parts],
             arrays,
             [self.tokenizer.encode(text) for text in texts],
             texts,
             [" ".join(utterance.transcript for utterance in each) for each in parts],
         )
-        return batch, bad
 
-    def _features(self, item: Item, rng: np.random.Generator) -> np.ndarray:
+    def _features(self, item: Item, rng: np.random.Generator, unread: dict[str, str]) -> np.ndarray:
         """Load the features (T, F) of an item with its pauses, and up to `max_padding` frames of silence before it."""
-        arrays = [utterance.load() for utterance in item.parts]
+        if self.waveforms:
+            scene = self.waveforms.drawn(rng.spawn(1)[0])  # which leaves the numbers of `rng` as they are
+            arrays = [self.waveforms.features(utterance, scene, unread) for utterance in item.parts]
+        else:
+            arrays = [utterance.load() for utterance in item.parts]
         joined = [quiet_frames(arrays[0], int(rng.integers(self.max_padding + 1)))]
         for array, seconds in zip(arrays, (0.0, *item.pauses) if item.pauses else [0.0] * len(arrays), strict=True):
             if seconds:

@@ -1,4 +1,4 @@
-"""Levels and telephone lines applied to samples: the reference for augmentation, and the conditions of benchmarks.
+"""Levels, telephone lines, noise and rooms applied to samples, for augmentation, its tests and benchmarks.
 
 Codecs are those of libsndfile. Needs neither torch nor Lhotse.
 """
@@ -58,6 +58,39 @@ def through_telephone(samples: np.ndarray, rate_hz: int, codec: str | None = Non
     line = coded(line, TELEPHONE_HZ, codec) if codec else at_level(line, 0.0)
     back = resample(line, TELEPHONE_HZ, rate_hz)
     return np.pad(back, (0, max(0, len(samples) - len(back))))[: len(samples)]
+
+
+def with_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
+    """Return samples (S,) with `noise` (S,) at a signal-to-noise ratio of their mean powers; silence has none."""
+    power, noise_power = (float(np.mean(np.square(x, dtype=np.float64))) for x in (samples, noise))
+    factor = np.sqrt(power / noise_power) * 10 ** (-snr_db / 20) if noise_power else 0.0
+    return (samples + factor * noise).astype(np.float32)
+
+
+def room_response(rt60_s: float, direct_db: float, rate_hz: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the impulse response (R,) of a room: the direct sound first, then noise that decays exponentially.
+
+    That is Polack's model of reverberation; it leaves out early echoes and that high frequencies decay faster.
+
+    Args:
+        rt60_s: the time in which the energy falls by 60 dB, where the response ends.
+        direct_db: the energy of the direct sound over that of all the rest.
+    """
+    size = max(2, round(rt60_s * rate_hz))
+    response = rng.standard_normal(size) * 10 ** (-3 * np.arange(size) / (rt60_s * rate_hz))
+    response[0] = 0.0
+    response *= 10 ** (-direct_db / 20) / np.linalg.norm(response)
+    response[0] = 1.0
+    return response
+
+
+def in_room(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """Return samples (S,) in a room of the impulse response `response` (R,), as loud as they were."""
+    size = 1 << (len(samples) + len(response) - 2).bit_length()  # a length of large factors takes several times as long
+    heard = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(response, size), size)[: len(samples)]
+    energy = float(np.square(heard).sum())
+    factor = np.sqrt(np.square(samples, dtype=np.float64).sum() / energy) if energy else 0.0
+    return (factor * heard).astype(np.float32)
 
 
 def coded(samples: np.ndarray, rate_hz: int, codec: str) -> np.ndarray:

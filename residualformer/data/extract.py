@@ -21,12 +21,12 @@ from tqdm import tqdm
 from residualformer.config.schema import Config, FeatureConfig
 from residualformer.constants import FRAME_SHIFT_S
 from residualformer.data.arrays import CHECKSUM, checksum
-from residualformer.data.audio import resample
 from residualformer.data.bad import refuse_many
 from residualformer.data.feature_backends import get_backend
 from residualformer.data.features import KnfFbank, Statistics, write_feature_files
-from residualformer.data.manifest import load_mono, read_cuts
+from residualformer.data.manifest import read_cuts
 from residualformer.data.shar import write_shar
+from residualformer.data.speed import at_speed, load_at_speed
 from residualformer.data.splits import SHARDS, cuts_file, cuts_files
 from residualformer.data.summary import write_summary
 from residualformer.errors import UserError
@@ -132,16 +132,6 @@ def _extract_split(
     return total
 
 
-def at_speed(cut: MonoCut, speed: float) -> MonoCut:
-    """Return a copy of a cut at a speed, made by Lhotse's `perturb_speed`.
-
-    Its id gets a suffix such as `_sp0.9`, none at speed 1. Its `custom` holds the id of the original (`utterance`) and
-    the `speed`.
-    """
-    copy = cut if speed == 1.0 else cut.perturb_speed(speed)
-    return fastcopy(copy, custom={**(cut.custom or {}), "utterance": cut.id, "speed": float(speed)})
-
-
 def extract_features(
     copies: Sequence[tuple[MonoCut, float]],
     config: FeatureConfig,
@@ -214,10 +204,7 @@ def _file_name(name: str) -> str:
 def _features(cut: MonoCut, speed: float, copy: MonoCut, extractor: KnfFbank) -> np.ndarray:
     """Compute features (T, F) of a cut at a speed, whose `copy` it is; raise ValueError if its audio is unusable."""
     rate = extractor.config.sample_rate_hz
-    if cut.sampling_rate == rate:
-        samples = load_mono(copy)  # (S,)
-    else:  # Lhotse would resample twice, and take 1 GB where rate and speed have no large factor in common, as 11025 Hz
-        samples = resample(load_mono(cut), round(cut.sampling_rate * speed), rate)
+    samples = load_at_speed(copy, speed, rate, original=cut)
     array = extractor.extract(samples, rate)
     if len(array) == 0:
         raise ValueError(f"{len(samples)} samples are too few for a frame")

@@ -21,7 +21,7 @@ from lhotse.dataset.sampling import DynamicBucketingSampler
 from lhotse.dataset.sampling.base import TimeConstraint
 from lhotse.dataset.sampling.dynamic_bucketing import estimate_duration_buckets
 
-from residualformer.config.schema import DataConfig
+from residualformer.config.schema import DataConfig, WaveformConfig
 from residualformer.data.shar import Shard, find_shards
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.data.utterance import Utterance, read_utterances
@@ -106,7 +106,7 @@ class Plan:
         """
         found = left_out = 0
         named: dict[str, str] = {}
-        for each, utterance in ((p, utterance) for p in passes for utterance in read_utterances(p.shard, self.target)):
+        for each, utterance in ((p, utterance) for p in passes for utterance in self._read(p.shard)):
             found += not each.number
             self._speeds.add(utterance.speed)
             if utterance.speed not in self.data.speeds:
@@ -122,6 +122,9 @@ class Plan:
             more = "; ..." if left_out > len(named) else ""
             log.warning("%d of %d utterances left out of training: %s%s", left_out, found, self._reasons(), more)
         self._is_counted = True
+
+    def _read(self, shard: Shard) -> Iterator[Utterance]:
+        return read_utterances(shard, self.target, self.data.waveform != WaveformConfig())
 
     def _reasons(self) -> str:
         return "; ".join(f"{name}: {reason}" for name, reason in self.skipped.items())

@@ -27,6 +27,7 @@ from residualformer.data.summary import stated_shards, write_summary
 from residualformer.errors import UserError
 
 ARRAY_SUFFIX = ".npy"  # of the members with features; those with their description end in .json
+AUDIO_START = "audio_start"  # the key in `custom` of where a cut, which starts at 0 in Shar, starts in its recording
 OPEN_ARCHIVES = 128  # whose contents are remembered, about 0.3 KB for each cut
 
 
@@ -76,7 +77,7 @@ def write_shar(cuts: Iterable[MonoCut], folder: Path, size: int) -> None:
     ):
         for cut in shuffled:
             array, features = load_features(cut), to_shar_placeholder(cut.features, cut)
-            custom = {**(cut.custom or {}), CHECKSUM: checksum(array)}
+            custom = {**(cut.custom or {}), CHECKSUM: checksum(array), AUDIO_START: cut.start}
             archive.write(cut.id, array, features)
             manifest.write(fastcopy(cut, start=0.0, features=features, custom=custom))
     shutil.rmtree(folder, ignore_errors=True)

@@ -25,7 +25,7 @@ TARGETS = ("text", "translation")
 class Utterance(NamedTuple):
     """A cut with features, which are read from disk only when a batch is built.
 
-    Training buffers many of them: one takes 0.8 KB, a Lhotse cut 3.8.
+    Training buffers many of them: one takes 0.8 KB, 2 with its line, a Lhotse cut 3.8.
     """
 
     id: str
@@ -39,6 +39,7 @@ class Utterance(NamedTuple):
     checksum: str | None  # of the features
     file: str  # the array of the features, or the archive that holds it
     member: str  # the array's name in an archive, else ""
+    line: bytes = b""  # of the manifest, if it was asked for
 
     def load(self) -> np.ndarray:
         """Load the features (T, F), in the precision in which they are stored; UserError if missing or damaged."""
@@ -63,8 +64,11 @@ def target_text(cut: Cut, target: str) -> str:
     return _spaced(supervision.text if target == "text" else (supervision.custom or {}).get("translation"))
 
 
-def read_utterances(shard: Shard, target: str) -> Iterator[Utterance]:
+def read_utterances(shard: Shard, target: str, with_lines: bool = False) -> Iterator[Utterance]:
     """Yield the utterances of a manifest of stage 2, or of a shard, in order; one line is in memory at a time.
+
+    Args:
+        with_lines: whether they keep their lines of the manifest, from which their audio is found.
 
     Raises:
         UserError: `target` is not one of `target_text`'s, or the manifest is missing, damaged or has no features.
@@ -77,7 +81,8 @@ def read_utterances(shard: Shard, target: str) -> Iterator[Utterance]:
     try:
         for line in raw_lines(shard.cuts):
             number += 1
-            yield _utterance(_Cut.model_validate_json(line), shard, target)
+            utterance = _utterance(_Cut.model_validate_json(line), shard, target)
+            yield utterance._replace(line=line) if with_lines else utterance
     except ValidationError as error:
         reason = f"line {number}: {in_words(error)}"
         raise UserError(f"{shard.cuts} is not a manifest of cuts with features ({reason}): {ADVICE}.") from error

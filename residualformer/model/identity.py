@@ -20,7 +20,7 @@ NOT_DECISIVE = ("description", "decode", "lm", "data.num_workers", "data.max_bad
 CHANGEABLE = ("train", "data", "encoder.dropout", "predictor.dropout", "predictor.token_dropout")
 FIXED = ("train.optimizer.kind", "train.optimizer.factors", "train.freeze")
 # Of these, the ones that leave the updates of an epoch as they are: their number says where a training stands.
-SAME_UPDATES = ("train", "data.variation", "data.specaugment", "encoder", "predictor")
+SAME_UPDATES = ("train", "data.waveform", "data.variation", "data.specaugment", "encoder", "predictor")
 OTHER_UPDATES = ("train.seed", "train.batches_per_update")
 
 IfChanged = Literal["refuse", "aside", "go-on"]  # what to do with a training of another identity

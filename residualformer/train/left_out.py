@@ -41,10 +41,18 @@ class LeftOut:
         self.counts = Counts(reasons={}, times=0, asked=0)
         self.bad_updates = 0  # in a row
         self._new: list[tuple[Mapping[str, str], int]] = []  # of this rank
+        self._noise: set[str] = set()  # files of it that were named
 
-    def add(self, bad: Mapping[str, str], asked: int = 0) -> None:
-        """Count utterances of this rank: those that were left out, with reasons by id, and all that were asked for."""
+    def add(self, bad: Mapping[str, str], asked: int = 0, noise: Mapping[str, str] | None = None) -> None:
+        """Count utterances of this rank: those that were left out, with reasons by id, and all that were asked for.
+
+        Files of `noise` that could not be read are logged, once each; others took their place.
+        """
         self._new.append((bad, asked))
+        for name, reason in (noise or {}).items():
+            if name not in self._noise:
+                log.warning("noise skipped: %s: %s", name, reason)
+            self._noise.add(name)
 
     def tell(self) -> None:
         """Log what is new, on all ranks; UserError if too many are bad."""

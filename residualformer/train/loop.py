@@ -86,7 +86,7 @@ class Trainer:
         self.stopping = False  # of any, as of the last update
 
         target = config.tokens.target
-        self.batches = TrainBatches(cuts["train"], config.data, tokenizer, target, config.train.seed)
+        self.batches = TrainBatches(cuts["train"], config.data, tokenizer, target, config.train.seed, config.features)
         self.dev = EvalBatches(cuts["dev"], config.data.max_batch_s, tokenizer, target)
         variation = config.data.variation
         self.augment = Augmentation(variation, config.features) if variation != VariationConfig() else None
@@ -183,7 +183,7 @@ class Trainer:
 
                 losses, norm = self.update(update.batches)
                 self.step, self.position = self.step + 1, update.end
-                self.left_out.add(update.bad, update.asked)
+                self.left_out.add(update.bad, update.asked, update.unread)
                 bar.update()
                 if math.isfinite(norm):
                     self.left_out.bad_updates = 0

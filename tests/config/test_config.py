@@ -143,6 +143,18 @@ def test_wrong_types(write, text, words):
         ("data: {min_utterance_s: 40}", "it must be less than data.max_utterance_s = 30.0"),
         ("train: {optimizer: {betas: [0.9]}}", "allowed: two numbers from 0 to below 1"),
         ("data: {variation: {noise_snr_db: [30, 5]}}", "data.variation.noise_snr_db is [30, 5]; allowed: [lowest,"),
+        (
+            "data: {waveform: {noise_probability: 0.5, noise: [a], noise_snr_db: [-200, 5]}}",
+            "data.waveform.noise_snr_db is [-200, 5]; allowed: [lowest, highest], from -100 to 100",
+        ),
+        (
+            "data: {waveform: {room_probability: 0.5, room_rt60_s: [0, 1]}}",
+            "data.waveform.room_rt60_s is [0, 1]; allowed: [shortest, longest], above 0 and up to 5",
+        ),
+        (
+            "data: {waveform: {noise_probability: 0.5}}",
+            "data.waveform.noise is empty, while data.waveform.noise_probability is 0.5; name folders of noise",
+        ),
         ("features: {num_mel_bins: 10}", "data.specaugment.max_freq_bins is 20; allowed: at most"),
         ("warm_start: exp/shared", "allowed: the name of an experiment, not a path"),
     ],

@@ -73,6 +73,9 @@ MEANINGLESS = [
     (["data.specaugment.num_time_masks=0"], "data.specaugment.max_time_fraction=0.2"),
     (["data.specaugment.num_freq_masks=0"], "data.specaugment.max_freq_bins=4"),
     ([], "data.variation.noise_snr_db=[1, 2]"),
+    *[([], f"data.waveform.{pair}") for pair in (
+        "room_rt60_s=[0.1, 0.2]", "noise=[musan]", "noise_snr_db=[1, 2]", "level_db=[-6, 6]",
+    )],
 ]  # fmt: skip
 
 

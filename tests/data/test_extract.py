@@ -17,10 +17,11 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from residualformer.config.schema import Config, DataConfig, FeatureConfig
 from residualformer.data.audio import read_audio
 from residualformer.data.batches import EvalBatches, TrainBatches
-from residualformer.data.extract import Extracted, at_speed, compute_corpus_features, extract_features
+from residualformer.data.extract import Extracted, compute_corpus_features, extract_features
 from residualformer.data.fbank import compute_fbank
 from residualformer.data.features import read_cmvn, read_feature_config
 from residualformer.data.shar import find_shards
+from residualformer.data.speed import at_speed
 from residualformer.data.splits import train_source
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.data.utterance import read_utterances

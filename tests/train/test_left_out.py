@@ -9,6 +9,7 @@ from support.toy_training import CONFIG, changed, make_trainer, write_toy_cuts
 
 from residualformer.errors import UserError
 from residualformer.train import left_out
+from residualformer.train.ranks import Ranks
 from residualformer.train.signals import Interrupted
 
 
@@ -37,6 +38,16 @@ def test_what_cannot_be_read_is_left_out_counted_and_named(cuts, tmp_path, caplo
     assert 0 < trainer.left_out.counts["times"] < trainer.left_out.counts["asked"]
     for name in trainer.left_out.counts["reasons"]:
         assert caplog.text.count(f"left out of training: {name}: the features of ") == 1
+
+
+def test_noise_that_cannot_be_read_is_named_once_and_counts_for_nothing(caplog):
+    counted = left_out.LeftOut(0.01, Ranks())
+    with caplog.at_level("WARNING"):
+        for _ in range(2):
+            counted.add({}, 5, {"a.wav": "too short", "b.wav": "gone"})
+    counted.tell()
+    assert caplog.messages == ["noise skipped: a.wav: too short", "noise skipped: b.wav: gone"]
+    assert counted.counts == {"reasons": {}, "times": 0, "asked": 10}
 
 
 def test_a_batch_of_which_nothing_is_left_is_no_batch(cuts, tmp_path, monkeypatch):
