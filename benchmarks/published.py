@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,14 @@ from typing import Any
 
 from residualformer.files import write_json, write_text
 from residualformer.provenance import provenance
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def portable(command: str) -> str:
+    """Return a command without folders of this machine: paths in the project are relative, of others names remain."""
+    command = command.replace(f"{ROOT}/", "")
+    return re.sub(r"(^|[\s='\"])/(?:[^\s/'\"]+/)*([^\s/'\"]+)", r"\1.../\2", command)
 
 
 class Publication:
@@ -30,6 +39,7 @@ class Publication:
         if self.folder is None:
             return
         made: dict[str, Any] = {**provenance(), "wall_s": round(time.monotonic() - self.started, 1)}
+        made["command"] = portable(made["command"])
         head = [f"<!-- Written by benchmarks/{self.program} from {self.name}.json. Do not edit. -->", f"# {title}", ""]
         end = f"`{made['command']}` at commit {made['commit']}, {made['hardware']}, {made['versions']}; "
         text = "\n".join([*head, *body, "", f"{end}{made['wall_s'] / 60:.1f} min.", ""])

@@ -1,6 +1,7 @@
 """Stage 8, of a corpus with a grammar: what is right, what is refused, and what is wrongly accepted.
 
-It reads exp/<experiment>/grammar/<split>/hyp.jsonl and writes exp/grammar.json and exp/GRAMMAR.md.
+It reads exp/<experiment>/grammar/<split>/hyp.jsonl, and what was found without the grammar, and writes exp/grammar.json
+and exp/GRAMMAR.md.
 """
 
 from __future__ import annotations
@@ -15,25 +16,17 @@ from residualformer.context.grammar.network import build
 from residualformer.context.grammar.source import read_source
 from residualformer.data.splits import set_of
 from residualformer.errors import UserError, run_main
-from residualformer.files import read_json, read_json_lines, write_json, write_text
+from residualformer.files import write_json, write_text
 from residualformer.provenance import provenance
-from residualformer.report.grammar import read_judged, render_grammar, score_grammar
-
-_AGAIN = "run stage 7 again, with --overwrite"
+from residualformer.report.grammar import render_grammar, score_decoded
 
 
 def main() -> None:
     args = parse_args()
     sets, exp = args.split.split(), args.egs_dir / "exp"
     network = build(read_source(args.grammar))
-    files = sorted(exp.glob("*/grammar/*/hyp.jsonl"))
-    rows = []
-    for file in files:
-        split, experiment = file.parent.name, file.parents[2].name
-        if set_of(split) in sets:
-            context = read_json(file.with_name("decode.json"), _AGAIN).get("context") or {}
-            judged = read_judged(read_json_lines(file, _AGAIN), str(file))
-            rows.append(score_grammar(experiment, split, context["grammar"]["reject"], network, judged))
+    folders = sorted(file.parent for file in exp.glob("*/grammar/*/hyp.jsonl"))
+    rows = [score_decoded(folder, network) for folder in folders if set_of(folder.name) in sets]
     if not rows:
         raise UserError(f"{exp} holds nothing that was decoded with the grammar: run stage 7 first.")
     command = shlex.join(["steps/score_grammar.py", *sys.argv[1:]])

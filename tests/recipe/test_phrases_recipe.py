@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -35,5 +37,13 @@ def test_from_sentences_to_a_recognizer(root, tmp_path):
     counts = {row["split"]: (row["inside"], row["outside"]) for row in rows}
     assert counts == {"test": (4, 0), "other@near": (0, 2), "other@speech": (0, 2)}
     assert "| shared | test | 4 |" in printed
+    published = recipe.folder / "published"
+    words_of_it = ["benchmarks/phrases.py", str(run), "--seconds", "1", "--out", str(published)]
+    subprocess.run([sys.executable, *words_of_it], cwd=recipe.folder, check=True, env=os.environ | {"PYTHONPATH": "."})
+    for file in published.iterdir():
+        assert str(tmp_path) not in file.read_text(encoding="utf-8")
+    (row,) = json.loads((published / "phrases.json").read_text(encoding="utf-8"))["runs"]
+    assert (row["domain"], row["experiment"], len(row["sets"])) == ("oven", "shared", 3)
+    assert row["int8_bytes"] > 0 and row["rtf"] > 0 and row["training"]["steps"] > 0 and "--repeats 1" in row["speech"]
     again = recipe.call("egs/phrases/run.sh", *words)
     assert "stage 7: choose what shared rejects: skipped" in again and "runs again" not in again
