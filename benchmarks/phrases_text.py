@@ -15,8 +15,8 @@ def render(runs: Sequence[Run]) -> list[str]:
     """Return the lines on all runs."""
     return [
         "Each is trained by `egs/phrases/run.sh` on synthetic speech alone; no test voice is heard in training. "
-        "In brackets 95% intervals: bootstrap over utterances, exact ones for counts in an hour. *Slots* are right where "
-        "all of the sentence are.",
+        "In brackets 95% intervals: bootstrap over utterances, exact ones for counts in an hour. *Slots* are right "
+        "where all of the sentence are.",
         "",
         "## Sentences of the grammar",
         "",

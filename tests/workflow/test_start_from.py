@@ -12,6 +12,7 @@ from residualformer.data.tokenizer import train_tokenizer
 from residualformer.errors import UserError
 from residualformer.model import checkpoint
 from residualformer.nn.transducer import build_model
+from residualformer.train.parameters import STATISTICS, check_patterns, freeze, is_frozen
 from residualformer.workflow.recipe import Recipe
 from residualformer.workflow.start_from import architecture
 from steps import train_tokenizer as stage_3
@@ -45,6 +46,18 @@ def test_layers_and_sizes_are_those_of_the_model_and_all_else_is_the_recipes(run
     assert step.command[-2:] == ["--warm-start", str(run)] and [*step.inputs] == [str(run)]
     command = recipe.tokens().command
     assert command[command.index("--start-from") + 1] == str(run)
+
+
+@pytest.mark.parametrize(("name", "learned"), [("adapt_diagonal", "D"), ("adapt", "ABD")])
+def test_phrases_adapt_by_residuals_alone_and_keep_the_statistics_of_real_speech(run, tmp_path, name, learned):
+    (experiment,) = Recipe(ROOT / "conf" / "phrases", tmp_path, start_from=run).plan([name])
+    model = build_model(experiment.config, TOKENS.vocab_size)
+    check_patterns(experiment.config, TOKENS.vocab_size)
+    freeze(model, experiment.config.train)
+    names = {each for each, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(".norm" in each or each.rpartition(".")[2] in learned for each in names)
+    assert {each.rpartition(".")[2] for each in names if ".norm" not in each} == set(learned)
+    assert all(is_frozen(each, experiment.config.train) for each in STATISTICS)
 
 
 def test_what_cannot_be_started_from_is_told(tmp_path):
