@@ -16,8 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from local.common.transcripts import ENGLISH
-from residualformer.data.text import normalize
+from residualformer.data.text import ENGLISH, normalize
 from residualformer.errors import UserError, run_main
 from residualformer.files import replacing
 

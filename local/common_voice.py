@@ -17,8 +17,9 @@ from pathlib import Path
 from local.common.corpus import check_paths, record_paths, recorded_path
 from local.common.splits import write_splits
 from local.common.table import read_table
-from local.common.transcripts import ANY_LETTERS, as_spoken
+from local.common.transcripts import as_spoken
 from residualformer.data.corpus_utterance import CorpusUtterance
+from residualformer.data.text import ANY_LETTERS
 from residualformer.errors import UserError, run_main
 from residualformer.workflow.corpus import run_program
 from residualformer.workflow.options import caller_path

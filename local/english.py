@@ -3,6 +3,7 @@
   --librispeech   every part train-* is train, test-clean is a test set
   --speechocean   speechocean762: its train is train, its test is the test set `speechocean`
   --common-voice  the validated sentences of a release, in train
+  --untranscribed any recordings without text, in train with the texts on which recognizers agree (--recognizer)
 
 Without their folders LibriSpeech, as much as --subset tells, and speechocean762 are fetched from OpenSLR. Common Voice
 must be given, because Mozilla requires each user to accept its terms.
@@ -21,16 +22,19 @@ from pathlib import Path
 from local import common_voice, librispeech, speechocean
 from local.common.corpus import OPENSLR, check_paths, record_paths, recorded_path
 from local.common.splits import hold_out
-from local.common.transcripts import ENGLISH, as_spoken
+from local.common.transcripts import as_spoken
 from residualformer.data.corpus_utterance import CorpusUtterance
 from residualformer.data.splits import cuts_file
+from residualformer.data.text import ENGLISH
 from residualformer.errors import UserError, run_main
+from residualformer.label.options import add_label_options, check_label_options, label_folder
 from residualformer.workflow.corpus import run_program
 from residualformer.workflow.options import caller_path, nonempty, one_of
 
 TEST = "test-clean"
 SUBSET = "5"  # hours of LibriSpeech that are fetched
 FETCHED = ("librispeech", "speechocean")
+LABELED = "labeled"  # folder, in that of stage 0, of what recognizers heard, and the name of its cuts
 FOLDERS = (*FETCHED, "common_voice")
 
 
@@ -70,13 +74,22 @@ def obtain(args: argparse.Namespace) -> None:
     parts = train_parts(folders["librispeech"], args)
     check_layout(folders, parts)
     record_paths(out, **folders)
+    if args.untranscribed:
+        label_folder(args, args.untranscribed, out / LABELED, others=transcribed(folders, parts))
     print(f"English: {', '.join(folders)}; of LibriSpeech {', '.join(part.name for part in parts)}")
+
+
+def transcribed(folders: dict[str, Path], parts: list[Path]) -> list[Path]:
+    """Return the recordings that have a text, none of which is to be labeled."""
+    every = [*read_train(folders, parts).values(), *read_tests(folders).values()]
+    return [utterance.audio for utterances in every for utterance in utterances if utterance.audio]
 
 
 def manifests(args: argparse.Namespace) -> None:
     """Write the validated cuts of train, dev and the test sets."""
     from lhotse import CutSet
 
+    from residualformer.data.manifest import read_cuts
     from residualformer.data.validate import save_cuts, usable_cuts, write_cuts  # import torch, not needed by options
 
     folders = given_folders(args)
@@ -95,13 +108,11 @@ def manifests(args: argparse.Namespace) -> None:
         held = hold_out(seconds, ["dev"]) or {}
         train += [cut for cut in cuts if cut.supervisions[0].speaker not in held]
         dev += [cut for cut in cuts if cut.supervisions[0].speaker in held]
+    if args.untranscribed:
+        train += read_cuts(cuts_file(Path(args.corpus) / LABELED, LABELED), stage=0)
     for split, found in {"train": train, "dev": dev}.items():
         save_cuts(CutSet.from_cuts(found), split, cuts_file(out, split), skipped if split == "train" else 0)
-    tests = {
-        TEST: librispeech.read_part(folders["librispeech"] / TEST)[0],
-        "speechocean": speechocean.read_split(folders["speechocean"], "test"),
-    }
-    for split, test in tests.items():
+    for split, test in read_tests(folders).items():
         write_cuts(test, split, cuts_file(out, split), jobs=args.jobs)
 
 
@@ -116,12 +127,27 @@ def read_train(folders: dict[str, Path], parts: list[Path]) -> dict[str, list[Co
     return corpora
 
 
+def read_tests(folders: dict[str, Path]) -> dict[str, list[CorpusUtterance]]:
+    """Return the utterances of the test sets."""
+    return {
+        TEST: librispeech.read_part(folders["librispeech"] / TEST)[0],
+        "speechocean": speechocean.read_split(folders["speechocean"], "test"),
+    }
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this corpus."""
     add, subsets = parser.add_argument, librispeech.TRAIN
     add("--librispeech", type=caller_path, metavar="DIR", help="LibriSpeech or parts of it, in place (none: fetched)")
     add("--speechocean", type=caller_path, metavar="DIR", help="speechocean762, used in place (none: it is fetched)")
     add("--common-voice", type=caller_path, metavar="DIR", help="the English of a release of Common Voice (none)")
+    add(
+        "--untranscribed",
+        type=caller_path,
+        metavar="DIR",
+        help="recordings to label; those with a text stay out (none)",
+    )
+    add_label_options(parser)
     add("--subset", type=one_of(*subsets), metavar="|".join(subsets), help=f"hours of LibriSpeech to fetch ({SUBSET})")
     add("--url", type=nonempty, help=f"address of OpenSLR's resources ({OPENSLR})")
 
@@ -130,11 +156,20 @@ def check_options(args: argparse.Namespace) -> list[Path]:
     """Refuse options that contradict each other; the folders are named by the options themselves."""
     if args.librispeech and args.subset:
         raise UserError("--subset says what to fetch of LibriSpeech, but --librispeech gives a copy: leave one out.")
-    return []
+    if not args.untranscribed:
+        if args.recognizer or args.max_wer is not None:
+            raise UserError(
+                "--recognizer and --max-wer are for --untranscribed DIR, which is missing: give it as well."
+            )
+        return []
+    check_label_options(args)
+    if not args.untranscribed.is_dir():
+        raise UserError(f"--untranscribed {args.untranscribed} is not a folder: give the folder of the recordings.")
+    return [args.untranscribed]
 
 
 def main() -> None:
-    run_program(__doc__, obtain, manifests, add_options, (*FOLDERS, "subset"), check_options)
+    run_program(__doc__, obtain, manifests, add_options, (*FOLDERS, "subset", "untranscribed"), check_options)
 
 
 if __name__ == "__main__":

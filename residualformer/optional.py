@@ -26,6 +26,7 @@ class OptionalPackage:
 
 # By the name of the module. Packages of an extra in pyproject.toml are installed by it.
 OPTIONAL = {
+    "faster_whisper": OptionalPackage("Whisper models as recognizers", "pip install 'residualformer[teacher]'", "1.1"),
     "k2": OptionalPackage(
         "transducer losses in C++ and CUDA",
         "pick the wheel of your torch and CUDA at https://k2-fsa.github.io/k2/installation/from_wheels.html, "

@@ -101,6 +101,7 @@ ROOMS = (
     ["report"],
     ["workflow"],
     ["library"],
+    ["label"],
     ["demo"],
     ["cli"],
     ["__main__"],

@@ -7,26 +7,22 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from residualformer.data.corpus_utterance import CorpusUtterance
-from residualformer.data.text import normalize
-
-ENGLISH = re.compile(r"[A-Z']+( [A-Z']+)*")
-ANY_LETTERS = re.compile(r"\D+")
+from residualformer.data.text import spoken
 
 
 def as_spoken(
     utterances: Iterable[CorpusUtterance], allowed: re.Pattern[str]
 ) -> tuple[list[CorpusUtterance], list[str]]:
-    """Return utterances in capital letters without punctuation, and "id: reason" for those left out.
+    """Return utterances whose texts are `spoken`, and "id: reason" for those left out.
 
-    Left out are texts that do not match `allowed` as a whole, such as those with digits: how they were said is not
-    known; and those whose id was used before.
+    Left out are texts that do not match `allowed`, and utterances whose id was used before.
     """
     kept, strange = {}, []
     for utterance in utterances:
-        text = normalize(utterance.text, "upper", punctuation=False)
+        text = spoken(utterance.text, allowed)
         if utterance.id in kept:
             strange.append(f"{utterance.id}: it is there twice")
-        elif allowed.fullmatch(text):
+        elif text is not None:
             kept[utterance.id] = replace(utterance, text=text)
         else:
             strange.append(f"{utterance.id}: '{utterance.text}' has more than letters")

@@ -87,8 +87,10 @@ def _with_sources(recording: Recording, folder: Path) -> Recording:
 
 
 def relabel(cut: Cut, utterance: CorpusUtterance) -> Cut:
-    """Return `cut` with the id and the texts of `utterance`, and no other labels."""
+    """Return `cut` with the id and the texts of `utterance`, and where they come from, and no other labels."""
     (given,) = cut.supervisions
+    custom = {name: value for name in ("origin", "labeled") if (value := (given.custom or {}).get(name))}
+    custom |= {"translation": utterance.translation} if utterance.translation else {}
     supervision = SupervisionSegment(
         id=utterance.id,
         recording_id=cut.recording_id,
@@ -98,6 +100,6 @@ def relabel(cut: Cut, utterance: CorpusUtterance) -> Cut:
         text=utterance.text,
         speaker=utterance.speaker,
         language=utterance.language,
-        custom={"translation": utterance.translation} if utterance.translation else None,
+        custom=custom or None,
     )
     return fastcopy(cut, id=utterance.id, supervisions=[supervision])

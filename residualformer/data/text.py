@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
+ENGLISH = re.compile(r"[A-Z']+( [A-Z']+)*")  # what `spoken` texts consist of
+ANY_LETTERS = re.compile(r"\D+")
 CASES = ("keep", "lower", "upper")
 # soft hyphen, zero-width space, word joiner, byte order mark; writing directions; variants of emoji
 _INVISIBLE = dict.fromkeys([0xAD, 0x200B, 0x2060, 0xFEFF, 0x200E, 0x200F, *range(0x202A, 0x202F)])
@@ -33,6 +36,15 @@ def normalize(text: str, case: str = "keep", punctuation: bool = True) -> str:
     if case != "keep":
         text = unicodedata.normalize("NFC", text.lower() if case == "lower" else text.upper())
     return " ".join(text.split())
+
+
+def spoken(text: str, allowed: re.Pattern[str]) -> str | None:
+    """Return `text` in capital letters without punctuation but apostrophes, the convention of transcripts.
+
+    None if it then does not match `allowed` as a whole, such as a text with digits: how they were said is not known.
+    """
+    normalized = normalize(text, "upper", punctuation=False)
+    return normalized if allowed.fullmatch(normalized) else None
 
 
 def is_unspaced(character: str) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shlex
+import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -13,10 +16,12 @@ from support.archives import serve
 from support.corpora import write_common_voice, write_librispeech_part, write_speechocean
 
 from local import english, librispeech
-from local.common.transcripts import ENGLISH, as_spoken
+from local.common.transcripts import as_spoken
 from residualformer.data.corpus_utterance import CorpusUtterance
+from residualformer.data.text import ENGLISH
 from residualformer.errors import UserError
 
+FAKE = Path(__file__).resolve().parents[1] / "support" / "fake_recognizer.py"
 SENTENCES = ["Good morning, Ann’s friend!", "It’s 5 o’clock.", "Au café.", "A well-ordered house."]
 
 
@@ -37,11 +42,14 @@ def corpora(tmp_path) -> dict[str, Path]:
     return {"--librispeech": disk / "LibriSpeech", "--speechocean": disk / "ocean", "--common-voice": disk / "en"}
 
 
+def words(given: dict[str, object]) -> list[str]:
+    return [str(word) for option in given.items() for word in option]
+
+
 def both_stages(monkeypatch, out: Path, given: dict[str, object]) -> dict[str, list]:
-    words = [str(word) for option in given.items() for word in option]
     for command, where in (("obtain", []), ("manifests", ["--corpus", str(out / "raw")])):
         folder = out / ("m" if where else "raw")
-        monkeypatch.setattr(sys, "argv", ["english.py", command, "--out", str(folder), *where, *words])
+        monkeypatch.setattr(sys, "argv", ["english.py", command, "--out", str(folder), *where, *words(given)])
         english.main()
     return {path.name[5:-9]: list(CutSet.from_file(path)) for path in (out / "m").glob("cuts_*.jsonl.gz")}
 
@@ -86,6 +94,44 @@ def test_dev_are_speakers_of_each_corpus_whom_train_lacks(corpora, tmp_path, mon
     assert speakers(without_voice["dev"]) == {each for each in dev if not each.startswith("cv-")}
 
 
+def test_recordings_without_text_are_labeled_in_stage_0_and_train(corpora, tmp_path, monkeypatch, capsys):
+    clips, table = corpora["--common-voice"] / "clips", tmp_path / "texts.json"
+    known = {path.stem for path in clips.iterdir()}
+    for name in ("new1", "new2"):
+        shutil.copy(next(clips.iterdir()), clips / f"{name}.mp3")
+    table.write_text(json.dumps({"new1": "Hello, you.", "new2": "at 5"} | dict.fromkeys(known, "not asked")))
+    command = shlex.join([sys.executable, str(FAKE), str(table), "{audio}"])
+    given = corpora | {"--untranscribed": clips, "--recognizer": command}
+    cuts = both_stages(monkeypatch, tmp_path, given)
+    labeled = [cut for cut in cuts["train"] if cut.supervisions[0].custom and "labeled" in cut.supervisions[0].custom]
+    assert [(cut.id, cut.supervisions[0].text) for cut in labeled] == [("labeled-new1", "HELLO YOU")]
+    assert not any(cut.id.startswith("labeled-") for name, found in cuts.items() if name != "train" for cut in found)
+    assert sorted(Path(f"{table}.calls").read_text().split()) == ["new1", "new2"]
+    assert "1 of 2 recordings kept" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["english.py", "options", "--", *words(given), "--recognizer", "run"])
+    english.main()
+    told = json.loads(capsys.readouterr().out)
+    assert [told["obtain"][i + 1] for i, word in enumerate(told["obtain"]) if word == "--recognizer"] == [
+        command,
+        str(Path("run").absolute()),
+    ]
+    assert told["inputs"] == [str(clips)] and "--untranscribed" in told["manifests"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"--recognizer": "x"}, "--recognizer and --max-wer are for --untranscribed DIR, which is missing"),
+        ({"--untranscribed": "."}, "--recognizer is given 0 times"),
+        ({"--untranscribed": "no", "--recognizer": "x"}, "--untranscribed .*no is not a folder"),
+    ],
+)
+def test_options_of_labels_go_together(monkeypatch, given, told):
+    monkeypatch.setattr(sys, "argv", ["english.py", "options", "--", *words(given)])
+    with pytest.raises(UserError, match=told):
+        english.main()
+
+
 def test_what_is_not_given_is_fetched(corpora, tmp_path, monkeypatch):
     archives = tmp_path / "server"
     archives.mkdir()
@@ -105,8 +151,8 @@ def test_what_is_not_given_is_fetched(corpora, tmp_path, monkeypatch):
 
 
 def test_subset_is_for_what_is_fetched(corpora, tmp_path, monkeypatch):
-    words = ["english.py", "options", "--", "--subset", "100", "--librispeech", str(corpora["--librispeech"])]
-    monkeypatch.setattr(sys, "argv", words)
+    given = {"--subset": 100, "--librispeech": corpora["--librispeech"]}
+    monkeypatch.setattr(sys, "argv", ["english.py", "options", "--", *words(given)])
     with pytest.raises(UserError, match="--subset says what to fetch of LibriSpeech, but --librispeech gives a copy"):
         english.main()
 
