@@ -73,7 +73,7 @@ def real_time_factor(export: Path, grammar: Path, cuts: Path, seconds: float) ->
     """Return the processor seconds of one thread for a second of audio; the first utterance is for warm-up."""
     model = residualformer.load(export, int8=True, threads=1)
     context = model.grammar(grammar)
-    found = list(read_cuts(cuts))
+    found = list(read_cuts(cuts, stage=1))
     first, *sounds = [(load_audio(cut)[0], cut.sampling_rate) for cut in found[: 1 + _enough(found, seconds)]]
     model.transcribe(*first, context=context)
     started = time.process_time()
