@@ -4,8 +4,8 @@ Each record also holds the transducer loss of its reference. The real-time facto
 time of that loss out. An exported folder hears the audio as a stream, without that loss; its results belong to the run
 that it was exported from, so that stage 8 scores them beside those of the run. Interrupted, the same command goes on.
 Several machines share the work if each does a part, such as --job 2/8; after them, the command without --job does what
-is left and writes hyp.jsonl. With --branches the frames of an AmNet go through branches that its arbitrator did not
-choose.
+is left and writes hyp.jsonl. With --loops fewer layers are run than the model has; with --branches the frames of an
+AmNet go through branches that its arbitrator did not choose.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -110,6 +111,7 @@ def main() -> None:
         "settings": asdict(settings),
         **({"context": task.whole.describe()} if task.whole else {}),
         **({"branches": task.branches} if task.branches else {}),
+        **({"loops": args.loops} if args.loops else {}),
         "utterances": len(outcome.records),
         "skipped": outcome.skipped,
         "audio_s": round(audio_s, 2),
@@ -135,10 +137,11 @@ def trained_task(args: argparse.Namespace) -> Task:
     for name in ("int8", "lean"):
         if getattr(args, name):
             raise UserError(f"--{name} needs an exported folder, which {args.model} is not: give RUN/export.")
-    bundle = loaded(args.model, args.device)
+    bundle = loaded(args.model, args.device, args.loops)
     settings = settings_for(decode_settings(bundle.config, args.set, args.config), split_of(args.cuts))
     cuts = read_cuts_with_features(args.cuts, bundle.config.features)[: args.limit]
-    ensure_calibrated(bundle, args.model, settings, cuts_file(args.cuts.parent, "dev"))
+    if args.loops is None:  # of lower depths the confidences are those of the full one
+        ensure_calibrated(bundle, args.model, settings, cuts_file(args.cuts.parent, "dev"))
     context = context_of(args, bundle.tokenizer.pieces, settings)
     control = control_of(args, args.model, bundle)
     planned = plan_branches(bundle, control, cuts, settings.max_batch_s) if control else None
@@ -152,11 +155,11 @@ def trained_task(args: argparse.Namespace) -> Task:
         control=control,
         branches=told,
         identity={"weights": fingerprint(bundle.model.state_dict()), "calibration": asdict(bundle.calibration)},
-        decoder=BatchDecoder(args.model, args.device, settings, args.streaming, context, plan),
+        decoder=BatchDecoder(args.model, args.device, settings, args.streaming, context, plan, args.loops),
         source="features",
         streaming=args.streaming,
         device=bundle.device.type,
-        mode="_streaming" if args.streaming else "",
+        mode=("_streaming" if args.streaming else "") + (f"_loops{args.loops}" if args.loops else ""),
         run=args.model if args.model.is_dir() else args.model.parent,
     )
 
@@ -165,10 +168,10 @@ def exported_task(args: argparse.Namespace) -> Task:
     """Return the decoding by an exported folder, which hears the audio as a stream."""
     if args.device.startswith("cuda"):
         raise UserError(f"--device {args.device}: an exported folder runs on the CPU; leave it out.")
-    for name in ("branches", "slow_share", "branch_seed", "oracle"):
+    for name in ("branches", "slow_share", "branch_seed", "oracle", "loops"):
         if getattr(args, name) is not None:
             option = name.replace("_", "-")
-            raise UserError(f"--{option}: an exported folder asks its arbitrator; give the run folder.")
+            raise UserError(f"--{option}: an exported folder asks its arbitrator and has one depth; give the run.")
     folder = args.model.resolve()
     model, exported = loaded_export(folder, args.int8, args.lean), read_settings(folder)
     config = replace(Config(), decode=model.decode)
@@ -188,9 +191,15 @@ def exported_task(args: argparse.Namespace) -> Task:
         source="audio",
         streaming=True,
         device="cpu",
-        mode=f"_exported{files}",
+        mode=f"_exported{files}{depth_mark(folder)}",
         run=folder.parent if (folder.parent / MODEL_FILE).is_file() else folder,
     )
+
+
+def depth_mark(folder: Path) -> str:
+    """Return what distinguishes the results of an export at a lower depth, as `steps/export.py` names its folder."""
+    match = re.fullmatch(r"export(_loops\d+)", folder.name)
+    return match[1] if match else ""
 
 
 def parse_args() -> argparse.Namespace:
@@ -211,6 +220,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="decode only the first so many utterances")
     parser.add_argument("--jobs", type=positive_whole_number, default=1, metavar="N", help="processes (default 1)")
     parser.add_argument("--job", type=share, metavar="I/N", help="do only the part of job I of N")
+    parser.add_argument(
+        "--loops", type=positive_whole_number, metavar="N", help="run the first N layers of each group (docs/depth.md)"
+    )
     add_device_option(parser)
     add_context_options(parser)
     add_control_options(parser)

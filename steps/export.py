@@ -21,7 +21,7 @@ from residualformer.export.contracts import CONTRACTS
 from residualformer.export.folder import WEIGHTS, choose_contract, encoder_graph, replacing_folder, write_folder
 from residualformer.export.rates import measure_rates, rate_lines, rate_warnings
 from residualformer.files import write_json, write_text
-from residualformer.model.checkpoint import load_model
+from residualformer.model.adapter import load_adapted
 from residualformer.optional import OPTIONAL, is_installed
 from residualformer.provenance import provenance
 from residualformer.runtime.settings import ModelSettings
@@ -30,11 +30,11 @@ from residualformer.workflow.options import positive_whole_number
 
 def main() -> None:
     args = parse_args()
-    bundle = load_model(args.run)
+    bundle = load_adapted(args.run, None, loops=args.loops)
     decode = decode_settings(bundle.config, args.set, args.config)
     bundle = replace(bundle, config=replace(bundle.config, decode=decode))
     run = args.run if args.run.is_dir() else args.run.resolve().parent
-    out = args.out or run / "export"
+    out = args.out or run / (f"export_loops{args.loops}" if args.loops else "export")
     kind = choose_contract(bundle.config, args.type)
     checked_on, audio, scored = load_audio(args, run, bundle.config)
     contract = kind(bundle.model, encoder_graph(bundle.model, args.weights == "merged"))
@@ -44,7 +44,8 @@ def main() -> None:
         rates = measure_rates(folder, settings, bundle, scored)
         found = {**asdict(report), "rates": asdict(rates), "audio": checked_on, **provenance()}
         write_json(folder / "check.json", found)
-        card = model_card(folder, settings, bundle.config, bundle.info, scores_of(run), report, rates, checked_on)
+        scores = scores_of(run, args.loops)
+        card = model_card(folder, settings, bundle.config, bundle.info, scores, report, rates, checked_on)
         write_text(folder / CARD_FILE, card)
     if not is_installed("sherpa_onnx"):
         print(f"export: sherpa-onnx took no part in the check; to install it: {OPTIONAL['sherpa_onnx'].install}")
@@ -78,7 +79,10 @@ def sizes(out: Path, settings: ModelSettings) -> str:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("run", type=Path, metavar="RUN_OR_MODEL", help="a run folder, or its model.safetensors")
-    parser.add_argument("--out", type=Path, help="the folder to write (default: RUN/export)")
+    parser.add_argument("--out", type=Path, help="the folder to write (default: RUN/export[_loopsN])")
+    parser.add_argument(
+        "--loops", type=positive_whole_number, metavar="N", help="the first N layers of each group (docs/depth.md)"
+    )
     parser.add_argument("--type", metavar="|".join(CONTRACTS), help="kind of model (default: what the model fits)")
     parser.add_argument(
         "--weights",

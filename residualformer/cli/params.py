@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the parameter counts of an experiment, and the FLOPs per frame of a recurrent encoder, as JSON.
+    """Print the parameter counts of an experiment, and the FLOPs per frame of its encoder, as JSON.
 
     With --mflop, first the compression at which one branch costs that.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from residualformer.config.schema import AmNetConfig, Config, CostConfig
+from residualformer.config.schema import AmNetConfig, Config, CostConfig, EncoderConfig
 
 
 def check(config: Config) -> Iterator[str]:
@@ -77,6 +77,7 @@ def _transformer(config: Config) -> Iterator[str]:
             f"{encoder.dim // encoder.num_heads}; rotary positions turn pairs, so make it even"
         )
     yield from _sharing(encoder.sharing, encoder.num_layers)
+    yield from _depth(encoder)
     rank, smallest = encoder.residual.rank, min(encoder.dim, encoder.ffn_dim)
     if rank > smallest:
         yield f"encoder.residual.rank is {rank}; allowed: at most {smallest}, the least of encoder.dim, encoder.ffn_dim"
@@ -91,6 +92,17 @@ def _sharing(sharing: int | list[int], num_layers: int) -> Iterator[str]:
         yield f"encoder.sharing lists {len(sharing)} layers, but encoder.num_layers is {num_layers}"
     elif (firsts := list(dict.fromkeys(sharing))) != list(range(len(firsts))):
         yield f"encoder.sharing is {sharing}; number its groups 0, 1, 2, ... in the order of their first layers"
+
+
+def _depth(encoder: EncoderConfig) -> Iterator[str]:
+    """Check that the depths begin with all layers and fall."""
+    loops, sharing, num_layers = encoder.depth.loops, encoder.sharing, encoder.num_layers
+    largest = min(sharing, num_layers) if isinstance(sharing, int) else max(map(sharing.count, sharing), default=1)
+    if loops and (loops[0] != largest or sorted(set(loops), reverse=True) != loops):
+        yield (
+            f"encoder.depth.loops is {loops}; with encoder.sharing = {sharing} give {largest}, the layers of the "
+            "largest group, and lower numbers after it"
+        )
 
 
 def _branches(amnet: AmNetConfig) -> Iterator[str]:

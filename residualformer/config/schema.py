@@ -1,7 +1,7 @@
 """The configuration of an experiment: one frozen dataclass per section of a YAML in `conf/`.
 
-Every key is defined once, here, in `augmentation.py`, `training.py` or `language_model.py`: type and bounds, unit, when
-it means something (`Only`), what it means (`Doc`) and default. `docs/configuration.md` is generated from it. Conditions
+Every key is defined once, here or in `augmentation.py`, `depth.py`, `training.py`, `language_model.py`: type, bounds,
+unit, when it means something (`Only`), meaning (`Doc`) and default. `docs/configuration.md` is generated. Conditions
 replace a class for each `kind`, because two choices may meet in one section (`kind` and `schedule` of the optimizer),
 because some are not a kind (two branches or more), and because every experiment then has the same keys, which
 recorded runs and all users rely on.
@@ -31,6 +31,7 @@ from residualformer.config.conditions import (
     TRANSFORMER,
     WITH_LM,
 )
+from residualformer.config.depth import DepthConfig
 from residualformer.config.keys import (
     Allowed,
     BelowOne,
@@ -116,6 +117,7 @@ class EncoderConfig:
         Doc("layers in a row with one set of weights, or groups"),
     ] = 1
     residual: Annotated[ResidualConfig, TRANSFORMER] = field(default_factory=ResidualConfig)
+    depth: DepthConfig = field(default_factory=DepthConfig)
 
 
 @dataclass(frozen=True)

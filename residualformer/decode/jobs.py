@@ -16,7 +16,8 @@ from residualformer.config.schema import DecodeConfig
 from residualformer.context.scorer import Context
 from residualformer.decode.corpus import Plan, decode_batch
 from residualformer.journal import Map
-from residualformer.model.checkpoint import Bundle, load_model
+from residualformer.model.adapter import load_adapted
+from residualformer.model.checkpoint import Bundle
 from residualformer.model.device import find_device
 from residualformer.parallel import worker_map
 
@@ -30,6 +31,7 @@ class BatchDecoder(NamedTuple):
         model: a run folder or the model in it.
         device: one of `model.device.DEVICES`.
         plan: the branches of frames, chosen by a control of the arbitrator.
+        loops: the depth of the model, see `at_depth`; None: the full one.
     """
 
     model: Path
@@ -38,17 +40,18 @@ class BatchDecoder(NamedTuple):
     streaming: bool
     context: Context | None = None
     plan: Plan | None = None
+    loops: int | None = None
 
     def __call__(self, batch: Sequence[Cut]) -> dict[str, Any]:
         """Return the `Outcome` of a batch as plain values."""
-        bundle = loaded(self.model, self.device)
+        bundle = loaded(self.model, self.device, self.loops)
         return asdict(decode_batch(bundle, self.settings, batch, self.streaming, self.context, self.plan))
 
 
 @cache
-def loaded(model: Path, device: str) -> Bundle:
-    """Return the model of a file, read once in a process."""
-    return load_model(model, find_device(device, _number))
+def loaded(model: Path, device: str, loops: int | None = None) -> Bundle:
+    """Return the model of a file, read once in a process, at the depth `loops` if it is given."""
+    return load_adapted(model, None, find_device(device, _number), loops)
 
 
 @contextmanager

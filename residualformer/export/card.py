@@ -17,10 +17,15 @@ from residualformer.runtime.settings import TOKENS_FILE, ModelSettings
 CARD_FILE = "README.md"
 
 
-def scores_of(run: Path) -> list[dict[str, Any]]:
-    """Read the scores of a run, the contents of `decode_*/score.json`, but for those of an arbitrator's controls."""
+def scores_of(run: Path, loops: int | None = None) -> list[dict[str, Any]]:
+    """Read the scores of a run at the depth `loops`, the contents of `decode_*/score.json`.
+
+    Those of an arbitrator's controls are left out.
+    """
     scores = [read_json(path, "run stage 8 again") for path in sorted(run.glob("decode_*/score.json"))]
-    return [score for score in scores if not score.get("decoding", {}).get("branches")]
+    decodings = [score.get("decoding", {}) for score in scores]
+    of_depth = [not each.get("branches") and each.get("loops") == loops for each in decodings]
+    return [score for score, kept in zip(scores, of_depth, strict=True) if kept]
 
 
 def model_card(

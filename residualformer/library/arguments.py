@@ -30,6 +30,12 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--threads", type=int, metavar="N", help="threads of the CPU (default: torch's own number; exported: 1)")
     add_device_option(parser)
+    add(
+        "--loops",
+        type=int,
+        metavar="N",
+        help="less work: run the first N layers of each group, if a run folder is trained for it (docs/depth.md)",
+    )
     fusion = parser.add_argument_group("language model, for beam search (docs/language_models.md)")
     fusion.add_argument("--lm", type=Path, metavar="FILE", help="an ARPA file, or what steps/train_lm.py wrote")
     fusion.add_argument(
@@ -57,4 +63,5 @@ def load_as_asked(args: argparse.Namespace, words: bool | None = None) -> Transc
         lm=args.lm,
         lm_weight=args.lm_weight,
         ilm_weight=args.ilm_weight,
+        loops=args.loops,
     )

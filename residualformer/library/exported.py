@@ -23,6 +23,11 @@ class ExportedTranscriber(Transcriber):
                 f"device {options.device}: an exported folder runs on the CPU; leave the option out or give a run "
                 "folder."
             )
+        if options.loops is not None:
+            raise UserError(
+                f"loops {options.loops}: {folder} is exported at one depth; leave the option out, or export the run "
+                "with --loops."
+            )
         model = load_exported(folder, options.threads or 1, options.int8, options.lean, options.adapter)
         decode = options.with_language_model(chosen_search(model.decode, options.greedy, options.beam))
         super().__init__(model, decode, options.words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ def load(
     lm: str | Path | None = None,
     lm_weight: float | None = None,
     ilm_weight: float | None = None,
+    loops: int | None = None,
     **unknown: Any,
 ) -> Transcriber:
     """Load the model of a run folder (which PyTorch runs) or of an exported folder (which needs no PyTorch).
@@ -44,23 +46,22 @@ def load(
         device: what runs a run folder: auto (a CUDA GPU if there is one), cpu, cuda or cuda:N.
         int8: use the 8-bit files of an exported folder.
         lean: run an exported Transformer in the least memory: one group's weights at a time, slower.
-        words: find start, end and confidence of words, which takes some time; by default for all models but those that
-            translate, whose words have no times.
+        words: find start, end and confidence of words, which takes time; default unless it translates: it has none.
         adapter: file of `residualformer adapter` that adapts the model (docs/adaptation.md).
         lm: file of a language model for beam search (docs/language_models.md); default is the configured one, if any.
         lm_weight: factor of its log-probabilities; 0 is a search without the configured one.
         ilm_weight: factor of the model's own log-probabilities of labels without audio, which are taken away.
+        loops: run the first so many layers of each group alone, if a run folder is trained for it (docs/depth.md).
         unknown: other options are refused, with the closest known name.
 
     Raises:
         UserError: the model or an option does not exist, they do not go together, or PyTorch is needed and missing.
     """
-    for name in unknown:
-        known = [field.name for field in fields(Options)]
-        advice = closest(name, known) or f" There are: {', '.join(known)}."
-        raise UserError(f"there is no option '{name}'.{advice}")
+    _refuse(unknown)
     adapter, lm = (Path(each) if each else None for each in (adapter, lm))
-    options = Options(greedy, beam, streaming, threads, device, int8, lean, words, adapter, lm, lm_weight, ilm_weight)
+    options = Options(
+        greedy, beam, streaming, threads, device, int8, lean, words, adapter, lm, lm_weight, ilm_weight, loops
+    )
     path = Path(model)
     if not path.exists():
         raise UserError(_not_there(path))
@@ -75,6 +76,14 @@ def load(
         from residualformer.library.trained import TrainedTranscriber
 
         return TrainedTranscriber(path, options)
+
+
+def _refuse(unknown: Iterable[str]) -> None:
+    """Raise UserError for options that do not exist."""
+    for name in unknown:
+        known = [field.name for field in fields(Options)]
+        advice = closest(name, known) or f" There are: {', '.join(known)}."
+        raise UserError(f"there is no option '{name}'.{advice}")
 
 
 def _check_trained(path: Path, options: Options) -> None:

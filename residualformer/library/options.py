@@ -27,6 +27,7 @@ class Options:
     lm: Path | None = None
     lm_weight: float | None = None
     ilm_weight: float | None = None
+    loops: int | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

@@ -41,7 +41,7 @@ class TrainedTranscriber(Transcriber):
     def __init__(self, path: Path, options: Options) -> None:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        self.bundle = load_adapted(path, options.adapter, find_device(options.device))
+        self.bundle = load_adapted(path, options.adapter, find_device(options.device), options.loops)
         overrides = ["decode.kind=greedy"] if options.greedy or options.streaming else []
         if options.beam is not None:
             overrides = ["decode.kind=beam", f"decode.beam={options.beam}"]

@@ -17,6 +17,7 @@ from residualformer.config.loading import config_from_dict, config_to_dict, flat
 from residualformer.constants import ADAPTER_KIND
 from residualformer.errors import UserError
 from residualformer.model.checkpoint import Bundle, SavedModel, Weights, fingerprint, read_run
+from residualformer.model.depth import at_depth
 from residualformer.model.tensors import read_tensors, write_tensors
 from residualformer.tensor_files import damaged
 
@@ -94,10 +95,16 @@ def apply_adapter(base: SavedModel, path: Path) -> SavedModel:
     return SavedModel(base.file, weights, config_from_dict(values["config"], str(path)), base.tokenizer, values["info"])
 
 
-def load_adapted(path: Path, adapter: Path | None, device: torch.device | str = "cpu") -> Bundle:
-    """Load the model of a run folder, or of a model file, with an adapter if one is given, as `load_model` does."""
+def load_adapted(
+    path: Path, adapter: Path | None, device: torch.device | str = "cpu", loops: int | None = None
+) -> Bundle:
+    """Load the model of a run folder, or of a model file, as `load_model` does.
+
+    It is adapted if an adapter is given, and `at_depth` if `loops` are.
+    """
     saved = read_run(path)
-    loaded = (apply_adapter(saved, adapter) if adapter else saved).build()
+    saved = apply_adapter(saved, adapter) if adapter else saved
+    loaded = (at_depth(saved, loops) if loops is not None else saved).build()
     loaded.model.to(device)
     return loaded
 

@@ -1,4 +1,4 @@
-"""The cost of a model: parameters, each counted once, and for recurrent encoders FLOPs per frame.
+"""The cost of a model: parameters, each counted once, and FLOPs per frame of the encoder.
 
 One FLOP is one multiply-accumulate, as in the AmNets paper's table 1; biases and element-wise work are not counted.
 """
@@ -22,19 +22,16 @@ from residualformer.nn.transformer import TransformerEncoder
 
 
 class FlopsPerFrame(TypedDict):
-    """FLOPs per encoder frame of a recurrent encoder: a frame costs `arbitrator` + `output` + one of `branches`."""
+    """FLOPs per encoder frame: a frame costs `arbitrator` + `output` + one of `branches`."""
 
     arbitrator: float  # 0 where there is none
     output: float  # the joiner's projection of the encoder, which the paper counts as the encoder's
-    branches: list[float]  # slow first; masked weights cost nothing
+    branches: list[float]  # slow first; masked weights cost nothing. Of a Transformer: its depths, the largest first
 
 
 def describe(config: Config) -> dict[str, Any]:
-    """Return `count_parameters` and, for a recurrent encoder, `planned_flops` under the key `flops_per_frame`."""
-    costs: dict[str, Any] = dict(count_parameters(config))
-    if config.encoder.kind != "transformer":
-        costs["flops_per_frame"] = planned_flops(config)
-    return costs
+    """Return `count_parameters` and, under the key `flops_per_frame`, `planned_flops`."""
+    return {**count_parameters(config), "flops_per_frame": planned_flops(config)}
 
 
 def count_parameters(config: Config, vocab_size: int | None = None) -> dict[str, int]:
@@ -90,11 +87,11 @@ def parameter_table(model: Transducer, pruned: int | None = None) -> dict[str, i
 
 
 def flops_per_frame(model: Transducer, branches: list[float] | None = None) -> FlopsPerFrame:
-    """Return the cost of a frame of a model with a recurrent encoder, as trained or with other costs of `branches`."""
+    """Return the cost of a frame of a model, as trained or with other costs of `branches`."""
     encoder = model.encoder
-    assert isinstance(encoder, RecurrentEncoder)
+    assert isinstance(encoder, RecurrentEncoder | TransformerEncoder)
     return {
-        "arbitrator": encoder.arbitrator_flops(),
+        "arbitrator": encoder.arbitrator_flops() if isinstance(encoder, RecurrentEncoder) else 0.0,
         "output": float(model.joiner.project_encoder.weight.numel()),
         "branches": encoder.branch_flops() if branches is None else branches,
     }

@@ -38,5 +38,12 @@ class TransformerLayer(nn.Module):
         y, keys_values = self.attention.step(self.norm1(x), num_queries, past, allowed, table)
         return self._feed_forward(x[:, :num_queries] + self.dropout(y), DenseWeights()), keys_values
 
+    def flops(self, queries: int, size: int, held: int) -> float:
+        """Return the multiply-accumulates of `step`: of `queries` frames, keys of `size` frames and `held` cached."""
+        attention = self.attention
+        of_all = sum(linear.flops() for linear in (attention.k, attention.v))
+        of_queries = sum(linear.flops() for linear in (attention.q, attention.out, self.up, self.down))
+        return size * of_all + queries * (of_queries + 2 * (held + size) * self.norm1.weight.numel())
+
     def _feed_forward(self, x: Tensor, weights: DenseWeights) -> Tensor:
         return x + self.dropout(feed_forward(self.norm2(x), self.up, self.down, self.dropout, weights))

@@ -51,6 +51,11 @@ class ResidualLinear(nn.Module):
     def parts(self) -> WeightParts:
         return WeightParts(self.shared.weight, self.A, self.B, self.D)
 
+    def flops(self) -> float:
+        """Return the multiply-accumulates of one row, factor by factor; D, element-wise, is not counted."""
+        factors = 0 if self.A is None or self.B is None else self.A.numel() + self.B.numel()
+        return float(self.shared.weight.numel() + factors)
+
     def dense(self) -> Tensor:
         """Return W + A·B + D as a new (N, M) matrix, PyTorch's orientation; the shared W is never written to."""
         return dense_weight([self.parts], self.shared.weight.dtype)

@@ -32,6 +32,15 @@ def layer_groups(sharing: int | Sequence[int], num_layers: int) -> list[int]:
     return groups
 
 
+def loop_of_each_layer(groups: Sequence[int]) -> list[int]:
+    """Return for each layer, given its group, how often the group's weights have then been applied.
+
+    >>> loop_of_each_layer([0, 0, 0, 1, 1])
+    [1, 2, 3, 1, 2]
+    """
+    return [list(groups[: layer + 1]).count(group) for layer, group in enumerate(groups)]
+
+
 def shared_set(config: EncoderConfig) -> nn.ModuleDict:
     """Return a full set of a Transformer layer's projections, with biases (shared like their weights, footnote 2)."""
     dim, ffn = config.dim, config.ffn_dim

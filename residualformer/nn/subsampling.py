@@ -52,6 +52,15 @@ class ConvSubsampling(nn.Module):
             x = y
         return self.out(x.transpose(1, 2).flatten(2)), tuple(kept)
 
+    def flops(self) -> float:
+        """Return the multiply-accumulates per encoder frame, products with the zeros at the edges included."""
+        convolutions = [*self.convolutions().values()]
+        bins = [bins for _, _, bins in self.cache_shapes[1:]] + [self.out.in_features // convolutions[-1].out_channels]
+        total = self.out.weight.numel()
+        for later, (conv, outputs) in enumerate(zip(reversed(convolutions), reversed(bins), strict=True)):
+            total += 2**later * outputs * conv.weight.numel()
+        return float(total)
+
     @staticmethod
     def _convolve(conv: nn.Conv2d, x: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return x with its past, if there is one, before it, and relu(conv(x))."""

@@ -16,7 +16,7 @@ from residualformer.nn.encoder import Encoder
 from residualformer.nn.layer import TransformerLayer
 from residualformer.nn.linear import DenseWeights
 from residualformer.nn.mask import chunk_mask, num_frames, step_mask
-from residualformer.nn.sharing import layer_groups, layer_linears, shared_set
+from residualformer.nn.sharing import layer_groups, layer_linears, loop_of_each_layer, shared_set
 from residualformer.nn.subsampling import ConvSubsampling
 from residualformer.nn.typed import ModuleList
 
@@ -37,6 +37,9 @@ class TransformerEncoder(Encoder[TransformerState]):
     it. The first layer also sees the look-ahead after it, and only the first, so that the delay of the whole encoder is
     chunk + look-ahead whatever the number of layers.
 
+    With `depth.loops` layers can also be run at a lower depth, see `encode_at`; for a whole stream at one,
+    `model.depth.at_depth` makes a model of the layers that are left.
+
     One `step` takes a window of stride (C + look-ahead) feature frames and moves on by stride C.
     """
 
@@ -56,6 +59,7 @@ class TransformerEncoder(Encoder[TransformerState]):
         groups = layer_groups(config.sharing, config.num_layers)
         bank = [shared_set(config) for _ in range(max(groups) + 1)]
         self.bank = ModuleList[nn.ModuleDict](bank)
+        self.loop_of_layer = loop_of_each_layer(groups)
         self.layers = ModuleList[TransformerLayer](
             TransformerLayer(layer_linears(bank[group], config), config.dim, config.num_heads, config.dropout)
             for group in groups
@@ -63,13 +67,18 @@ class TransformerEncoder(Encoder[TransformerState]):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encode whole utterances in one masked pass; see `Encoder.forward`."""
+        return self.encode_at(features, lengths, max(self.loop_of_layer))
+
+    def encode_at(self, features: Tensor, lengths: Tensor, loops: int) -> tuple[Tensor, Tensor]:
+        """Do what `forward` does with the first `loops` layers of each group alone; x passes by the others."""
         x, _ = self.subsampling(self.normalize(features, lengths))
         lengths = self.output_lengths(lengths)
         masks = self._masks(x.size(1), lengths)
         table = rotary_table(x.size(1), self._head_dim, x.device)
         weights = DenseWeights()
         for index, layer in enumerate(self.layers):
-            x = layer(x, masks[min(index, 1)], table, weights)
+            if self.loop_of_layer[index] <= loops:
+                x = layer(x, masks[min(index, 1)], table, weights)
         return self._finish(x), lengths
 
     def matrices(self) -> list[tuple[nn.Parameter, int]]:
@@ -99,6 +108,23 @@ class TransformerEncoder(Encoder[TransformerState]):
             x, keys_values = layer.step(x, self.chunk, keys_values, allowed[..., : held + x.size(1)], table)
             past.append(self._keep(keys_values, held))
         return self._finish(x), TransformerState(conv, past, state.seen + self.chunk)
+
+    def branch_flops(self) -> list[float]:
+        """Return the multiply-accumulates per encoder frame at each depth, front end included, in chunks of a stream.
+
+        The look-ahead is computed twice, in its own chunk and in that before. Attention to the past counts for a whole
+        left context; for none where it has no limit.
+        """
+        size, held = self.chunk + self.look_ahead, self.left_context or 0
+        front = size * self.subsampling.flops()
+        layers = [
+            layer.flops(self.chunk, self.chunk if index else size, held) for index, layer in enumerate(self.layers)
+        ]
+        return [
+            (front + sum(cost for cost, loop in zip(layers, self.loop_of_layer, strict=True) if loop <= loops))
+            / self.chunk
+            for loops in self.config.depth.loops or [max(self.loop_of_layer)]
+        ]
 
     @property
     def _head_dim(self) -> int:

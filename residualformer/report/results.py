@@ -60,6 +60,7 @@ class Decoding:
     settings: dict[str, Any] | None = None
     context: dict[str, Any] | None = None  # what scorers added to the model, such as hotwords
     branches: dict[str, Any] | None = None  # what chose the branches of an AmNet in its arbitrator's place
+    loops: int | None = None  # layers of each group that were run, if not all
     utterances: int | None = None
     audio_s: float | None = None
     jobs: int | None = None

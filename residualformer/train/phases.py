@@ -1,4 +1,4 @@
-"""The phases of a training (AmNets, sections 2 to 5). Models without compression have just one.
+"""The phases of a training (AmNets, sections 2 to 5). Models without branches have just one.
 
 1. `pretrain_steps` updates: only the arbitrator learns, to detect frames at which a teacher's outputs are uncertain.
 2. `prune_fraction` of the rest, where branches are sparse: the masks grow (eq. 3), branches are sampled uniformly.
@@ -31,6 +31,7 @@ from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, Sampler, one
 from residualformer.nn.branches import BranchWeights
 from residualformer.nn.recurrent import Encoded, RecurrentEncoder
 from residualformer.nn.transducer import Transducer
+from residualformer.nn.transformer import TransformerEncoder
 from residualformer.padding import real_frames
 from residualformer.train.distill import Distiller
 from residualformer.train.losses import BatchLosses, Number, Ratio
@@ -84,6 +85,30 @@ class Phases:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
+
+
+class DepthPhases(Phases):
+    """A training of one phase in which each batch is encoded at one of the depths of `encoder.depth`, drawn evenly.
+
+    Draws are from torch's generator on the CPU, which the loop seeds for each batch. In evaluation mode the losses are
+    those at the full depth; the transducer loss at each other is a measure of its own, `transducer_2_loops` and so on.
+    """
+
+    def losses(self, batch: Batch, features: Tensor) -> BatchLosses:
+        served = self.config.encoder.depth.loops
+        if self.model.encoder.training:
+            drawn = served[int(torch.randint(len(served), ()))]
+            return BatchLosses(self._losses_at(batch, features, drawn))
+        full, *others = (self._losses_at(batch, features, loops) for loops in served)
+        at_others = {f"transducer_{n}_loops": sums["transducer"] for n, sums in zip(served[1:], others, strict=True)}
+        return BatchLosses(full | at_others)
+
+    def _losses_at(self, batch: Batch, features: Tensor, loops: int) -> dict[str, Tensor]:
+        encoder = self.model.encoder
+        assert isinstance(encoder, TransformerEncoder)
+        with bf16_autocast(features, self.bf16):
+            encoded, lengths = encoder.encode_at(features, batch.feature_lens, loops)
+        return self.objective(self.model, encoded, lengths, batch, self.soft_targets(batch, features))
 
 
 class PruningPhases(Phases):
@@ -283,4 +308,6 @@ def build_phases(
     """Return the phases of the training of `config`; for `teacher` and `slow_share` see `BranchPhases`."""
     if len(config.amnet.compression) > 1:
         return BranchPhases(config, model, teacher, slow_share)
+    if config.encoder.depth.loops:
+        return DepthPhases(config, model)
     return PruningPhases(config, model) if config.amnet.method == "sparse" else Phases(config, model)

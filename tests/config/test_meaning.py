@@ -28,7 +28,7 @@ EXACT, GREEDY = ["loss.kind=exact"], ["decode.kind=greedy"]
 MEANINGLESS = [
     *[(LSTM, f"encoder.{pair}") for pair in (
         "num_heads=4", "ffn_dim=8", "conv_channels=8", "frame_ms=80", "chunk_ms=320", "left_context_ms=null",
-        "look_ahead_ms=0", "sharing=3", "residual.rank=4", "residual.diagonal=true",
+        "look_ahead_ms=0", "sharing=3", "residual.rank=4", "residual.diagonal=true", "depth.loops=[2, 1]",
     )],
     (LSTM, "train.optimizer.residual_factor=2"),
     ([], "encoder.stack_frames=4"),

@@ -4,9 +4,11 @@ import dataclasses
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from residualformer.compress.prune import magnitude_mask
+from residualformer.config.depth import DepthConfig
 from residualformer.config.loading import load_config
 from residualformer.config.schema import (
     AmNetConfig,
@@ -29,6 +31,7 @@ from residualformer.model.cost import (
     parameter_table,
     planned_flops,
 )
+from residualformer.model.depth import config_at
 from residualformer.nn.transducer import build_model
 
 ASR, ST = "conf/paper_asr.yaml", "conf/paper_st.yaml"
@@ -191,3 +194,32 @@ def test_a_step_multiplies_as_often_as_is_counted(amnet):
         model.joiner.project_encoder(frame)
     expected = flops["arbitrator"] + flops["output"] + flops["branches"][int(state.branch)]
     assert counter.get_total_flops() == 2 * expected
+
+
+def small_transformer(**encoder):
+    """A Transformer with chunks of 2 frames, 3 of left context and 1 ahead, at three depths."""
+    given = {"num_layers": 5, "dim": 16, "num_heads": 2, "ffn_dim": 24, "conv_channels": 3, "sharing": 3}
+    given |= {"depth": DepthConfig([3, 2, 1])}
+    features, joiner = FeatureConfig(num_mel_bins=21), JoinerConfig(dim=9)
+    config = small_amnet("none")
+    return dataclasses.replace(config, features=features, encoder=EncoderConfig(**given | encoder), joiner=joiner)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("frame_ms", [40, 80])
+def test_a_chunk_multiplies_as_often_as_is_counted_at_each_depth(rank, frame_ms):
+    """torch's own counter; residuals so small that a step takes their factors one by one."""
+    times = {"chunk_ms": 2 * frame_ms, "left_context_ms": 3 * frame_ms, "look_ahead_ms": frame_ms}
+    config = small_transformer(residual=ResidualConfig(rank, rank > 0), frame_ms=frame_ms, **times)
+    cost = planned_flops(config)
+    assert cost["arbitrator"] == 0 and len(cost["branches"]) == 3
+    for loops, branch in zip((3, 2, 1), cost["branches"], strict=True):
+        model = build_model(config_at(config, loops), 9).eval()
+        assert flops_per_frame(model)["branches"] == [branch]
+        encoder = model.encoder
+        # Attention by plain products, for the counter cannot look into the CPU's own kernel.
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            size = encoder.window
+            frames, _ = encoder.step(torch.randn(1, size, 21), torch.tensor([size]), encoder.init_state(1))
+            model.joiner.project_encoder(frames)
+        assert counter.get_total_flops() == 2 * encoder.chunk * (branch + cost["output"])
