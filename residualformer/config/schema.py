@@ -1,6 +1,6 @@
 """The configuration of an experiment: one frozen dataclass per section of a YAML in `conf/`.
 
-Every key is defined once, here or in `augmentation.py`, `depth.py`, `training.py`, `language_model.py`: type, bounds,
+Every key is defined once, here or in `augmentation.py`, `decoding.py`, `depth.py` and so on: type, bounds,
 unit, when it means something (`Only`), meaning (`Doc`) and default. `docs/configuration.md` is generated. Conditions
 replace a class for each `kind`, because two choices may meet in one section (`kind` and `schedule` of the optimizer),
 because some are not a kind (two branches or more), and because every experiment then has the same keys, which
@@ -19,7 +19,6 @@ from annotated_types import Ge, Gt, Interval, MinLen, Unit
 from residualformer.config.augmentation import JOINED, PauseConfig, SpecAugmentConfig, VariationConfig, WaveformConfig
 from residualformer.config.conditions import (
     AVERAGE_COST,
-    BEAM,
     BRANCHES,
     COMPRESSED,
     COST,
@@ -29,8 +28,8 @@ from residualformer.config.conditions import (
     SPARSE,
     TAUGHT,
     TRANSFORMER,
-    WITH_LM,
 )
+from residualformer.config.decoding import DecodeConfig
 from residualformer.config.depth import DepthConfig
 from residualformer.config.keys import (
     Allowed,
@@ -44,14 +43,12 @@ from residualformer.config.keys import (
     Nats,
     NotNegative,
     Only,
-    Pause,
     Positive,
     Seconds,
     Updates,
 )
 from residualformer.config.language_model import LanguageModelConfig
 from residualformer.config.training import TrainConfig
-from residualformer.constants import MAX_HOTWORD_SCORE
 
 MAX_WEIGHT = 100  # of a folder in a mixture: an epoch reads its manifest as often
 
@@ -295,41 +292,6 @@ class DataConfig:
     waveform: WaveformConfig = field(default_factory=WaveformConfig)
     variation: VariationConfig = field(default_factory=VariationConfig)
     specaugment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
-
-
-@dataclass(frozen=True)
-class DecodeConfig:
-    """Search."""
-
-    kind: Annotated[Literal["greedy", "beam"], Doc("search")] = "beam"
-    greedy_sets: Annotated[
-        list[str], BEAM, Doc("test sets that are too long for beam search and are searched greedily")
-    ] = field(default_factory=list)
-    beam: Annotated[int, Interval(ge=1, le=1000), BEAM, Doc("hypotheses that are kept")] = 16
-    max_symbols: Annotated[Count, Doc("labels that one encoder frame may emit")] = 5
-    nbest: Annotated[Count, BEAM, Doc("hypotheses that are returned")] = 4
-    blank_penalty: Annotated[Nats, Doc("taken from the log-probability of blank")] = 0.0
-    token_reward: Annotated[Nats, Doc("added for each label, against outputs that are too short")] = 0.0
-    restart_s: Annotated[Pause, Doc("pause after which the predictor starts afresh; 0: never")] = 0.0
-    lm: Annotated[str | None, BEAM, Doc("language model, an .arpa, .arpa.gz or .onnx file, whose scores are added")] = (
-        None
-    )
-    lm_weight: Annotated[Positive, WITH_LM, Doc("factor of the language model's log-probabilities")] = 0.3
-    ilm_weight: Annotated[
-        NotNegative, WITH_LM, Doc("factor of those of the labels by the transducer without audio, which are taken away")
-    ] = 0.0
-    length_norm: Annotated[bool, BEAM, Doc("the best hypothesis has the highest log-probability per label")] = False
-    hotwords_score: Annotated[
-        Nats,
-        Interval(gt=0, le=MAX_HOTWORD_SCORE),
-        Doc("added for each character of a hotword that has no score of its own (docs/context.md)"),
-    ] = 0.5
-    reject: Annotated[
-        Nats,
-        Ge(0),
-        Doc("with a grammar, no match where other speech is likelier by more than this a second (docs/grammar.md)"),
-    ] = 4.0
-    max_batch_s: Annotated[Seconds, Doc("audio in a batch")] = 200.0
 
 
 @dataclass(frozen=True)

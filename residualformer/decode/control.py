@@ -1,4 +1,4 @@
-"""Controls of an AmNet's arbitrator: other ways to choose the branch of each frame of a set of cuts.
+"""Controls of an arbitrator: other ways to choose the branch of each frame, or depth of each chunk, of a set of cuts.
 
 `random` draws as many frames of each branch as the arbitrator chose, `oracle` gives the slow branch the frames at which
 a dense model is least certain; `slow` and `fast`, which take one branch alone, are the bounds. All are planned before
@@ -30,6 +30,7 @@ from residualformer.errors import UserError
 from residualformer.model.checkpoint import Bundle, fingerprint, read_run
 from residualformer.nn.recurrent import RecurrentEncoder
 from residualformer.nn.transducer import Transducer
+from residualformer.nn.transformer import TransformerEncoder
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,11 @@ def control_of(args: argparse.Namespace, model: Path, bundle: Bundle) -> Control
             raise UserError(f"{option} {value} is for --branches {' or '.join(of)}: add that, or leave it out.")
     if by is None:
         return None
-    if not isinstance(bundle.model.encoder, RecurrentEncoder) or bundle.model.encoder.num_branches < 2:
+    encoder = bundle.model.encoder
+    if isinstance(encoder, TransformerEncoder) and len(encoder.served) > 1:
+        if by == "oracle" or (by == "random" and share is None):
+            raise UserError(f"--branches {by}: {model} has depths, but no arbitrator; take random with --slow-share S.")
+    elif not isinstance(encoder, RecurrentEncoder) or encoder.num_branches < 2:
         raise UserError(f"--branches {by}: {model} has no branches to choose from; give an AmNet, such as mf_avg.")
     seed = 1 if args.branch_seed is None else args.branch_seed
     if seed < 0:
@@ -123,25 +128,29 @@ def dense_model(run: Path, config: Config) -> Path:
 def plan_branches(bundle: Bundle, control: Control, cuts: Sequence[Cut], max_batch_s: float) -> Planned:
     """Choose the branch of each frame of all cuts whose features can be read.
 
-    The frames of the whole set are ranked by chance or entropy, and the first ones are slow. Random numbers follow the
-    order of `cuts`, so that the size of a batch, `max_batch_s`, changes nothing.
+    The frames of the whole set, of a Transformer the chunks, are ranked by chance or entropy, and the first ones are
+    slow: at the full depth, and the others at the least one. Random numbers follow the order of `cuts`, so that the
+    size of a batch, `max_batch_s`, changes nothing.
 
     Raises:
         UserError: the dense model has other frames or features.
     """
     encoder = bundle.model.encoder
-    assert isinstance(encoder, RecurrentEncoder)
+    assert isinstance(encoder, RecurrentEncoder | TransformerEncoder)
+    count = encoder.num_branches if isinstance(encoder, RecurrentEncoder) else len(encoder.served)
     share = {"slow": 1.0, "fast": 0.0}.get(control.by, control.slow_share)
     taken = _each_frame(bundle, cuts, max_batch_s, partial(_arbitrated if share is None else _nothing, bundle.model))
     told: dict[str, Any] = {"by": control.by}
     if not taken:
         return Planned({}, told)
     chosen = np.concatenate(list(taken.values()))
-    counts = np.bincount(chosen, minlength=encoder.num_branches)
+    counts = np.bincount(chosen, minlength=count)
     if share is not None:
         slow = round(share * len(chosen))
-        counts = np.array([slow, *[0] * (encoder.num_branches - 2), len(chosen) - slow])
+        counts = np.array([slow, *[0] * (count - 2), len(chosen) - slow])
     told["slow_share"] = round(float(counts[0]) / len(chosen), 4)
+    if isinstance(encoder, TransformerEncoder):
+        told["mflop"] = round(float(counts @ encoder.branch_flops(by_chunk=True)) / len(chosen) / 1e6, 4)  # of a frame
     first = np.zeros(len(chosen))  # the lower, the slower
     if control.by == "random":
         told["seed"] = control.seed
@@ -160,7 +169,7 @@ Measure = Callable[[Tensor, Tensor], Tensor]  # features (N, T, F) and lengths (
 
 
 def _each_frame(bundle: Bundle, cuts: Sequence[Cut], max_batch_s: float, measure: Measure) -> dict[str, np.ndarray]:
-    """Return a measure of each encoder frame, (T',) by utterance, in the order of `cuts` without unreadable ones."""
+    """Return a measure of each frame or chunk, (T',) by utterance, in the order of `cuts` without unreadable ones."""
     found: dict[str, np.ndarray] = {}
     for batch in tqdm(batches(cuts, max_batch_s), desc="choose branches", unit="batch"):
         unread = {cut.id: "" for cut in batch}
@@ -168,7 +177,7 @@ def _each_frame(bundle: Bundle, cuts: Sequence[Cut], max_batch_s: float, measure
         if readable:
             features, sizes = padded_batch(bundle.model, [each for _, each in readable])
             values = measure(features, sizes).cpu().numpy()
-            lengths = bundle.model.encoder.output_lengths(sizes).tolist()
+            lengths = _choices(bundle.model, sizes).tolist()
             found |= {cut.id: values[n, :length] for n, ((cut, _), length) in enumerate(zip(readable, lengths))}
     return {cut.id: found[cut.id] for cut in cuts if cut.id in found}
 
@@ -180,4 +189,10 @@ def _arbitrated(model: Transducer, features: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _nothing(model: Transducer, features: Tensor, lengths: Tensor) -> Tensor:
-    return torch.zeros(len(features), int(model.encoder.output_lengths(lengths).max()), dtype=torch.int64)
+    return torch.zeros(len(features), int(_choices(model, lengths).max()), dtype=torch.int64)
+
+
+def _choices(model: Transducer, lengths: Tensor) -> Tensor:
+    """Return how often a branch is chosen in utterances of `lengths` (N,) feature frames."""
+    frames = model.encoder.output_lengths(lengths)
+    return -(-frames // model.encoder.chunk) if isinstance(model.encoder, TransformerEncoder) else frames

@@ -11,6 +11,7 @@ from torch import Tensor
 from residualformer.nn.arbitrator import one_hot
 from residualformer.nn.recurrent import RecurrentEncoder
 from residualformer.nn.transducer import Transducer
+from residualformer.nn.transformer import TransformerEncoder
 
 LONGEST_FULL_PASS = 6000  # feature frames: one minute
 
@@ -29,9 +30,9 @@ def encode(
 ) -> EncodedFrames:
     """Encode features (N, T, F) with `lengths` (N,) by the masked full pass, or chunk by chunk if `streaming`.
 
-    With `given` (N, T') int64 each frame goes through that branch, whatever the arbitrator says. Both ways give the
-    same output. Utterances of more than `LONGEST_FULL_PASS` frames always go chunk by chunk, because the
-    mask of a full pass grows with T squared.
+    With `given` (N, T') int64 each frame goes through that branch, whatever the arbitrator says; of a Transformer each
+    chunk, (N, chunks), is encoded at that depth. Both ways give the same output. Utterances of more than
+    `LONGEST_FULL_PASS` frames always go chunk by chunk, because the mask of a full pass grows with T squared.
     """
     if not streaming and features.shape[1] <= LONGEST_FULL_PASS:
         return _full_pass(model, features, lengths, given)
@@ -60,7 +61,7 @@ def encode_chunks(
         if given is None:
             encoded, state = encoder.step(window, sizes, state)
         else:
-            assert isinstance(encoder, RecurrentEncoder)
+            assert isinstance(encoder, RecurrentEncoder | TransformerEncoder)
             encoded, state = encoder.step_through(window, sizes, state, given[:, start // encoder.shift])
         branches = state.branch[:, None] if isinstance(encoder, RecurrentEncoder) else None
         yield EncodedFrames(encoded, encoder.output_lengths(real.clamp(max=encoder.shift)), branches)
@@ -68,6 +69,8 @@ def encode_chunks(
 
 def _full_pass(model: Transducer, features: Tensor, lengths: Tensor, given: Tensor | None) -> EncodedFrames:
     encoder = model.encoder
+    if isinstance(encoder, TransformerEncoder) and given is not None:
+        return EncodedFrames(encoder.encode_through(features, lengths, given), encoder.output_lengths(lengths))
     if not isinstance(encoder, RecurrentEncoder):
         return EncodedFrames(*encoder(features, lengths))
     if given is not None:

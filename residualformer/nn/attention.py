@@ -72,11 +72,15 @@ class SelfAttention(nn.Module):
         Returns:
             (N, num_queries, D), and the keys and values of past and x, (N, H, P + T', D / H).
         """
-        k, v = (split_heads(project(x), self.num_heads) for project in (self.k, self.v))
-        k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        k, v = self.keys_values(x, past)
         cos, sin = (part[: k.size(2)] for part in table)
         first = k.size(2) - x.size(1)
         queries = slice(first, first + num_queries)
         q = rotate(split_heads(self.q(x[:, :num_queries]), self.num_heads), cos[queries], sin[queries])
         y = F.scaled_dot_product_attention(q, rotate(k, cos, sin), v, attn_mask=allowed)
         return self.out(merge_heads(y)), (k, v)
+
+    def keys_values(self, x: Tensor, past: KeysValues) -> KeysValues:
+        """Return the keys and values of past and x (N, T', D), each (N, H, P + T', D / H)."""
+        k, v = (split_heads(project(x), self.num_heads) for project in (self.k, self.v))
+        return torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)

@@ -38,6 +38,10 @@ class TransformerLayer(nn.Module):
         y, keys_values = self.attention.step(self.norm1(x), num_queries, past, allowed, table)
         return self._feed_forward(x[:, :num_queries] + self.dropout(y), DenseWeights()), keys_values
 
+    def pass_by(self, x: Tensor, past: KeysValues) -> KeysValues:
+        """Return the keys and values of past and a chunk x (N, T', D) that the layer does not transform."""
+        return self.attention.keys_values(self.norm1(x), past)
+
     def flops(self, queries: int, size: int, held: int) -> float:
         """Return the multiply-accumulates of `step`: of `queries` frames, keys of `size` frames and `held` cached."""
         attention = self.attention

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from residualformer.config.schema import EncoderConfig
 from residualformer.constants import FRAME_SHIFT_MS
-from residualformer.kernels.attention import AttentionMask
+from residualformer.kernels.attention import AttentionMask, Table
 from residualformer.nn.attention import KeysValues, rotary_table
 from residualformer.nn.encoder import Encoder
 from residualformer.nn.layer import TransformerLayer
@@ -37,8 +37,9 @@ class TransformerEncoder(Encoder[TransformerState]):
     it. The first layer also sees the look-ahead after it, and only the first, so that the delay of the whole encoder is
     chunk + look-ahead whatever the number of layers.
 
-    With `depth.loops` layers can also be run at a lower depth, see `encode_at`; for a whole stream at one,
-    `model.depth.at_depth` makes a model of the layers that are left.
+    With `depth.loops` there are lower depths: for all of a stream (`encode_at`; `model.depth.at_depth` makes a model of
+    the layers that are left), or for each chunk its own (`encode_through`, `step_through`). Where a layer is not run, x
+    passes by, and the layer's projections of it are the keys and values for later chunks.
 
     One `step` takes a window of stride (C + look-ahead) feature frames and moves on by stride C.
     """
@@ -60,6 +61,7 @@ class TransformerEncoder(Encoder[TransformerState]):
         bank = [shared_set(config) for _ in range(max(groups) + 1)]
         self.bank = ModuleList[nn.ModuleDict](bank)
         self.loop_of_layer = loop_of_each_layer(groups)
+        self.served = config.depth.loops or [max(self.loop_of_layer)]  # loops at each depth, the largest first
         self.layers = ModuleList[TransformerLayer](
             TransformerLayer(layer_linears(bank[group], config), config.dim, config.num_heads, config.dropout)
             for group in groups
@@ -71,15 +73,35 @@ class TransformerEncoder(Encoder[TransformerState]):
 
     def encode_at(self, features: Tensor, lengths: Tensor, loops: int) -> tuple[Tensor, Tensor]:
         """Do what `forward` does with the first `loops` layers of each group alone; x passes by the others."""
-        x, _ = self.subsampling(self.normalize(features, lengths))
-        lengths = self.output_lengths(lengths)
-        masks = self._masks(x.size(1), lengths)
-        table = rotary_table(x.size(1), self._head_dim, x.device)
+        x, lengths, masks, table = self._begin(features, lengths)
         weights = DenseWeights()
         for index, layer in enumerate(self.layers):
             if self.loop_of_layer[index] <= loops:
                 x = layer(x, masks[min(index, 1)], table, weights)
         return self._finish(x), lengths
+
+    def encode_through(self, features: Tensor, lengths: Tensor, branches: Tensor) -> Tensor:
+        """Encode whole utterances, each chunk at the depth (N, chunks) int64 that is given for it: (N, T', D).
+
+        Depths are numbered as in `depth.loops`. Beyond the end of an utterance any will do.
+        """
+        return self.encode_mixed(features, lengths, F.one_hot(branches, len(self.served)))
+
+    def encode_mixed(self, features: Tensor, lengths: Tensor, decisions: Tensor) -> Tensor:
+        """Do what `encode_through` does by decisions (N, chunks, B), which sum to one over the B depths.
+
+        Where they are soft, a layer's input and output are mixed.
+        """
+        x, lengths, masks, table = self._begin(features, lengths)
+        weights = DenseWeights()
+        for index, (layer, loop) in enumerate(zip(self.layers, self.loop_of_layer, strict=True)):
+            y = layer(x, masks[min(index, 1)], table, weights)
+            runs = [loop <= loops for loops in self.served]
+            if not all(runs):  # lerp gives x at 0 and y at 1 to the bit
+                share = decisions[..., runs].sum(2).repeat_interleave(self.chunk, 1)[:, : x.size(1), None]
+                y = torch.lerp(x.to(y.dtype), y, share.to(y.dtype))
+            x = y
+        return self._finish(x)
 
     def matrices(self) -> list[tuple[nn.Parameter, int]]:
         """Return the weight matrices of the bank, one in each parameter."""
@@ -95,6 +117,17 @@ class TransformerEncoder(Encoder[TransformerState]):
 
     def step(self, features: Tensor, lengths: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState]:
         """Encode one chunk of each stream, features (N, window, F) -> (N, C, D); see `Encoder.step`."""
+        return self._step(features, lengths, state, self.served[:1] * len(features))
+
+    def step_through(
+        self, features: Tensor, lengths: Tensor, state: TransformerState, branch: Tensor
+    ) -> tuple[Tensor, TransformerState]:
+        """Do what `step` does, each stream at the depth (N,) int64 that is given for its chunk."""
+        return self._step(features, lengths, state, [self.served[number] for number in branch.tolist()])
+
+    def _step(
+        self, features: Tensor, lengths: Tensor, state: TransformerState, loops: list[int]
+    ) -> tuple[Tensor, TransformerState]:
         x = self.normalize(features, lengths)
         x, ahead = x[:, : self.shift], x[:, self.shift :]
         x, conv = self.subsampling(x, state.conv)
@@ -104,31 +137,58 @@ class TransformerEncoder(Encoder[TransformerState]):
         allowed = step_mask(held, size, self.chunk, state.seen, self.output_lengths(lengths))
         table = rotary_table(held + size, self._head_dim, x.device)
         past = []
-        for layer, keys_values in zip(self.layers, state.past, strict=True):
-            x, keys_values = layer.step(x, self.chunk, keys_values, allowed[..., : held + x.size(1)], table)
+        for layer, loop, keys_values in zip(self.layers, self.loop_of_layer, state.past, strict=True):
+            rows = [row for row, run in enumerate(loops) if loop <= run]
+            seen = allowed[..., : held + x.size(1)]
+            if len(rows) == len(loops):
+                x, keys_values = layer.step(x, self.chunk, keys_values, seen, table)
+            else:
+                x, keys_values = self._step_of(rows, layer, x, keys_values, seen, table)
             past.append(self._keep(keys_values, held))
         return self._finish(x), TransformerState(conv, past, state.seen + self.chunk)
 
-    def branch_flops(self) -> list[float]:
+    def branch_flops(self, by_chunk: bool = False) -> list[float]:
         """Return the multiply-accumulates per encoder frame at each depth, front end included, in chunks of a stream.
 
         The look-ahead is computed twice, in its own chunk and in that before. Attention to the past counts for a whole
         left context; for none where it has no limit.
+
+        Args:
+            by_chunk: each chunk has a depth of its own, so that layers which are not run make keys and values.
         """
         size, held = self.chunk + self.look_ahead, self.left_context or 0
-        front = size * self.subsampling.flops()
-        layers = [
-            layer.flops(self.chunk, self.chunk if index else size, held) for index, layer in enumerate(self.layers)
-        ]
-        return [
-            (front + sum(cost for cost, loop in zip(layers, self.loop_of_layer, strict=True) if loop <= loops))
-            / self.chunk
-            for loops in self.config.depth.loops or [max(self.loop_of_layer)]
-        ]
+        costs = [size * self.subsampling.flops()] * len(self.served)
+        for index, (layer, loop) in enumerate(zip(self.layers, self.loop_of_layer, strict=True)):
+            run = layer.flops(self.chunk, self.chunk if index else size, held)
+            passed = layer.flops(0, self.chunk, held) if by_chunk else 0.0
+            costs = [cost + (run if loop <= loops else passed) for cost, loops in zip(costs, self.served, strict=True)]
+        return [cost / self.chunk for cost in costs]
 
     @property
     def _head_dim(self) -> int:
         return self.config.dim // self.config.num_heads
+
+    def _begin(
+        self, features: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor, tuple[AttentionMask, AttentionMask], Table]:
+        """Return the first layer's frames of whole utterances (N, T', D), their lengths (N,), masks and positions."""
+        x, _ = self.subsampling(self.normalize(features, lengths))
+        lengths = self.output_lengths(lengths)
+        return x, lengths, self._masks(x.size(1), lengths), rotary_table(x.size(1), self._head_dim, x.device)
+
+    def _step_of(
+        self, rows: list[int], layer: TransformerLayer, x: Tensor, past: KeysValues, allowed: Tensor, table: Table
+    ) -> tuple[Tensor, KeysValues]:
+        """Let some streams alone go through a layer, which is not the first; by it the others pass."""
+        keys_values = layer.pass_by(x, past)
+        if rows:
+            own = past[0][rows], past[1][rows]
+            x = x.index_copy(
+                0,
+                torch.tensor(rows, device=x.device),
+                layer.step(x[rows], self.chunk, own, allowed[rows], table)[0],
+            )
+        return x, keys_values
 
     def _finish(self, x: Tensor) -> Tensor:
         # No scale and bias of its own: linear layers follow, and the paper's count has no room for them.

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 from support.commands import decode_step
 from support.decoding import write_cuts
+from support.depths import bundle_of
 from support.exported import RATE, exported, random_bundle, utterances
 
 import residualformer
-from residualformer.config.depth import DepthConfig
 from residualformer.config.loading import config_from_dict, config_to_dict
 from residualformer.decode.encode import encode
 from residualformer.errors import UserError
@@ -20,19 +18,8 @@ from residualformer.model.adapter import load_adapted
 from residualformer.model.checkpoint import read_run, save_model
 from residualformer.model.cost import parameter_table
 from residualformer.model.depth import at_depth, check_served, layers_at
-from residualformer.nn.transducer import build_model
 
 SHARING = {3: [1, 2, 3], 2: [1, 2], (0, 1, 0): [1, 2]}  # of three layers
-
-
-def bundle_of(sharing, loops):
-    """A random recognizer whose three layers are grouped so."""
-    made = random_bundle("transformer", "lstm", "sherpa")
-    encoder = dataclasses.replace(made.config.encoder, sharing=sharing, depth=DepthConfig(loops))
-    config = config_from_dict(config_to_dict(dataclasses.replace(made.config, encoder=encoder)))  # checked
-    model = build_model(config, made.tokenizer.vocab_size).eval()
-    model.load_state_dict(made.model.state_dict(), strict=False)
-    return dataclasses.replace(made, model=model, config=config)
 
 
 @pytest.fixture(scope="module", params=SHARING, ids=str)

@@ -223,3 +223,13 @@ def test_a_chunk_multiplies_as_often_as_is_counted_at_each_depth(rank, frame_ms)
             frames, _ = encoder.step(torch.randn(1, size, 21), torch.tensor([size]), encoder.init_state(1))
             model.joiner.project_encoder(frames)
         assert counter.get_total_flops() == 2 * encoder.chunk * (branch + cost["output"])
+
+
+def test_a_chunk_multiplies_for_keys_and_values_of_layers_that_it_passes():
+    config = small_transformer(chunk_ms=80, left_context_ms=120, look_ahead_ms=40)
+    encoder = build_model(config, 9).eval().encoder
+    for number, branch in enumerate(encoder.branch_flops(by_chunk=True)):
+        features, size = torch.randn(1, encoder.window, 21), torch.tensor([encoder.window])
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            encoder.step_through(features, size, encoder.init_state(1), torch.tensor([number]))
+        assert counter.get_total_flops() == 2 * encoder.chunk * branch

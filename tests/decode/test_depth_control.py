@@ -1,0 +1,71 @@
+"""Depths of chunks by chance, as a control: an exact share, streamed as whole, and what the step refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from support.commands import decode_step
+from support.decoding import FRAMES, write_cuts
+from support.depths import bundle_of
+
+from residualformer.decode.control import Control, plan_branches
+from residualformer.decode.corpus import decode_batch, read_cuts_with_features
+from residualformer.model.checkpoint import load_model, save_model
+
+CHUNK = 16  # feature frames of 160 ms
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder of depths 3, 2 and 1, and the manifest of a test set."""
+    made = bundle_of(3, [3, 2, 1])
+    torch.manual_seed(1)
+    for layer in made.model.encoder.layers:
+        for parameter in layer.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    save_model(tmp_path / "model.safetensors", made.model.state_dict(), made.config, made.tokenizer, {})
+    return tmp_path, write_cuts(tmp_path / "fbank", made.config)
+
+
+def test_a_share_of_the_chunks_of_the_set_is_run_at_the_full_depth(run):
+    folder, manifest = run
+    bundle = load_model(folder)
+    cuts = read_cuts_with_features(manifest, bundle.config.features)
+    planned = plan_branches(bundle, Control("random", 0.5), cuts, 100.0)
+    chunks = {name: -(-frames // CHUNK) for name, frames in FRAMES.items()}
+    assert {name: len(taken) for name, taken in planned.plan.items()} == chunks
+    taken = [branch for each in planned.plan.values() for branch in each.tolist()]
+    slow = round(0.5 * len(taken))
+    assert (taken.count(0), taken.count(1), taken.count(2)) == (slow, 0, len(taken) - slow)
+    costs = bundle.model.encoder.branch_flops(by_chunk=True)
+    expected = (slow * costs[0] + (len(taken) - slow) * costs[2]) / len(taken)
+    assert planned.told["mflop"] == pytest.approx(expected / 1e6, abs=1e-4)  # rounded
+    settings = bundle.config.decode
+    whole, streamed = (decode_batch(bundle, settings, cuts, way, plan=planned.plan) for way in (False, True))
+    for one, other in zip(whole.records, streamed.records, strict=True):
+        assert one["ref_nats"] == pytest.approx(other["ref_nats"], abs=0.01)  # float32, another order of summation
+    plain = decode_batch(bundle, settings, cuts)
+    assert any(abs(a["ref_nats"] - b["ref_nats"]) > 0.1 for a, b in zip(whole.records, plain.records, strict=True))
+
+
+def test_the_step_decodes_by_chance_and_at_a_bound(run, monkeypatch, capsys):
+    folder, manifest = run
+    decode_step(monkeypatch, folder, "--cuts", manifest, "--branches", "random", "--slow-share", 0.3)
+    decode_step(monkeypatch, folder, "--cuts", manifest, "--branches", "fast")
+    decode_step(monkeypatch, folder, "--cuts", manifest, "--loops", 1)
+    ends = ("random_share0.3", "fast", "loops1")
+    folders = [folder / f"decode_test_greedy_{end}" for end in ends]
+    chance, fast, fixed = (json.loads((each / "decode.json").read_text()) for each in folders)
+    assert chance["branches"].keys() == {"by", "slow_share", "seed", "mflop"} and fixed["loops"] == 1
+    nats = [
+        [json.loads(line)["ref_nats"] for line in (each / "hyp.jsonl").read_text().splitlines()] for each in folders
+    ]
+    assert nats[1] == pytest.approx(nats[2], abs=0.01)  # all chunks at the least depth are a model of that depth
+    assert nats[0] != pytest.approx(nats[1], abs=0.01)
+    for by in ("random", "oracle"):
+        with pytest.raises(SystemExit) as ended:
+            decode_step(monkeypatch, folder, "--cuts", manifest, "--branches", by)
+        assert ended.value.code == 2
+        assert f"--branches {by}: {folder} has depths, but no arbitrator; take random" in capsys.readouterr().err
