@@ -1,8 +1,9 @@
 """Controls of an arbitrator: other ways to choose the branch of each frame, or depth of each chunk, of a set of cuts.
 
 `random` draws as many frames of each branch as the arbitrator chose, `oracle` gives the slow branch the frames at which
-a dense model is least certain; `slow` and `fast`, which take one branch alone, are the bounds. All are planned before
-the set is decoded, so that the shares are exact and neither batches, processes nor streaming change them.
+a dense model is least certain, `blank` the full depth the chunks in which CTC at the least depth finds labels; `slow`
+and `fast`, which take one branch alone, are the bounds. All are planned before the set is decoded, so that the shares
+are exact and neither batches, processes nor streaming change them.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lhotse.cut import Cut
 from torch import Tensor
 from tqdm import tqdm
 
 from residualformer.config.schema import BranchControl, Config
-from residualformer.constants import MODEL_FILE
+from residualformer.constants import BLANK, MODEL_FILE
 from residualformer.decode.corpus import Outcome, Plan, batches, load_readable
 from residualformer.decode.encode import encode
 from residualformer.decode.recognize import padded_batch
@@ -31,6 +33,7 @@ from residualformer.model.checkpoint import Bundle, fingerprint, read_run
 from residualformer.nn.recurrent import RecurrentEncoder
 from residualformer.nn.transducer import Transducer
 from residualformer.nn.transformer import TransformerEncoder
+from residualformer.padding import real_frames
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,13 @@ class Control:
     """Who chooses branches in the arbitrator's place.
 
     Attributes:
-        slow_share: of `random` and `oracle`: the share of slow frames, the others are of the fastest branch; None to
-            take as many frames of each branch as the arbitrator does on the same set.
+        slow_share: of `random`, `oracle` and `blank`: the share of slow frames, the others are of the fastest branch;
+            None to take as many frames of each branch as the arbitrator does on the same set.
         seed: of `random`.
         oracle: run folder or model file of the dense model.
     """
 
-    by: BranchControl
+    by: BranchControl | Literal["blank"]
     slow_share: float | None = None
     seed: int = 1
     oracle: Path | None = None
@@ -66,8 +69,8 @@ class Planned(NamedTuple):
 def add_control_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a control to those of a command."""
     add = parser.add_argument
-    add("--branches", choices=get_args(BranchControl), help="choose an AmNet's branches so, not by its arbitrator")
-    add("--slow-share", type=float, metavar="S", help="of random, oracle: share of slow frames (the arbitrator's)")
+    add("--branches", choices=(*get_args(BranchControl), "blank"), help="who chooses, not an AmNet's arbitrator")
+    add("--slow-share", type=float, metavar="S", help="of random, oracle, blank: share of slow frames or chunks")
     add("--branch-seed", type=int, metavar="N", help="of random: another draw (default 1)")
     add("--oracle", type=Path, metavar="RUN", help="of oracle: the dense model (the teacher of the arbitrator)")
 
@@ -83,7 +86,7 @@ def control_of(args: argparse.Namespace, model: Path, bundle: Bundle) -> Control
     """
     by, share = args.branches, args.slow_share
     for option, value, of in (
-        ("--slow-share", share, ("random", "oracle")),
+        ("--slow-share", share, ("random", "oracle", "blank")),
         ("--branch-seed", args.branch_seed, ("random",)),
         ("--oracle", args.oracle, ("oracle",)),
     ):
@@ -93,10 +96,14 @@ def control_of(args: argparse.Namespace, model: Path, bundle: Bundle) -> Control
         return None
     encoder = bundle.model.encoder
     if isinstance(encoder, TransformerEncoder) and len(encoder.served) > 1:
-        if by == "oracle" or (by == "random" and share is None):
+        if by == "oracle" or (by in ("random", "blank") and share is None):
             raise UserError(f"--branches {by}: {model} has depths, but no arbitrator; take random with --slow-share S.")
-    elif not isinstance(encoder, RecurrentEncoder) or encoder.num_branches < 2:
-        raise UserError(f"--branches {by}: {model} has no branches to choose from; give an AmNet, such as mf_avg.")
+        if by == "blank" and ("ctc" not in bundle.model.training_only or bundle.config.loss.ctc_target != "tokens"):
+            raise UserError(
+                f"--branches blank: {model} has no CTC of its tokens; train it with loss.ctc_scale above 0."
+            )
+    elif not isinstance(encoder, RecurrentEncoder) or encoder.num_branches < 2 or by == "blank":
+        raise UserError(f"--branches {by}: {model} has no branches to choose from so; give an AmNet, such as mf_avg.")
     seed = 1 if args.branch_seed is None else args.branch_seed
     if seed < 0:
         raise UserError(f"--branch-seed {seed}: give 0 or more.")
@@ -159,6 +166,8 @@ def plan_branches(bundle: Bundle, control: Control, cuts: Sequence[Cut], max_bat
         teacher = Teacher(control.oracle, bundle.config).to(bundle.device)
         told["oracle"] = fingerprint(teacher.model.state_dict())
         first = -np.concatenate(list(_each_frame(bundle, cuts, max_batch_s, teacher.entropy).values()))
+    elif control.by == "blank":
+        first = np.concatenate(list(_each_frame(bundle, cuts, max_batch_s, partial(_blank, bundle.model)).values()))
     branches = np.empty_like(chosen)
     branches[first.argsort(kind="stable")] = np.repeat(np.arange(len(counts)), counts)
     ends = np.cumsum([len(each) for each in taken.values()])[:-1]
@@ -190,6 +199,18 @@ def _arbitrated(model: Transducer, features: Tensor, lengths: Tensor) -> Tensor:
 
 def _nothing(model: Transducer, features: Tensor, lengths: Tensor) -> Tensor:
     return torch.zeros(len(features), int(_choices(model, lengths).max()), dtype=torch.int64)
+
+
+@torch.no_grad()
+def _blank(model: Transducer, features: Tensor, lengths: Tensor) -> Tensor:
+    """Return the least log-probability of the blank in each chunk, by CTC on the encoder at the least depth."""
+    encoder = model.encoder
+    assert isinstance(encoder, TransformerEncoder)
+    fast = torch.full_like(_nothing(model, features, lengths), len(encoder.served) - 1)
+    encoded = encode(model, features, lengths, given=fast)
+    blank = model.training_only["ctc"](encoded.frames).log_softmax(2)[..., BLANK]  # (N, T')
+    blank = blank.masked_fill(~real_frames(blank.size(1), encoded.lengths), 0.0)
+    return F.pad(blank, (0, -blank.size(1) % encoder.chunk)).unflatten(1, (-1, encoder.chunk)).amin(2)
 
 
 def _choices(model: Transducer, lengths: Tensor) -> Tensor:

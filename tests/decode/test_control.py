@@ -218,7 +218,7 @@ def test_the_oracle_is_the_teacher_and_what_the_step_refuses(exp, cuts, monkeypa
     file = exp.parent / "fbank" / "cuts_test.jsonl.gz"
     cases = {
         "--branches: an exported folder asks its arbitrator": (exp / "export", "--branches", "slow"),
-        "has no branches to choose from; give an AmNet": (exp / "dense.safetensors", "--branches", "random"),
+        "has no branches to choose from so; give an AmNet": (exp / "dense.safetensors", "--branches", "random"),
         "--slow-share 0.3 is for --branches random or oracle": (exp / "mf_avg", "--slow-share", "0.3"),
         "--branch-seed 2 is for --branches random": (exp / "mf_avg", "--branches", "slow", "--branch-seed", "2"),
         "--branch-seed -1: give 0 or more": (exp / "mf_avg", "--branches", "random", "--branch-seed", "-1"),

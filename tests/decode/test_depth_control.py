@@ -7,11 +7,12 @@ import json
 import pytest
 import torch
 from support.commands import decode_step
-from support.decoding import FRAMES, write_cuts
+from support.decoding import FRAMES, features_of, write_cuts
 from support.depths import bundle_of
 
 from residualformer.decode.control import Control, plan_branches
 from residualformer.decode.corpus import decode_batch, read_cuts_with_features
+from residualformer.model.adapter import load_adapted
 from residualformer.model.checkpoint import load_model, save_model
 
 CHUNK = 16  # feature frames of 160 ms
@@ -20,10 +21,10 @@ CHUNK = 16  # feature frames of 160 ms
 @pytest.fixture
 def run(tmp_path):
     """A run folder of depths 3, 2 and 1, and the manifest of a test set."""
-    made = bundle_of(3, [3, 2, 1])
+    made = bundle_of(3, [3, 2, 1], ctc=True)
     torch.manual_seed(1)
-    for layer in made.model.encoder.layers:
-        for parameter in layer.parameters():
+    for part in (made.model.encoder.layers, made.model.training_only["ctc"]):
+        for parameter in part.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
     save_model(tmp_path / "model.safetensors", made.model.state_dict(), made.config, made.tokenizer, {})
     return tmp_path, write_cuts(tmp_path / "fbank", made.config)
@@ -50,6 +51,26 @@ def test_a_share_of_the_chunks_of_the_set_is_run_at_the_full_depth(run):
     assert any(abs(a["ref_nats"] - b["ref_nats"]) > 0.1 for a, b in zip(whole.records, plain.records, strict=True))
 
 
+def test_the_chunks_of_labels_are_deep_and_those_of_blanks_shallow(run):
+    """Ranked by hand: CTC on the model of the least depth, its least probability of the blank in each chunk."""
+    folder, manifest = run
+    bundle, least = load_model(folder), load_adapted(folder, None, loops=1).model
+    cuts = read_cuts_with_features(manifest, bundle.config.features)
+    planned = plan_branches(bundle, Control("blank", 0.4), cuts, 100.0)
+    found: list[tuple[float, int]] = []
+    with torch.no_grad():
+        for cut in cuts:
+            features = torch.from_numpy(features_of(cut.id))[None]
+            frames = least.encoder(features, torch.tensor([features.size(1)]))[0][0]
+            blank = least.training_only["ctc"](frames).softmax(1)[:, 0]
+            parts = blank.split(CHUNK // 4)
+            found += [(float(part.min()), int(taken)) for part, taken in zip(parts, planned.plan[cut.id], strict=True)]
+    found.sort()
+    slow = round(0.4 * len(found))
+    assert [taken for _, taken in found] == [0] * slow + [2] * (len(found) - slow)
+    assert plan_branches(bundle, Control("blank", 0.4), cuts, 1.0).told == planned.told
+
+
 def test_the_step_decodes_by_chance_and_at_a_bound(run, monkeypatch, capsys):
     folder, manifest = run
     decode_step(monkeypatch, folder, "--cuts", manifest, "--branches", "random", "--slow-share", 0.3)
@@ -64,7 +85,7 @@ def test_the_step_decodes_by_chance_and_at_a_bound(run, monkeypatch, capsys):
     ]
     assert nats[1] == pytest.approx(nats[2], abs=0.01)  # all chunks at the least depth are a model of that depth
     assert nats[0] != pytest.approx(nats[1], abs=0.01)
-    for by in ("random", "oracle"):
+    for by in ("random", "oracle", "blank"):
         with pytest.raises(SystemExit) as ended:
             decode_step(monkeypatch, folder, "--cuts", manifest, "--branches", by)
         assert ended.value.code == 2
