@@ -86,7 +86,7 @@ class Job:
         args, bundle, started = self.args, loaded(self.args.model), time.monotonic()
         dev = encoded(args.model, args.fbank, "dev", args.dev)
         chosen, tried = self.choose(bundle, dev)
-        test = encoded(args.model, args.fbank, "test", args.test)
+        test = encoded(args.model, args.fbank, args.split, args.test)
         found = searched(bundle, test, chosen)
         row: dict[str, Any] = {"lm": self.name}
         row |= {"lm_weight": chosen.lm_weight, "token_reward": chosen.token_reward, "ilm_weight": chosen.ilm_weight}
@@ -101,7 +101,8 @@ class Job:
         """Return the perplexities of the texts of a whole split."""
         assert self.path is not None
         model = load_language_model(self.path, bundle.tokenizer.pieces)
-        return measured(model, bundle, texts(self.args.fbank, key.removesuffix("_perplexity"), bundle))
+        split = "dev" if key.startswith("dev") else self.args.split
+        return measured(model, bundle, texts(self.args.fbank, split, bundle))
 
     def choose(self, bundle: Bundle, dev: EncodedSet) -> tuple[DecodeConfig, list[dict[str, float]]]:
         """Return the settings with the fewest word errors on dev, and all that were tried."""
@@ -196,7 +197,7 @@ def plain_row(args: argparse.Namespace) -> dict[str, Any]:
     """Return the row of the search with nothing added, and the perplexities of the internal language model."""
     bundle, started = loaded(args.model), time.monotonic()
     decode = plain(bundle, args.beam)
-    test = encoded(args.model, args.fbank, "test", args.test)
+    test = encoded(args.model, args.fbank, args.split, args.test)
     found = searched(bundle, test, decode)
     row = {
         "lm": NONE,
@@ -238,15 +239,16 @@ def main() -> None:
         return
     rows = [plain_row(args), *rows]
     own = internal_lm(bundle.model)
-    splits = ("dev", "test")
+    texts_of = {"dev": "dev", "test": args.split}
     found = {
         **provenance(),
         "wall_s": sum(row["wall_s"] for row in rows),
         "model": str(args.model.name),
+        "split": args.split,
         "beam": args.beam,
         "dev": sum(len(each) for _, each in encoded(args.model, args.fbank, "dev", args.dev).batches),
-        "test": sum(len(each) for _, each in encoded(args.model, args.fbank, "test", args.test).batches),
-        "internal": {split: measured(own, bundle, texts(args.fbank, split, bundle)) for split in splits},
+        "test": sum(len(each) for _, each in encoded(args.model, args.fbank, args.split, args.test).batches),
+        "internal": {key: measured(own, bundle, texts(args.fbank, split, bundle)) for key, split in texts_of.items()},
         "rows": compared(rows),
     }
     text = render(found)
@@ -258,7 +260,7 @@ def main() -> None:
 
 def work(args: argparse.Namespace, bundle: Bundle, named: Mapping[str, Path]) -> dict[str, Any]:
     """Return all that decides what is measured."""
-    names = ("weights", "rewards", "ilm_weights", "dev", "test", "beam")
+    names = ("weights", "rewards", "ilm_weights", "dev", "split", "test", "beam")
     files = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in named.items()}
     chosen = {name: getattr(args, name) for name in names}
     return {**chosen, "fbank": str(args.fbank), "files": files, "weights_of": fingerprint(bundle.model.state_dict())}
@@ -274,7 +276,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", type=Path, required=True, help="a run folder")
-    add("--fbank", type=Path, required=True, help="folder of cuts_dev and cuts_test with features (stage 2)")
+    add("--fbank", type=Path, required=True, help="folder of cuts_dev and cuts_<split> with features (stage 2)")
+    add("--split", default="test", metavar="SET", help="test set (test)")
     add("--lm", nargs="+", required=True, metavar="[NAME=]FILE", help="language models")
     add("--weights", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.5], help="values of lm_weight")
     add("--rewards", type=float, nargs="+", default=[0.25, 0.5, 1.0], help="values of token_reward, beside 0")
