@@ -14,9 +14,9 @@ def render(found: Mapping[str, Any]) -> str:
     lines = ["<!-- Written by benchmarks/language_models.py from language_models.json. Do not edit. -->"]
     lines += ["# Language models", ""]
     lines += [
-        f"{found['model']}, beam {found['beam']}, {found['test']} utterances of {found['split']}, {rows[0]['words']} words. "
-        f"Weights were chosen on the first {found['dev']} utterances of dev. Intervals of 95% and two-sided p against "
-        "the search with nothing added are from the paired bootstrap over utterances, seed 0.",
+        f"{found['model']}, beam {found['beam']}, {found['test']} utterances of {found['split']}, {rows[0]['words']} "
+        f"words. Weights were chosen on the first {found['dev']} utterances of dev. Intervals of 95% and two-sided p "
+        "against the search with nothing added are from the paired bootstrap over utterances, seed 0.",
         "",
         f"`{found['command']}` at commit {found['commit']}, {found['hardware']}, {found['wall_s'] / 60:.0f} minutes; "
         f"{found['versions']}.",
