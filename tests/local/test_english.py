@@ -17,9 +17,11 @@ from support.corpora import write_common_voice, write_librispeech_part, write_sp
 
 from local import english, librispeech
 from local.common.transcripts import as_spoken
+from residualformer.config.loading import load_config
 from residualformer.data.corpus_utterance import CorpusUtterance
 from residualformer.data.text import ENGLISH
 from residualformer.errors import UserError
+from residualformer.model.checkpoint import read_model
 
 FAKE = Path(__file__).resolve().parents[1] / "support" / "fake_recognizer.py"
 SENTENCES = ["Good morning, Ann’s friend!", "It’s 5 o’clock.", "Au café.", "A well-ordered house."]
@@ -171,3 +173,14 @@ def test_of_two_utterances_of_one_name_the_first_is_taken():
     twice = [CorpusUtterance("a", None, text, "s") for text in ("ONE", "TWO")]
     kept, strange = as_spoken(twice, ENGLISH)
     assert [each.text for each in kept] == ["ONE"] and strange == ["a: it is there twice"]
+
+
+def test_the_released_model_is_the_published_one(root):
+    """Its configuration is that of conf/english, but for paths and dropout; its fingerprint is in the results."""
+    model = read_model(root / "egs/english/released/model.safetensors")
+    published = json.loads((root / "docs/results/english/results.json").read_text(encoding="utf-8"))
+    trained = next(row for row in published["rows"] if row["experiment"] == "shared")
+    assert model.info["released_from"] == trained["training"]["fingerprint"]
+    config = load_config(root / "conf/english/shared.yaml")
+    assert (model.config.encoder, model.config.predictor) == (config.encoder, config.predictor)
+    assert model.build().tokenizer.vocab_size == config.tokens.vocab_size
