@@ -52,8 +52,6 @@ class Outputs:
         """Return the log-probabilities of labels (N, S, T+1) and blanks (N, S+1, T), log 0 outside given `ranges`."""
         if isinstance(self.joiner, AdditiveJoiner):
             return get_rnnt_logprobs(self.lm, self.am, tokens, BLANK, boundary=boundary)
-        if ranges is None:
-            ranges = torch.arange(self.lm.shape[1], device=self.lm.device).expand(*self.am.shape[:2], -1)
         output = self.joiner.vocabulary
         return pruned_joiner_arcs(self.am, self.lm, output.weight, output.bias, tokens, ranges, BLANK, boundary)
 

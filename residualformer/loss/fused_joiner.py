@@ -22,7 +22,7 @@ def pruned_joiner_loss(
     weight: Tensor,
     bias: Tensor | None,
     symbols: Tensor,
-    ranges: Tensor,
+    ranges: Tensor | None,
     termination_symbol: int,
     boundary: Tensor | None = None,
     rnnt_type: str = "regular",
@@ -44,7 +44,7 @@ def pruned_joiner_arcs(
     weight: Tensor,
     bias: Tensor | None,
     symbols: Tensor,
-    ranges: Tensor,
+    ranges: Tensor | None,
     termination_symbol: int,
     boundary: Tensor | None = None,
     rnnt_type: str = "regular",
@@ -54,11 +54,13 @@ def pruned_joiner_arcs(
     Args:
         am: (B, T, D) encoder frames, projected; lm: (B, S+1, D) predictor outputs, projected.
         weight: (C, D), bias: (C,) or None, the output layer.
-        ranges: (B, T, R), from `get_rnnt_prune_ranges`.
+        ranges: (B, T, R), from `get_rnnt_prune_ranges`; None for all label positions.
 
     Under autocast to bf16, products are of bf16 numbers with float32 sums and results; all else is float32. Raises
     ValueError if arguments do not fit.
     """
+    if ranges is None:
+        ranges = torch.arange(lm.shape[1], device=lm.device).expand(*am.shape[:2], -1)
     if ranges.ndim != 3 or ranges.shape[:2] != am.shape[:2]:
         raise ValueError(f"ranges must be (B, T, R) beside am (B, T, D), got {tuple(ranges.shape)}, {tuple(am.shape)}")
     _check(am, lm, weight, bias, symbols, termination_symbol, rnnt_type)
@@ -93,9 +95,8 @@ def exact_joiner_loss(
 
     Arguments and errors: see `pruned_joiner_loss`.
     """
-    everywhere = torch.arange(lm.shape[1], device=lm.device).expand(*am.shape[:2], -1)
     options = boundary, rnnt_type, delay_penalty, reduction
-    return pruned_joiner_loss(am, lm, weight, bias, symbols, everywhere, termination_symbol, *options)
+    return pruned_joiner_loss(am, lm, weight, bias, symbols, None, termination_symbol, *options)
 
 
 def _nodes(ranges: Tensor, boundary: Tensor) -> tuple[Tensor, Tensor, Tensor]:

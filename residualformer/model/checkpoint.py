@@ -119,12 +119,14 @@ def release_model(path: Path, model: SavedModel) -> str:
     """
     stored = {name: tensor.half() if tensor.dim() > 1 else tensor for name, tensor in model.weights.items()}
     if large := [name for name, tensor in stored.items() if not tensor.isfinite().all()]:
-        raise UserError(f"{model.file}: {large[0]} has a weight beyond 65504, the largest number of half precision")
+        raise UserError(
+            f"{model.file}: {large[0]} has a weight beyond 65504, the largest number of half precision: pass that file "
+            "on as it is."
+        )
     mark = fingerprint({name: single(tensor) for name, tensor in stored.items()})
     before = model.info.get("fingerprint") or fingerprint(model.weights)
     info = model.info | {"fingerprint": mark, "released_from": before}
-    values = {"config": config_to_dict(model.config), "tokenizer": model.tokenizer.to_dict(), "info": info}
-    write_tensors(path, "a model", stored, values)
+    save_model(path, stored, model.config, model.tokenizer, info)
     return mark
 
 

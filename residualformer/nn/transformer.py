@@ -179,7 +179,7 @@ class TransformerEncoder(Encoder[TransformerState]):
     def _step_of(
         self, rows: list[int], layer: TransformerLayer, x: Tensor, past: KeysValues, allowed: Tensor, table: Table
     ) -> tuple[Tensor, KeysValues]:
-        """Let some streams alone go through a layer, which is not the first; by it the others pass."""
+        """Run a layer, which is not the first, for some streams alone; the others pass by it."""
         keys_values = layer.pass_by(x, past)
         if rows:
             own = past[0][rows], past[1][rows]
