@@ -6,14 +6,13 @@ import pytest
 import soundfile
 from support.commands import decode_step, transcribe
 from support.decoding import write_cuts
-from support.exported import RATE, exported, random_bundle, utterances
+from support.exported import RATE, random_bundle, run_and_export, utterances
 from support.transducers import save_random_run
 
 from residualformer.config.schema import DecodeConfig
 from residualformer.context.scorer import training_order
 from residualformer.errors import UserError
 from residualformer.files import write_text
-from residualformer.model.checkpoint import save_model
 from residualformer.runtime import Recognizer
 
 
@@ -22,9 +21,7 @@ def folder(tmp_path_factory):
     """A run and its export of type nemo, whose blank comes last, and an utterance."""
     folder = tmp_path_factory.mktemp("context")
     bundle = random_bundle("transformer", "lstm", "sherpa")
-    (folder / "run").mkdir()
-    save_model(folder / "run" / "model.safetensors", bundle.model.state_dict(), bundle.config, bundle.tokenizer, {})
-    exported(bundle, "nemo", folder / "export")
+    run_and_export(bundle, folder)
     soundfile.write(folder / "speech.wav", utterances()[1], RATE)
     write_text(folder / "words.txt", "dab :3\nbead\n")
     return folder

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from support.commands import decode_step, transcribe
 from support.decoding import write_cuts
-from support.exported import exported, random_bundle, utterances
+from support.exported import random_bundle, run_and_export, utterances
 from support.grammars import LIGHTS, write_grammar
 from support.transducers import save_random_run
 
@@ -18,7 +18,7 @@ from residualformer.context.grammar.context import read_grammar
 from residualformer.context.grammar.network import build
 from residualformer.context.grammar.source import read_source
 from residualformer.errors import UserError
-from residualformer.model.checkpoint import load_model, save_model
+from residualformer.model.checkpoint import load_model
 
 pytest.importorskip("kaldifst", reason="compiling grammars needs kaldifst")
 pytest.importorskip("num2words", reason="numbers in grammars need num2words")
@@ -30,10 +30,7 @@ ANYTHING = 10**6  # nats per second
 def models(tmp_path_factory):
     """A run and its export, and noise that its model writes letters of."""
     folder, bundle = tmp_path_factory.mktemp("grammar"), random_bundle("transformer", "lstm", "sherpa")
-    (folder / "run").mkdir()
-    weights = bundle.model.state_dict()
-    save_model(folder / "run" / "model.safetensors", weights, bundle.config, bundle.tokenizer, {})
-    exported(bundle, "nemo", folder / "export")
+    run_and_export(bundle, folder)
     for n, signal in enumerate(utterances()[:2]):
         soundfile.write(folder / f"{n}.wav", signal, 16000, subtype="FLOAT")
     letters = "".join(piece for piece in bundle.tokenizer.pieces[2:] if len(piece) == 1 and piece.isalpha())

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 from support.commands import transcribe
-from support.exported import RATE, exported, random_bundle, utterances
+from support.exported import RATE, exported, random_bundle, run_and_export, utterances
 
 import residualformer
 from residualformer.config.language_model import LanguageModelConfig
@@ -21,7 +21,6 @@ from residualformer.export.language_model import language_model_graph
 from residualformer.library.options import Options
 from residualformer.lm.arpa import write_arpa
 from residualformer.lm.estimate import estimate
-from residualformer.model.checkpoint import save_model
 from residualformer.nn.language_model import LanguageModel
 
 
@@ -43,10 +42,7 @@ def write_models(folder, pieces):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lm")
     bundle = random_bundle("transformer", "lstm", "sherpa")
-    (folder / "run").mkdir()
-    weights = bundle.model.state_dict()
-    save_model(folder / "run" / "model.safetensors", weights, bundle.config, bundle.tokenizer, {})
-    exported(bundle, "nemo", folder / "export")
+    run_and_export(bundle, folder)
     write_models(folder, bundle.tokenizer.pieces)
     lm = replace(bundle.config.decode, kind="beam", beam=4, lm=str(folder / "tokens.arpa"), lm_weight=0.5)
     bundle.config = replace(bundle.config, decode=lm)

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 from support.audio import tone
-from support.exported import RATE, exported, random_bundle, utterances
+from support.exported import RATE, random_bundle, run_and_export, utterances
 
 import residualformer
 from residualformer.errors import UserError
 from residualformer.library import trained
 from residualformer.library.sound import Sound
 from residualformer.library.transcript import Transcript
-from residualformer.model.checkpoint import save_model
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +23,7 @@ def folders(tmp_path_factory):
     """A run folder and its export, and a folder of recordings in files."""
     folder = tmp_path_factory.mktemp("library")
     bundle = random_bundle("transformer", "lstm", "sherpa")
-    (folder / "run").mkdir()
-    weights = bundle.model.state_dict()
-    save_model(folder / "run" / "model.safetensors", weights, bundle.config, bundle.tokenizer, {})
-    exported(bundle, "nemo", folder / "export")
+    run_and_export(bundle, folder)
     for number, samples in enumerate(utterances()):
         soundfile.write(folder / f"{number}.wav", samples, RATE, subtype="FLOAT")
     return folder

@@ -7,6 +7,7 @@ import re
 import sys
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,13 +152,19 @@ class PiperVoice:
 """
 
 
+def install(monkeypatch, folder: Path, name: str, code: str) -> None:
+    """Let `import name` find this code, in a folder of its own."""
+    package = folder / "package"
+    package.mkdir()
+    (package / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(package)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+
+
 def test_piper_speaks_with_all_speakers_of_its_models(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="needs --piper DIR"):
         engines.ENGINES["piper"]("en", None)
-    (tmp_path / "package").mkdir()
-    (tmp_path / "package" / "piper.py").write_text(PIPER)
-    monkeypatch.syspath_prepend(tmp_path / "package")
-    monkeypatch.delitem(sys.modules, "piper", raising=False)
+    install(monkeypatch, tmp_path, "piper", PIPER)
     monkeypatch.setattr(onnx_session, "open_session", lambda *words: None)
     with pytest.raises(UserError, match="holds no .*onnx"):
         engines.ENGINES["piper"]("en", tmp_path)
@@ -192,10 +199,7 @@ class Kokoro:
 
 
 def test_kokoro_speaks_with_its_voices_and_mixtures_of_those_of_a_split(monkeypatch, tmp_path):
-    (tmp_path / "package").mkdir()
-    (tmp_path / "package" / "kokoro_onnx.py").write_text(KOKORO)
-    monkeypatch.syspath_prepend(tmp_path / "package")
-    monkeypatch.delitem(sys.modules, "kokoro_onnx", raising=False)
+    install(monkeypatch, tmp_path, "kokoro_onnx", KOKORO)
     monkeypatch.setattr(onnx_session, "open_session", lambda *words: None)
     with pytest.raises(UserError, match="needs --kokoro DIR"):
         engines.ENGINES["kokoro"]("en", None)
@@ -229,9 +233,7 @@ class NanoTTS:
 
 
 def test_pico_speaks_with_its_voices(monkeypatch, tmp_path):
-    (tmp_path / "py_nanotts.py").write_text(PICO)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "py_nanotts", raising=False)
+    install(monkeypatch, tmp_path, "py_nanotts", PICO)
     pico, espeak = (engines.ENGINES[name]("en", None) for name in ("pico", "espeak"))
     found = phrases.speakers_by_split([pico, espeak], 20, 1)
     used = {split: {speaker.voice for engine, speaker in group if engine is pico} for split, group in found.items()}

@@ -16,11 +16,12 @@ from residualformer.config.schema import (
     ResidualConfig,
     TokenConfig,
 )
+from residualformer.constants import MODEL_FILE
 from residualformer.data.fbank import compute_fbank
 from residualformer.data.tokenizer import train_tokenizer
 from residualformer.export.contracts import CONTRACTS
 from residualformer.export.folder import encoder_graph, write_folder
-from residualformer.model.checkpoint import Bundle
+from residualformer.model.checkpoint import Bundle, save_model
 from residualformer.nn.transducer import build_model
 from residualformer.runtime import Recognizer, Stream
 
@@ -63,6 +64,13 @@ def _balance(model, features: FeatureConfig) -> None:
     logits = model.joiner(frames[::3, None], model.predictor(histories)[0, 1:])
     model.joiner.vocabulary.bias.sub_(logits.mean((0, 1)))
     model.joiner.vocabulary.bias[BLANK] += 0.5
+
+
+def run_and_export(bundle: Bundle, folder: Path) -> None:
+    """Write `bundle` as the run folder `run` and, of type nemo, the exported folder `export`."""
+    (folder / "run").mkdir()
+    save_model(folder / "run" / MODEL_FILE, bundle.model.state_dict(), bundle.config, bundle.tokenizer, {})
+    exported(bundle, "nemo", folder / "export")
 
 
 def exported(bundle: Bundle, name: str, folder: Path, weights: str = "factored", int8: bool = False) -> Path:
