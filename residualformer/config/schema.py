@@ -230,6 +230,14 @@ class AmNetConfig:
         NotNegative, BRANCHES, Doc("factor of the Gumbel noise, annealed linearly; 1 is eq. 1, 0 is run time")
     ] = 1.0
     noise_end: Annotated[NotNegative, BRANCHES, Doc("that factor at the end")] = 1.0
+    straight_through: Annotated[
+        bool,
+        BRANCHES,
+        Doc("a sampled frame takes one branch whole, as at run time, with the gradient of soft decisions"),
+    ] = False
+    alone_share: Annotated[
+        BelowOne, BRANCHES, Doc("share of batches that one branch encodes alone, drawn evenly, once nothing is pruned")
+    ] = 0.0
     controls: Annotated[
         list[BranchControl],
         BRANCHES,

@@ -25,6 +25,17 @@ def uniform_branch(logits: Tensor) -> Tensor:
     return _decided(torch.randint(logits.size(2), logits.shape[:2], device=logits.device), logits)
 
 
+def one_branch(logits: Tensor) -> Tensor:
+    """Draw one branch for all frames with equal probabilities, by the CPU's generator, whatever the logits."""
+    return _decided(torch.randint(logits.size(2), ()).to(logits.device).expand(logits.shape[:2]), logits)
+
+
+def straight_through(decisions: Tensor) -> Tensor:
+    """Return one-hot decisions (N, T', B) with the gradient of the soft ones: the straight-through estimator."""
+    hard = F.one_hot(decisions.detach().argmax(2), decisions.size(2))
+    return decisions + (hard - decisions).detach()
+
+
 def _decided(branch: Tensor, logits: Tensor) -> Tensor:
     return F.one_hot(branch, logits.size(2)).to(torch.float32)
 
@@ -35,11 +46,13 @@ class GumbelSoftmax:
 
     tau: float = 1.0  # temperature, above 0; the lower, the closer to one-hot decisions
     noise: float = 1.0  # factor of g, 1 in the paper; at 0 the decisions are deterministic, as those of run time are
+    hard: bool = False  # one-hot, with the gradient of the soft decisions
 
     def __call__(self, logits: Tensor) -> Tensor:
         # -log of an exponential variable is a Gumbel variable; log pi is the logits up to a constant, which cancels.
         noise = -torch.empty_like(logits, dtype=torch.float32).exponential_().log()
-        return ((logits.float() + self.noise * noise) / self.tau).softmax(2)
+        soft = ((logits.float() + self.noise * noise) / self.tau).softmax(2)
+        return straight_through(soft) if self.hard else soft
 
 
 class Arbitrator(nn.Module):

@@ -27,7 +27,15 @@ from residualformer.loss.amortized import amortized_latency, average_cost
 from residualformer.loss.distill import SoftTargets
 from residualformer.loss.objective import TransducerObjective
 from residualformer.model.cost import flops_per_frame
-from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, Sampler, one_hot, uniform_branch
+from residualformer.nn.arbitrator import (
+    Arbitrator,
+    GumbelSoftmax,
+    Sampler,
+    one_branch,
+    one_hot,
+    straight_through,
+    uniform_branch,
+)
 from residualformer.nn.branches import BranchWeights
 from residualformer.nn.recurrent import Encoded, RecurrentEncoder
 from residualformer.nn.transducer import Transducer
@@ -172,22 +180,26 @@ class BranchPhases(PruningPhases):
         if self.step < self.end:
             return uniform_branch
         amnet = self.config.amnet
+        if amnet.alone_share and float(torch.rand(())) < amnet.alone_share:
+            return one_branch
         progress = (self.step - self.end) / (self.config.train.max_steps - self.end)
         tau = amnet.tau_start + progress * (amnet.tau_end - amnet.tau_start)
-        return GumbelSoftmax(tau, amnet.noise_start + progress * (amnet.noise_end - amnet.noise_start))
+        noise = amnet.noise_start + progress * (amnet.noise_end - amnet.noise_start)
+        return GumbelSoftmax(tau, noise, amnet.straight_through)
 
     def losses(self, batch: Batch, features: Tensor) -> BatchLosses:
         if self.encoder.training and self.step < self.start:
             return self._arbitrator_losses(batch, features)
+        sampler = self.sampler()
         with bf16_autocast(features, self.bf16):
-            encoded = self.encoder.encode(features, batch.feature_lens, self.sampler())
+            encoded = self.encoder.encode(features, batch.feature_lens, sampler)
         real = real_frames(encoded.frames.size(1), encoded.lengths)
         targets = self.soft_targets(batch, features)
         sums = self.objective(self.model, encoded.frames, encoded.lengths, batch, targets)
         measures = self._decision_measures(encoded, real)
         ratios: dict[str, Ratio] = {**measures}
         kind = self.config.amnet.cost.kind
-        if self.encoder.training and self.step >= self.end and kind != "none":
+        if isinstance(sampler, GumbelSoftmax) and kind != "none":
             weight = self.cost_weight()
             cost, _ = measures["real_time_factor" if kind == "avg" else "delay_s"]
             sums["cost"] = weight * cost
@@ -273,7 +285,9 @@ class BranchPhases(PruningPhases):
     def _decision_measures(self, encoded: Encoded, real: Tensor) -> dict[str, tuple[Tensor, Number]]:
         """Compute the share of slow frames (with the decisions of run time), L_avg and L_amr (eqs. 5 and 6)."""
         assert encoded.decisions is not None and encoded.arbitrator_logits is not None
-        flops, decisions = flops_per_frame(self.model), _straight_through(encoded.decisions.float())
+        # Soft decisions would cost the mean of the branches at every frame, so that no backlog builds up; one-hot ones
+        # cost what they cost at run time. The gradient of L_avg, which is linear in q, is the same either way.
+        flops, decisions = flops_per_frame(self.model), straight_through(encoded.decisions.float())
         of_branches = torch.tensor(flops["branches"]).to(decisions, non_blocking=True)
         q = decisions @ of_branches + flops["arbitrator"] + flops["output"]  # (N, T')
         cost = (q, encoded.lengths, self.config.amnet.cost.mu, self.rho)
@@ -290,16 +304,6 @@ class BranchPhases(PruningPhases):
         if not self.controller:
             return self.config.amnet.cost.weight
         return self.controller.final_weight if self.step >= self.adapt_until else self.controller.weight
-
-
-def _straight_through(decisions: Tensor) -> Tensor:
-    """Return one-hot decisions (N, T', B) with the gradient of the soft ones: the straight-through estimator.
-
-    Soft decisions would cost the mean of the branches at every frame, so that no backlog builds up; one-hot decisions
-    cost what they cost at run time. The gradient of L_avg, which is linear in q, is the same either way.
-    """
-    hard = F.one_hot(decisions.detach().argmax(2), decisions.size(2))
-    return decisions + (hard - decisions).detach()
 
 
 def build_phases(

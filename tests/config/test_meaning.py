@@ -59,7 +59,8 @@ MEANINGLESS = [
     (SPARSE, "amnet.controls=[slow]"),
     *[(FACTORISED, f"amnet.{pair}") for pair in ("block=4", "prune_fraction=0.2", "prune_every_steps=10")],
     ([*BRANCHES, "amnet.prune_fraction=0", "warm_start=x"], "amnet.prune_every_steps=10"),
-    *[(SPARSE, f"amnet.{pair}") for pair in ("tau_start=2", "tau_end=0.1", "noise_start=2", "noise_end=0")],
+    *[(SPARSE, f"amnet.{pair}") for pair in ("tau_start=2", "tau_end=0.1", "noise_start=2", "noise_end=0",
+      "straight_through=true", "alone_share=0.2")],
     *[(SPARSE, f"amnet.arbitrator.{pair}") for pair in (
         "hidden_dim=8", "num_layers=1", "use_state=true", "use_decision=true", "delay=1", "pretrain_steps=9",
     )],

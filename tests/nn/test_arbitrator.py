@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from residualformer.config.schema import ArbitratorConfig
-from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, one_hot, uniform_branch
+from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, one_branch, one_hot, uniform_branch
 
 LOGITS = torch.tensor([0.5, 1.7, -0.4])
 
@@ -69,6 +69,30 @@ def test_gradients_flow_through_gumbel_softmax_alone():
     (GumbelSoftmax(1.0)(logits) * torch.randn(2, 5, 3)).sum().backward()
     assert logits.grad.abs().min() > 0
     assert not one_hot(logits).requires_grad and not uniform_branch(logits).requires_grad
+
+
+def test_straight_through_takes_one_branch_with_the_gradient_of_the_soft_decisions():
+    logits, weights = torch.randn(2, 5, 3, requires_grad=True), torch.randn(2, 5, 3)
+    found = {}
+    for hard in (False, True):
+        torch.manual_seed(7)
+        drawn = GumbelSoftmax(0.7, hard=hard)(logits)
+        (gradient,) = torch.autograd.grad((drawn * weights).sum(), logits)
+        found[hard] = drawn.detach(), gradient
+    (soft, of_soft), (hard, of_hard) = found[False], found[True]
+    assert torch.equal(of_soft, of_hard) and torch.equal(hard.argmax(2), soft.argmax(2))
+    # one-hot but for the rounding of soft + (hard - soft)
+    torch.testing.assert_close(hard, one_hot(soft), rtol=0, atol=1e-7)
+
+
+def test_one_branch_has_all_frames_and_each_branch_its_turn():
+    logits, turns = torch.randn(2, 5, 3), torch.zeros(3)
+    torch.manual_seed(1)
+    for _ in range(900):
+        drawn = one_branch(logits)
+        assert drawn.shape == logits.shape and torch.equal(drawn, drawn[:1, :1].expand_as(drawn))
+        turns += drawn[0, 0]
+    assert turns.sum() == 900 and (turns - 300).abs().max() < 5 * 200**0.5  # five standard deviations
 
 
 def test_one_hot_takes_the_most_probable():

@@ -29,7 +29,7 @@ from residualformer.hypothesis import Hypothesis
 from residualformer.loss.amortized import amortized_latency, average_cost
 from residualformer.model import checkpoint
 from residualformer.model.cost import flops_per_frame
-from residualformer.nn.arbitrator import GumbelSoftmax, one_hot, uniform_branch
+from residualformer.nn.arbitrator import GumbelSoftmax, one_branch, one_hot, uniform_branch
 from residualformer.train import setup, validation
 from residualformer.train.loop import Trainer
 from residualformer.train.optimizer import learning_rate_factor
@@ -111,6 +111,24 @@ def test_who_learns_and_how_branches_are_chosen(toy_cuts, trainer, arbitrator):
     assert learners[4] == learners[5] == everything
     assert learners[2] | own == learners[3] | own == everything  # drawn evenly: the transducer loss teaches no choice
     assert not learners[2] & own
+
+
+def test_some_batches_take_one_branch_alone_and_no_cost(toy_cuts, trainer):
+    config = branches("factorised", CostConfig("avg", 3.0, MU))
+    run, batch = trainer(config), one_batch(toy_cuts)
+    run.phases.config = dataclasses.replace(config, amnet=dataclasses.replace(config.amnet, alone_share=0.5))
+    run.model.train()
+    run.phases.begin_update(4)
+    seen = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        sampler = run.phases.sampler()
+        torch.manual_seed(seed)
+        assert ("cost" in run.phases.losses(batch, batch.features).sums) == (sampler != one_branch)
+        seen.add(sampler)
+    assert seen == {one_branch, GumbelSoftmax(0.75)}
+    run.model.eval()
+    assert run.phases.sampler() is one_hot
 
 
 def test_masks_follow_their_branches_and_recover(toy_cuts, trainer):
