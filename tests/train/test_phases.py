@@ -114,12 +114,10 @@ def test_who_learns_and_how_branches_are_chosen(toy_cuts, trainer, arbitrator):
 
 
 def test_some_batches_take_one_branch_alone_and_no_cost(toy_cuts, trainer):
-    config = branches("factorised", CostConfig("avg", 3.0, MU))
-    run, batch = trainer(config), one_batch(toy_cuts)
+    run, batch, seen = trainer(config := branches("factorised")), one_batch(toy_cuts), set()
     run.phases.config = dataclasses.replace(config, amnet=dataclasses.replace(config.amnet, alone_share=0.5))
-    run.model.train()
     run.phases.begin_update(4)
-    seen = set()
+    run.model.train()
     for seed in range(12):
         torch.manual_seed(seed)
         sampler = run.phases.sampler()
@@ -127,8 +125,7 @@ def test_some_batches_take_one_branch_alone_and_no_cost(toy_cuts, trainer):
         assert ("cost" in run.phases.losses(batch, batch.features).sums) == (sampler != one_branch)
         seen.add(sampler)
     assert seen == {one_branch, GumbelSoftmax(0.75)}
-    run.model.eval()
-    assert run.phases.sampler() is one_hot
+    assert run.model.eval() and run.phases.sampler() is one_hot
 
 
 def test_masks_follow_their_branches_and_recover(toy_cuts, trainer):
