@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 def real_frames(size: int, lengths: Tensor) -> Tensor:
     """Return a mask (N, size), True at frames before `lengths` (N,) and False in the padding, on their device."""
     return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def chunk_maximum(values: Tensor, lengths: Tensor, chunk: int) -> Tensor:
+    """Return the largest of values (N, T) in each chunk of so many frames, padding left out: (N, chunks)."""
+    real = values.masked_fill(~real_frames(values.size(1), lengths), -torch.inf)
+    return F.pad(real, (0, -values.size(1) % chunk), value=-torch.inf).unflatten(1, (-1, chunk)).amax(2)
 
 
 def real_rows(x: Tensor, begin: Tensor, end: Tensor) -> Tensor:

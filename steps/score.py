@@ -96,7 +96,7 @@ def draw_decisions(egs: Path, runs: Sequence[Scored], picture: Path) -> bool:
     split = runs[0].row.split
     devices = [run.device for run in runs if run.device]
     manifest = cuts_file(egs / "data" / "fbank", split)
-    chosen = shared_utterance([run.decisions for run in runs], devices[0].rho)
+    chosen = shared_utterance([run.decisions for run in runs], 1 / devices[0].step_s)
     cuts = read_cuts(manifest, stage=2) if chosen is not None and manifest.exists() else []
     cut = next((cut for cut in cuts if cut.id == chosen and cut.has_features), None)
     if cut is None or chosen is None:
@@ -109,7 +109,7 @@ def draw_decisions(egs: Path, runs: Sequence[Scored], picture: Path) -> bool:
     tracks = []
     for run, device in zip(runs, devices, strict=True):
         taken = run.decisions[chosen]
-        tracks.append(Track(run.row.experiment, taken, device.backlog_s(taken), 1 / device.rho, len(device.per_branch)))
+        tracks.append(Track(run.row.experiment, taken, device.backlog_s(taken), device.step_s, len(device.per_branch)))
     title = f"{egs.resolve().name}, {split}: {chosen}"
     decisions_and_backlog(features, cut.frame_shift, tracks, title, picture)
     return True

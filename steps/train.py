@@ -99,7 +99,7 @@ def summary(info: dict[str, Any]) -> str:
         *(f"{name} {value:.2f}" for name, value in valid.items() if name.startswith("greedy_")),
     ]
     if "slow_share" in valid:
-        parts.append(f"{valid['slow_share']:.1%} of the frames slow")
+        parts.append(f"slow share {valid['slow_share']:.1%}")
     if info["valid"] != info["candidates"][0]["valid"]:
         chosen = next(each["name"] for each in info["candidates"] if each["valid"] == valid)
         parts.append(f"the {chosen}, the best on dev")

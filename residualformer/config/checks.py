@@ -13,6 +13,7 @@ def check(config: Config) -> Iterator[str]:
     if config.encoder.kind == "transformer":
         yield from _transformer(config)
     yield from _branches(config.amnet)
+    yield from _controls(config)
     yield from _pruning(config)
     yield from _arbitrator(config)
     yield from _cost(config.amnet.cost)
@@ -57,13 +58,12 @@ def check(config: Config) -> Iterator[str]:
 
 def _selection(config: Config) -> Iterator[str]:
     """Check that the dev set does not choose among phases of a training, whose models differ in more than quality."""
-    if config.encoder.kind != "transformer" and config.amnet.method != "none":
+    depth, method = config.encoder.depth.arbitrator, config.amnet.method
+    if depth or method != "none":
+        why = f"encoder.depth.arbitrator = {depth}" if depth else f"amnet.method = {method}"
         for key in ("average_best", "patience"):
             if value := getattr(config.train, key):
-                yield (
-                    f"train.{key} is {value}, but with amnet.method = {config.amnet.method} earlier models have more "
-                    "weights, or cost more; take 0"
-                )
+                yield f"train.{key} is {value}, but with {why} earlier models have more weights, or cost more; take 0"
 
 
 def _transformer(config: Config) -> Iterator[str]:
@@ -121,6 +121,22 @@ def _branches(amnet: AmNetConfig) -> Iterator[str]:
         start, end = getattr(amnet, f"{what}_start"), getattr(amnet, f"{what}_end")
         if end > start:
             yield f"amnet.{what}_end is {end}; allowed: at most amnet.{what}_start = {start}, from which it falls"
+
+
+def _controls(config: Config) -> Iterator[str]:
+    """Check that CTC can tell where blanks are, if it is to choose depths."""
+    if "blank" not in config.amnet.controls:
+        return
+    if not config.encoder.depth.arbitrator:
+        yield (
+            f"amnet.controls is {config.amnet.controls}, but blank chooses depths, with encoder.depth.arbitrator = "
+            "true; leave it out"
+        )
+    elif not config.loss.ctc_scale or config.loss.ctc_target != "tokens":
+        yield (
+            f"amnet.controls is {config.amnet.controls}, but blank needs a CTC of the tokens (loss.ctc_scale = "
+            f"{config.loss.ctc_scale}, loss.ctc_target = {config.loss.ctc_target}); leave it out"
+        )
 
 
 def _pruning(config: Config) -> Iterator[str]:

@@ -8,9 +8,12 @@ from residualformer.config.keys import Only
 
 TRANSFORMER = Only("encoder.kind", ("transformer",))
 RECURRENT = Only("encoder.kind", ("lstm", "gru"))
+DEPTHS = Only("encoder.depth.loops", MinLen(2))
+ARBITRATED_DEPTH = Only("encoder.depth.arbitrator", (True,))
 COMPRESSED = Only("amnet.method", ("sparse", "factorised"))
 SPARSE = Only("amnet.method", ("sparse",))
-BRANCHES = Only("amnet.compression", MinLen(2))
+ARBITRATED = Only("amnet.compression", MinLen(2), ARBITRATED_DEPTH)
+ON_A_DEVICE = Only("encoder.kind", ("lstm", "gru"), ARBITRATED_DEPTH)
 TAUGHT = Only("amnet.arbitrator.pretrain_steps", Gt(0))
 COST = Only("amnet.cost.kind", ("avg", "amr"))
 AVERAGE_COST = Only("amnet.cost.kind", ("avg",))

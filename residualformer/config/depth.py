@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from residualformer.config.conditions import TRANSFORMER
+from residualformer.config.conditions import DEPTHS, TRANSFORMER
 from residualformer.config.keys import Allowed, Count, Doc
 
 
@@ -19,3 +19,4 @@ class DepthConfig:
         Allowed("numbers of layers, falling, the first that of the largest group"),
         Doc("of each group its first so many layers are run: the depths to serve, one drawn for each batch; []: all"),
     ] = field(default_factory=list)
+    arbitrator: Annotated[bool, DEPTHS, Doc("a network (`amnet.arbitrator`) chooses the depth of each chunk")] = False

@@ -31,11 +31,17 @@ class Allowed:
 class Only:
     """A condition without which a key means nothing: another key has one of `needed`, more than 0, or enough items.
 
-    None: it has any value but null.
+    None: it has any value but null. `otherwise` is a condition that will do as well.
     """
 
     key: str
-    needed: tuple[str, ...] | Gt | MinLen | None
+    needed: tuple[str, ...] | tuple[bool] | Gt | MinLen | None
+    otherwise: Only | None = None
+
+    @property
+    def alternatives(self) -> tuple[Only, ...]:
+        """The conditions of which one is enough, each about one key; `holds` tells of the first alone."""
+        return (self, *(self.otherwise.alternatives if self.otherwise else ()))
 
     def holds(self, value: Any) -> bool:
         """Return True if `value`, of the deciding key, gives the dependent key a meaning."""
@@ -46,11 +52,16 @@ class Only:
         return value is not None if self.needed is None else value in self.needed
 
     def __str__(self) -> str:
+        return ", or ".join(each._words() for each in self.alternatives)
+
+    def _words(self) -> str:
         if isinstance(self.needed, Gt):
             return f"{self.key} above {self.needed.gt}"
         if isinstance(self.needed, MinLen):
             return f"{self.key} with {self.needed.min_length} entries or more"
-        return f"{self.key} given" if self.needed is None else f"{self.key} = {' or '.join(self.needed)}"
+        if self.needed is None:
+            return f"{self.key} given"
+        return f"{self.key} = {' or '.join(str(value).lower() for value in self.needed)}"
 
 
 Count = Annotated[int, Gt(0)]
@@ -112,7 +123,7 @@ def deciding_first(keys: Mapping[str, Key]) -> list[Key]:
     """Return the keys so ordered that each comes after those that its conditions are about."""
 
     def depth(key: Key) -> int:
-        return max((1 + depth(keys[only.key]) for only in key.only), default=0)
+        return max((1 + depth(keys[each.key]) for only in key.only for each in only.alternatives), default=0)
 
     return sorted(keys.values(), key=depth)
 

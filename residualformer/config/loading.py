@@ -116,7 +116,10 @@ def complete(recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_meaning(key: Key, values: Mapping[str, Any]) -> bool:
-    return all(only.holds(values[only.key]) and _has_meaning(KEYS[only.key], values) for only in key.only)
+    return all(
+        any(each.holds(values[each.key]) and _has_meaning(KEYS[each.key], values) for each in only.alternatives)
+        for only in key.only
+    )
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,7 +204,7 @@ class _Reader:
             value, source, _ = self.values[key.name]
             if source and (only := self._lacking(key)):
                 self.wrong.add(key.name)
-                decided = f"{only.key} = {self.values[only.key].value}"
+                decided = " and ".join(f"{each.key} = {self.values[each.key].value}" for each in only.alternatives)
                 what = f"is {value!r}, which has no effect with {decided}; leave it out, or take {only}"
                 self.problems.append(f"{source}: {key.name} {what}.")
         config = _CONFIG.validate_python(_nested({name: value for name, (value, _, _) in self.values.items()}))
@@ -218,15 +221,20 @@ class _Reader:
     def _settle(self) -> None:
         """Drop values that are older than the choice that takes away their meaning."""
         for key in IN_ORDER:
-            only = self._lacking(key)
-            if only and self.values[key.name].rank <= max(self.values[only.key].rank - 1, _RECORDED):
-                self.values[key.name] = _Value(key.default, "", self.values[only.key].rank)
+            if only := self._lacking(key):
+                decided = max(self.values[each.key].rank for each in only.alternatives)
+                if self.values[key.name].rank <= max(decided - 1, _RECORDED):
+                    self.values[key.name] = _Value(key.default, "", decided)
 
     def _lacking(self, key: Key) -> Only | None:
         """Return the first condition that a key needs to mean something and that does not hold."""
         if key.name in self.wrong:
             return None
-        return next((o for o in key.only if o.key not in self.wrong and not o.holds(self.values[o.key].value)), None)
+
+        def may_hold(each: Only) -> bool:
+            return each.key in self.wrong or each.holds(self.values[each.key].value)
+
+        return next((only for only in key.only if not any(map(may_hold, only.alternatives))), None)
 
 
 @cache

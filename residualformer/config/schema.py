@@ -18,11 +18,12 @@ from annotated_types import Ge, Gt, Interval, MinLen, Unit
 
 from residualformer.config.augmentation import JOINED, PauseConfig, SpecAugmentConfig, VariationConfig, WaveformConfig
 from residualformer.config.conditions import (
+    ARBITRATED,
     AVERAGE_COST,
-    BRANCHES,
     COMPRESSED,
     COST,
     CTC,
+    ON_A_DEVICE,
     PRUNED_LOSS,
     RECURRENT,
     SPARSE,
@@ -49,6 +50,7 @@ from residualformer.config.keys import (
 )
 from residualformer.config.language_model import LanguageModelConfig
 from residualformer.config.training import TrainConfig
+from residualformer.constants import FRAME_SHIFT_MS
 
 MAX_WEIGHT = 100  # of a folder in a mixture: an epoch reads its manifest as often
 
@@ -116,6 +118,11 @@ class EncoderConfig:
     residual: Annotated[ResidualConfig, TRANSFORMER] = field(default_factory=ResidualConfig)
     depth: DepthConfig = field(default_factory=DepthConfig)
 
+    @property
+    def stride(self) -> int:
+        """Feature frames in an encoder frame."""
+        return self.frame_ms // FRAME_SHIFT_MS if self.kind == "transformer" else self.stack_frames
+
 
 @dataclass(frozen=True)
 class PredictorConfig:
@@ -164,14 +171,18 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class ArbitratorConfig:
-    """The network that chooses the branch of each frame (AmNets, section 2)."""
+    """The network that chooses the branch of each frame (AmNets, section 2), or the depth of each chunk."""
 
     hidden_dim: Annotated[Count, Doc("width of its layers")] = 128
     num_layers: Annotated[Count, Doc("number of its layers")] = 2
-    use_state: Annotated[bool, Doc("it also sees the last layer's output at the frame before")] = False
-    use_decision: Annotated[bool, Doc("it also sees the decision of the frame before")] = False
+    use_state: Annotated[bool, RECURRENT, Doc("it also sees the last layer's output at the frame before")] = False
+    use_decision: Annotated[bool, RECURRENT, Doc("it also sees the decision of the frame before")] = False
     delay: Annotated[
-        int, Interval(ge=0, le=1), Unit("frames"), Doc("from a decision to its branch; 1 is eq. 2 to the letter")
+        int,
+        Interval(ge=0, le=1),
+        Unit("frames"),
+        RECURRENT,
+        Doc("from a decision to its branch; 1 is eq. 2 to the letter"),
     ] = 0
     teacher: Annotated[Experiment | None, TAUGHT, Doc("experiment whose output entropy it learns to predict")] = None
     pretrain_steps: Annotated[Updates, Doc("first updates, in which the arbitrator alone learns, from the teacher")] = 0
@@ -182,25 +193,27 @@ class ArbitratorConfig:
 class CostConfig:
     """The cost loss beside the transducer loss (AmNets, section 4)."""
 
-    kind: Annotated[Literal["none", "avg", "amr"], BRANCHES, Doc("none, L_avg (eq. 5) or L_amr (eqs. 6-7)")] = "none"
+    kind: Annotated[Literal["none", "avg", "amr"], ARBITRATED, Doc("none, L_avg (eq. 5) or L_amr (eqs. 6-7)")] = "none"
     weight: Annotated[
         NotNegative, COST, Doc("avg: nats per utterance at a real-time factor of 1; amr: nats per second of delay")
     ] = 0.0
-    mu: Annotated[Positive, Unit("FLOP/s"), RECURRENT, Doc("of the device; a multiply-accumulate is one FLOP")] = 650e6
+    mu: Annotated[Positive, Unit("FLOP/s"), ON_A_DEVICE, Doc("of the device; a multiply-accumulate is one FLOP")] = (
+        650e6
+    )
     slow_share: Annotated[
         Annotated[float, Interval(gt=0, lt=1), Allowed("between 0 and 1")] | None,
         AVERAGE_COST,
-        Doc("share of slow frames to reach"),
+        Doc("share of slow frames to reach; of several depths those between count by their work"),
     ] = None
-    match: Annotated[Experiment | None, AVERAGE_COST, Doc("experiment whose share of slow frames to reach")] = None
+    match: Annotated[Experiment | None, AVERAGE_COST, Doc("experiment whose share to reach")] = None
 
 
-BranchControl = Literal["slow", "fast", "random", "oracle"]  # who chooses branches in the arbitrator's place
+BranchControl = Literal["slow", "fast", "random", "oracle", "blank"]  # who chooses branches in the arbitrator's place
 
 
 @dataclass(frozen=True)
 class AmNetConfig:
-    """Branches of a recurrent encoder (AmNets, sections 2 and 3).
+    """Branches of a recurrent encoder (AmNets, sections 2 and 3), and the arbitrator of these or of depths.
 
     One branch is a compressed model without arbitrator; none is the plain recurrent encoder.
     """
@@ -224,27 +237,27 @@ class AmNetConfig:
         Count, Unit("updates"), SPARSE, Only("amnet.prune_fraction", Gt(0)), Doc("Δm, between two prunings")
     ] = 100
     block: Annotated[Count, SPARSE, Doc("weights of a row that are pruned together")] = 1
-    tau_start: Annotated[Positive, BRANCHES, Doc("τ, temperature of the Gumbel-softmax, annealed linearly")] = 1.0
-    tau_end: Annotated[Positive, BRANCHES, Doc("τ at the end")] = 0.5
+    tau_start: Annotated[Positive, ARBITRATED, Doc("τ, temperature of the Gumbel-softmax, annealed linearly")] = 1.0
+    tau_end: Annotated[Positive, ARBITRATED, Doc("τ at the end")] = 0.5
     noise_start: Annotated[
-        NotNegative, BRANCHES, Doc("factor of the Gumbel noise, annealed linearly; 1 is eq. 1, 0 is run time")
+        NotNegative, ARBITRATED, Doc("factor of the Gumbel noise, annealed linearly; 1 is eq. 1, 0 is run time")
     ] = 1.0
-    noise_end: Annotated[NotNegative, BRANCHES, Doc("that factor at the end")] = 1.0
+    noise_end: Annotated[NotNegative, ARBITRATED, Doc("that factor at the end")] = 1.0
     straight_through: Annotated[
         bool,
-        BRANCHES,
+        ARBITRATED,
         Doc("a sampled frame takes one branch whole, as at run time, with the gradient of soft decisions"),
     ] = False
     alone_share: Annotated[
-        BelowOne, BRANCHES, Doc("share of batches that one branch encodes alone, drawn evenly, once nothing is pruned")
+        BelowOne, ARBITRATED, Doc("share of batches that one branch encodes alone, drawn evenly, once nothing is pruned")
     ] = 0.0
     controls: Annotated[
         list[BranchControl],
-        BRANCHES,
-        Allowed("slow, fast, random, oracle"),
+        ARBITRATED,
+        Allowed("slow, fast, random, oracle, and for depths blank"),
         Doc("who else chooses branches, each in a decoding of its own (docs/models.md)"),
     ] = field(default_factory=list)
-    arbitrator: Annotated[ArbitratorConfig, BRANCHES] = field(default_factory=ArbitratorConfig)
+    arbitrator: Annotated[ArbitratorConfig, ARBITRATED] = field(default_factory=ArbitratorConfig)
     cost: CostConfig = field(default_factory=CostConfig)
 
 
@@ -319,3 +332,8 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     lm: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+
+    @property
+    def has_arbitrator(self) -> bool:
+        """Whether a network chooses a branch for each frame, or a depth for each chunk."""
+        return len(self.amnet.compression) > 1 or self.encoder.depth.arbitrator

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval, Predicate, Unit
 
-from residualformer.config.conditions import BRANCHES, DISTILLED, HOLD, TRANSFORMER
+from residualformer.config.conditions import ARBITRATED, DISTILLED, HOLD, TRANSFORMER
 from residualformer.config.keys import (
     Allowed,
     BelowOne,
@@ -32,7 +32,7 @@ class OptimizerConfig:
     lr: Annotated[Positive, Doc("peak learning rate, with `muon` that of AdamW's part")] = 1e-3
     muon_lr: Annotated[Positive, Only("train.optimizer.kind", ("muon",)), Doc("that of Muon's part")] = 3e-3
     arbitrator_factor: Annotated[
-        Positive, BRANCHES, Doc("of lr, for the arbitrator, which is new in an encoder that is trained already")
+        Positive, ARBITRATED, Doc("of lr, for the arbitrator, which is new in an encoder that is trained already")
     ] = 1.0
     residual_factor: Annotated[
         Positive, TRANSFORMER, Doc("of lr, for A, B and D, which are new where shared weights are trained already")

@@ -1,9 +1,9 @@
 """Controls of an arbitrator: other ways to choose the branch of each frame, or depth of each chunk, of a set of cuts.
 
-`random` draws as many frames of each branch as the arbitrator chose, `oracle` gives the slow branch the frames at which
-a dense model is least certain, `blank` the full depth the chunks in which CTC at the least depth finds labels; `slow`
-and `fast`, which take one branch alone, are the bounds. All are planned before the set is decoded, so that the shares
-are exact and neither batches, processes nor streaming change them.
+`random` draws as many frames of each branch as the arbitrator chose, or chunks of each depth; `oracle` gives the slow
+branch those at which a dense model is least certain, `blank` the full depth the chunks in which CTC at the least depth
+finds labels; `slow` and `fast`, which take one branch alone, are the bounds. All are planned before the set is decoded,
+so that the shares are exact and neither batches, processes nor streaming change them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lhotse.cut import Cut
 from torch import Tensor
 from tqdm import tqdm
@@ -30,10 +29,10 @@ from residualformer.decode.recognize import padded_batch
 from residualformer.decode.teacher import Teacher
 from residualformer.errors import UserError
 from residualformer.model.checkpoint import Bundle, fingerprint, read_run
-from residualformer.nn.recurrent import RecurrentEncoder
+from residualformer.nn.encoder import BranchedEncoder
 from residualformer.nn.transducer import Transducer
 from residualformer.nn.transformer import TransformerEncoder
-from residualformer.padding import real_frames
+from residualformer.padding import chunk_maximum
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Control:
         oracle: run folder or model file of the dense model.
     """
 
-    by: BranchControl | Literal["blank"]
+    by: BranchControl
     slow_share: float | None = None
     seed: int = 1
     oracle: Path | None = None
@@ -69,7 +68,7 @@ class Planned(NamedTuple):
 def add_control_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a control to those of a command."""
     add = parser.add_argument
-    add("--branches", choices=(*get_args(BranchControl), "blank"), help="who chooses, not an AmNet's arbitrator")
+    add("--branches", choices=get_args(BranchControl), help="who chooses, not the arbitrator")
     add("--slow-share", type=float, metavar="S", help="of random, oracle, blank: share of slow frames or chunks")
     add("--branch-seed", type=int, metavar="N", help="of random: another draw (default 1)")
     add("--oracle", type=Path, metavar="RUN", help="of oracle: the dense model (the teacher of the arbitrator)")
@@ -95,14 +94,15 @@ def control_of(args: argparse.Namespace, model: Path, bundle: Bundle) -> Control
     if by is None:
         return None
     encoder = bundle.model.encoder
-    if isinstance(encoder, TransformerEncoder) and len(encoder.served) > 1:
-        if by == "oracle" or (by in ("random", "blank") and share is None):
+    assert isinstance(encoder, BranchedEncoder)
+    if isinstance(encoder, TransformerEncoder) and encoder.num_branches > 1:
+        if encoder.arbitrator is None and (by == "oracle" or (by in ("random", "blank") and share is None)):
             raise UserError(f"--branches {by}: {model} has depths, but no arbitrator; take random with --slow-share S.")
         if by == "blank" and ("ctc" not in bundle.model.training_only or bundle.config.loss.ctc_target != "tokens"):
             raise UserError(
                 f"--branches blank: {model} has no CTC of its tokens; train it with loss.ctc_scale above 0."
             )
-    elif not isinstance(encoder, RecurrentEncoder) or encoder.num_branches < 2 or by == "blank":
+    elif encoder.num_branches < 2 or by == "blank":
         raise UserError(f"--branches {by}: {model} has no branches to choose from so; give an AmNet, such as mf_avg.")
     seed = 1 if args.branch_seed is None else args.branch_seed
     if seed < 0:
@@ -133,30 +133,29 @@ def dense_model(run: Path, config: Config) -> Path:
 
 
 def plan_branches(bundle: Bundle, control: Control, cuts: Sequence[Cut], max_batch_s: float) -> Planned:
-    """Choose the branch of each frame of all cuts whose features can be read.
+    """Choose the branch of each frame, of a Transformer the depth of each chunk, of all cuts that can be read.
 
-    The frames of the whole set, of a Transformer the chunks, are ranked by chance or entropy, and the first ones are
-    slow: at the full depth, and the others at the least one. Random numbers follow the order of `cuts`, so that the
-    size of a batch, `max_batch_s`, changes nothing.
+    Those of the whole set are ranked by chance or entropy, and the first ones are slow, or run at the full depth.
+    Random numbers follow the order of `cuts`, so that the size of a batch, `max_batch_s`, changes nothing.
 
     Raises:
         UserError: the dense model has other frames or features.
     """
     encoder = bundle.model.encoder
-    assert isinstance(encoder, RecurrentEncoder | TransformerEncoder)
-    count = encoder.num_branches if isinstance(encoder, RecurrentEncoder) else len(encoder.served)
+    assert isinstance(encoder, BranchedEncoder)
     share = {"slow": 1.0, "fast": 0.0}.get(control.by, control.slow_share)
-    taken = _each_frame(bundle, cuts, max_batch_s, partial(_arbitrated if share is None else _nothing, bundle.model))
+    taken = _each_step(bundle, cuts, max_batch_s, partial(_arbitrated if share is None else _nothing, bundle.model))
     told: dict[str, Any] = {"by": control.by}
     if not taken:
         return Planned({}, told)
     chosen = np.concatenate(list(taken.values()))
-    counts = np.bincount(chosen, minlength=count)
+    counts = np.bincount(chosen, minlength=encoder.num_branches)
     if share is not None:
         slow = round(share * len(chosen))
-        counts = np.array([slow, *[0] * (count - 2), len(chosen) - slow])
+        counts = np.array([slow, *[0] * (encoder.num_branches - 2), len(chosen) - slow])
     told["slow_share"] = round(float(counts[0]) / len(chosen), 4)
     if isinstance(encoder, TransformerEncoder):
+        told["shares"] = [round(float(share), 4) for share in counts / len(chosen)]
         told["mflop"] = round(float(counts @ encoder.branch_flops(by_chunk=True)) / len(chosen) / 1e6, 4)  # of a frame
     first = np.zeros(len(chosen))  # the lower, the slower
     if control.by == "random":
@@ -165,20 +164,21 @@ def plan_branches(bundle: Bundle, control: Control, cuts: Sequence[Cut], max_bat
     elif control.oracle is not None:
         teacher = Teacher(control.oracle, bundle.config).to(bundle.device)
         told["oracle"] = fingerprint(teacher.model.state_dict())
-        first = -np.concatenate(list(_each_frame(bundle, cuts, max_batch_s, teacher.entropy).values()))
+        entropy = partial(_entropy, teacher, bundle.model)
+        first = -np.concatenate(list(_each_step(bundle, cuts, max_batch_s, entropy).values()))
     elif control.by == "blank":
-        first = np.concatenate(list(_each_frame(bundle, cuts, max_batch_s, partial(_blank, bundle.model)).values()))
+        first = np.concatenate(list(_each_step(bundle, cuts, max_batch_s, partial(_blank, bundle.model)).values()))
     branches = np.empty_like(chosen)
     branches[first.argsort(kind="stable")] = np.repeat(np.arange(len(counts)), counts)
     ends = np.cumsum([len(each) for each in taken.values()])[:-1]
     return Planned(dict(zip(taken, np.split(branches, ends), strict=True)), told)
 
 
-Measure = Callable[[Tensor, Tensor], Tensor]  # features (N, T, F) and lengths (N,) -> (N, T')
+Measure = Callable[[Tensor, Tensor], Tensor]  # features (N, T, F) and lengths (N,) -> (N, steps)
 
 
-def _each_frame(bundle: Bundle, cuts: Sequence[Cut], max_batch_s: float, measure: Measure) -> dict[str, np.ndarray]:
-    """Return a measure of each frame or chunk, (T',) by utterance, in the order of `cuts` without unreadable ones."""
+def _each_step(bundle: Bundle, cuts: Sequence[Cut], max_batch_s: float, measure: Measure) -> dict[str, np.ndarray]:
+    """Return a measure of each frame or chunk, (steps,) by utterance, in the order of `cuts`, of readable ones."""
     found: dict[str, np.ndarray] = {}
     for batch in tqdm(batches(cuts, max_batch_s), desc="choose branches", unit="batch"):
         unread = {cut.id: "" for cut in batch}
@@ -186,7 +186,7 @@ def _each_frame(bundle: Bundle, cuts: Sequence[Cut], max_batch_s: float, measure
         if readable:
             features, sizes = padded_batch(bundle.model, [each for _, each in readable])
             values = measure(features, sizes).cpu().numpy()
-            lengths = _choices(bundle.model, sizes).tolist()
+            lengths = bundle.model.encoder.num_steps(sizes).tolist()
             found |= {cut.id: values[n, :length] for n, ((cut, _), length) in enumerate(zip(readable, lengths))}
     return {cut.id: found[cut.id] for cut in cuts if cut.id in found}
 
@@ -198,7 +198,12 @@ def _arbitrated(model: Transducer, features: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _nothing(model: Transducer, features: Tensor, lengths: Tensor) -> Tensor:
-    return torch.zeros(len(features), int(_choices(model, lengths).max()), dtype=torch.int64)
+    return torch.zeros(len(features), int(model.encoder.num_steps(lengths).max()), dtype=torch.int64)
+
+
+def _entropy(teacher: Teacher, model: Transducer, features: Tensor, lengths: Tensor) -> Tensor:
+    encoder = model.encoder
+    return chunk_maximum(teacher.entropy(features, lengths), encoder.output_lengths(lengths), encoder.frames_per_step)
 
 
 @torch.no_grad()
@@ -206,14 +211,7 @@ def _blank(model: Transducer, features: Tensor, lengths: Tensor) -> Tensor:
     """Return the least log-probability of the blank in each chunk, by CTC on the encoder at the least depth."""
     encoder = model.encoder
     assert isinstance(encoder, TransformerEncoder)
-    fast = torch.full_like(_nothing(model, features, lengths), len(encoder.served) - 1)
+    fast = torch.full_like(_nothing(model, features, lengths), encoder.num_branches - 1)
     encoded = encode(model, features, lengths, given=fast)
     blank = model.training_only["ctc"](encoded.frames).log_softmax(2)[..., BLANK]  # (N, T')
-    blank = blank.masked_fill(~real_frames(blank.size(1), encoded.lengths), 0.0)
-    return F.pad(blank, (0, -blank.size(1) % encoder.chunk)).unflatten(1, (-1, encoder.chunk)).amin(2)
-
-
-def _choices(model: Transducer, lengths: Tensor) -> Tensor:
-    """Return how often a branch is chosen in utterances of `lengths` (N,) feature frames."""
-    frames = model.encoder.output_lengths(lengths)
-    return -(-frames // model.encoder.chunk) if isinstance(model.encoder, TransformerEncoder) else frames
+    return -chunk_maximum(-blank, encoded.lengths, encoder.chunk)

@@ -26,7 +26,7 @@ from residualformer.decode.words import has_words
 from residualformer.errors import UserError
 from residualformer.model.checkpoint import Bundle
 
-Plan = Mapping[str, np.ndarray]  # the branch (T',) int64 of each frame, by utterance
+Plan = Mapping[str, np.ndarray]  # the branches (steps,) int64 of frames, or depths of chunks, by utterance
 
 
 @dataclass

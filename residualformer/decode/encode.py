@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from residualformer.nn.arbitrator import one_hot
+from residualformer.nn.encoder import BranchedEncoder
 from residualformer.nn.recurrent import RecurrentEncoder
 from residualformer.nn.transducer import Transducer
-from residualformer.nn.transformer import TransformerEncoder
 
 LONGEST_FULL_PASS = 6000  # feature frames: one minute
 
 
 class EncodedFrames(NamedTuple):
-    """The encoder's output for N utterances and, of recurrent encoders, the branch that each frame went through."""
+    """The encoder's output for N utterances and, where there was a choice, the branch that each step went through.
+
+    A step is a frame of a recurrent encoder, of which branches are always told, or a chunk of a Transformer.
+    """
 
     frames: Tensor  # (N, T', D)
     lengths: Tensor  # (N,)
-    branches: Tensor | None = None  # (N, T') int64; all 0 where there is one branch
+    branches: Tensor | None = None  # (N, steps) int64; all 0 of recurrent encoders with one branch
 
 
 @torch.no_grad()
@@ -30,17 +33,18 @@ def encode(
 ) -> EncodedFrames:
     """Encode features (N, T, F) with `lengths` (N,) by the masked full pass, or chunk by chunk if `streaming`.
 
-    With `given` (N, T') int64 each frame goes through that branch, whatever the arbitrator says; of a Transformer each
-    chunk, (N, chunks), is encoded at that depth. Both ways give the same output. Utterances of more than
-    `LONGEST_FULL_PASS` frames always go chunk by chunk, because the mask of a full pass grows with T squared.
+    With `given` (N, steps) int64 each frame goes through that branch, or each chunk of a Transformer is encoded at that
+    depth, whatever the arbitrator says. Both ways give the same output. Utterances of more than `LONGEST_FULL_PASS`
+    frames always go chunk by chunk, because the mask of a full pass grows with T squared.
     """
     if not streaming and features.shape[1] <= LONGEST_FULL_PASS:
         return _full_pass(model, features, lengths, given)
     frames, _, branches = zip(*encode_chunks(model, features, lengths, given), strict=True)
+    taken = (
+        None if branches[0] is None else torch.cat(branches, dim=1)[:, : int(model.encoder.num_steps(lengths).max())]
+    )
     lengths = model.encoder.output_lengths(lengths)
-    longest = int(lengths.max())
-    taken = None if branches[0] is None else torch.cat(branches, dim=1)[:, :longest]
-    return EncodedFrames(torch.cat(frames, dim=1)[:, :longest], lengths, taken)
+    return EncodedFrames(torch.cat(frames, dim=1)[:, : int(lengths.max())], lengths, taken)
 
 
 @torch.no_grad()
@@ -52,7 +56,9 @@ def encode_chunks(
     For `given`, see `encode`.
     """
     encoder = model.encoder
+    assert isinstance(encoder, BranchedEncoder)
     state = encoder.init_state(features.shape[0])
+    told = given is not None or _always_told(encoder)
     padded = torch.nn.functional.pad(features, (0, 0, 0, encoder.window))
     for start in range(0, max(int(lengths.max()), 1), encoder.shift):
         real = (lengths - start).clamp(min=0)
@@ -61,20 +67,24 @@ def encode_chunks(
         if given is None:
             encoded, state = encoder.step(window, sizes, state)
         else:
-            assert isinstance(encoder, RecurrentEncoder | TransformerEncoder)
             encoded, state = encoder.step_through(window, sizes, state, given[:, start // encoder.shift])
-        branches = state.branch[:, None] if isinstance(encoder, RecurrentEncoder) else None
+        branches = state.branch[:, None] if told else None
         yield EncodedFrames(encoded, encoder.output_lengths(real.clamp(max=encoder.shift)), branches)
 
 
 def _full_pass(model: Transducer, features: Tensor, lengths: Tensor, given: Tensor | None) -> EncodedFrames:
     encoder = model.encoder
-    if isinstance(encoder, TransformerEncoder) and given is not None:
-        return EncodedFrames(encoder.encode_through(features, lengths, given), encoder.output_lengths(lengths))
-    if not isinstance(encoder, RecurrentEncoder):
-        return EncodedFrames(*encoder(features, lengths))
+    assert isinstance(encoder, BranchedEncoder)
     if given is not None:
         return EncodedFrames(encoder.encode_through(features, lengths, given), encoder.output_lengths(lengths), given)
-    frames, lengths, decisions, _ = encoder.encode(features, lengths, one_hot)
-    single = torch.zeros(frames.shape[:2], dtype=torch.int64, device=frames.device)
-    return EncodedFrames(frames, lengths, single if decisions is None else decisions.argmax(2))
+    frames, sizes, decisions, _ = encoder.encode(features, lengths, one_hot)
+    if decisions is not None:
+        return EncodedFrames(frames, sizes, decisions.argmax(2))
+    return EncodedFrames(
+        frames, sizes, torch.zeros_like(frames[..., 0], dtype=torch.int64) if _always_told(encoder) else None
+    )
+
+
+def _always_told(encoder: BranchedEncoder[Any]) -> bool:
+    """Return whether branches are told where none are given: those of an arbitrator, and of recurrent encoders."""
+    return encoder.arbitrator is not None or isinstance(encoder, RecurrentEncoder)

@@ -27,7 +27,7 @@ from residualformer.words.words import NO_WORDS, Timed, timed_words
 
 
 class Recognized(NamedTuple):
-    """The n-best list of an utterance, best first, and of recurrent encoders a digit per encoder frame, "0" = slow.
+    """The n-best list of an utterance, best first, and a digit per frame or chunk that had a choice, "0" = slow.
 
     The list is empty where scorers let no hypothesis end, or the context refuses the best one; `verdict` is what a
     context that judges says. `alignment` is that of the best, if it was asked for.
@@ -62,7 +62,7 @@ def encode_batch(
 ) -> EncodedFrames:
     """Pad a batch of features, each (T, F) float32, move it to the device of the model and encode it.
 
-    With `branches`, each (T',) int64, frames go through these; see `encode`.
+    With `branches`, each (steps,) int64, frames or chunks go through these; see `encode`.
     """
     padded, lengths = padded_batch(model, features)
     given = None if branches is None else pad_sequence([torch.from_numpy(taken) for taken in branches], True)
@@ -92,7 +92,8 @@ def search_encoded(
     lengths, found = encoded.lengths.tolist(), []
     for n, (nbest, length) in enumerate(zip(nbests, lengths, strict=True)):
         alignment = align_hypothesis(model, encoded.frames[n, :length], nbest[0], settings) if align and nbest else None
-        branches = None if encoded.branches is None else "".join(map(str, encoded.branches[n, :length].tolist()))
+        steps = -(-length // model.encoder.frames_per_step)
+        branches = None if encoded.branches is None else "".join(map(str, encoded.branches[n, :steps].tolist()))
         found.append(Recognized(nbest, branches, alignment))
     return found
 

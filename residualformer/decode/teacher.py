@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from residualformer.config.schema import Config, DecodeConfig
+from residualformer.constants import FRAME_SHIFT_MS
 from residualformer.decode.greedy import greedy_search
 from residualformer.errors import UserError
 from residualformer.model import checkpoint
@@ -24,10 +25,10 @@ class Teacher:
     def __init__(self, path: Path, config: Config) -> None:
         bundle = checkpoint.load_model(path)
         self.model, stride = bundle.model, bundle.model.encoder.stride
-        if bundle.config.features != config.features or stride != config.encoder.stack_frames:
+        if bundle.config.features != config.features or stride != config.encoder.stride:
             raise UserError(
-                f"{path} cannot teach an arbitrator with frames of {10 * config.encoder.stack_frames} ms: its own are "
-                f"{10 * stride} ms, or its features are others; name another experiment"
+                f"{path} cannot teach an arbitrator with frames of {FRAME_SHIFT_MS * config.encoder.stride} ms: its "
+                f"own are {FRAME_SHIFT_MS * stride} ms, or its features are others; name another experiment"
             )
 
     def to(self, device: torch.device) -> Teacher:

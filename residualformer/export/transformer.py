@@ -27,12 +27,18 @@ class TransformerGraph:
         merged: write one dense matrix for each projection of a layer instead of W, A, B and D.
 
     Raises:
-        UserError: the left context has no limit, so that the state would grow.
+        UserError: the left context has no limit, so that the state would grow; or an arbitrator chooses depths.
     """
 
     def __init__(self, encoder: TransformerEncoder, joiner: Joiner, merged: bool) -> None:
         if encoder.left_context is None:
             raise UserError("encoder.left_context_ms is null: a growing state cannot be exported; train with a limit.")
+        if encoder.arbitrator is not None:
+            depths = ", ".join(map(str, encoder.served))
+            raise UserError(
+                "an arbitrator chooses the depth of each chunk, which an exported model cannot: export one depth with "
+                f"--loops, of {depths}."
+            )
         self.encoder, self.joiner, self.merged = encoder, joiner, merged
         config = encoder.config
         self.frames_per_step = encoder.chunk

@@ -15,6 +15,7 @@ from torch import nn
 from residualformer.config.schema import Config
 from residualformer.errors import UserError
 from residualformer.kernels.recurrent import GATES
+from residualformer.nn.encoder import BranchedEncoder
 from residualformer.nn.linear import RESIDUAL_PARTS
 from residualformer.nn.recurrent import RecurrentEncoder
 from residualformer.nn.transducer import Transducer, build_model
@@ -24,7 +25,7 @@ from residualformer.nn.transformer import TransformerEncoder
 class FlopsPerFrame(TypedDict):
     """FLOPs per encoder frame: a frame costs `arbitrator` + `output` + one of `branches`."""
 
-    arbitrator: float  # 0 where there is none
+    arbitrator: float  # 0 where there is none; that of a Transformer works once a chunk, which its frames share
     output: float  # the joiner's projection of the encoder, which the paper counts as the encoder's
     branches: list[float]  # slow first; masked weights cost nothing. Of a Transformer: its depths, the largest first
 
@@ -54,7 +55,7 @@ def parameter_table(model: Transducer, pruned: int | None = None) -> dict[str, i
     training, not within the total. And
 
     - of a Transformer: `transformer`: the papers' column (projections, their biases, residual parts; not LayerNorm);
-      `residual`: the A, B, D within it; `layer_norm`; `subsampling`;
+      `residual`: the A, B, D within it; `layer_norm`; `subsampling`; `arbitrator`, if it has one;
     - of a recurrent encoder: `encoder`: the AmNets paper's column, which takes the joiner's projection of the encoder
       in, and counts of sparse weights those that are not zero; `arbitrator`: within it; `pruned`: the weights at zero
       that the model file holds beside these, in no sum.
@@ -89,9 +90,9 @@ def parameter_table(model: Transducer, pruned: int | None = None) -> dict[str, i
 def flops_per_frame(model: Transducer, branches: list[float] | None = None) -> FlopsPerFrame:
     """Return the cost of a frame of a model, as trained or with other costs of `branches`."""
     encoder = model.encoder
-    assert isinstance(encoder, RecurrentEncoder | TransformerEncoder)
+    assert isinstance(encoder, BranchedEncoder)
     return {
-        "arbitrator": encoder.arbitrator_flops() if isinstance(encoder, RecurrentEncoder) else 0.0,
+        "arbitrator": encoder.arbitrator_flops(),
         "output": float(model.joiner.project_encoder.weight.numel()),
         "branches": encoder.branch_flops() if branches is None else branches,
     }
@@ -150,6 +151,7 @@ def _transformer_table(encoder: TransformerEncoder) -> dict[str, int]:
         "residual": _count(residual),
         "layer_norm": sum(_count(norm.parameters()) for norm in norms),
         "subsampling": _count(encoder.subsampling.parameters()),
+        **({} if encoder.arbitrator is None else {"arbitrator": _count(encoder.arbitrator.parameters())}),
     }
 
 

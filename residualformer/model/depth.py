@@ -2,7 +2,7 @@
 
 A layer that is not run lets its input pass, and no other layer needs its keys and values. So all that works with a
 model, streaming and export among it, works at each depth, without the weights and the state of the layers that are not
-run.
+run, and without an arbitrator, which has nothing to choose.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import re
 from dataclasses import replace
 
 from residualformer.config.depth import DepthConfig
+from residualformer.config.loading import config_from_dict, config_to_dict
 from residualformer.config.schema import Config
 from residualformer.errors import UserError
 from residualformer.model.checkpoint import SavedModel, Weights
 from residualformer.model.cost import count_parameters
+from residualformer.nn.arbitrator import ARBITRATOR
 from residualformer.nn.sharing import layer_groups, loop_of_each_layer
 
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)")
@@ -50,7 +52,7 @@ def config_at(config: Config, loops: int) -> Config:
     encoder = replace(
         config.encoder, num_layers=len(kept), sharing=[groups[layer] for layer in kept], depth=DepthConfig()
     )
-    return replace(config, encoder=encoder)
+    return config_from_dict(config_to_dict(replace(config, encoder=encoder)))  # without what means nothing now
 
 
 def layers_at(config: Config, loops: int) -> list[int]:
@@ -65,8 +67,8 @@ def _weights_of(weights: Weights, layers: list[int]) -> Weights:
     kept: Weights = {}
     for name, tensor in weights.items():
         match = _LAYER.fullmatch(name)
-        if match is None:
+        if match is None and not name.startswith(ARBITRATOR):
             kept[name] = tensor
-        elif match[1] in number:
+        elif match is not None and match[1] in number:
             kept[f"encoder.layers.{number[match[1]]}.{match[2]}"] = tensor
     return kept

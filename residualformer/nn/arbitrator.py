@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from residualformer.config.schema import ArbitratorConfig
 from residualformer.kernels.recurrent import State, recurrent_layer
 
+ARBITRATOR = "encoder.arbitrator."  # prefix of the names of its parameters in a model
 Sampler = Callable[[Tensor], Tensor]  # logits (N, T, B) -> decisions (N, T, B), which sum to one over B
 
 

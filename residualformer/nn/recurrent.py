@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,19 +18,10 @@ from residualformer.kernels.recurrent import GATES, NUM_STATES, State, cell, rec
 from residualformer.kernels.scan import scan
 from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, Sampler, one_hot
 from residualformer.nn.branches import PlainWeight, make_weight
-from residualformer.nn.encoder import Encoder
+from residualformer.nn.encoder import BranchedEncoder, Encoded
 from residualformer.nn.typed import ModuleList
 
 Matrices = tuple[Tensor, Tensor]  # input and recurrent ones of all branches: (B, gates * H, D), (B, gates * H, H)
-
-
-class Encoded(NamedTuple):
-    """The result of `RecurrentEncoder.encode`; the last two are None where there is one branch."""
-
-    frames: Tensor  # (N, T', H)
-    lengths: Tensor  # (N,)
-    decisions: Tensor | None  # (N, T', B): d_t(n) of the branches that frame t went through
-    arbitrator_logits: Tensor | None  # (N, T', B): from frame t; with delay 1 they decide on frame t + 1
 
 
 @dataclass
@@ -97,7 +87,7 @@ class RecurrentLayer(nn.Module):
         return self.input.flops(branch) + self.recurrent.flops(branch)
 
 
-class RecurrentEncoder(Encoder[RecurrentState]):
+class RecurrentEncoder(BranchedEncoder[RecurrentState]):
     """Unidirectional recurrent layers over feature frames stacked `encoder.stack_frames` at a time.
 
     With B >= 2 branches all see the same combined states {h, c} of the frame before; layer l of a branch sees that
@@ -105,12 +95,12 @@ class RecurrentEncoder(Encoder[RecurrentState]):
     """
 
     def __init__(self, config: EncoderConfig, amnet: AmNetConfig, num_mel_bins: int) -> None:
-        stride = config.stack_frames
+        stride = config.stride
         super().__init__(num_mel_bins, dim=config.dim, stride=stride, window=stride, shift=stride)
         self.config, self.amnet = config, amnet
         self.num_branches = 1 if amnet.method == "none" else len(amnet.compression)
         self.sampler: Sampler = GumbelSoftmax(1.0)  # decides in training; in eval mode it is always `one_hot`
-        size = config.stack_frames * num_mel_bins
+        size = stride * num_mel_bins
         inputs = [size] + [config.dim] * (config.num_layers - 1)
         self.layers = ModuleList[RecurrentLayer](RecurrentLayer(config.kind, i, config.dim, amnet) for i in inputs)
         self.dropout = Dropout(config.dropout)
@@ -125,7 +115,7 @@ class RecurrentEncoder(Encoder[RecurrentState]):
         return encoded.frames, encoded.lengths
 
     def encode(self, features: Tensor, lengths: Tensor, sampler: Sampler) -> Encoded:
-        """Encode whole utterances as `forward` does, with decisions made by `sampler`, and return these as well."""
+        """Encode whole utterances; see `BranchedEncoder.encode`."""
         x = self._stack(features, lengths)
         lengths, first = self.output_lengths(lengths), self.init_state(len(x))
         if self.arbitrator is None:
@@ -142,20 +132,14 @@ class RecurrentEncoder(Encoder[RecurrentState]):
         return Encoded(frames, lengths, decisions, logits)
 
     def encode_through(self, features: Tensor, lengths: Tensor, branches: Tensor) -> Tensor:
-        """Encode whole utterances, each frame by the branch (N, T') int64 that is given for it: (N, T', H).
-
-        The arbitrator is not asked. Beyond the end of an utterance any branch will do.
-        """
+        """Encode whole utterances, each frame by the branch that is given; see `BranchedEncoder.encode_through`."""
         x = self._stack(features, lengths)
         decisions = F.one_hot(branches, self.num_branches).to(x.dtype)
         dense = [layer.dense() for layer in self.layers]
         return self._branches(x, self.init_state(len(x)).layers, dense, decisions)[0]
 
     def arbitrate(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Return the arbitrator's logits (N, T', B) alone, running branches only if it looks at what they did before.
-
-        There must be several branches.
-        """
+        """Return the logits (N, T', B) alone, running branches only if the arbitrator looks at what they did before."""
         assert self.arbitrator is not None
         if self._arbitrator_looks_back:
             logits = self.encode(features, lengths, one_hot).arbitrator_logits
@@ -200,10 +184,6 @@ class RecurrentEncoder(Encoder[RecurrentState]):
     def branch_flops(self) -> list[float]:
         """Return the multiply-accumulates per encoder frame of each branch, without biases."""
         return [sum(layer.flops(n) for layer in self.layers) for n in range(self.num_branches)]
-
-    def arbitrator_flops(self) -> float:
-        """Return the multiply-accumulates per encoder frame of the arbitrator; 0 where there is none."""
-        return self.arbitrator.flops() if self.arbitrator is not None else 0.0
 
     @property
     def _arbitrator_looks_back(self) -> bool:

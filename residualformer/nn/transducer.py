@@ -27,7 +27,8 @@ class Transducer(nn.Module):
         self.vocab_size = vocab_size
         bins = config.features.num_mel_bins
         if config.encoder.kind == "transformer":
-            self.encoder = TransformerEncoder(config.encoder, bins)
+            arbitrator = config.amnet.arbitrator if config.encoder.depth.arbitrator else None
+            self.encoder = TransformerEncoder(config.encoder, bins, arbitrator)
         else:
             self.encoder = RecurrentEncoder(config.encoder, config.amnet, bins)
         if config.predictor.kind == "lstm":

@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from residualformer.config.schema import EncoderConfig
-from residualformer.constants import FRAME_SHIFT_MS
+from residualformer.config.schema import ArbitratorConfig, EncoderConfig
 from residualformer.kernels.attention import AttentionMask, Table
+from residualformer.kernels.recurrent import State
+from residualformer.nn.arbitrator import Arbitrator, Sampler, one_hot
 from residualformer.nn.attention import KeysValues, rotary_table
-from residualformer.nn.encoder import Encoder
+from residualformer.nn.encoder import BranchedEncoder, Encoded
 from residualformer.nn.layer import TransformerLayer
 from residualformer.nn.linear import DenseWeights
 from residualformer.nn.mask import chunk_mask, num_frames, step_mask
 from residualformer.nn.sharing import layer_groups, layer_linears, loop_of_each_layer, shared_set
 from residualformer.nn.subsampling import ConvSubsampling
 from residualformer.nn.typed import ModuleList
+from residualformer.padding import real_frames
 
 
 @dataclass
 class TransformerState:
-    """The state of N streams between two calls of `step`, for P frames of left context (all so far if unlimited)."""
+    """The state of N streams between two calls of `step`, for P frames of left context (all so far if unlimited).
+
+    No tensor in it is ever modified in place.
+    """
 
     conv: tuple[Tensor, ...]  # the caches of `ConvSubsampling`
     past: list[KeysValues]  # of each layer, (N, H, P, D / H): those of the newest frames, the newest last
     seen: Tensor  # (N,) int64, encoder frames consumed; the newest min(seen, P) cached frames are real, others empty
+    arbitrator: list[State]  # (h, c) of each of its layers, (N, hidden_dim); empty where there is none
+    branch: Tensor  # (N,) int64, the number of the depth at which the last chunk was encoded
 
 
-class TransformerEncoder(Encoder[TransformerState]):
+class _Begun(NamedTuple):
+    """Whole utterances before the first layer."""
+
+    x: Tensor  # (N, T', D), from the front end
+    lengths: Tensor  # (N,) real ones of these
+    masks: tuple[AttentionMask, AttentionMask]  # of the first layer and of the others
+    table: Table  # of positions
+
+
+class TransformerEncoder(BranchedEncoder[TransformerState]):
     """Global normalization, convolutional front end, L layers over a bank of shared weights, final normalization.
 
     A stream is cut into chunks of C encoder frames. In every layer a frame sees its chunk and the left context before
@@ -41,11 +58,17 @@ class TransformerEncoder(Encoder[TransformerState]):
     the layers that are left), or for each chunk its own (`encode_through`, `step_through`). Where a layer is not run, x
     passes by, and the layer's projections of it are the keys and values for later chunks.
 
+    An arbitrator may choose the depth of each chunk. It sees what the front end made of the chunk's own C frames, side
+    by side, as that of an AmNet sees stacked feature frames: no layer, so that it can decide before any is run.
+
     One `step` takes a window of stride (C + look-ahead) feature frames and moves on by stride C.
+
+    Args:
+        arbitrator: its sizes, where there is one.
     """
 
-    def __init__(self, config: EncoderConfig, num_mel_bins: int) -> None:
-        stride, frame_ms, left_ms = config.frame_ms // FRAME_SHIFT_MS, config.frame_ms, config.left_context_ms
+    def __init__(self, config: EncoderConfig, num_mel_bins: int, arbitrator: ArbitratorConfig | None = None) -> None:
+        stride, frame_ms, left_ms = config.stride, config.frame_ms, config.left_context_ms
         chunk, look_ahead = num_frames(config.chunk_ms, frame_ms), num_frames(config.look_ahead_ms, frame_ms)
         super().__init__(
             num_mel_bins,
@@ -66,13 +89,35 @@ class TransformerEncoder(Encoder[TransformerState]):
             TransformerLayer(layer_linears(bank[group], config), config.dim, config.num_heads, config.dropout)
             for group in groups
         )
+        self.num_branches = len(self.served)
+        self.arbitrator: Arbitrator | None = None
+        if arbitrator is not None:
+            self.arbitrator = Arbitrator(chunk * config.dim, self.num_branches, arbitrator)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encode whole utterances in one masked pass; see `Encoder.forward`."""
-        return self.encode_at(features, lengths, max(self.loop_of_layer))
+        if self.arbitrator is None:
+            return self.encode_at(features, lengths, max(self.loop_of_layer))
+        encoded = self.encode(features, lengths, one_hot)
+        return encoded.frames, encoded.lengths
+
+    def encode(self, features: Tensor, lengths: Tensor, sampler: Sampler) -> Encoded:
+        """Encode whole utterances; see `BranchedEncoder.encode`."""
+        if self.arbitrator is None:
+            return Encoded(*self.forward(features, lengths), None, None)
+        begun = self._begin(features, lengths)
+        logits, _ = self.arbitrator(self._seen(begun.x, begun.lengths))
+        decisions = sampler(logits)
+        return Encoded(self._mixed(begun, decisions), begun.lengths, decisions, logits)
+
+    def arbitrate(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Return the arbitrator's logits (N, chunks, B), for which no layer is run."""
+        assert self.arbitrator is not None
+        x, _ = self.subsampling(self.normalize(features, lengths))
+        return self.arbitrator(self._seen(x, self.output_lengths(lengths)))[0]
 
     def encode_at(self, features: Tensor, lengths: Tensor, loops: int) -> tuple[Tensor, Tensor]:
-        """Do what `forward` does with the first `loops` layers of each group alone; x passes by the others."""
+        """Encode whole utterances with the first `loops` layers of each group alone; x passes by the others."""
         x, lengths, masks, table = self._begin(features, lengths)
         weights = DenseWeights()
         for index, layer in enumerate(self.layers):
@@ -81,9 +126,9 @@ class TransformerEncoder(Encoder[TransformerState]):
         return self._finish(x), lengths
 
     def encode_through(self, features: Tensor, lengths: Tensor, branches: Tensor) -> Tensor:
-        """Encode whole utterances, each chunk at the depth (N, chunks) int64 that is given for it: (N, T', D).
+        """Encode whole utterances, each chunk at the depth that is given; see `BranchedEncoder.encode_through`.
 
-        Depths are numbered as in `depth.loops`. Beyond the end of an utterance any will do.
+        Depths are numbered as in `depth.loops`.
         """
         return self.encode_mixed(features, lengths, F.one_hot(branches, len(self.served)))
 
@@ -92,7 +137,10 @@ class TransformerEncoder(Encoder[TransformerState]):
 
         Where they are soft, a layer's input and output are mixed.
         """
-        x, lengths, masks, table = self._begin(features, lengths)
+        return self._mixed(self._begin(features, lengths), decisions)
+
+    def _mixed(self, begun: _Begun, decisions: Tensor) -> Tensor:
+        x, _, masks, table = begun
         weights = DenseWeights()
         for index, (layer, loop) in enumerate(zip(self.layers, self.loop_of_layer, strict=True)):
             y = layer(x, masks[min(index, 1)], table, weights)
@@ -113,24 +161,33 @@ class TransformerEncoder(Encoder[TransformerState]):
         conv = tuple(new(batch_size, *shape) for shape in self.subsampling.cache_shapes)
         cache = (batch_size, config.num_heads, self.left_context or 0, self._head_dim)
         past = [(new(cache), new(cache)) for _ in self.layers]
-        return TransformerState(conv, past, torch.zeros(batch_size, dtype=torch.long, device=self.mean.device))
+        arbitrator = [] if self.arbitrator is None else self.arbitrator.init_state(batch_size)
+        zeros = torch.zeros(batch_size, dtype=torch.long, device=self.mean.device)
+        return TransformerState(conv, past, zeros, arbitrator, zeros)
 
     def step(self, features: Tensor, lengths: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState]:
         """Encode one chunk of each stream, features (N, window, F) -> (N, C, D); see `Encoder.step`."""
-        return self._step(features, lengths, state, self.served[:1] * len(features))
+        return self._step(features, lengths, state, None)
 
     def step_through(
         self, features: Tensor, lengths: Tensor, state: TransformerState, branch: Tensor
     ) -> tuple[Tensor, TransformerState]:
-        """Do what `step` does, each stream at the depth (N,) int64 that is given for its chunk."""
-        return self._step(features, lengths, state, [self.served[number] for number in branch.tolist()])
+        """Do what `step` does, each stream at the depth (N,) int64 that is given; the arbitrator is not asked."""
+        return self._step(features, lengths, state, branch)
 
     def _step(
-        self, features: Tensor, lengths: Tensor, state: TransformerState, loops: list[int]
+        self, features: Tensor, lengths: Tensor, state: TransformerState, branch: Tensor | None
     ) -> tuple[Tensor, TransformerState]:
         x = self.normalize(features, lengths)
         x, ahead = x[:, : self.shift], x[:, self.shift :]
         x, conv = self.subsampling(x, state.conv)
+        arbitrator = state.arbitrator
+        if branch is None:
+            branch = torch.zeros_like(state.branch)
+            if self.arbitrator is not None:
+                logits, arbitrator = self.arbitrator(self._seen(x, self.output_lengths(lengths)), arbitrator)
+                branch = logits[:, 0].argmax(1)
+        loops = [self.served[number] for number in branch.tolist()]
         if self.look_ahead:  # not in the new state: the next step computes these frames again
             x = torch.cat([x, self.subsampling(ahead, conv)[0]], dim=1)
         held, size = state.past[0][0].size(2), x.size(1)
@@ -145,7 +202,7 @@ class TransformerEncoder(Encoder[TransformerState]):
             else:
                 x, keys_values = self._step_of(rows, layer, x, keys_values, seen, table)
             past.append(self._keep(keys_values, held))
-        return self._finish(x), TransformerState(conv, past, state.seen + self.chunk)
+        return self._finish(x), TransformerState(conv, past, state.seen + self.chunk, arbitrator, branch)
 
     def branch_flops(self, by_chunk: bool = False) -> list[float]:
         """Return the multiply-accumulates per encoder frame at each depth, front end included, in chunks of a stream.
@@ -154,8 +211,10 @@ class TransformerEncoder(Encoder[TransformerState]):
         left context; for none where it has no limit.
 
         Args:
-            by_chunk: each chunk has a depth of its own, so that layers which are not run make keys and values.
+            by_chunk: each chunk has a depth of its own, so that layers which are not run make keys and values. So it
+                is always where an arbitrator chooses.
         """
+        by_chunk = by_chunk or self.arbitrator is not None
         size, held = self.chunk + self.look_ahead, self.left_context or 0
         costs = [size * self.subsampling.flops()] * len(self.served)
         for index, (layer, loop) in enumerate(zip(self.layers, self.loop_of_layer, strict=True)):
@@ -168,13 +227,18 @@ class TransformerEncoder(Encoder[TransformerState]):
     def _head_dim(self) -> int:
         return self.config.dim // self.config.num_heads
 
-    def _begin(
-        self, features: Tensor, lengths: Tensor
-    ) -> tuple[Tensor, Tensor, tuple[AttentionMask, AttentionMask], Table]:
-        """Return the first layer's frames of whole utterances (N, T', D), their lengths (N,), masks and positions."""
+    def _begin(self, features: Tensor, lengths: Tensor) -> _Begun:
         x, _ = self.subsampling(self.normalize(features, lengths))
         lengths = self.output_lengths(lengths)
-        return x, lengths, self._masks(x.size(1), lengths), rotary_table(x.size(1), self._head_dim, x.device)
+        return _Begun(x, lengths, self._masks(x.size(1), lengths), rotary_table(x.size(1), self._head_dim, x.device))
+
+    def _seen(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Return what the arbitrator sees of frames x (N, T', D), of which `lengths` (N,) are real: (N, chunks, C D).
+
+        Each frame is normalized, since the scale of a trained front end is nothing that its layers depend on.
+        """
+        x = F.layer_norm(x, x.shape[-1:]).masked_fill(~real_frames(x.size(1), lengths)[..., None], 0.0)
+        return F.pad(x, (0, 0, 0, -x.size(1) % self.chunk)).unflatten(1, (-1, self.chunk)).flatten(2)
 
     def _step_of(
         self, rows: list[int], layer: TransformerLayer, x: Tensor, past: KeysValues, allowed: Tensor, table: Table

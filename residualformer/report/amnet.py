@@ -1,4 +1,6 @@
-"""The cost of recurrent encoders on the frames of a test set: branch shares, FLOPs per frame, simulated latency.
+"""The cost of branches on the frames of a test set: their shares, FLOPs per frame, simulated latency.
+
+Those of recurrent encoders are chosen for each frame, the depths of a Transformer with an arbitrator for each chunk.
 
 Source: Macoskey, Strimel, Su and Rastrow (2021), "Amortized Neural Networks for Low-Latency Speech Recognition",
 section 5 and table 1. One FLOP is one multiply-accumulate, biases and element-wise operations are not counted.
@@ -25,23 +27,29 @@ class Device:
     flops: FlopsPerFrame
     mu: float  # FLOP/s of the processor
     rho: float  # encoder frames per second
+    frames_per_step: int = 1  # of which a decision is made, and which arrive together
 
     @property
     def per_branch(self) -> np.ndarray:
         """FLOPs (B,) of a frame for each branch it may take, with the arbitrator and the output projection."""
         return np.array(self.flops["branches"]) + self.flops["arbitrator"] + self.flops["output"]
 
-    def backlog_s(self, decisions: np.ndarray) -> np.ndarray:
-        """Return l_t / mu (T,), the seconds of work left when frame t + 1 arrives (eq. 7); the last is the latency.
+    @property
+    def step_s(self) -> float:
+        """Seconds from a decision to the next."""
+        return self.frames_per_step / self.rho
 
-        `decisions` (T,) holds the branch that each frame takes.
+    def backlog_s(self, decisions: np.ndarray) -> np.ndarray:
+        """Return l_t / mu (T,), the seconds of work left when step t + 1 arrives (eq. 7); the last is the latency.
+
+        `decisions` (T,) holds the branch that each step takes.
         """
-        q = torch.from_numpy(self.per_branch[decisions])[None]
-        return (backlog(q, torch.tensor([q.shape[1]]), self.mu, self.rho)[0] / self.mu).numpy()
+        q = torch.from_numpy(self.frames_per_step * self.per_branch[decisions])[None]
+        return (backlog(q, torch.tensor([q.shape[1]]), self.mu, 1 / self.step_s)[0] / self.mu).numpy()
 
 
 def read_decisions(branches: str, num_branches: int, source: str) -> np.ndarray:
-    """Return (T,) int64 from a record's `branches`, a digit per frame.
+    """Return (T,) int64 from a record's `branches`, a digit per frame or chunk.
 
     Raises:
         UserError: a branch does not exist; the message names `source`.
@@ -70,9 +78,9 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class AmnetCost:
-    """The cost of a recurrent encoder on a test set; lists hold a value for each branch, slow first."""
+    """The cost of branches on a test set; lists hold a value for each, slow first."""
 
-    frames: int  # encoder frames of all utterances
+    frames: int  # encoder frames of all utterances, those that fill up a last chunk included
     compression: list[float]  # share of the weights that is removed
     shares: list[float]  # share of the frames that take the branch
     per_branch: list[float]  # MFLOPs of a frame
@@ -87,8 +95,8 @@ def measure_cost(
     device: Device, decisions: Sequence[np.ndarray], compression: Sequence[float] = ()
 ) -> AmnetCost | None:
     """Return the cost of the decisions (T,) of each of U utterances, without a saving; None where there is no frame."""
-    frames = sum(map(len, decisions))
-    if not frames:
+    steps = sum(map(len, decisions))
+    if not steps:
         return None
     counts = np.bincount(np.concatenate(decisions), minlength=len(device.per_branch))
     latency_ms = np.array([1e3 * device.backlog_s(taken)[-1] if len(taken) else 0.0 for taken in decisions])
@@ -96,11 +104,11 @@ def measure_cost(
         round(float(value), 3) for value in (latency_ms.mean(), *np.percentile(latency_ms, [50, 90, 99]))
     )
     return AmnetCost(
-        frames=frames,
+        frames=steps * device.frames_per_step,
         compression=list(compression),
-        shares=[round(float(share), 4) for share in counts / frames],
+        shares=[round(float(share), 4) for share in counts / steps],
         per_branch=[round(float(flops) / 1e6, 4) for flops in device.per_branch],
-        mflop=round(float(counts @ device.per_branch) / frames / 1e6, 4),
+        mflop=round(float(counts @ device.per_branch) / steps / 1e6, 4),
         mu=device.mu,
         rho=round(device.rho, 4),
         latency_ms=Latency(mean=mean, median=median, p90=p90, p99=p99),

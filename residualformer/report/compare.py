@@ -69,11 +69,11 @@ def compare_runs(run: Scored, other: Scored | None) -> Comparison:
 
 
 def with_savings(rows: Sequence[Row], baseline: str = RECURRENT_BASELINE) -> list[Row]:
-    """Return the rows with the `saving` of each `amnet`, relative to the first row of experiment `baseline`."""
+    """Return the rows with the `saving` of each AmNet, relative to the first row of experiment `baseline`."""
     dense = next((row.amnet.mflop for row in rows if row.experiment == baseline and row.amnet), None)
 
     def with_saving(row: Row) -> Row:
-        if row.amnet is None:
+        if row.amnet is None or "transformer" in row.parameters:
             return row
         saving = None if dense is None else round(percent_saved(row.amnet.mflop, dense), 2)
         return replace(row, amnet=replace(row.amnet, saving=saving))

@@ -199,12 +199,12 @@ def _arms(scores: Sequence[Score]) -> np.ndarray:
 
 
 class Track(NamedTuple):
-    """The branches and the backlog of one model on an utterance of T encoder frames."""
+    """The branches and the backlog of one model on an utterance of T steps, frames or chunks."""
 
     name: str
     decisions: np.ndarray  # (T,), 0 = the slow branch
-    backlog_s: np.ndarray  # (T,), seconds of work left when the next frame arrives; the last is the latency
-    frame_s: float  # seconds of an encoder frame
+    backlog_s: np.ndarray  # (T,), seconds of work left when the next step arrives; the last is the latency
+    step_s: float  # seconds of a step
     num_branches: int
 
 
@@ -227,7 +227,7 @@ def decisions_and_backlog(
     top.set(ylabel="mel bin", title=title)
     _draw_decisions(middle, tracks)
     _draw_backlogs(bottom, tracks)
-    bottom.set_xlim(0, max(len(t.decisions) * t.frame_s + min(t.backlog_s[-1], 0.25 * duration) for t in tracks))
+    bottom.set_xlim(0, max(len(t.decisions) * t.step_s + min(t.backlog_s[-1], 0.25 * duration) for t in tracks))
     _save(figure, picture)
 
 
@@ -238,7 +238,7 @@ def _draw_decisions(axis: Axes, tracks: Sequence[Track]) -> None:
     levels = np.linspace(0.9, 0.15, branches)
     for row, track in enumerate(tracks):
         colors = shades(levels[track.decisions])[None, :, :3]
-        end = len(track.decisions) * track.frame_s
+        end = len(track.decisions) * track.step_s
         axis.imshow(colors, aspect="auto", interpolation="nearest", extent=(0, end, row + 0.42, row - 0.42))
     axis.set(ylim=(len(tracks) - 0.5, -0.5))
     axis.set_yticks(range(len(tracks)), [f"{t.name}, {np.mean(t.decisions == 0):.0%} slow" for t in tracks])
@@ -252,7 +252,7 @@ def _draw_decisions(axis: Axes, tracks: Sequence[Track]) -> None:
 def _draw_backlogs(axis: Axes, tracks: Sequence[Track]) -> None:
     """Draw the backlogs in the colors of the names of the strips above."""
     for index, track in enumerate(tracks):
-        times = np.arange(len(track.backlog_s) + 1) * track.frame_s
+        times = np.arange(len(track.backlog_s) + 1) * track.step_s
         left_ms = 1e3 * np.concatenate([[0.0], track.backlog_s])
         latency = f"{track.name}: {left_ms[-1]:.0f} ms"
         axis.plot(times, left_ms, color=f"C{index}", linewidth=1.2, label=latency)

@@ -59,7 +59,7 @@ class Decoding:
     device: str | None = None
     settings: dict[str, Any] | None = None
     context: dict[str, Any] | None = None  # what scorers added to the model, such as hotwords
-    branches: dict[str, Any] | None = None  # what chose the branches of an AmNet in its arbitrator's place
+    branches: dict[str, Any] | None = None  # what chose branches or depths in an arbitrator's place
     loops: int | None = None  # layers of each group that were run, if not all
     utterances: int | None = None
     audio_s: float | None = None
@@ -91,7 +91,7 @@ class Row:
     parameters: dict[str, int] = field(default_factory=dict)  # counts, by part of the model
     training: Training = Training()
     decoding: Decoding = Decoding()
-    amnet: AmnetCost | None = None  # of recurrent encoders
+    amnet: AmnetCost | None = None  # of recurrent encoders, and of Transformers with an arbitrator
     baseline: str = ""  # the experiment that this one is compared with
     comparison: Comparison = NO_COMPARISON
     scored: str | None = None  # the command and commit that scored the run, where these are not the table's
@@ -113,7 +113,7 @@ class Row:
 
     @property
     def control(self) -> str:
-        """What chose the branches of an AmNet in its arbitrator's place, such as `random`; empty if nothing did."""
+        """What chose branches or depths in an arbitrator's place, such as `random`; empty if nothing did."""
         return str((self.decoding.branches or {}).get("by", ""))
 
     @property

@@ -158,18 +158,29 @@ def _recurrent_notes(rows: Sequence[Row]) -> list[str]:
             f"search {', '.join(f'..._{name}' for name in names)}: the branches were not the arbitrator's, see "
             "docs/models.md; the arbitrator is not within the FLOPs."
         )
+    return notes + _cost_notes([row for row in rows if row.amnet])
+
+
+def _cost_notes(rows: Sequence[Row]) -> list[str]:
+    """Return what the columns of costs mean, of rows that have one."""
     costs = [row.amnet for row in rows if row.amnet]
-    if costs:
-        devices = sorted({(cost.mu / 1e6, cost.mu / cost.rho / 1e6) for cost in costs})
-        device = " or ".join(f"{mu:g} MFLOP/s, of which {free:.4g} MFLOP are free per frame" for mu, free in devices)
-        notes += [
-            "compression: share of the weights of each branch that are removed, slow / fast; branches: share of the "
-            "test frames that took each; MFLOP/frame: multiply-accumulates of the encoder per encoder frame, "
-            "arbitrator and projection included, averaged over these frames, and the difference to `rnnt`.",
-            "latency: mean (median, 90th and 99th percentile over the utterances) of the time for the work left "
-            f"one frame after the last frame arrived, simulated from the decisions taken, on a device of {device}.",
-        ]
-    return notes
+    if not costs:
+        return []
+    depths = any("transformer" in row.parameters for row in rows)
+    recurrent = any("transformer" not in row.parameters for row in rows)
+    devices = sorted({(cost.mu / 1e6, cost.mu / cost.rho / 1e6) for cost in costs})
+    device = " or ".join(f"{mu:g} MFLOP/s, of which {free:.4g} MFLOP are free per frame" for mu, free in devices)
+    compression = "compression: share of the weights of each branch that are removed, slow / fast; "
+    saving = ", and the difference to `rnnt`"
+    frames = "frames that took each" + (", of a Transformer of the chunks, from the full depth down" if depths else "")
+    return [
+        f"{compression if recurrent else ''}branches: share of the test {frames}; "
+        "MFLOP/frame: multiply-accumulates of the encoder per encoder frame, arbitrator and projection included, "
+        f"averaged over these frames{saving if recurrent else ''}.",
+        "latency: mean (median, 90th and 99th percentile over the utterances) of the time for the work left "
+        f"one frame{' or chunk' if depths else ''} after the last {'one' if depths else 'frame'} arrived, simulated "
+        f"from the decisions taken, on a device of {device}.",
+    ]
 
 
 def _experiment(name: str, rows: Sequence[Row]) -> list[str]:

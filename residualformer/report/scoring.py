@@ -41,7 +41,7 @@ class _Line:
     hyp: str
     ref_nats: Annotated[float, Interval(ge=0, le=1e9)] | None = None
     ref_tokens: Annotated[int, Interval(ge=0, le=10**9)] = 0
-    branches: str = ""  # a digit for each frame
+    branches: str = ""  # a digit for each frame or chunk
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Scored:
     tested: list[tuple[Any, ...]]  # of each utterance: id, reference, and settings of the search that change the result
     measures: dict[str, Measure]  # by their names in `row.scores`; runs are compared by the first
     config: Config | None = None  # None where there is no model
-    decisions: dict[str, np.ndarray] = field(default_factory=dict)  # of recurrent encoders: branches (T,) by utterance
-    device: Device | None = None  # of recurrent encoders: the simulated device
+    decisions: dict[str, np.ndarray] = field(default_factory=dict)  # branches (T,) by utterance, where there are some
+    device: Device | None = None  # the simulated device of these
 
     @property
     def recurrent(self) -> bool:
@@ -70,7 +70,7 @@ class Scored:
 
     @property
     def branched(self) -> bool:
-        """True where frames had a choice of branches and decoding recorded it."""
+        """True where frames or chunks had a choice of branches and decoding recorded it."""
         return bool(self.decisions) and self.device is not None and len(self.device.per_branch) > 1
 
 
@@ -139,7 +139,8 @@ def score_run(folder: Path) -> Scored:
         settings[key] for key in ("max_symbols", "blank_penalty", "token_reward", "length_norm", "restart_s")
     )
     scored = Scored(row, [(record["id"], record["ref"], search) for record in records], measures, config)
-    return _with_cost(scored, saved.build(), folder, records) if saved and scored.recurrent else scored
+    costed = config is not None and (scored.recurrent or config.has_arbitrator)
+    return _with_cost(scored, saved.build(), folder, records) if saved and costed else scored
 
 
 def with_means(runs: Sequence[Scored]) -> list[Scored]:
@@ -206,12 +207,13 @@ def _rounded(measures: dict[str, Measure]) -> dict[str, Score]:
 
 
 def _with_cost(scored: Scored, bundle: checkpoint.Bundle, folder: Path, records: list[Record]) -> Scored:
-    """Add the branch of each frame, where decoding recorded it, and what that costs."""
+    """Add the branch of each frame or chunk, where decoding recorded it, and what that costs."""
     model, amnet = bundle.model, bundle.config.amnet
     flops = flops_per_frame(model)
     if scored.row.control:
         flops["arbitrator"] = 0.0  # it was not asked
-    device = Device(flops, amnet.cost.mu, 1 / (model.encoder.stride * FRAME_SHIFT_S))
+    encoder = model.encoder
+    device = Device(flops, amnet.cost.mu, 1 / (encoder.stride * FRAME_SHIFT_S), encoder.frames_per_step)
     decisions = {
         record["id"]: read_decisions(record["branches"], len(device.per_branch), f"{folder}/hyp.jsonl")
         for record in records

@@ -13,13 +13,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from residualformer.config.schema import TrainConfig
 from residualformer.config.training import OptimizerConfig
+from residualformer.nn.arbitrator import ARBITRATOR
 from residualformer.nn.language_model import LanguageModel
 from residualformer.nn.linear import RESIDUAL_PARTS
 from residualformer.nn.transducer import Transducer
 from residualformer.train.parameters import rate_factor
 from residualformer.train.ranks import Ranks
 
-ARBITRATOR = "encoder.arbitrator."  # prefix of its parameters' names
 RESIDUAL = re.compile(rf"encoder\.layers\.\d+\..*\.({'|'.join(RESIDUAL_PARTS)})")
 HOLD_END = 0.01  # factor of the learning rate at the end of schedule `hold`
 

@@ -4,7 +4,10 @@
 2. `prune_fraction` of the rest, where branches are sparse: the masks grow (eq. 3), branches are sampled uniformly.
 3. Gumbel-softmax decisions (eq. 1) with tau and noise falling linearly, and the cost loss beside the transducer loss.
 
-Letters: N utterances, T frames of features, T' encoder frames, B branches (slow first).
+So it is for a Transformer whose depth an arbitrator chooses, without pruning: what an AmNet decides for each frame, it
+decides for each chunk. Both are steps of the encoder.
+
+Letters: N utterances, T frames of features, T' encoder frames, B branches (slow first) or depths (full first).
 """
 
 from __future__ import annotations
@@ -37,14 +40,15 @@ from residualformer.nn.arbitrator import (
     uniform_branch,
 )
 from residualformer.nn.branches import BranchWeights
-from residualformer.nn.recurrent import Encoded, RecurrentEncoder
+from residualformer.nn.encoder import BranchedEncoder, Encoded
 from residualformer.nn.transducer import Transducer
 from residualformer.nn.transformer import TransformerEncoder
-from residualformer.padding import real_frames
+from residualformer.padding import chunk_maximum, real_frames
 from residualformer.train.distill import Distiller
 from residualformer.train.losses import BatchLosses, Number, Ratio
 from residualformer.train.optimizer import learning_rate_factor
 from residualformer.train.ranks import Ranks
+from residualformer.train.threshold import shift_to_work, work_of_branches
 from residualformer.train.weight_controller import WeightController
 
 FINAL_PART = 0.2  # of phase 3, at its end, in which an adaptive weight of the cost loss no longer changes
@@ -146,11 +150,12 @@ class PruningPhases(Phases):
 
 
 class BranchPhases(PruningPhases):
-    """All three phases, for two or more branches.
+    """All three phases, for two or more branches or depths.
 
     Args:
         teacher: for phase 1.
         slow_share: share of slow frames on the dev set to which the weight of L_avg adapts; None to keep the weight.
+            Of more than two branches, those in between count by their work.
     """
 
     def __init__(
@@ -158,10 +163,10 @@ class BranchPhases(PruningPhases):
     ) -> None:
         super().__init__(config, model)
         encoder = model.encoder
-        assert isinstance(encoder, RecurrentEncoder) and isinstance(encoder.arbitrator, Arbitrator)
+        assert isinstance(encoder, BranchedEncoder) and isinstance(encoder.arbitrator, Arbitrator)
         cost, max_steps = config.amnet.cost, config.train.max_steps
         self.encoder, self.arbitrator, self.teacher, self.step = encoder, encoder.arbitrator, teacher, 0
-        self.rho = 1 / (self.encoder.stride * FRAME_SHIFT_S)  # encoder frames per second
+        self.rho = 1 / (self.encoder.shift * FRAME_SHIFT_S)  # steps per second
         self.lr_factor = learning_rate_factor(config.train.optimizer, max_steps)
         self.controller: WeightController | None = None
         if slow_share is not None:
@@ -193,10 +198,9 @@ class BranchPhases(PruningPhases):
         sampler = self.sampler()
         with bf16_autocast(features, self.bf16):
             encoded = self.encoder.encode(features, batch.feature_lens, sampler)
-        real = real_frames(encoded.frames.size(1), encoded.lengths)
         targets = self.soft_targets(batch, features)
         sums = self.objective(self.model, encoded.frames, encoded.lengths, batch, targets)
-        measures = self._decision_measures(encoded, real)
+        measures = self._decision_measures(encoded, self.encoder.num_steps(batch.feature_lens))
         ratios: dict[str, Ratio] = {**measures}
         kind = self.config.amnet.cost.kind
         if isinstance(sampler, GumbelSoftmax) and kind != "none":
@@ -211,7 +215,9 @@ class BranchPhases(PruningPhases):
         """Return the number of slow frames and of all, as long as the weight of the cost loss adapts to them."""
         if not self.controller or not self.end <= self.step < self.adapt_until:
             return []
-        shares = [torch.stack([torch.as_tensor(part) for part in each.ratios["slow_share"]]) for each in losses]
+        shares = [
+            torch.stack([torch.as_tensor(part).double() for part in each.ratios["slow_share"]]) for each in losses
+        ]
         return torch.stack(shares).sum(0).tolist() if shares else [0.0, 0.0]
 
     def end_update(self, observed: Sequence[float]) -> None:
@@ -237,16 +243,14 @@ class BranchPhases(PruningPhases):
             return
         self.encoder.eval()
         bias = self.arbitrator.out.bias
-        margins = [bias.new_empty(0)]
+        of_rank = [bias.new_empty(0, len(bias))]
         for batch in dev:
             batch = batch.to(bias.device)
             logits = self.encoder.arbitrate(batch.features, batch.feature_lens)
-            real = real_frames(logits.size(1), self.encoder.output_lengths(batch.feature_lens))
-            margins.append((logits[..., 0] - logits[..., 1:].amax(2))[real])
-        everywhere = [each.to(bias.device) for each in ranks.gather(torch.cat(margins).cpu())]
-        ranked = torch.cat(everywhere).sort(descending=True).values
-        slow = min(max(round(self.controller.target * len(ranked)), 1), len(ranked) - 1)
-        bias[0] -= ranked[slow - 1 : slow + 1].mean()
+            of_rank.append(logits[real_frames(logits.size(1), self.encoder.num_steps(batch.feature_lens))])
+        everywhere = torch.cat([each.to(bias.device) for each in ranks.gather(torch.cat(of_rank).cpu())])
+        work = work_of_branches(flops_per_frame(self.model)["branches"]).to(bias)
+        bias.add_(shift_to_work(everywhere, work, self.controller.target) * work)
 
     def state_dict(self) -> dict[str, Any]:
         return {"controller": self.controller.state_dict()} if self.controller else {}
@@ -259,14 +263,16 @@ class BranchPhases(PruningPhases):
         """Compute the loss of phase 1 (AmNets, section 5).
 
         It is the binary cross-entropy between "the arbitrator chooses the slow branch for this frame" and "the
-        teacher's entropy at this frame exceeds the threshold".
+        teacher's entropy at this frame exceeds the threshold"; of a chunk, at any of its frames.
         """
         assert self.teacher is not None
-        arbitrator = self.config.amnet.arbitrator
-        uncertain = self.teacher.entropy(features, batch.feature_lens) > arbitrator.entropy_threshold  # (N, T')
+        arbitrator, encoder, lengths = self.config.amnet.arbitrator, self.encoder, batch.feature_lens
+        entropy = self.teacher.entropy(features, lengths)  # (N, T')
+        of_steps = chunk_maximum(entropy, encoder.output_lengths(lengths), encoder.frames_per_step)
+        uncertain = of_steps > arbitrator.entropy_threshold  # (N, steps)
         with bf16_autocast(features, self.bf16):
-            logits = self.encoder.arbitrate(features, batch.feature_lens).float()  # (N, T', B)
-        real = real_frames(logits.size(1), self.encoder.output_lengths(batch.feature_lens))
+            logits = encoder.arbitrate(features, lengths).float()  # (N, steps, B)
+        real = real_frames(logits.size(1), encoder.num_steps(lengths))
         delay = arbitrator.delay  # the logits decide on the frame so many frames later
         logits = logits[:, : real.size(1) - delay]
         uncertain, real = uncertain[:, delay:], real[:, delay:]
@@ -282,17 +288,23 @@ class BranchPhases(PruningPhases):
         }
         return BatchLosses({"loss": loss}, {name: (total, count) for name, total in sums.items()})
 
-    def _decision_measures(self, encoded: Encoded, real: Tensor) -> dict[str, tuple[Tensor, Number]]:
-        """Compute the share of slow frames (with the decisions of run time), L_avg and L_amr (eqs. 5 and 6)."""
+    def _decision_measures(self, encoded: Encoded, steps: Tensor) -> dict[str, tuple[Tensor, Number]]:
+        """Compute the share of slow steps (with the decisions of run time), L_avg and L_amr (eqs. 5 and 6).
+
+        Args:
+            steps: (N,), those of each utterance.
+        """
         assert encoded.decisions is not None and encoded.arbitrator_logits is not None
         # Soft decisions would cost the mean of the branches at every frame, so that no backlog builds up; one-hot ones
         # cost what they cost at run time. The gradient of L_avg, which is linear in q, is the same either way.
         flops, decisions = flops_per_frame(self.model), straight_through(encoded.decisions.float())
         of_branches = torch.tensor(flops["branches"]).to(decisions, non_blocking=True)
-        q = decisions @ of_branches + flops["arbitrator"] + flops["output"]  # (N, T')
-        cost = (q, encoded.lengths, self.config.amnet.cost.mu, self.rho)
+        of_frame = decisions @ of_branches + flops["arbitrator"] + flops["output"]
+        q = self.encoder.frames_per_step * of_frame  # (N, steps)
+        cost = (q, steps, self.config.amnet.cost.mu, self.rho)
         chosen = (encoded.arbitrator_logits if self.encoder.training else decisions).argmax(2)
-        slow = ((chosen == 0) & real).sum()
+        real = real_frames(q.size(1), steps)
+        slow = work_of_branches(flops["branches"]).to(q.device)[chosen][real].sum()
         return {
             "slow_share": (slow, real.sum()),
             "real_time_factor": (average_cost(*cost).sum(), len(q)),
@@ -310,7 +322,7 @@ def build_phases(
     config: Config, model: Transducer, teacher: Teacher | None = None, slow_share: float | None = None
 ) -> Phases:
     """Return the phases of the training of `config`; for `teacher` and `slow_share` see `BranchPhases`."""
-    if len(config.amnet.compression) > 1:
+    if config.has_arbitrator:
         return BranchPhases(config, model, teacher, slow_share)
     if config.encoder.depth.loops:
         return DepthPhases(config, model)

@@ -91,8 +91,8 @@ def candidates(folder: CheckpointFolder, validations: Validations, config: Confi
     """Return the candidates of a training that ends after update `step`; the first one is preferred.
 
     The average of the last checkpoints leaves out those before the last `average_share` of the updates: where
-    checkpoints are far apart, they differ too much to be averaged. For models with branches it is the only candidate,
-    because their checkpoints also differ in cost, which errors do not measure.
+    checkpoints are far apart, they differ too much to be averaged. For models with an arbitrator it is the only
+    candidate, because their checkpoints also differ in cost, which errors do not measure.
     """
     train = config.train
     newest = folder.newest_weights()
@@ -102,7 +102,7 @@ def candidates(folder: CheckpointFolder, validations: Validations, config: Confi
     last = [path for path in newest if step - step_of(path) <= train.average_share * step]
     best = folder.best_weights(validations.best(train.average_best))
     found = [Candidate(f"average of the last {len(last)} checkpoints", last)]
-    if len(config.amnet.compression) > 1:
+    if config.has_arbitrator:
         return found
     found.append(Candidate("last checkpoint", last[-1:]))
     if best:

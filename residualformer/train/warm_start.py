@@ -1,8 +1,9 @@
 """Initialization of a model from the weights of another one.
 
 A residual model starts from its counterpart with weight sharing only (ResidualTransformer, section 4.3); a compressed
-recurrent encoder from a dense or factorised one; branches from a compressed encoder (AmNets, section 3). Any model may
-start from one that writes other tokens: rows of the tokens that both have are copied.
+recurrent encoder from a dense or factorised one; branches from a compressed encoder (AmNets, section 3); a Transformer
+with an arbitrator from one without. Any model may start from one that writes other tokens: rows of the tokens that both
+have are copied.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from torch import Tensor
 from residualformer.compress.factorise import factorise, refactorise
 from residualformer.config.schema import EncoderConfig
 from residualformer.errors import UserError
+from residualformer.nn.arbitrator import ARBITRATOR
 from residualformer.nn.linear import RESIDUAL_PARTS
 from residualformer.nn.sharing import layer_groups
 from residualformer.nn.transducer import Transducer
 
 Weights = dict[str, Tensor]
 
-ARBITRATOR = "encoder.arbitrator."
 TRAINING_ONLY = "training_only."  # prefix of what the loss alone needs
-_ADVICE = "the two configurations may differ in encoder.residual only, or in amnet by more compression"
+_ADVICE = (
+    "the two configurations may differ in encoder.residual only, in amnet by more compression, or by an arbitrator"
+)
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,10 @@ def architecture(run: Path) -> list[str]:
     file = model_file(run)
     _, values = verified_content(file, "a model")
     config = config_from_dict(values["config"], str(file))
-    if config.amnet.method != "none":
+    if config.amnet.method != "none" or config.has_arbitrator:
         raise UserError(
-            f"--start-from {run} is an AmNet, whose training has phases: give the dense model that it started from."
+            f"--start-from {run} has branches or an arbitrator, whose training has phases: give the model that it "
+            "started from."
         )
     chosen = {
         key: value for key, value in meaningful(config).items() if key.startswith(SECTIONS) and "dropout" not in key

@@ -29,7 +29,7 @@ def test_there_are_configurations():
     assert {"mini/baseline.yaml", "mini/shared.yaml", "mini/residual.yaml", "paper_asr.yaml", "paper_st.yaml"} <= {
         name(path) for path in EXPERIMENTS + ALONE
     }
-    assert len(RECIPES) == 19 and len(EXPERIMENTS) == 225
+    assert len(RECIPES) == 19 and len(EXPERIMENTS) == 228
     assert not any(path.is_symlink() for path in CONFS.rglob("*"))  # they break on Windows and in archives
 
 
@@ -59,9 +59,11 @@ def test_its_model_can_be_built(path):
     assert sum(parameter.numel() for parameter in model.parameters()) > 0
 
 
-# What may differ between a model and the one it starts from: how it is trained, the residual, how it is compressed.
+# What may differ between a model and the one it starts from: how it is trained, the residual, how it is compressed, and
+# an arbitrator.
 TRAINING = {"description", "warm_start", "data", "train", "decode", "dropout", "token_dropout"}
 RESIDUAL = {"encoder.residual.rank", "encoder.residual.diagonal"}
+ARBITRATOR = {"encoder.depth.arbitrator"}
 
 
 def differences(path, other) -> set[str]:
@@ -70,11 +72,11 @@ def differences(path, other) -> set[str]:
 
 
 @pytest.mark.parametrize("path", [path for path in EXPERIMENTS if load_config(path).warm_start], ids=name)
-def test_its_warm_start_is_a_sibling_of_the_same_shape_but_for_residual_and_compression(path):
+def test_its_warm_start_is_a_sibling_of_the_same_shape_but_for_residual_compression_and_arbitrator(path):
     source = path.with_name(f"{load_config(path).warm_start}.yaml")
     assert source in EXPERIMENTS
     changed = {key for key in differences(path, source) if not TRAINING & set(key.split("."))}
-    assert {key for key in changed if not key.startswith("amnet.")} <= RESIDUAL
+    assert {key for key in changed if not key.startswith("amnet.")} <= RESIDUAL | ARBITRATOR
 
 
 ROWS = ("rnnt", "sparse", "sparse_avg", "sparse_biased", "sparse_amr", "mf", "mf_avg", "mf_biased", "mf_amr")
@@ -126,6 +128,22 @@ def test_a_static_control_is_trained_exactly_as_its_amnet(folder, name):
     assert "amnet.method" not in found
     if name.endswith("avg"):
         assert "warm_start" not in found
+
+
+def test_an_arbitrator_of_depths_is_trained_on_a_device_between_its_depths():
+    row = {name: CONFS / "mini_deep" / f"depth_{name}.yaml" for name in ("avg", "biased", "amr")}
+    costs = {"amnet.cost.kind", "amnet.cost.weight", "amnet.cost.match"}
+    assert differences(row["biased"], row["amr"]) <= costs | {"description", "train.max_steps", "amnet.noise_start"}
+    assert all(
+        key.startswith(("amnet.", "train.", "description", "warm_start")) for key in differences(row["amr"], row["avg"])
+    )
+    config = load_config(row["avg"])
+    flops = planned_flops(config)
+    full, *_, least = (
+        100 / config.encoder.stride * (each + flops["arbitrator"] + flops["output"]) for each in flops["branches"]
+    )
+    cost = config.amnet.cost
+    assert cost.mu == pytest.approx(least + cost.slow_share * (full - least), rel=0.01)
 
 
 @pytest.mark.parametrize("path", [path for path in EXPERIMENTS if path.stem.rstrip("1689") == "residual"], ids=name)

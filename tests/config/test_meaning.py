@@ -23,12 +23,22 @@ SPARSE = [*LSTM, "amnet.method=sparse", "amnet.compression=[0.1]"]
 BRANCHES = [*LSTM, "amnet.method=sparse", "amnet.compression=[0.1, 0.5]"]
 FACTORISED = [*LSTM, "amnet.method=factorised", "amnet.compression=[0.1]"]
 EXACT, GREEDY = ["loss.kind=exact"], ["decode.kind=greedy"]
+DEPTHS = ["encoder.sharing=3", "encoder.depth.loops=[3, 1]"]
+ARBITRATED = [*DEPTHS, "encoder.depth.arbitrator=true"]
 
 # A choice, and a key that means nothing with it.
 MEANINGLESS = [
     *[(LSTM, f"encoder.{pair}") for pair in (
         "num_heads=4", "ffn_dim=8", "conv_channels=8", "frame_ms=80", "chunk_ms=320", "left_context_ms=null",
         "look_ahead_ms=0", "sharing=3", "residual.rank=4", "residual.diagonal=true", "depth.loops=[2, 1]",
+    )],
+    (["encoder.sharing=3", "encoder.depth.loops=[3]"], "encoder.depth.arbitrator=true"),
+    *[(ARBITRATED, f"amnet.{pair}") for pair in (
+        "method=sparse", "compression=[0.1, 0.5]", "match=x", "prune_fraction=0.2", "block=4",
+        "arbitrator.use_state=true", "arbitrator.use_decision=true", "arbitrator.delay=1", "arbitrator.teacher=x",
+    )],
+    *[(DEPTHS, f"amnet.{pair}") for pair in (
+        "tau_end=0.1", "controls=[slow]", "cost.kind=avg", "cost.mu=1e6", "arbitrator.hidden_dim=8",
     )],
     (LSTM, "train.optimizer.residual_factor=2"),
     ([], "encoder.stack_frames=4"),
@@ -126,6 +136,8 @@ def test_a_key_without_a_meaning_is_refused_with_its_source(write, choice, pair)
             ["encoder.kind=transformer"],
         ),
         (BRANCHES, ["amnet.arbitrator.delay=1"], ["amnet.compression=[0.1]"]),
+        (ARBITRATED, ["amnet.tau_end=0.1", "amnet.cost.mu=1e6"], ["encoder.depth.arbitrator=false"]),
+        (ARBITRATED, ["amnet.tau_end=0.1", "encoder.depth.arbitrator=true"], ["encoder.depth.loops=[]"]),
         ([], ["predictor.num_layers=1"], ["predictor.kind=stateless"]),
         ([], ["loss.prune_range=9"], EXACT),
         (["train.optimizer.kind=muon"], ["train.optimizer.muon_lr=0.5"], ["train.optimizer.kind=adamw"]),

@@ -200,9 +200,8 @@ def small_transformer(**encoder):
     """A Transformer with chunks of 2 frames, 3 of left context and 1 ahead, at three depths."""
     given = {"num_layers": 5, "dim": 16, "num_heads": 2, "ffn_dim": 24, "conv_channels": 3, "sharing": 3}
     given |= {"depth": DepthConfig([3, 2, 1])}
-    features, joiner = FeatureConfig(num_mel_bins=21), JoinerConfig(dim=9)
-    config = small_amnet("none")
-    return dataclasses.replace(config, features=features, encoder=EncoderConfig(**given | encoder), joiner=joiner)
+    parts = {"features": FeatureConfig(num_mel_bins=21), "joiner": JoinerConfig(dim=9), "loss": LossConfig("exact")}
+    return dataclasses.replace(small_amnet("none"), encoder=EncoderConfig(**given | encoder), **parts)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -233,3 +232,38 @@ def test_a_chunk_multiplies_for_keys_and_values_of_layers_that_it_passes():
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             encoder.step_through(features, size, encoder.init_state(1), torch.tensor([number]))
         assert counter.get_total_flops() == 2 * encoder.chunk * branch
+
+
+def arbitrated_transformer():
+    config = small_transformer(chunk_ms=80, left_context_ms=120, look_ahead_ms=40, depth=DepthConfig([3, 2, 1], True))
+    return dataclasses.replace(config, amnet=AmNetConfig(arbitrator=ArbitratorConfig(5, 2)))
+
+
+@pytest.mark.filterwarnings("ignore:TF32")  # of the switch for mkldnn
+def test_an_arbitrator_of_depths_is_charged_once_a_chunk():
+    config = arbitrated_transformer()
+    model = build_model(config, 9).eval()
+    encoder, seen = model.encoder, set()
+    cost = planned_flops(config)
+    assert cost == flops_per_frame(model) and cost["branches"] == encoder.branch_flops(by_chunk=True)
+    # By hand: two layers of 4 gates, over two frames of 16 and then over 5; three depths.
+    assert 2 * cost["arbitrator"] == 4 * 5 * (2 * 16 + 5) + 4 * 5 * (5 + 5) + 5 * 3
+    for bias in (3 * torch.eye(3)).unbind():
+        encoder.arbitrator.out.bias.data.copy_(bias)
+        size = torch.tensor([encoder.window])
+        with torch.backends.mkldnn.flags(enabled=False), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            with FlopCounterMode(display=False) as counter:
+                frames, state = encoder.step(torch.randn(1, encoder.window, 21), size, encoder.init_state(1))
+                model.joiner.project_encoder(frames)
+        of_frame = cost["arbitrator"] + cost["output"] + cost["branches"][int(state.branch)]
+        assert counter.get_total_flops() == 2 * encoder.chunk * of_frame
+        seen.add(int(state.branch))
+    assert seen == {0, 1, 2}
+
+
+def test_an_arbitrator_of_depths_is_counted_apart():
+    config = arbitrated_transformer()
+    table, alone = count_parameters(config, 9), count_parameters(small_transformer(chunk_ms=80), 9)
+    weights = 4 * 5 * (2 * 16 + 5 + 1) + 4 * 5 * (5 + 5 + 1) + 3 * (5 + 1)
+    assert table["arbitrator"] == weights and table["total"] == alone["total"] + weights
+    assert table["transformer"] == alone["transformer"] and "arbitrator" not in alone
