@@ -79,7 +79,7 @@ def test_the_step_decodes_by_chance_and_at_a_bound(run, monkeypatch, capsys):
     ends = ("random_share0.3", "fast", "loops1")
     folders = [folder / f"decode_test_greedy_{end}" for end in ends]
     chance, fast, fixed = (json.loads((each / "decode.json").read_text()) for each in folders)
-    assert chance["branches"].keys() == {"by", "slow_share", "seed", "mflop"} and fixed["loops"] == 1
+    assert chance["branches"].keys() == {"by", "slow_share", "shares", "seed", "mflop"} and fixed["loops"] == 1
     nats = [
         [json.loads(line)["ref_nats"] for line in (each / "hyp.jsonl").read_text().splitlines()] for each in folders
     ]
