@@ -249,7 +249,9 @@ class AmNetConfig:
         Doc("a sampled frame takes one branch whole, as at run time, with the gradient of soft decisions"),
     ] = False
     alone_share: Annotated[
-        BelowOne, ARBITRATED, Doc("share of batches that one branch encodes alone, drawn evenly, once nothing is pruned")
+        BelowOne,
+        ARBITRATED,
+        Doc("share of batches that one branch encodes alone, drawn evenly, once nothing is pruned"),
     ] = 0.0
     controls: Annotated[
         list[BranchControl],
