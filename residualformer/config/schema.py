@@ -19,6 +19,7 @@ from annotated_types import Ge, Gt, Interval, MinLen, Unit
 from residualformer.config.augmentation import JOINED, PauseConfig, SpecAugmentConfig, VariationConfig, WaveformConfig
 from residualformer.config.conditions import (
     ARBITRATED,
+    ARBITRATED_DEPTH,
     AVERAGE_COST,
     COMPRESSED,
     COST,
@@ -177,6 +178,9 @@ class ArbitratorConfig:
     num_layers: Annotated[Count, Doc("number of its layers")] = 2
     use_state: Annotated[bool, RECURRENT, Doc("it also sees the last layer's output at the frame before")] = False
     use_decision: Annotated[bool, RECURRENT, Doc("it also sees the decision of the frame before")] = False
+    use_backlog: Annotated[
+        bool, ARBITRATED_DEPTH, Doc("it also sees the work that was left when the chunk began, on the device of `mu`")
+    ] = False
     delay: Annotated[
         int,
         Interval(ge=0, le=1),

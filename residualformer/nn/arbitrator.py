@@ -26,11 +26,6 @@ def uniform_branch(logits: Tensor) -> Tensor:
     return _decided(torch.randint(logits.size(2), logits.shape[:2], device=logits.device), logits)
 
 
-def one_branch(logits: Tensor) -> Tensor:
-    """Draw one branch for all frames with equal probabilities, by the CPU's generator, whatever the logits."""
-    return _decided(torch.randint(logits.size(2), ()).to(logits.device).expand(logits.shape[:2]), logits)
-
-
 def straight_through(decisions: Tensor) -> Tensor:
     """Return one-hot decisions (N, T', B) with the gradient of the soft ones: the straight-through estimator."""
     hard = F.one_hot(decisions.detach().argmax(2), decisions.size(2))
@@ -39,6 +34,16 @@ def straight_through(decisions: Tensor) -> Tensor:
 
 def _decided(branch: Tensor, logits: Tensor) -> Tensor:
     return F.one_hot(branch, logits.size(2)).to(torch.float32)
+
+
+@dataclass(frozen=True)
+class OneBranch:
+    """The same branch for all frames, whatever the logits."""
+
+    number: int
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return _decided(torch.full(logits.shape[:2], self.number, device=logits.device), logits)
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,11 @@ class GumbelSoftmax:
 class Arbitrator(nn.Module):
     """LSTM layers with one bias per gate and a linear layer: frames (N, T, D) -> logits (N, T, B), whose softmax is pi.
 
+    With `use_backlog` the last number of a frame x is about the work that earlier ones left. Its weights begin at zero,
+    so that an arbitrator which was trained without it goes on as it was.
+
     Args:
-        input_dim: D, the size of x_t and, where the arbitrator sees them, h_{t-1} and d_{t-1} together.
+        input_dim: D without the backlog, the size of x_t and, where it sees them, h_{t-1} and d_{t-1} together.
         num_branches: B.
     """
 
@@ -76,6 +84,7 @@ class Arbitrator(nn.Module):
         self.recurrent = nn.ParameterList(uniform(4 * dim, dim) for _ in inputs)
         self.bias = nn.ParameterList(uniform(4 * dim) for _ in inputs)
         self.out = nn.Linear(dim, num_branches)
+        self.backlog = nn.Parameter(torch.zeros(4 * dim, 1)) if config.use_backlog else None
 
     def init_state(self, batch_size: int) -> list[State]:
         """Return (h, c) of each layer, zero, each (N, hidden_dim)."""
@@ -86,11 +95,16 @@ class Arbitrator(nn.Module):
         """Return the logits (N, T, B) of x (N, T, D) and the new state; `state` defaults to `init_state`."""
         state = self.init_state(len(x)) if state is None else state
         y, new = x.transpose(0, 1), []
-        for before, *weights in zip(state, self.input, self.recurrent, self.bias, strict=True):
+        for before, *weights in zip(state, self._inputs(), self.recurrent, self.bias, strict=True):
             y, after = recurrent_layer("lstm", y, before, *weights)
             new.append(after)
         return self.out(y).transpose(0, 1), new
 
     def flops(self) -> float:
         """Return the multiply-accumulates per frame."""
-        return float(sum(weight.numel() for weight in [*self.input, *self.recurrent, self.out.weight]))
+        return float(sum(weight.numel() for weight in [*self._inputs(), *self.recurrent, self.out.weight]))
+
+    def _inputs(self) -> list[Tensor]:
+        """Return the weights of the input of each layer."""
+        first, *others = self.input
+        return [first if self.backlog is None else torch.cat([first, self.backlog], 1), *others]

@@ -40,6 +40,8 @@ class Transducer(nn.Module):
             self.joiner = AdditiveJoiner(dim, self.predictor.dim, vocab_size)
         else:
             self.joiner = TanhJoiner(dim, self.predictor.dim, config.joiner.dim, vocab_size)
+        if isinstance(self.encoder, TransformerEncoder) and config.amnet.arbitrator.use_backlog:
+            self.encoder.run_on(config.amnet.cost.mu, self.joiner.project_encoder.weight.numel())
         # Linear heads D -> V or P -> V of the loss alone: absent from search, never counted in the model's size. Where
         # CTC writes the transcript, its classes are the blank and the 256 bytes.
         self.training_only = nn.ModuleDict()

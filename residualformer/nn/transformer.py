@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residualformer.config.schema import ArbitratorConfig, EncoderConfig
+from residualformer.constants import FRAME_SHIFT_S
 from residualformer.kernels.attention import AttentionMask, Table
 from residualformer.kernels.recurrent import State
 from residualformer.nn.arbitrator import Arbitrator, Sampler, one_hot
@@ -35,6 +36,7 @@ class TransformerState:
     past: list[KeysValues]  # of each layer, (N, H, P, D / H): those of the newest frames, the newest last
     seen: Tensor  # (N,) int64, encoder frames consumed; the newest min(seen, P) cached frames are real, others empty
     arbitrator: list[State]  # (h, c) of each of its layers, (N, hidden_dim); empty where there is none
+    backlog: Tensor  # (N,) the work left when the next chunk begins, in chunks of the device's time
     branch: Tensor  # (N,) int64, the number of the depth at which the last chunk was encoded
 
 
@@ -59,13 +61,16 @@ class TransformerEncoder(BranchedEncoder[TransformerState]):
     passes by, and the layer's projections of it are the keys and values for later chunks.
 
     An arbitrator may choose the depth of each chunk. It sees what the front end made of the chunk's own C frames, side
-    by side, as that of an AmNet sees stacked feature frames: no layer, so that it can decide before any is run.
+    by side, as that of an AmNet sees stacked feature frames: no layer, so that it can decide before any is run. It may
+    also see the backlog of a device, for which `run_on` must be called.
 
     One `step` takes a window of stride (C + look-ahead) feature frames and moves on by stride C.
 
     Args:
         arbitrator: its sizes, where there is one.
     """
+
+    load: Tensor  # buffer (B,): the work of a chunk at each depth, in chunks of the device's time
 
     def __init__(self, config: EncoderConfig, num_mel_bins: int, arbitrator: ArbitratorConfig | None = None) -> None:
         stride, frame_ms, left_ms = config.stride, config.frame_ms, config.left_context_ms
@@ -93,6 +98,17 @@ class TransformerEncoder(BranchedEncoder[TransformerState]):
         self.arbitrator: Arbitrator | None = None
         if arbitrator is not None:
             self.arbitrator = Arbitrator(chunk * config.dim, self.num_branches, arbitrator)
+        self.register_buffer("load", torch.zeros(self.num_branches), persistent=False)
+
+    def run_on(self, mu: float, output: float) -> None:
+        """Tell the device whose backlog the arbitrator sees.
+
+        Args:
+            mu: its FLOP/s.
+            output: FLOPs per encoder frame that follow the encoder.
+        """
+        free = mu * FRAME_SHIFT_S * self.stride  # FLOPs per encoder frame
+        self.load = self.mean.new_tensor([(q + self.arbitrator_flops() + output) / free for q in self.branch_flops()])
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encode whole utterances in one masked pass; see `Encoder.forward`."""
@@ -106,15 +122,13 @@ class TransformerEncoder(BranchedEncoder[TransformerState]):
         if self.arbitrator is None:
             return Encoded(*self.forward(features, lengths), None, None)
         begun = self._begin(features, lengths)
-        logits, _ = self.arbitrator(self._seen(begun.x, begun.lengths))
-        decisions = sampler(logits)
+        decisions, logits = self._decided(self._seen(begun.x, begun.lengths), sampler)
         return Encoded(self._mixed(begun, decisions), begun.lengths, decisions, logits)
 
     def arbitrate(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Return the arbitrator's logits (N, chunks, B), for which no layer is run."""
-        assert self.arbitrator is not None
         x, _ = self.subsampling(self.normalize(features, lengths))
-        return self.arbitrator(self._seen(x, self.output_lengths(lengths)))[0]
+        return self._decided(self._seen(x, self.output_lengths(lengths)), one_hot)[1]
 
     def encode_at(self, features: Tensor, lengths: Tensor, loops: int) -> tuple[Tensor, Tensor]:
         """Encode whole utterances with the first `loops` layers of each group alone; x passes by the others."""
@@ -163,7 +177,7 @@ class TransformerEncoder(BranchedEncoder[TransformerState]):
         past = [(new(cache), new(cache)) for _ in self.layers]
         arbitrator = [] if self.arbitrator is None else self.arbitrator.init_state(batch_size)
         zeros = torch.zeros(batch_size, dtype=torch.long, device=self.mean.device)
-        return TransformerState(conv, past, zeros, arbitrator, zeros)
+        return TransformerState(conv, past, zeros, arbitrator, new(batch_size), zeros)
 
     def step(self, features: Tensor, lengths: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState]:
         """Encode one chunk of each stream, features (N, window, F) -> (N, C, D); see `Encoder.step`."""
@@ -185,7 +199,8 @@ class TransformerEncoder(BranchedEncoder[TransformerState]):
         if branch is None:
             branch = torch.zeros_like(state.branch)
             if self.arbitrator is not None:
-                logits, arbitrator = self.arbitrator(self._seen(x, self.output_lengths(lengths)), arbitrator)
+                seen = self._seen(x, self.output_lengths(lengths))
+                logits, arbitrator = self._ask(seen, state.backlog, arbitrator)
                 branch = logits[:, 0].argmax(1)
         loops = [self.served[number] for number in branch.tolist()]
         if self.look_ahead:  # not in the new state: the next step computes these frames again
@@ -202,7 +217,8 @@ class TransformerEncoder(BranchedEncoder[TransformerState]):
             else:
                 x, keys_values = self._step_of(rows, layer, x, keys_values, seen, table)
             past.append(self._keep(keys_values, held))
-        return self._finish(x), TransformerState(conv, past, state.seen + self.chunk, arbitrator, branch)
+        backlog = self._left(state.backlog, branch)
+        return self._finish(x), TransformerState(conv, past, state.seen + self.chunk, arbitrator, backlog, branch)
 
     def branch_flops(self, by_chunk: bool = False) -> list[float]:
         """Return the multiply-accumulates per encoder frame at each depth, front end included, in chunks of a stream.
@@ -231,6 +247,36 @@ class TransformerEncoder(BranchedEncoder[TransformerState]):
         x, _ = self.subsampling(self.normalize(features, lengths))
         lengths = self.output_lengths(lengths)
         return _Begun(x, lengths, self._masks(x.size(1), lengths), rotary_table(x.size(1), self._head_dim, x.device))
+
+    def _decided(self, x: Tensor, sampler: Sampler) -> tuple[Tensor, Tensor]:
+        """Return decisions and logits (N, chunks, B) about x (N, chunks, C D); chunk by chunk if the backlog counts."""
+        assert self.arbitrator is not None
+        if self.arbitrator.backlog is None:
+            logits, _ = self.arbitrator(x)
+            return sampler(logits), logits
+        state, backlog = self.arbitrator.init_state(len(x)), x.new_zeros(len(x), dtype=self.load.dtype)
+        decisions, logits = [], []
+        for x_t in x.split(1, 1):
+            logit, state = self._ask(x_t, backlog, state)
+            decision = sampler(logit)
+            backlog = self._left(backlog, decision[:, 0].argmax(1))
+            decisions.append(decision)
+            logits.append(logit)
+        return torch.cat(decisions, 1), torch.cat(logits, 1)
+
+    def _ask(self, x: Tensor, backlog: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
+        """Ask the arbitrator about a chunk x (N, 1, C D) and, if it sees that, the backlog (N,) l before it.
+
+        The backlog has no limit, so log(1 + l) stands for it.
+        """
+        assert self.arbitrator is not None
+        if self.arbitrator.backlog is not None:
+            x = torch.cat([x, backlog.log1p().to(x.dtype)[:, None, None]], 2)
+        return self.arbitrator(x, state)
+
+    def _left(self, backlog: Tensor, branch: Tensor) -> Tensor:
+        """Return the backlog (N,) after a chunk at the depths (N,): of eq. 7, over what is done in a chunk's time."""
+        return (backlog + self.load[branch] - 1).clamp(min=0)
 
     def _seen(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Return what the arbitrator sees of frames x (N, T', D), of which `lengths` (N,) are real: (N, chunks, C D).

@@ -33,8 +33,8 @@ from residualformer.model.cost import flops_per_frame
 from residualformer.nn.arbitrator import (
     Arbitrator,
     GumbelSoftmax,
+    OneBranch,
     Sampler,
-    one_branch,
     one_hot,
     straight_through,
     uniform_branch,
@@ -186,7 +186,7 @@ class BranchPhases(PruningPhases):
             return uniform_branch
         amnet = self.config.amnet
         if amnet.alone_share and float(torch.rand(())) < amnet.alone_share:
-            return one_branch
+            return OneBranch(int(torch.randint(self.encoder.num_branches, ())))
         progress = (self.step - self.end) / (self.config.train.max_steps - self.end)
         tau = amnet.tau_start + progress * (amnet.tau_end - amnet.tau_start)
         noise = amnet.noise_start + progress * (amnet.noise_end - amnet.noise_start)
@@ -236,10 +236,10 @@ class BranchPhases(PruningPhases):
         """Shift the arbitrator's bias so that the share of slow frames on `dev` is the target, where there is one.
 
         Averaged weights decide otherwise than those that were averaged, and late in training the weight hardly changes
-        the share. An arbitrator that sees states or decisions is left alone: its logits depend on earlier decisions.
+        the share. An arbitrator that sees what earlier decisions led to is left alone.
         """
         arbitrator = self.config.amnet.arbitrator
-        if not self.controller or arbitrator.use_state or arbitrator.use_decision:
+        if not self.controller or arbitrator.use_state or arbitrator.use_decision or arbitrator.use_backlog:
             return
         self.encoder.eval()
         bias = self.arbitrator.out.bias

@@ -172,8 +172,8 @@ def check_same_layers(config: EncoderConfig, source_config: EncoderConfig, sourc
 
 
 def _may_be_fresh(name: str, weights: Weights, converted: Weights) -> bool:
-    if name.startswith(ARBITRATOR):
-        return not _has_arbitrator(weights)
+    if name.startswith(ARBITRATOR):  # that for the backlog begins at zero
+        return not _has_arbitrator(weights) or name == f"{ARBITRATOR}backlog"
     if name.startswith(TRAINING_ONLY):
         return True
     return name.rsplit(".", 1)[-1] in RESIDUAL_PARTS or re.sub(r"\.mask$", ".W", name) in converted

@@ -29,7 +29,7 @@ def test_there_are_configurations():
     assert {"mini/baseline.yaml", "mini/shared.yaml", "mini/residual.yaml", "paper_asr.yaml", "paper_st.yaml"} <= {
         name(path) for path in EXPERIMENTS + ALONE
     }
-    assert len(RECIPES) == 19 and len(EXPERIMENTS) == 228
+    assert len(RECIPES) == 19 and len(EXPERIMENTS) == 229
     assert not any(path.is_symlink() for path in CONFS.rglob("*"))  # they break on Windows and in archives
 
 
@@ -137,6 +137,8 @@ def test_an_arbitrator_of_depths_is_trained_on_a_device_between_its_depths():
     assert all(
         key.startswith(("amnet.", "train.", "description", "warm_start")) for key in differences(row["amr"], row["avg"])
     )
+    backlog = differences(CONFS / "mini_deep" / "depth_backlog.yaml", row["amr"])
+    assert backlog == {"description", "amnet.arbitrator.use_backlog"}
     config = load_config(row["avg"])
     flops = planned_flops(config)
     full, *_, least = (

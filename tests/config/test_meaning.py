@@ -74,6 +74,7 @@ MEANINGLESS = [
     *[(SPARSE, f"amnet.arbitrator.{pair}") for pair in (
         "hidden_dim=8", "num_layers=1", "use_state=true", "use_decision=true", "delay=1", "pretrain_steps=9",
     )],
+    (BRANCHES, "amnet.arbitrator.use_backlog=true"),
     (SPARSE, "amnet.cost.kind=avg"),
     (SPARSE, "train.optimizer.arbitrator_factor=2"),
     (BRANCHES, "amnet.arbitrator.teacher=x"),

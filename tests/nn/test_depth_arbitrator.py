@@ -9,9 +9,10 @@ import torch
 from support.depth_encoders import BINS, GROUPS, LENGTHS, SETTINGS, make
 
 from residualformer.config.schema import ArbitratorConfig
-from residualformer.nn.arbitrator import GumbelSoftmax, one_hot, uniform_branch
+from residualformer.nn.arbitrator import GumbelSoftmax, OneBranch, one_hot, uniform_branch
 
 ARBITRATOR = ArbitratorConfig(hidden_dim=8, num_layers=2)
+OF_BACKLOG = dataclasses.replace(ARBITRATOR, use_backlog=True)
 
 
 def stream(encoder, features, lengths):
@@ -26,13 +27,22 @@ def stream(encoder, features, lengths):
     return torch.cat(pieces, 1), torch.stack(branches, 1)
 
 
+def slow_device(encoder, output: float = 100.0) -> float:
+    """Let the encoder run on a device that is late at the full depth and not at the least; return its FLOP/s."""
+    full, *_, least = (each + encoder.arbitrator_flops() + output for each in encoder.branch_flops())
+    encoder.run_on(25 * (0.4 * full + 0.6 * least), output)
+    return 25 * (0.4 * full + 0.6 * least)
+
+
+@pytest.mark.parametrize("arbitrator", [ARBITRATOR, OF_BACKLOG], ids=["", "backlog"])
 @pytest.mark.parametrize("groups", GROUPS, ids=str)
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 @torch.no_grad()
-def test_streaming_equals_the_masked_pass_with_the_arbitrators_decisions(setting, groups):
+def test_streaming_equals_the_masked_pass_with_the_arbitrators_decisions(setting, groups, arbitrator):
     found = []
     for seed in range(5):
-        encoder = make(setting, groups, arbitrator=ARBITRATOR, seed=seed)
+        encoder = make(setting, groups, arbitrator=arbitrator, seed=seed)
+        slow_device(encoder)
         features = 3 * torch.randn(4, 131, BINS)
         full, lengths = encoder(features, LENGTHS)
         decided = encoder.encode(features, LENGTHS, one_hot).decisions.argmax(2)
@@ -42,7 +52,7 @@ def test_streaming_equals_the_masked_pass_with_the_arbitrators_decisions(setting
             # fp32: the same sums in another order, five layers deep
             torch.testing.assert_close(pieces[n, :length], full[n, :length], rtol=0, atol=1e-5)
             found += branches[n, :steps].tolist()
-    assert set(found) == set(range(encoder.num_branches))
+    assert len(set(found)) > 1
 
 
 @torch.no_grad()
@@ -70,8 +80,39 @@ def test_it_sees_the_frames_of_its_own_chunk_and_of_those_before():
     assert torch.equal(encoder.arbitrate(features, lengths), logits)  # no layer is within what it sees
 
 
-def test_gradients_reach_the_arbitrator_through_the_sampler():
-    encoder, features = make(arbitrator=ARBITRATOR), 3 * torch.randn(4, 131, BINS)
+@torch.no_grad()
+def test_the_backlog_is_what_the_chunks_before_have_left():
+    encoder, features, lengths = make(arbitrator=OF_BACKLOG), 3 * torch.randn(1, 320, BINS), torch.tensor([320])
+    mu = slow_device(encoder)
+    encoded, arbitrator = encoder.encode(features, lengths, one_hot), encoder.arbitrator
+    seen = encoder._seen(encoder.subsampling(encoder.normalize(features, lengths))[0], torch.tensor([80]))
+    costs = [4 * (each + encoder.arbitrator_flops() + 100) for each in encoder.branch_flops()]  # of a chunk
+    left, state, lefts = 0.0, None, []
+    for chunk, depth in enumerate(encoded.decisions[0].argmax(1).tolist()):
+        lefts.append(left / (mu * 0.16))  # over what the device does in a chunk's time
+        x = torch.cat([seen[:, chunk], torch.tensor([[lefts[-1] + 1]]).log()], 1)
+        logits, state = arbitrator(x[:, None], state)
+        torch.testing.assert_close(logits[0, 0], encoded.arbitrator_logits[0, chunk], rtol=0, atol=1e-4)
+        left = max(left + costs[depth] - mu * 0.16, 0.0)
+    assert max(lefts) > 0.2 and min(lefts[5:]) < max(lefts)
+    blind = make(arbitrator=ARBITRATOR)
+    blind.load_state_dict({name: tensor for name, tensor in encoder.state_dict().items() if "backlog" not in name})
+    assert (blind.arbitrate(features, lengths) - encoded.arbitrator_logits).abs().max() > 0.1
+    arbitrator.backlog.zero_()  # as it begins
+    torch.testing.assert_close(encoder.arbitrate(features, lengths), blind.arbitrate(features, lengths))
+
+
+def test_one_depth_alone_is_kept_where_it_is_asked_chunk_by_chunk():
+    encoder, features = make(arbitrator=OF_BACKLOG), torch.randn(4, 131, BINS)
+    for number in range(3):
+        taken = encoder.encode(features, LENGTHS, OneBranch(number)).decisions.argmax(2)
+        assert torch.equal(taken, torch.full((4, 9), number))
+
+
+@pytest.mark.parametrize("arbitrator", [ARBITRATOR, OF_BACKLOG], ids=["", "backlog"])
+def test_gradients_reach_the_arbitrator_through_the_sampler(arbitrator):
+    encoder, features = make(arbitrator=arbitrator), 3 * torch.randn(4, 131, BINS)
+    slow_device(encoder)
     parameters = dict(encoder.arbitrator.named_parameters())
     for sampler, learns in ((GumbelSoftmax(1.0), True), (GumbelSoftmax(0.5, 0.0), True), (uniform_branch, False)):
         encoder.zero_grad()

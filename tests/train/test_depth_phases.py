@@ -159,10 +159,11 @@ def test_a_chunk_is_slow_where_the_teacher_is_uncertain_at_any_frame_of_it(toy_c
     assert (int(labels), counted) == (slow, chunks) and 0 < slow < chunks
 
 
-@pytest.mark.parametrize("stop", [1, 4])
-def test_an_interrupted_run_ends_with_the_same_bits(trainer, stop):
-    info = trainer(arbitrated(), 0.4, "straight").run()
-    first = trainer(arbitrated(), 0.4, "broken")
+@pytest.mark.parametrize(("stop", "use_backlog"), [(1, False), (4, False), (4, True)])
+def test_an_interrupted_run_ends_with_the_same_bits(trainer, stop, use_backlog):
+    config = arbitrated(use_backlog=use_backlog)
+    info = trainer(config, 0.4, "straight").run()
+    first = trainer(config, 0.4, "broken")
     update = first.update
 
     def update_and_stop(batches):
@@ -172,7 +173,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(trainer, stop):
     first.update = update_and_stop
     with pytest.raises(Interrupted):
         first.run()
-    second = trainer(arbitrated(), 0.4, "broken")
+    second = trainer(config, 0.4, "broken")
     assert second.resume() and second.step == stop + 1
     assert second.run()["fingerprint"] == info["fingerprint"]
 
@@ -201,3 +202,11 @@ def test_it_starts_as_the_model_without_an_arbitrator(depth):
         assert torch.equal(target.encoder.encode_through(features, lengths, given), wanted)
     again = build_model(arbitrated(), TOKENIZER.vocab_size)
     assert not warm_start(again, target.state_dict(), "depth_avg").fresh
+    sees = build_model(arbitrated(use_backlog=True), TOKENIZER.vocab_size).eval()
+    assert warm_start(sees, target.state_dict(), "depth_avg").fresh == ["encoder.arbitrator.backlog"]
+    flops = flops_per_frame(sees)
+    costs = [25 / MU * (each + flops["arbitrator"] + flops["output"]) for each in flops["branches"]]
+    torch.testing.assert_close(sees.encoder.load, torch.tensor(costs))
+    with torch.no_grad():
+        logits = (each.encoder.arbitrate(features, lengths) for each in (sees, target))
+        torch.testing.assert_close(*logits)
