@@ -304,7 +304,8 @@ class BranchPhases(PruningPhases):
         cost = (q, steps, self.config.amnet.cost.mu, self.rho)
         chosen = (encoded.arbitrator_logits if self.encoder.training else decisions).argmax(2)
         real = real_frames(q.size(1), steps)
-        slow = work_of_branches(flops["branches"]).to(q.device)[chosen][real].sum()
+        work = work_of_branches(flops["branches"]).to(q.device, non_blocking=True)
+        slow = (work[chosen] * real).sum()
         return {
             "slow_share": (slow, real.sum()),
             "real_time_factor": (average_cost(*cost).sum(), len(q)),

@@ -7,6 +7,7 @@ import torch
 from support.counting import CountingDevice
 from support.toy_training import changed, make_trainer
 
+from residualformer.config.depth import DepthConfig
 from residualformer.config.schema import (
     AmNetConfig,
     ArbitratorConfig,
@@ -31,6 +32,11 @@ AMNET = dataclasses.replace(
         cost=CostConfig("avg", 0.1, slow_share=0.5),
     ),
 )
+DEPTHS = dataclasses.replace(
+    EXACT,
+    encoder=dataclasses.replace(EXACT.encoder, depth=DepthConfig([2, 1], True)),
+    amnet=AmNetConfig(arbitrator=ArbitratorConfig(4), cost=CostConfig("avg", 0.1, slow_share=0.5)),
+)
 AUGMENTED = changed("data", EXACT, variation=VariationConfig(warp=0.1, noise_probability=0.5, gain_db=3.0))
 LOSS_FILES = {"arcs.py", "pruning.py", "fused_joiner.py", "tanh_joiner.py", "recursion.py"}
 
@@ -42,8 +48,9 @@ LOSS_FILES = {"arcs.py", "pruning.py", "fused_joiner.py", "tanh_joiner.py", "rec
         (PRUNED, 5, 1),  # also the simple loss, and how wide the windows must be
         (AUGMENTED, 3, 1),
         (AMNET, 3, 2),  # also the share of slow frames, to which the weight of the cost loss adapts
+        (DEPTHS, 3, 2),
     ],
-    ids=["exact", "pruned", "augmented", "amnet"],
+    ids=["exact", "pruned", "augmented", "amnet", "depths"],
 )
 def test_the_host_waits_little_in_an_update(toy_cuts, tmp_path, config: Config, in_loss: int, elsewhere: int):
     with CountingDevice() as device:

@@ -66,7 +66,7 @@ def test_what_cannot_be_started_from_is_told(tmp_path):
     config = load_config(ROOT / "conf" / "mini" / "mf.yaml", ["encoder.dim=8", "encoder.num_layers=1"])
     weights = build_model(config, TOKENS.vocab_size).state_dict()
     checkpoint.save_model(tmp_path / "model.safetensors", weights, config, TOKENS, {})
-    with pytest.raises(UserError, match="is an AmNet"):
+    with pytest.raises(UserError, match="has branches or an arbitrator, whose training has phases"):
         architecture(tmp_path)
 
 
