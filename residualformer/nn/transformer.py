@@ -158,9 +158,9 @@ class TransformerEncoder(BranchedEncoder[TransformerState]):
         weights = DenseWeights()
         for index, (layer, loop) in enumerate(zip(self.layers, self.loop_of_layer, strict=True)):
             y = layer(x, masks[min(index, 1)], table, weights)
-            runs = [loop <= loops for loops in self.served]
-            if not all(runs):  # lerp gives x at 0 and y at 1 to the bit
-                share = decisions[..., runs].sum(2).repeat_interleave(self.chunk, 1)[:, : x.size(1), None]
+            runs = sum(loop <= loops for loops in self.served)  # at so many depths, which are the first
+            if runs < self.num_branches:  # lerp gives x at 0 and y at 1 to the bit
+                share = decisions[..., :runs].sum(2).repeat_interleave(self.chunk, 1)[:, : x.size(1), None]
                 y = torch.lerp(x.to(y.dtype), y, share.to(y.dtype))
             x = y
         return self._finish(x)
