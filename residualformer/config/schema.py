@@ -178,9 +178,6 @@ class ArbitratorConfig:
     num_layers: Annotated[Count, Doc("number of its layers")] = 2
     use_state: Annotated[bool, RECURRENT, Doc("it also sees the last layer's output at the frame before")] = False
     use_decision: Annotated[bool, RECURRENT, Doc("it also sees the decision of the frame before")] = False
-    use_backlog: Annotated[
-        bool, ARBITRATED_DEPTH, Doc("it also sees the work that was left when the chunk began, on the device of `mu`")
-    ] = False
     delay: Annotated[
         int,
         Interval(ge=0, le=1),
@@ -191,6 +188,9 @@ class ArbitratorConfig:
     teacher: Annotated[Experiment | None, TAUGHT, Doc("experiment whose output entropy it learns to predict")] = None
     pretrain_steps: Annotated[Updates, Doc("first updates, in which the arbitrator alone learns, from the teacher")] = 0
     entropy_threshold: Annotated[Nats, Ge(0), TAUGHT, Doc("frames above it are for the slow branch")] = 2.0
+    use_backlog: Annotated[
+        bool, ARBITRATED_DEPTH, Doc("it also sees the work that was left when the chunk began, on the device of `mu`")
+    ] = False
 
 
 @dataclass(frozen=True)
