@@ -22,7 +22,7 @@ def fake_kaldifeat(tmp_path, monkeypatch):
 def test_a_missing_package_is_answered_with_its_install_command(name):
     if is_installed(name):
         pytest.skip(f"{name} is installed")
-    command = f"pip install ({name}|'residualformer.[a-z]+.')"
+    command = rf"pip install ({name}|'\.\[[a-z]+\]' in the repository)"
     with pytest.raises(UserError, match=f"^{name} .* not installed; to get it: .*{command}"):
         optional(name)
     assert "is not installed" in describe([name])
@@ -33,7 +33,7 @@ def test_packages_of_an_extra_are_installed_by_it(root):
     for name, row in OPTIONAL.items():
         requirement = f"{row.distribution or name.replace('_', '-')}>={row.min_version}"
         holding = [extra for extra, packages in extras.items() if requirement in packages]
-        told = re.findall(r"residualformer\[(.+)\]", row.install)
+        told = re.findall(r"'\.\[(.+)\]'", row.install)
         assert told == holding, name
 
 
@@ -70,7 +70,7 @@ def test_a_package_of_an_extra_that_is_missing_is_answered_with_its_install_comm
         run_main(fail)
     printed = capsys.readouterr().err
     assert ended.value.code == 2 and len(printed.splitlines()) == 1
-    assert "error: torch is not installed; to get it: pip install 'residualformer[train]'" in printed
+    assert "error: torch is not installed; to get it: pip install '.[train]' in the repository" in printed
 
 
 def test_a_missing_module_that_is_part_of_no_extra_keeps_its_traceback():

@@ -35,7 +35,7 @@ def test_without_the_server_library_the_command_that_installs_it_is_named(folder
     for name in [name for name in sys.modules if name.startswith(("websockets.", "residualformer.demo.server"))]:
         monkeypatch.delitem(sys.modules, name)
     told = called(monkeypatch, capsys, str(folder))
-    assert told == "error: websockets is not installed; to get it: pip install 'residualformer[demo]'\n"
+    assert told == "error: websockets is not installed; to get it: pip install '.[demo]' in the repository\n"
 
 
 def test_a_taken_port_is_told(folder, monkeypatch, capsys):

@@ -317,4 +317,4 @@ def test_a_run_folder_without_torch_tells_how_to_install_it(root, folders):
     )
     assert done.returncode == 0, done.stderr
     text, error = done.stdout.splitlines()
-    assert text and error == "torch is not installed; to get it: pip install 'residualformer[train]'"
+    assert text and error == "torch is not installed; to get it: pip install '.[train]' in the repository"
