@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from lhotse import CutSet, Features, MonoCut, NumpyFilesWriter, SupervisionSegment
 
@@ -29,7 +32,10 @@ from residualformer.data.collate import Batch
 from residualformer.data.features import Statistics, write_feature_files
 from residualformer.data.splits import cuts_file
 from residualformer.data.tokenizer import train_tokenizer
+from residualformer.hypothesis import Hypothesis
+from residualformer.train import validation
 from residualformer.train.loop import Trainer
+from residualformer.train.signals import Interrupted
 
 F = 4
 TEXTS = [f"{a} {b}" for a in ("GO", "STOP", "HOME", "ENTER") for b in ("ONE", "TWO", "SIX", "NINE", "TEN")]
@@ -93,6 +99,37 @@ def make_trainer(cuts: dict[str, Path], folder: Path, config: Config = CONFIG, *
 def changed(section: str, config: Config = CONFIG, **values: Any) -> Config:
     """Return `config` with other values in one of its sections."""
     return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **values)})
+
+
+def stop_at(trainer: Trainer, step: int, run: Callable[[], Any] | None = None) -> None:
+    """Train to `step` and stop there, as SIGTERM would; `run` trains, if not `trainer.run`."""
+    update = trainer.update
+
+    def update_and_stop(batches: Any) -> Any:
+        if trainer.step == step - 1:
+            trainer.request_stop()
+        return update(batches)
+
+    trainer.update = update_and_stop  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        (run or trainer.run)()
+
+
+def learned(trainer: Trainer, batch: Batch) -> set[str]:
+    """Make an update, and return the names of the parameters that it changed."""
+    before = {name: tensor.clone() for name, tensor in trainer.model.named_parameters()}
+    trainer.update([(0, batch)])
+    trainer.step += 1
+    return {name for name, tensor in trainer.model.named_parameters() if not torch.equal(tensor, before[name])}
+
+
+@contextmanager
+def no_transcripts() -> Iterator[None]:
+    """Let validation find no words: toy models write five labels a frame, which takes a minute and tells nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        nothing = Hypothesis([], [], 0.0)
+        patch.setattr(validation, "greedy_search", lambda model, encoded, lengths, **_: [nothing] * len(lengths))
+        yield
 
 
 def one_batch(cuts: dict[str, Path]) -> Batch:

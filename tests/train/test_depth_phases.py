@@ -7,20 +7,17 @@ import math
 
 import pytest
 import torch
-from support.toy_training import CONFIG, TOKENIZER, make_trainer, one_batch
+from support.toy_training import CONFIG, TOKENIZER, learned, make_trainer, no_transcripts, one_batch, stop_at
 
 from residualformer.config.depth import DepthConfig
 from residualformer.config.schema import AmNetConfig, ArbitratorConfig, Config, CostConfig
 from residualformer.decode.teacher import Teacher
-from residualformer.hypothesis import Hypothesis
 from residualformer.loss.amortized import amortized_latency, average_cost
 from residualformer.model.cost import flops_per_frame
 from residualformer.nn.arbitrator import GumbelSoftmax, one_hot
 from residualformer.nn.transducer import build_model
-from residualformer.train import validation
 from residualformer.train.phases import BranchPhases, build_phases
 from residualformer.train.selection import candidates
-from residualformer.train.signals import Interrupted
 from residualformer.train.warm_start import warm_start
 
 MU = 0.27e6  # FLOP/s at which the toy model is behind at the full depth and not at the least
@@ -39,11 +36,8 @@ def arbitrated(cost: CostConfig | None = None, **arbitrator) -> Config:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_transcripts():
-    """Toy models write five labels a frame; their transcripts take a minute and tell nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-        nothing = Hypothesis([], [], 0.0)
-        patch.setattr(validation, "greedy_search", lambda model, encoded, lengths, **_: [nothing] * len(lengths))
+def fast_validation():
+    with no_transcripts():
         yield
 
 
@@ -73,15 +67,12 @@ def test_who_learns_and_how_depths_are_chosen(toy_cuts, trainer):
     assert isinstance(run.phases, BranchPhases)
     samplers, learners = [], []
     for _ in range(4):
-        before = {name: tensor.clone() for name, tensor in run.model.named_parameters()}
-        run.update([(0, batch)])
-        run.step += 1
-        now = run.model.named_parameters()
-        learners.append({name for name, tensor in now if not torch.equal(tensor, before[name])})
+        learners.append(learned(run, batch))
         samplers.append(run.phases.sampler())
-    own = {name for name in before if ".arbitrator." in name}
+    everything = {name for name, _ in run.model.named_parameters()}
+    own = {name for name in everything if ".arbitrator." in name}
     assert samplers == [one_hot, one_hot, GumbelSoftmax(1.0), GumbelSoftmax(0.875)]  # from 1 to 0.5 in four
-    assert learners == [own, own, set(before), set(before)]
+    assert learners == [own, own, everything, everything]
 
 
 def by_hand(model, decisions, steps):
@@ -164,15 +155,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(trainer, stop, use_backlog):
     config = arbitrated(use_backlog=use_backlog)
     info = trainer(config, 0.4, "straight").run()
     first = trainer(config, 0.4, "broken")
-    update = first.update
-
-    def update_and_stop(batches):
-        first.stop_requested = first.step == stop
-        return update(batches)
-
-    first.update = update_and_stop
-    with pytest.raises(Interrupted):
-        first.run()
+    stop_at(first, stop + 1)
     second = trainer(config, 0.4, "broken")
     assert second.resume() and second.step == stop + 1
     assert second.run()["fingerprint"] == info["fingerprint"]

@@ -7,20 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.toy_training import TEXTS, TOKENIZER, changed, one_batch, write_toy_data
+from support.toy_training import TEXTS, TOKENIZER, changed, no_transcripts, one_batch, stop_at, write_toy_data
 
 from residualformer.config.schema import Config, EncoderConfig, JoinerConfig, LossConfig, TokenConfig
 from residualformer.config.training import DistillConfig
 from residualformer.data.tokenizer import Tokenizer, train_tokenizer
 from residualformer.errors import UserError
-from residualformer.hypothesis import Hypothesis
 from residualformer.model import checkpoint
 from residualformer.nn.transducer import build_model
-from residualformer.train import setup, validation
+from residualformer.train import setup
 from residualformer.train.distill import Distiller
 from residualformer.train.loop import Trainer
 from residualformer.train.ranks import Ranks
-from residualformer.train.signals import Interrupted
 
 PLAIN = changed("tokens", kind="char")
 STUDENT = changed("train", PLAIN, distill=DistillConfig("teacher"))
@@ -33,10 +31,9 @@ LSTM = dataclasses.replace(
 
 
 @pytest.fixture(autouse=True)
-def no_transcripts(monkeypatch):
-    """Toy models write five labels a frame; their transcripts take long and tell nothing."""
-    nothing = Hypothesis([], [], 0.0)
-    monkeypatch.setattr(validation, "greedy_search", lambda model, encoded, lengths, **_: [nothing] * len(lengths))
+def fast_validation():
+    with no_transcripts():
+        yield
 
 
 def save_teacher(exp: Path, config: Config = LSTM, tokenizer: Tokenizer = TOKENIZER) -> Path:
@@ -84,15 +81,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(data, tmp_path):
     save_teacher(tmp_path, PLAIN)
     whole = make(STUDENT, data, tmp_path / "whole").run()
     stopped = make(STUDENT, data, tmp_path / "stopped")
-    update = stopped.update
-
-    def update_and_stop(batches):
-        stopped.stop_requested = stopped.step == 2
-        return update(batches)
-
-    stopped.update = update_and_stop  # type: ignore[method-assign]
-    with pytest.raises(Interrupted):
-        stopped.run()
+    stop_at(stopped, 3)
     again = make(STUDENT, data, tmp_path / "stopped")
     assert again.step == 3
     assert again.run()["fingerprint"] == whole["fingerprint"]

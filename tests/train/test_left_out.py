@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.toy_training import CONFIG, changed, make_trainer, write_toy_cuts
+from support.toy_training import CONFIG, changed, make_trainer, stop_at, write_toy_cuts
 
 from residualformer.errors import UserError
 from residualformer.train import left_out
 from residualformer.train.ranks import Ranks
-from residualformer.train.signals import Interrupted
 
 
 @pytest.fixture
@@ -71,17 +70,7 @@ def test_what_was_left_out_before_a_stop_still_counts(cuts, tmp_path):
     whole = make_trainer(cuts, tmp_path / "whole", config)
     whole.run()
     stopped = make_trainer(cuts, folder, config)
-    update = stopped.update
-
-    def update_and_stop(batches):
-        found = update(batches)
-        if stopped.step == 2:
-            stopped.request_stop()
-        return found
-
-    stopped.update = update_and_stop
-    with pytest.raises(Interrupted):
-        stopped.run()
+    stop_at(stopped, 3)
     going_on = make_trainer(cuts, folder, config)
     assert going_on.resume()
     info = going_on.run()

@@ -10,7 +10,7 @@ import signal
 
 import pytest
 import torch
-from support.toy_training import CONFIG, TOKENIZER, changed, make_trainer, one_batch
+from support.toy_training import CONFIG, TOKENIZER, changed, make_trainer, one_batch, stop_at
 
 from residualformer.config.schema import (
     ResidualConfig,
@@ -37,15 +37,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(toy_cuts, tmp_path, dropout)
     config = changed("predictor", changed("encoder", dropout=dropout), dropout=dropout, token_dropout=dropout)
     info = make_trainer(toy_cuts, tmp_path / "straight", config).run()
     first = make_trainer(toy_cuts, tmp_path / "broken", config)
-    update = first.update
-
-    def update_and_stop(batches):
-        first.stop_requested = first.step == 2  # as SIGTERM would, in the third update
-        return update(batches)
-
-    first.update = update_and_stop
-    with pytest.raises(Interrupted):
-        first.run()
+    stop_at(first, 3)
     second = make_trainer(toy_cuts, tmp_path / "broken", config)
     assert second.resume() and second.step == 3
     second.run()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.toy_training import CONFIG, TOKENIZER, changed, make_trainer, one_batch
+from support.toy_training import CONFIG, TOKENIZER, changed, make_trainer, one_batch, stop_at
 
 from residualformer.config.loading import config_from_dict, config_to_dict, dump_config, load_config, load_recorded
 from residualformer.config.schema import ResidualConfig
@@ -17,7 +17,6 @@ from residualformer.model import checkpoint
 from residualformer.nn.transducer import build_model
 from residualformer.train.optimizer import Optimizer
 from residualformer.train.parameters import check_patterns, freeze
-from residualformer.train.signals import Interrupted
 
 BASELINE = Path(__file__).resolve().parents[2] / "conf" / "mini" / "baseline.yaml"
 RESIDUAL = changed("encoder", residual=ResidualConfig(2, True))
@@ -89,15 +88,7 @@ def test_rates_and_what_is_frozen_survive_an_interruption(toy_cuts, tmp_path):
     config = with_optimizer(FROZEN, factors={"encoder.layers.0.*": 0.5})
     info = make_trainer(toy_cuts, tmp_path / "straight", config).run()
     first = make_trainer(toy_cuts, tmp_path / "broken", config)
-    update = first.update
-
-    def update_and_stop(batches):
-        first.stop_requested = first.step == 2
-        return update(batches)
-
-    first.update = update_and_stop
-    with pytest.raises(Interrupted):
-        first.run()
+    stop_at(first, 3)
     second = make_trainer(toy_cuts, tmp_path / "broken", config)
     assert second.resume() and second.step == 3
     assert second.run()["fingerprint"] == info["fingerprint"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.toy_training import CONFIG, TOKENIZER, make_trainer, one_batch
+from support.toy_training import CONFIG, TOKENIZER, learned, make_trainer, no_transcripts, one_batch, stop_at
 
 from residualformer.config.schema import (
     AmNetConfig,
@@ -25,16 +25,14 @@ from residualformer.config.training import OptimizerConfig
 from residualformer.decode.greedy import greedy_search
 from residualformer.decode.teacher import Teacher
 from residualformer.errors import UserError
-from residualformer.hypothesis import Hypothesis
 from residualformer.loss.amortized import amortized_latency, average_cost
 from residualformer.model import checkpoint
 from residualformer.model.cost import flops_per_frame
 from residualformer.nn.arbitrator import GumbelSoftmax, OneBranch, one_hot, uniform_branch
-from residualformer.train import setup, validation
+from residualformer.train import setup
 from residualformer.train.loop import Trainer
 from residualformer.train.optimizer import learning_rate_factor
 from residualformer.train.phases import BranchPhases, build_phases
-from residualformer.train.signals import Interrupted
 from residualformer.train.weight_controller import WeightController
 
 MU = 60e3  # FLOP/s at which the toy model's slow branch is behind and its fast branch is not
@@ -58,11 +56,8 @@ def branches(method: str = "sparse", cost: CostConfig | None = None, **arbitrato
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_transcripts():
-    """Toy models write five labels a frame; their transcripts take a minute and tell nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-        nothing = Hypothesis([], [], 0.0)
-        patch.setattr(validation, "greedy_search", lambda model, encoded, lengths, **_: [nothing] * len(lengths))
+def fast_validation():
+    with no_transcripts():
         yield
 
 
@@ -85,21 +80,10 @@ def trainer(toy_cuts, rnnt, tmp_path):
     return _make
 
 
-def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in trainer.model.named_parameters()}
-
-
-def learned(trainer: Trainer, batch) -> set[str]:
-    before = weights(trainer)
-    trainer.update([(0, batch)])
-    trainer.step += 1
-    return {name for name, tensor in trainer.model.named_parameters() if not torch.equal(tensor, before[name])}
-
-
 @pytest.mark.parametrize("arbitrator", [{}, {"use_state": True, "use_decision": True, "delay": 1}])
 def test_who_learns_and_how_branches_are_chosen(toy_cuts, trainer, arbitrator):
     run, batch = trainer(branches(**arbitrator)), one_batch(toy_cuts)
-    everything = set(weights(run))
+    everything = {name for name, _ in run.model.named_parameters()}
     own = {name for name in everything if ".arbitrator." in name}
     samplers, learners = [], []
     for _ in range(6):
@@ -269,15 +253,7 @@ def test_an_interrupted_run_of_branches_ends_with_the_same_bits(trainer, method,
     config = branches(method)
     info = trainer(config, 0.4, "straight").run()
     first = trainer(config, 0.4, "broken")
-    update = first.update
-
-    def update_and_stop(batches):
-        first.stop_requested = first.step == stop
-        return update(batches)
-
-    first.update = update_and_stop
-    with pytest.raises(Interrupted):
-        first.run()
+    stop_at(first, stop + 1)
     second = trainer(config, 0.4, "broken")
     assert second.resume() and second.step == stop + 1
     assert second.run()["fingerprint"] == info["fingerprint"]

@@ -6,15 +6,13 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from support.toy_training import CONFIG, changed, make_trainer
+from support.toy_training import CONFIG, changed, make_trainer, stop_at
 
 from residualformer.config.loading import config_to_dict
 from residualformer.errors import UserError
 from residualformer.model import checkpoint
 from residualformer.model.identity import training_changes
 from residualformer.train import setup
-from residualformer.train.loop import Trainer
-from residualformer.train.signals import Interrupted
 
 MODEL = "model.safetensors"
 LONGER = changed("train", max_steps=8)
@@ -30,19 +28,6 @@ def flip_bit(path: Path, place: float = 0.5) -> None:
     content = bytearray(path.read_bytes())
     content[int(place * len(content))] ^= 4
     path.write_bytes(content)
-
-
-def stop_at(trainer: Trainer, step: int) -> None:
-    """Train to `step` and stop there, as SIGTERM would."""
-    update = trainer.update
-
-    def update_and_stop(batches):
-        trainer.stop_requested = trainer.step == step - 1
-        return update(batches)
-
-    trainer.update = update_and_stop
-    with pytest.raises(Interrupted):
-        trainer.run()
 
 
 @pytest.mark.parametrize("what", ["flipped", "missing", "cut off"])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from support.toy_training import CONFIG, changed, make_trainer
+from support.toy_training import CONFIG, changed, make_trainer, stop_at
 
 from residualformer.config.loading import load_config
 from residualformer.config.schema import AmNetConfig
@@ -16,7 +17,6 @@ from residualformer.errors import UserError
 from residualformer.model import checkpoint
 from residualformer.model.tensors import read_tensors
 from residualformer.train.selection import Validations, candidates, takes_over
-from residualformer.train.signals import Interrupted
 from residualformer.train.state import CheckpointFolder
 
 MINI = Path(__file__).resolve().parents[2] / "conf" / "mini"
@@ -118,15 +118,7 @@ def test_a_training_ends_when_dev_has_not_improved_for_long_enough_and_does_so_a
     assert info["steps"] == 8 and info["stopped_early"]
     for stop in (5, 8):  # in the middle, and where the training has ended but the model is not written
         broken, folder = make_trainer(toy_cuts, tmp_path / f"broken{stop}", config), tmp_path / f"broken{stop}"
-        update = broken.update
-
-        def update_and_stop(batches, trainer=broken, made=update, stop=stop):
-            trainer.stop_requested = trainer.step + 1 == stop
-            return made(batches)
-
-        broken.update = update_and_stop
-        with pytest.raises(Interrupted):
-            run_with(broken, *dev)
+        stop_at(broken, stop, partial(run_with, broken, *dev))
         again = make_trainer(toy_cuts, folder, config)
         assert again.resume() and again.step == stop
         assert run_with(again, *dev[stop // 2 :], dev[-1])["fingerprint"] == info["fingerprint"]
