@@ -24,11 +24,14 @@ class OptionalPackage:
     distribution: str = ""  # its name, where that is not the module's with "-" for "_"
 
 
+def _of_extra(name: str) -> str:
+    """Return the command that installs an extra; no index has this package."""
+    return f"pip install '.[{name}]' in the repository"
+
+
 # By the name of the module. Packages of an extra in pyproject.toml are installed by it.
 OPTIONAL = {
-    "faster_whisper": OptionalPackage(
-        "Whisper models as recognizers", "pip install '.[teacher]' in the repository", "1.1"
-    ),
+    "faster_whisper": OptionalPackage("Whisper models as recognizers", _of_extra("teacher"), "1.1"),
     "k2": OptionalPackage(
         "transducer losses in C++ and CUDA",
         "pick the wheel of your torch and CUDA at https://k2-fsa.github.io/k2/installation/from_wheels.html, "
@@ -41,25 +44,17 @@ OPTIONAL = {
         "https://csukuangfj.github.io/kaldifeat/cuda.html",
         "1.25",
     ),
-    "kokoro_onnx": OptionalPackage(
-        "neural voices for your own phrases", "pip install '.[kokoro]' in the repository", "0.6"
-    ),
-    "kaldifst": OptionalPackage("compiling grammars", "pip install '.[grammar]' in the repository", "1.7.14"),
-    "num2words": OptionalPackage("numbers in grammars", "pip install '.[grammar]' in the repository", "0.5.13"),
+    "kokoro_onnx": OptionalPackage("neural voices for your own phrases", _of_extra("kokoro"), "0.6"),
+    "kaldifst": OptionalPackage("compiling grammars", _of_extra("grammar"), "1.7.14"),
+    "num2words": OptionalPackage("numbers in grammars", _of_extra("grammar"), "0.5.13"),
     "numba": OptionalPackage(
         "fast transducer losses and products of sparse branches on a CPU",
-        "pip install '.[train]' in the repository",
+        _of_extra("train"),
         "0.68",
     ),
-    "piper": OptionalPackage(
-        "neural voices for your own phrases", "pip install '.[piper]' in the repository", "1.3", "piper-tts"
-    ),
-    "py_nanotts": OptionalPackage(
-        "small voices for your own phrases", "pip install '.[pico]' in the repository", "0.1.1"
-    ),
-    "sherpa_onnx": OptionalPackage(
-        "the check of exported models", "pip install '.[sherpa]' in the repository", "2.0.1"
-    ),
+    "piper": OptionalPackage("neural voices for your own phrases", _of_extra("piper"), "1.3", "piper-tts"),
+    "py_nanotts": OptionalPackage("small voices for your own phrases", _of_extra("pico"), "0.1.1"),
+    "sherpa_onnx": OptionalPackage("the check of exported models", _of_extra("sherpa"), "2.0.1"),
     "sounddevice": OptionalPackage(
         "the microphone",
         "pip install sounddevice, and PortAudio where its wheel has none (apt install libportaudio2)",
@@ -93,8 +88,7 @@ def extras_needed() -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         for extra, packages in EXTRAS.items():
             if package in packages:
-                command = f"pip install '.[{extra}]' in the repository"
-                raise UserError(f"{package} is not installed; to get it: {command}") from error
+                raise UserError(f"{package} is not installed; to get it: {_of_extra(extra)}") from error
         raise
 
 

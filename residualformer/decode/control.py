@@ -68,7 +68,7 @@ class Planned(NamedTuple):
 def add_control_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a control to those of a command."""
     add = parser.add_argument
-    add("--branches", choices=get_args(BranchControl), help="who chooses, not the arbitrator")
+    add("--branches", choices=get_args(BranchControl), help="who chooses in the arbitrator's place")
     add("--slow-share", type=float, metavar="S", help="of random, oracle, blank: share of slow frames or chunks")
     add("--branch-seed", type=int, metavar="N", help="of random: another draw (default 1)")
     add("--oracle", type=Path, metavar="RUN", help="of oracle: the dense model (the teacher of the arbitrator)")
@@ -155,7 +155,7 @@ def plan_branches(bundle: Bundle, control: Control, cuts: Sequence[Cut], max_bat
         counts = np.array([slow, *[0] * (encoder.num_branches - 2), len(chosen) - slow])
     told["slow_share"] = round(float(counts[0]) / len(chosen), 4)
     if isinstance(encoder, TransformerEncoder):
-        told["shares"] = [round(float(share), 4) for share in counts / len(chosen)]
+        told["shares"] = [round(float(each), 4) for each in counts / len(chosen)]
         told["mflop"] = round(float(counts @ encoder.branch_flops(by_chunk=True)) / len(chosen) / 1e6, 4)  # of a frame
     first = np.zeros(len(chosen))  # the lower, the slower
     if control.by == "random":

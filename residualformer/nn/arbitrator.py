@@ -28,8 +28,7 @@ def uniform_branch(logits: Tensor) -> Tensor:
 
 def straight_through(decisions: Tensor) -> Tensor:
     """Return one-hot decisions (N, T', B) with the gradient of the soft ones: the straight-through estimator."""
-    hard = F.one_hot(decisions.detach().argmax(2), decisions.size(2))
-    return decisions + (hard - decisions).detach()
+    return decisions + (one_hot(decisions) - decisions).detach()
 
 
 def _decided(branch: Tensor, logits: Tensor) -> Tensor:

@@ -144,16 +144,10 @@ class TransformerEncoder(BranchedEncoder[TransformerState]):
 
         Depths are numbered as in `depth.loops`.
         """
-        return self.encode_mixed(features, lengths, F.one_hot(branches, len(self.served)))
-
-    def encode_mixed(self, features: Tensor, lengths: Tensor, decisions: Tensor) -> Tensor:
-        """Do what `encode_through` does by decisions (N, chunks, B), which sum to one over the B depths.
-
-        Where they are soft, a layer's input and output are mixed.
-        """
-        return self._mixed(self._begin(features, lengths), decisions)
+        return self._mixed(self._begin(features, lengths), F.one_hot(branches, self.num_branches))
 
     def _mixed(self, begun: _Begun, decisions: Tensor) -> Tensor:
+        """Run the layers by decisions (N, chunks, B), which sum to one over B; soft ones mix input and output."""
         x, _, masks, table = begun
         weights = DenseWeights()
         for index, (layer, loop) in enumerate(zip(self.layers, self.loop_of_layer, strict=True)):
@@ -232,7 +226,7 @@ class TransformerEncoder(BranchedEncoder[TransformerState]):
         """
         by_chunk = by_chunk or self.arbitrator is not None
         size, held = self.chunk + self.look_ahead, self.left_context or 0
-        costs = [size * self.subsampling.flops()] * len(self.served)
+        costs = [size * self.subsampling.flops()] * self.num_branches
         for index, (layer, loop) in enumerate(zip(self.layers, self.loop_of_layer, strict=True)):
             run = layer.flops(self.chunk, self.chunk if index else size, held)
             passed = layer.flops(0, self.chunk, held) if by_chunk else 0.0

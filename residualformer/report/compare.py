@@ -73,7 +73,7 @@ def with_savings(rows: Sequence[Row], baseline: str = RECURRENT_BASELINE) -> lis
     dense = next((row.amnet.mflop for row in rows if row.experiment == baseline and row.amnet), None)
 
     def with_saving(row: Row) -> Row:
-        if row.amnet is None or "transformer" in row.parameters:
+        if row.amnet is None or row.of_transformer:
             return row
         saving = None if dense is None else round(percent_saved(row.amnet.mflop, dense), 2)
         return replace(row, amnet=replace(row.amnet, saving=saving))

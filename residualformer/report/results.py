@@ -117,6 +117,11 @@ class Row:
         return str((self.decoding.branches or {}).get("by", ""))
 
     @property
+    def of_transformer(self) -> bool:
+        """Whether the encoder is a Transformer."""
+        return "transformer" in self.parameters
+
+    @property
     def encoder_parameters(self) -> int | None:
         """The parameters of a Transformer's layers or of a recurrent encoder; None without a model."""
         return self.parameters.get("transformer", self.parameters.get("encoder"))

@@ -129,7 +129,7 @@ def _notes(results: Results) -> list[str]:
             "nats/token: transducer loss of the references, summed over all alignments, of the utterances that were "
             "decoded; a finer measure than errors."
         )
-    if any("transformer" in row.parameters for row in rows):
+    if any(row.of_transformer for row in rows):
         notes.append(
             "Transformer: weights, biases and residual weights of the projections in the Transformer layers, shared "
             "ones counted once; total: all that decoding needs."
@@ -166,8 +166,8 @@ def _cost_notes(rows: Sequence[Row]) -> list[str]:
     costs = [row.amnet for row in rows if row.amnet]
     if not costs:
         return []
-    depths = any("transformer" in row.parameters for row in rows)
-    recurrent = any("transformer" not in row.parameters for row in rows)
+    depths = any(row.of_transformer for row in rows)
+    recurrent = not all(row.of_transformer for row in rows)
     devices = sorted({(cost.mu / 1e6, cost.mu / cost.rho / 1e6) for cost in costs})
     device = " or ".join(f"{mu:g} MFLOP/s, of which {free:.4g} MFLOP are free per frame" for mu, free in devices)
     compression = "compression: share of the weights of each branch that are removed, slow / fast; "

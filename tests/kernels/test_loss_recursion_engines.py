@@ -136,7 +136,7 @@ def test_an_engine_that_is_not_installed_is_passed_over_unless_it_is_asked_for(m
     monkeypatch.setattr("residualformer.optional.is_installed", lambda name: False)
     monkeypatch.setattr(dispatch, "_is_there", lambda name: False)
     assert torch.equal(run("auto", px, py, boundary)[0], run("plain", px, py, boundary)[0])
-    command = r"pip install '\.\[train\]'"
+    command = r"pip install '\.\[train\]' in the repository"
     with pytest.raises(UserError, match=f"numba .* is not installed; to get it: {command}"):
         run("numba", px, py, boundary)
 

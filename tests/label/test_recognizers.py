@@ -104,7 +104,9 @@ def test_a_whisper_model_gets_the_samples_and_decodes_without_chance(tmp_path, w
 
 @pytest.mark.skipif(is_installed("faster_whisper"), reason="faster_whisper is installed")
 def test_whisper_that_is_missing_is_told_with_its_extra():
-    with pytest.raises(UserError, match=r"faster_whisper .* not installed; to get it: pip install '.*teacher"):
+    with pytest.raises(
+        UserError, match=r"faster_whisper .* not installed; to get it: pip install '\.\[teacher\]' in the repository"
+    ):
         make_recognizer("faster-whisper:base.en")
 
 

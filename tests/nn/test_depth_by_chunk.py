@@ -9,6 +9,7 @@ import torch
 from support.depth_encoders import BINS, GROUPS, LENGTHS, SETTINGS, make
 from support.streaming import stream_through
 
+from residualformer.config.schema import ArbitratorConfig
 from residualformer.nn.transformer import TransformerEncoder
 
 
@@ -65,17 +66,21 @@ def test_a_chunk_looks_at_what_passed_by_the_layers_that_were_not_run():
 
 @torch.no_grad()
 def test_soft_decisions_mix_and_their_gradient_is_that_of_differences():
-    encoder = make().double()
+    encoder = make(arbitrator=ArbitratorConfig(4, 1)).double()
     encoder.mean, encoder.std = encoder.mean.double(), encoder.std.double()
     features = torch.randn(4, 131, BINS, dtype=torch.float64)
     decisions = torch.rand(4, -(-131 // encoder.shift), 3, dtype=torch.float64).softmax(2)
     weights = torch.randn(4, 33, 16, dtype=torch.float64)
+
+    def loss(given):
+        return (weights * encoder.encode(features, LENGTHS, lambda logits: given).frames).sum()
+
     with torch.enable_grad():
         soft = decisions.clone().requires_grad_()
-        (weights * encoder.encode_mixed(features, LENGTHS, soft)).sum().backward()
+        loss(soft).backward()
     step = torch.randn_like(decisions)
     step -= step.mean(2, keepdim=True)  # the sum over depths stays one
-    ends = [(weights * encoder.encode_mixed(features, LENGTHS, decisions + h * step)).sum() for h in (1e-6, -1e-6)]
+    ends = [loss(decisions + h * step) for h in (1e-6, -1e-6)]
     assert float((soft.grad * step).sum()) == pytest.approx(float(ends[0] - ends[1]) / 2e-6, rel=1e-5)
 
 
