@@ -38,7 +38,6 @@ from local.common.synthesis import (
 from local.custom_data.choices import as_yaml, choose_tokens
 from local.phrases_corpus.engines import ENGINES, ENGLISH, Engine
 from local.phrases_corpus.estimate import speech_time, training_time
-from local.phrases_corpus.halting import BREAK, Halting, with_breaks
 from local.phrases_corpus.others import near_misses, other_sentences
 from local.phrases_corpus.recordings import by_split, recordings, write_recordings
 from local.phrases_corpus.sentences import Sampler
@@ -158,13 +157,11 @@ def lines_of(
     speakers: list[tuple[Engine, Speaker]],
     seed: int,
     spelled: Callable[[str], bool] = lambda text: False,
-    pauses: float = 0.0,
 ) -> list[Line]:
     """Return the lines of a split: a text that is said again is said by another speaker.
 
     Args:
         spelled: whether the single letters of a text are all names of letters.
-        pauses: share of the lines that are said with pauses between words.
     """
     said: Counter[str] = Counter()
     lines = []
@@ -172,10 +169,6 @@ def lines_of(
         order = generator(seed, split, text).permutation(len(speakers))
         engine, speaker = speakers[order[said[text] % len(speakers)]]
         written = engine.written(text, spelled(text))
-        rng = generator(seed, split, text, "pauses", str(said[text]))
-        if rng.random() < pauses:
-            written = with_breaks(text, spelled(text), engine.written, rng)
-            speaker = Speaker(speaker.name, Halting(speaker.voice)) if BREAK in written else speaker
         content = [seed, asdict(CONDITIONS), text, written, repr(speaker), said[text]]
         said[text] += 1
         lines.append(Line(f"{split}-{digest(content)}", split, text, written, speaker))
@@ -190,8 +183,7 @@ def plan(phrases: Phrases, args: argparse.Namespace) -> tuple[Splits, Splits]:
     background = other_sentences(args.other, False, generator(args.seed, "phrases babble"))[:BABBLERS]
     for split, texts in texts_by_split(phrases, args).items():
         voices = speakers.get(split, speakers["test"])
-        pauses = args.pauses if split == "train" else 0.0
-        lines[split] = lines_of(split, texts, voices, args.seed, phrases.spelled, pauses)
+        lines[split] = lines_of(split, texts, voices, args.seed, phrases.spelled)
         babble[split] = lines_of(f"{split}-babble", background, voices[: min(HELD_OUT.values())], args.seed)
     return lines, babble
 
@@ -269,21 +261,12 @@ def engine_names(value: str) -> str:
     return ",".join(dict.fromkeys(names))
 
 
-def share(value: str) -> float:
-    """Return a number from 0 to 1."""
-    if 0 <= (number := real_number(value)) <= 1:
-        return number
-    raise argparse.ArgumentTypeError(f"is '{value}'; it must be a number from 0 to 1")
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this corpus."""
     add = parser.add_argument
     add("--phrases", type=caller_path, metavar="FILE", help="a sentence a line, or a grammar in YAML (docs/grammar.md)")
     add("--repeats", type=positive_whole_number, default=10, metavar="N", help="of each value in train (%(default)s)")
     add("--voices", type=positive_whole_number, default=150, metavar="N", help="speakers of train (%(default)s)")
-    what = "share of train that is said with pauses between words, from 0 to 1 (%(default)s)"
-    add("--pauses", type=share, default=0.3, metavar="X", help=what)
     what = "utterances of other speech for each of the phrases (%(default)s)"
     add("--other-share", type=real_number, default=1.0, metavar="X", help=what)
     add(

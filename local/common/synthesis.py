@@ -114,7 +114,7 @@ def render(line: Line, others: list[Line], seed: int, conditions: Conditions) ->
 
     def speak(spoken: Line) -> np.ndarray:
         samples, rate_hz = spoken.speaker.voice.speak(spoken.spoken, seed=int(rng.integers(1 << 31)))
-        return acoustics.resample(samples[trimmed(samples, rate_hz)], rate_hz, SAMPLING_RATE)
+        return acoustics.resample(samples[_trimmed(samples, rate_hz)], rate_hz, SAMPLING_RATE)
 
     margins = [int(SAMPLING_RATE * rng.uniform(*conditions.margin_s)) for _ in range(2)]
     speech = np.pad(speak(line), margins)
@@ -140,13 +140,13 @@ def word_times(line: Line, seed: int, conditions: Conditions) -> list[tuple[int,
     start_s = int(SAMPLING_RATE * rng.uniform(*conditions.margin_s)) / SAMPLING_RATE
     rng.uniform(*conditions.margin_s)
     samples, words = espeak.synthesize_words(line.spoken, line.speaker.voice, seed=int(rng.integers(1 << 31)))
-    cut = trimmed(samples, espeak.SAMPLING_RATE)
+    cut = _trimmed(samples, espeak.SAMPLING_RATE)
     first, last = (cut.start or 0), len(samples[: cut.stop])
     places = ((word.place, *(min(max(each, first), last) - first for each in (word.start, word.end))) for word in words)
     return [(place, *(start_s + each / espeak.SAMPLING_RATE for each in (start, end))) for place, start, end in places]
 
 
-def trimmed(samples: np.ndarray, rate_hz: int) -> slice:
+def _trimmed(samples: np.ndarray, rate_hz: int) -> slice:
     """Return what is left without the silence at both ends, except for 30 ms that may hold a weak consonant."""
     level = np.abs(samples.astype(np.int32))
     loud = np.flatnonzero(level > level.max() // 100)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from local.common.synthesis import SAMPLING_RATE, Conditions, Line, render
-from local.phrases_corpus.halting import Halting
 from residualformer.workflow.pace import duration, known_paces, pace_of, seconds_left
 from residualformer.workflow.recipe import Recipe
 
@@ -21,9 +20,7 @@ def speech_time(splits: Mapping[str, Sequence[Line]], babble: Sequence[Line], se
     by_engine: dict[str, list[Line]] = defaultdict(list)
     for lines in splits.values():
         for line in lines:
-            voice = line.speaker.voice
-            spoken_by = voice.voice if isinstance(voice, Halting) else voice
-            by_engine[type(spoken_by).__module__.rpartition(".")[2]].append(line)
+            by_engine[type(line.speaker.voice).__module__.rpartition(".")[2]].append(line)
     audio_s, told = 0.0, []
     for engine, lines in by_engine.items():
         render(lines[0], list(babble), seed, conditions)  # loads what has to be loaded

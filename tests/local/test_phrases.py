@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import itertools
 import json
 import re
 import sys
@@ -20,7 +18,6 @@ from local import phrases
 from local.common.espeak import say_letter
 from local.mini import split_speakers
 from local.phrases_corpus import engines
-from local.phrases_corpus.halting import BREAK, PAUSE_S, Halting, with_breaks
 from local.phrases_corpus.letters import as_ssml, in_words
 from local.phrases_corpus.others import near_misses, other_sentences
 from local.phrases_corpus.sentences import Sampler
@@ -344,53 +341,3 @@ def test_examples(root, path):
 def test_what_cannot_be_done_is_said(monkeypatch, words, message):
     with pytest.raises(UserError, match=message):
         call(monkeypatch, "preview", *words)
-
-
-class Hum:
-    """A voice that hums for 100 samples a letter, louder than silence from its first sample to its last."""
-
-    def speak(self, written, seed):
-        return np.full(100 * len(written.replace(" ", "")), 1000, np.int16), 1000
-
-
-def test_a_halting_voice_says_every_piece_and_is_silent_between_them():
-    samples, rate_hz = Halting(Hum()).speak(BREAK.join(["set the lamp", "to", "nine"]), seed=7)
-    changes = np.flatnonzero(np.diff(samples != 0)) + 1
-    spoken, pauses = np.split(np.diff([0, *changes, len(samples)]), [0])[1][::2], np.diff(changes)[::2]
-    assert rate_hz == 1000 and spoken.tolist() == [1000, 200, 400]
-    assert len(set(pauses)) == 2 and all(PAUSE_S[0] <= each / rate_hz <= PAUSE_S[1] for each in pauses)
-    assert np.array_equal(samples, Halting(Hum()).speak(BREAK.join(["set the lamp", "to", "nine"]), seed=7)[0])
-    assert len(Halting(Hum()).speak("set the lamp to nine", seed=7)[0]) == 1600
-
-
-def test_breaks_are_between_words_but_beside_single_letters_only_where_all_is_spelled():
-    def written(text: str, spelled: bool) -> str:
-        return text
-
-    text = "CALL A B BAKER TO THE LAMP"
-    found = {spelled: set() for spelled in (False, True)}
-    for seed in range(40):
-        for spelled, breaks in found.items():
-            broken = with_breaks(text, spelled, written, np.random.default_rng(seed))
-            assert broken.replace(BREAK, " ") == text
-            breaks.update(len(part.split()) for part in itertools.accumulate(broken.split(BREAK), "{} {}".format))
-    assert found == {False: {4, 5, 6, 7}, True: {1, 2, 3, 4, 5, 6, 7}}
-
-
-def test_pauses_are_in_their_share_of_train_alone_and_change_no_other_utterance(grammar, few):
-    def lines(pauses):
-        parser = argparse.ArgumentParser()
-        phrases.add_options(parser)
-        args = parser.parse_args(["--phrases", str(grammar), "--repeats", "20", "--pauses", pauses])
-        return phrases.plan(phrases.read_phrases(args), args)[0]
-
-    none, some = lines("0"), lines("0.5")
-    assert {split: none[split] for split in none if split != "train"} == {
-        split: some[split] for split in some if split != "train"
-    }
-    pairs = list(zip(none["train"], some["train"], strict=True))
-    assert all(before.text == after.text and before.speaker.name == after.speaker.name for before, after in pairs)
-    changed = [after for before, after in pairs if before != after]
-    assert 0.35 < len(changed) / len(pairs) < 0.5  # in half of them pauses were possible, in some none was drawn
-    assert all(BREAK in line.spoken and isinstance(line.speaker.voice, Halting) for line in changed)
-    assert len({line.id for line in none["train"] + some["train"]}) >= len(pairs) + len(changed)
