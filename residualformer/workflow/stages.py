@@ -21,6 +21,7 @@ from residualformer.workflow.step import Step, run_share, run_step
 
 LAST = 9
 SHARED = {7}  # stages that several jobs can share
+TRAININGS = {4, 5, 6}
 
 
 class Stages:
@@ -90,6 +91,7 @@ class Stages:
 
     def run(self) -> int:
         """Run the stages up to the first step that fails; return its exit status, 0 if none fails."""
+        self._tell_of_other_stages()
         for number in self.stages:
             if number == 3:
                 self._check_test_sets()  # stage 2 has written the splits
@@ -115,7 +117,7 @@ class Stages:
             yield recipe.tokens()
             if language_model := recipe.language_model():
                 yield language_model
-        elif number in (4, 5, 6):
+        elif number in TRAININGS:
             yield from (recipe.training(each) for each in recipe.plan(self.experiments) if each.stage == number)
         elif number == 7:
             splits = recipe.splits(self.test_sets)
@@ -132,6 +134,13 @@ class Stages:
         """Raise UserError for an unknown test set before hours of training, once the splits are known."""
         if 7 in self.stages and is_finished(self.recipe.data / "fbank"):
             self.recipe.splits(self.test_sets)
+
+    def _tell_of_other_stages(self) -> None:
+        """Print in which stages the experiments are trained if those asked for train none of them."""
+        experiments = self.recipe.plan(self.experiments)
+        if TRAININGS & set(self.stages) and not any(each.stage in self.stages for each in experiments):
+            told = ", ".join(f"{each.name} is trained in stage {each.stage}" for each in experiments)
+            print(f"nothing to train: {told}", flush=True)
 
     def _score(self) -> int:
         print("== stage 8: score", flush=True)

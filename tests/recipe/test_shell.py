@@ -25,6 +25,14 @@ def test_stage_options_select(recipe):
     assert recipe.calls == DATA[3:] + RUNS[:2]
 
 
+def test_stages_that_train_none_of_the_experiments_say_which_do(recipe):
+    recipe.run("--stop-stage", "4", "--experiments", "shared")
+    assert recipe.calls
+    said = recipe.run("--stage", "4", "--stop-stage", "4", "--experiments", "residual").stdout
+    assert said == "nothing to train: residual is trained in stage 5\n" and recipe.calls == []
+    assert "nothing to train" not in recipe.run("--stage", "4", "--experiments", "residual").stdout
+
+
 def test_stage_9_exports_on_demand_what_was_trained(finished):
     finished.run("--stop-stage", "9", "--experiments", "baseline shared")
     assert finished.calls == ["score.sh", "baseline", "shared"]
