@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from residualformer.data.arrays import load_features
 from residualformer.data.manifest import read_cuts
 from residualformer.data.splits import cuts_file
@@ -20,10 +22,11 @@ from residualformer.files import write_json, write_text
 from residualformer.provenance import commit
 from residualformer.report.amnet import shared_utterance
 from residualformer.report.compare import RECURRENT_BASELINE, TRANSFORMER_BASELINE, compare
-from residualformer.report.plots import Track, against_parameters, decisions_and_backlog, dev_losses, training_curves
+from residualformer.report.plots import against_parameters, dev_losses, training_curves
 from residualformer.report.results import Results
 from residualformer.report.results_text import aligned, render_markdown, show_pictures
-from residualformer.report.scoring import Scored, find_runs, score_run, with_means
+from residualformer.report.scoring import Scored, find_runs, read_words, score_run, with_means
+from residualformer.report.timeline import Heard, Track, draw_timeline
 
 
 def main() -> None:
@@ -86,33 +89,42 @@ def draw(egs: Path, results: Results, runs: Sequence[Scored], suffix: str) -> li
     arbitrated = [run for run in runs if run.branched and not run.row.control]
     first = next((run.row.split for run in arbitrated), None)
     branched = {run.row.experiment: run for run in arbitrated if run.row.split == first}
-    if branched and draw_decisions(egs, [branched[name] for name in results.experiments if name in branched], branches):
+    if branched and draw_utterance(egs, [branched[name] for name in results.experiments if name in branched], branches):
         pictures.append(branches)
     return pictures
 
 
-def draw_decisions(egs: Path, runs: Sequence[Scored], picture: Path) -> bool:
-    """Draw branches and backlog of AmNets on an utterance that they share, if stage 2's features are still there."""
-    split = runs[0].row.split
-    devices = [run.device for run in runs if run.device]
-    manifest = cuts_file(egs / "data" / "fbank", split)
+def draw_utterance(egs: Path, runs: Sequence[Scored], picture: Path) -> bool:
+    """Draw what models with an arbitrator did on an utterance that they share, if there is one."""
+    split, devices = runs[0].row.split, [run.device for run in runs if run.device]
     chosen = shared_utterance([run.decisions for run in runs], 1 / devices[0].step_s)
-    cuts = read_cuts(manifest, stage=2) if chosen is not None and manifest.exists() else []
-    cut = next((cut for cut in cuts if cut.id == chosen and cut.has_features), None)
-    if cut is None or chosen is None:
+    if chosen is None:
         return False
-    try:
-        features = load_features(cut)
-    except (OSError, ValueError) as error:
-        print(f"score: no {picture.name}, the features of {chosen} cannot be read ({error})", file=sys.stderr)
-        return False
-    tracks = []
-    for run, device in zip(runs, devices, strict=True):
-        taken = run.decisions[chosen]
-        tracks.append(Track(run.row.experiment, taken, device.backlog_s(taken), device.step_s, len(device.per_branch)))
-    title = f"{egs.resolve().name}, {split}: {chosen}"
-    decisions_and_backlog(features, cut.frame_shift, tracks, title, picture)
+    tracks = [
+        Track(run.row.experiment, run.decisions[chosen], run.device, run.config.encoder.depth.loops)
+        for run in runs
+        if run.device and run.config
+    ]
+    folders = [egs / "exp" / run.row.experiment / run.row.run for run in runs]
+    told = ((folder.parent.name, read_words(folder / "hyp.jsonl", chosen)) for folder in folders)
+    recognizer, words = next((each for each in told if each[1]), ("", []))
+    features = read_features(cuts_file(egs / "data" / "fbank", split), chosen)
+    title = f"How hard the models work during one utterance: {egs.resolve().name}, {split}, {chosen}"
+    draw_timeline(title, Heard(features, words, recognizer), tracks, picture)
     return True
+
+
+def read_features(manifest: Path, utterance: str) -> np.ndarray | None:
+    """Return an utterance's features (T, F) of stage 2; None where there are none, or with a line where damaged."""
+    cuts = read_cuts(manifest, stage=2) if manifest.exists() else []
+    cut = next((cut for cut in cuts if cut.id == utterance and cut.has_features), None)
+    if cut is None:
+        return None
+    try:
+        return load_features(cut)
+    except (OSError, ValueError) as error:
+        print(f"score: the features of {utterance} cannot be read, and are not drawn ({error})", file=sys.stderr)
+        return None
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ matplotlib.use("Agg")  # files only: no display is needed
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from residualformer.files import read_log, replacing
 from residualformer.metrics.bootstrap import Score
@@ -40,7 +39,7 @@ def training_curves(metrics: Path, picture: Path) -> None:
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(fontsize="small")
-    _save(figure, picture)
+    save(figure, picture)
 
 
 def dev_losses(metrics: Mapping[str, Path], picture: Path) -> bool:
@@ -57,7 +56,7 @@ def dev_losses(metrics: Mapping[str, Path], picture: Path) -> bool:
         axis.set(xlabel="update", ylabel="dev, nats / token", yscale="log")
         axis.grid(alpha=0.3, which="both")
         axis.legend(fontsize="x-small", ncols=2)
-        _save(figure, picture)
+        save(figure, picture)
     plt.close(figure)
     return drawn
 
@@ -113,7 +112,7 @@ def against_parameters(results: Results, folder: Path, suffix: str = "") -> list
         widest = max(point.size for points in panels.values() for _, point in points)
         axes[0].set_xlim(0, 1.15 * widest)  # room for the names
         pictures.append(folder / f"{metric}_vs_params{suffix}.png")
-        _save(figure, pictures[-1])
+        save(figure, pictures[-1])
     return pictures
 
 
@@ -158,7 +157,7 @@ def table_lines(table: PaperTable, picture: Path) -> bool:
         )
         axis.margins(x=0.12)  # room for the names
         axis.legend(fontsize="small")
-    _save(figure, picture)
+    save(figure, picture)
     return True
 
 
@@ -198,73 +197,8 @@ def _arms(scores: Sequence[Score]) -> np.ndarray:
     return np.maximum([value - low, high - value], 0.0)
 
 
-class Track(NamedTuple):
-    """The branches and the backlog of one model on an utterance of T steps, frames or chunks."""
-
-    name: str
-    decisions: np.ndarray  # (T,), 0 = the slow branch
-    backlog_s: np.ndarray  # (T,), seconds of work left when the next step arrives; the last is the latency
-    step_s: float  # seconds of a step
-    num_branches: int
-
-
-def decisions_and_backlog(
-    features: np.ndarray, frame_shift_s: float, tracks: Sequence[Track], title: str, picture: Path
-) -> None:
-    """Draw an utterance's features (T, F), the branch that each model took for each frame, and its backlog.
-
-    The backlog (AmNets, eq. 7 and figure 2) at the last frame is the latency; dotted lines show it being worked off.
-    """
-    heights = (2.2, 0.4 + 0.32 * len(tracks), 3.2)
-    figure, (top, middle, bottom) = plt.subplots(
-        3, 1, sharex=True, figsize=(11, 1.2 + sum(heights)), height_ratios=heights, layout="constrained"
-    )
-    duration = len(features) * frame_shift_s
-    top.imshow(
-        features.T, origin="lower", aspect="auto", extent=(0, duration, 0, features.shape[1]), cmap="magma",
-        vmin=np.percentile(features, 5),
-    )  # fmt: skip
-    top.set(ylabel="mel bin", title=title)
-    _draw_decisions(middle, tracks)
-    _draw_backlogs(bottom, tracks)
-    bottom.set_xlim(0, max(len(t.decisions) * t.step_s + min(t.backlog_s[-1], 0.25 * duration) for t in tracks))
-    _save(figure, picture)
-
-
-def _draw_decisions(axis: Axes, tracks: Sequence[Track]) -> None:
-    """Draw a strip for each model, dark where it took the slow branch."""
-    branches = max(track.num_branches for track in tracks)
-    shades = plt.get_cmap("Blues")
-    levels = np.linspace(0.9, 0.15, branches)
-    for row, track in enumerate(tracks):
-        colors = shades(levels[track.decisions])[None, :, :3]
-        end = len(track.decisions) * track.step_s
-        axis.imshow(colors, aspect="auto", interpolation="nearest", extent=(0, end, row + 0.42, row - 0.42))
-    axis.set(ylim=(len(tracks) - 0.5, -0.5))
-    axis.set_yticks(range(len(tracks)), [f"{t.name}, {np.mean(t.decisions == 0):.0%} slow" for t in tracks])
-    names = ["slow", *(f"branch {n}" for n in range(1, branches - 1)), "fast"]
-    for index, label in enumerate(axis.get_yticklabels()):
-        label.set_color(f"C{index}")
-    patches = [Patch(color=shades(level), label=name) for level, name in zip(levels, names, strict=True)]
-    axis.legend(handles=patches, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", frameon=False)
-
-
-def _draw_backlogs(axis: Axes, tracks: Sequence[Track]) -> None:
-    """Draw the backlogs in the colors of the names of the strips above."""
-    for index, track in enumerate(tracks):
-        times = np.arange(len(track.backlog_s) + 1) * track.step_s
-        left_ms = 1e3 * np.concatenate([[0.0], track.backlog_s])
-        latency = f"{track.name}: {left_ms[-1]:.0f} ms"
-        axis.plot(times, left_ms, color=f"C{index}", linewidth=1.2, label=latency)
-        axis.plot([times[-1], times[-1] + track.backlog_s[-1]], [left_ms[-1], 0], ":", color=f"C{index}")
-        axis.axvline(times[-1], color="0.5", linewidth=0.8, zorder=0)
-    axis.set(xlabel="time, s", ylabel="backlog, ms of work")
-    axis.set_ylim(bottom=0)
-    axis.grid(alpha=0.3)
-    axis.legend(title="latency", loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", frameon=False)
-
-
-def _save(figure: Figure, picture: Path) -> None:
+def save(figure: Figure, picture: Path) -> None:
+    """Write a figure as a picture, at once, and close it."""
     with replacing(picture) as temporary:
         figure.savefig(temporary, dpi=120)
     plt.close(figure)

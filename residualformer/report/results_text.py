@@ -56,7 +56,7 @@ _TITLES = {  # of pictures
     "wer_vs_params": "word error rates over the parameters of the encoder",
     "bleu_vs_params": "BLEU over the parameters of the encoder",
     "training": "transducer loss of the dev set during the trainings",
-    "branches": "the branches that AmNets take on one utterance, and their backlog",
+    "branches": "what each model with a choice chose during one utterance, and the work that it left undone",
 }
 
 

@@ -24,6 +24,7 @@ from residualformer.records import read_dataclass
 from residualformer.report.amnet import Device, measure_cost, read_decisions
 from residualformer.report.plain import from_plain
 from residualformer.report.results import Decoding, Row, Training
+from residualformer.words.words import Word
 
 _DIGITS = {"loss": 4}  # of a score, where these are not 2
 _AGAIN = "run stage 7 again, with --overwrite"
@@ -50,6 +51,13 @@ class _Skipped:
 
     id: str
     ref: str
+
+
+@dataclass(frozen=True)
+class _Spoken:
+    """The words of a line of hyp.jsonl; a translation has none."""
+
+    words: list[Word] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -234,6 +242,15 @@ def read_records(path: Path) -> list[Record]:
                 f"{path}, line {number} is not a record with id, ref and hyp ({error}): {_AGAIN}."
             ) from error
     return records
+
+
+def read_words(path: Path, utterance: str) -> list[Word]:
+    """Return the words of an utterance from a hyp.jsonl; none where it tells no words, as in older decodings."""
+    record = next((each for each in read_records(path) if each["id"] == utterance), {})
+    try:
+        return read_dataclass(_Spoken, record).words
+    except ValueError as error:
+        raise UserError(f"{path} does not tell the words of {utterance} ({error}): {_AGAIN}.") from error
 
 
 def read_decoding(path: Path, utterances: int) -> tuple[Decoding, list[Record]]:

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import random
 
-import numpy as np
 import pytest
 from support.decoded_runs import results
 
 from residualformer.files import write_text
 from residualformer.metrics.bootstrap import Score
-from residualformer.report.plots import (
-    Track,
-    against_parameters,
-    decisions_and_backlog,
-    dev_losses,
-    pareto_front,
-    training_curves,
-)
-
-PNG = b"\x89PNG"
+from residualformer.report.plots import against_parameters, dev_losses, pareto_front, training_curves
 
 
 def test_the_pareto_front_is_what_nothing_smaller_surpasses():
@@ -50,11 +40,3 @@ def test_pictures_of_nothing(tmp_path):
     write_text(tmp_path / "metrics.jsonl", "")
     training_curves(tmp_path / "metrics.jsonl", tmp_path / "b.png")
     assert (tmp_path / "b.png").exists()
-
-
-@pytest.mark.parametrize("branches", [2, 3])
-def test_a_picture_of_any_number_of_branches(tmp_path, branches):
-    taken = np.arange(40) % branches
-    tracks = [Track(name, taken, np.linspace(0, left, 40), 0.03, branches) for name, left in (("a", 0.4), ("b", 0.0))]
-    decisions_and_backlog(np.random.default_rng(0).normal(size=(118, 20)), 0.01, tracks, "x", tmp_path / "a.png")
-    assert (tmp_path / "a.png").read_bytes().startswith(PNG)

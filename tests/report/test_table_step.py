@@ -41,7 +41,7 @@ def test_the_picture_draws_a_line_for_each_row_and_its_controls(paper_egs, monke
     assert (paper_egs / "exp" / "tables" / "table3.png").stat().st_size > 10_000
     written = PaperTable.read(paper_egs / "exp" / "tables" / "table3.json")
     figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, picture: figures.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, picture: figures.append(figure))
     assert plots.table_lines(written, tmp_path / "x.png")
     containers = figures[0].axes[0].containers
     drawn = {each.get_label(): each.lines[0].get_xydata().tolist() for each in containers}
