@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -28,6 +30,11 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+012345
 
 def load_yaml(text: str) -> Any:
     """Return the value of a YAML document; raise yaml.YAMLError, and nothing else, for any mistake in it."""
+    return deepcopy(_parsed(text))  # the caller may change it
+
+
+@lru_cache(maxsize=256)  # the experiments of a recipe share most of their files, and to parse one takes milliseconds
+def _parsed(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError:
