@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -28,40 +30,89 @@ def under(folder: str) -> list[Path]:
     return [path for path in PYTHON if path.relative_to(ROOT).parts[0] == folder]
 
 
-def imports(tree: ast.AST) -> Iterator[str]:
-    """Top-level names of the modules imported anywhere in a syntax tree."""
-    for node in ast.walk(tree):
+@dataclass
+class Facts:
+    """What there is in a file of Python."""
+
+    docstring: str | None
+    imports: set[str]  # top-level names of the modules imported anywhere in it, lazily too
+    at_import: set[str]  # of those that it imports while it is imported
+    from_package: set[str]  # modules of this package that it imports anywhere
+    names: set[str]  # dotted names of modules, attributes and true options that it mentions
+    functions: list[tuple[str, int]]  # their names and how many lines they have
+
+
+@cache
+def facts(path: Path) -> Facts:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return Facts(
+        docstring=ast.get_docstring(tree),
+        imports=set(imports(nodes)),
+        at_import=set(imports(tree.body)),
+        from_package=imported_modules(nodes) - {module_name(path)},
+        names=names_used(nodes),
+        functions=[(node.name, node.end_lineno - node.lineno + 1) for node in functions],
+    )
+
+
+def imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Top-level names of the modules that the nodes of a syntax tree import."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             yield (node.module or "").split(".")[0]
 
 
-def parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def imported_modules(nodes: Iterable[ast.AST]) -> set[str]:
+    """Return the modules of the package that the nodes of a syntax tree import."""
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {each if each in MODULES else node.module for each in names}
+    return {each for each in found if each in MODULES}
+
+
+def names_used(nodes: Iterable[ast.AST]) -> set[str]:
+    """Return the dotted names of modules, attributes and true options that the nodes of a syntax tree mention."""
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            found.add(f"{node.value.id}.{node.attr}")
+        elif isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant) and node.value.value is True:
+            found.add(f"{node.arg}=True")
+    return found
 
 
 @pytest.mark.parametrize("path", under("residualformer"), ids=name)
 def test_the_library_knows_no_corpus_and_no_step(path):
     scripts = {script.stem for folder in ("steps", "local", "utils") for script in under(folder)}
-    assert not set(imports(parse(path))) & (scripts | {"steps", "local", "utils", "egs", "tests", "benchmarks"})
+    assert not facts(path).imports & (scripts | {"steps", "local", "utils", "egs", "tests", "benchmarks"})
 
 
 @pytest.mark.parametrize("path", under("steps") + under("utils"), ids=name)
 def test_steps_talk_through_files_only(path):
     scripts = {script.stem for folder in ("steps", "local", "utils") for script in under(folder)}
-    assert not set(imports(parse(path))) & (scripts | {"steps", "local", "utils", "egs", "tests"})
+    assert not facts(path).imports & (scripts | {"steps", "local", "utils", "egs", "tests"})
 
 
 @pytest.mark.parametrize("path", under("local"), ids=name)
 def test_corpora_do_not_import_steps(path):
-    assert not set(imports(parse(path))) & ({script.stem for script in under("steps")} | {"steps", "egs", "tests"})
+    assert not facts(path).imports & ({script.stem for script in under("steps")} | {"steps", "egs", "tests"})
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=name)
 def test_optional_packages_are_not_needed_at_import(path):
-    outside = ast.Module([node for node in parse(path).body if isinstance(node, ast.Import | ast.ImportFrom)], [])
-    assert not set(imports(outside)) & OPTIONAL
+    assert not facts(path).at_import & OPTIONAL
 
 
 PACKAGE = under("residualformer")
@@ -118,18 +169,6 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in PACKAGE}
 
 
-def imported_modules(path: Path) -> set[str]:
-    """Return the modules of the package that a file imports, anywhere in it, lazily too."""
-    found = set()
-    for node in ast.walk(parse(path)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {each if each in MODULES else node.module for each in names}
-    return {each for each in found if each in MODULES} - {module_name(path)}
-
-
 def room(module: str) -> str | None:
     """Return the room of a module: the folder or the single file below the package; None of the package itself."""
     return module.split(".")[1] if "." in module else None
@@ -139,19 +178,16 @@ def room(module: str) -> str | None:
 def test_rooms_import_downwards_only(path):
     own = room(module_name(path))
     assert own is None or own in LEVEL, f"give the room '{own}' its place in ROOMS"
-    above = {
-        each for each in imported_modules(path) if room(each) not in (None, own) and LEVEL[room(each)] > LEVEL[own]
-    }
-    beside = {
-        each for each in imported_modules(path) if room(each) not in (None, own) and LEVEL[room(each)] == LEVEL[own]
-    }
+    others = {each for each in facts(path).from_package if room(each) not in (None, own)}
+    above = {each for each in others if LEVEL[room(each)] > LEVEL[own]}
+    beside = {each for each in others if LEVEL[room(each)] == LEVEL[own]}
     assert not above
     assert LEVEL[own] == 0 if beside else True
 
 
 def test_no_file_imports_itself_through_others():
     """Files, `__init__.py` of folders aside, which import the files that they re-export."""
-    graph = {module: imported_modules(path) for module, path in MODULES.items() if path.name != "__init__.py"}
+    graph = {module: facts(path).from_package for module, path in MODULES.items() if path.name != "__init__.py"}
     try:
         tuple(TopologicalSorter({m: {i for i in needed if i in graph} for m, needed in graph.items()}).static_order())
     except CycleError as error:
@@ -205,30 +241,13 @@ def test_lines_are_not_wide(path):
 
 @pytest.mark.parametrize("path", PYTHON, ids=name)
 def test_functions_fit_a_screen(path):
-    kinds = ast.FunctionDef | ast.AsyncFunctionDef
-    functions = [node for node in ast.walk(parse(path)) if isinstance(node, kinds)]
-    long = {node.name: n for node in functions if (n := node.end_lineno - node.lineno + 1) > MAX_FUNCTION}
+    long = {name: lines for name, lines in facts(path).functions if lines > MAX_FUNCTION}
     assert not long, f"longer than {MAX_FUNCTION} lines"
 
 
 @pytest.mark.parametrize("path", under("steps") + under("local") + under("utils"), ids=name)
 def test_scripts_say_what_they_do(path):
-    assert ast.get_docstring(parse(path))
-
-
-def names_used(path: Path) -> set[str]:
-    """Return the dotted names of modules, attributes and true options that a file mentions."""
-    found = set()
-    for node in ast.walk(parse(path)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            found.add(f"{node.value.id}.{node.attr}")
-        elif isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant) and node.value.value is True:
-            found.add(f"{node.arg}=True")
-    return found
+    assert facts(path).docstring
 
 
 UNPICKLING = {
@@ -239,10 +258,10 @@ UNPICKLING = {
 
 @pytest.mark.parametrize("path", [path for path in PYTHON if path not in under("tests")], ids=name)
 def test_nothing_that_is_read_may_hold_code(path):
-    assert not names_used(path) & UNPICKLING
+    assert not facts(path).names & UNPICKLING
 
 
 @pytest.mark.parametrize("path", under("tests"), ids=name)
 def test_tests_share_helpers_not_tests(path):
     """Helpers are in tests/support and in the conftest files; a test file may run itself in another process."""
-    assert not [module for module in imports(parse(path)) if module.startswith("test_")]
+    assert not [module for module in facts(path).imports if module.startswith("test_")]

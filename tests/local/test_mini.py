@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from itertools import islice
 
@@ -166,9 +167,16 @@ def obtain(monkeypatch, out, seed=1, *more):
     return [json.loads(line) for line in (out / "transcripts.jsonl").read_text().splitlines()]
 
 
-def test_obtain_goes_on_after_an_interruption_and_splits_share_nothing(tmp_path, monkeypatch):
-    out = tmp_path / "mini"
-    records = obtain(monkeypatch, out)
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A folder with a small corpus, and its records."""
+    out = tmp_path_factory.mktemp("corpus") / "mini"
+    with pytest.MonkeyPatch.context() as patch:
+        return out, obtain(patch, out)
+
+
+def test_obtain_goes_on_after_an_interruption_and_splits_share_nothing(corpus, tmp_path, monkeypatch):
+    out, records = shutil.copytree(corpus[0], tmp_path / "mini"), corpus[1]
     audio = {path: path.read_bytes() for path in out.rglob("*.flac")}
     assert len(audio) == len(records)  # what was rendered beyond the target is gone
     (out / "transcripts.jsonl").unlink()
@@ -191,11 +199,11 @@ def test_obtain_goes_on_after_an_interruption_and_splits_share_nothing(tmp_path,
     assert len(list(out.rglob("*.flac"))) == len(other)
 
 
-def test_a_long_test_set_changes_no_other_and_shares_the_voice_files_of_test(tmp_path, monkeypatch):
+def test_a_long_test_set_changes_no_other_and_shares_the_voice_files_of_test(corpus, tmp_path, monkeypatch):
     records = obtain(monkeypatch, tmp_path / "long", 1, "--long-test-hours", 0.01)
     texts = [row["text"] for row in records]
     assert len(set(texts)) == len(texts) and sum(row["split"] == "test_long" for row in records) > 5
-    assert [row for row in records if row["split"] != "test_long"] == obtain(monkeypatch, tmp_path / "short")
+    assert [row for row in records if row["split"] != "test_long"] == corpus[1]
     speakers = mini.split_speakers(1)
     variants = {split: {speaker.voice.variant for speaker in speakers[split]} for split in speakers}
     assert variants["test_long"] == variants["test"] and len({s.name for s in speakers["test_long"]}) == 96
@@ -203,29 +211,29 @@ def test_a_long_test_set_changes_no_other_and_shares_the_voice_files_of_test(tmp
     assert voices.isdisjoint({(s.voice, s.name) for s in speakers["test"]})
 
 
-def test_true_times_of_words_are_those_of_the_audio(tmp_path, monkeypatch):
-    records = {row["id"]: row for row in obtain(monkeypatch, tmp_path / "mini")}
+def test_true_times_of_words_are_those_of_the_audio(corpus, tmp_path, monkeypatch):
+    folder, records = corpus[0], {row["id"]: row for row in corpus[1]}
     for split in ("dev", "test"):
-        arguments = ["--corpus", tmp_path / "mini", "--split", split, "--out", tmp_path / f"{split}.ctm"]
+        arguments = ["--corpus", folder, "--split", split, "--out", tmp_path / f"{split}.ctm"]
         monkeypatch.setattr(sys, "argv", ["word_times.py", *map(str, arguments)])
         word_times.main()
         found = read_ctm(tmp_path / f"{split}.ctm")
         assert found
         for name, words in found.items():
             assert [each.word for each in words] == records[name]["text"].split()
-            samples, rate = soundfile.read(tmp_path / "mini" / records[name]["audio"])
+            samples, rate = soundfile.read(folder / records[name]["audio"])
             loud = np.zeros(len(samples), bool)
             for each in words:
                 assert 0 <= each.start < each.end <= len(samples) / rate
                 loud[round(each.start * rate) : round(each.end * rate)] = True
             assert np.square(samples[loud]).mean() > 3 * np.square(samples[~loud]).mean()  # at 15 dB of noise or less
     with pytest.raises(UserError, match="--split tset: .* has test, dev, train"):
-        word_times.drawn_lines(tmp_path / "mini", "tset")
+        word_times.drawn_lines(folder, "tset")
 
 
-def test_manifests(tmp_path, monkeypatch):
-    records = obtain(monkeypatch, tmp_path / "mini")
-    arguments = ["mini.py", "manifests", "--corpus", str(tmp_path / "mini"), "--out", str(tmp_path / "m")]
+def test_manifests(corpus, tmp_path, monkeypatch):
+    folder, records = corpus
+    arguments = ["mini.py", "manifests", "--corpus", str(folder), "--out", str(tmp_path / "m")]
     monkeypatch.setattr(sys, "argv", arguments)
     mini.main()
     for split in ("train", "dev", "test"):
