@@ -7,20 +7,15 @@ import subprocess
 import sys
 
 import pytest
+from support.programs import run_program
 
 
-@pytest.fixture
-def call(root):
+def call(*arguments: str) -> subprocess.CompletedProcess:
     """Run `python -m residualformer` with arguments."""
-
-    def _call(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "residualformer", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=root)
-
-    return _call
+    return run_program("-m", "residualformer", *arguments)
 
 
-def test_params_prints_the_papers_column(call):
+def test_params_prints_the_papers_column():
     """K = 1 of the paper: 18 layers x (12 d^2 weights + 9 d biases), d = 512, FFN 4 d."""
     done = call("params", "--config", "conf/paper_asr.yaml", "--set", "encoder.sharing=1")
     counts = json.loads(done.stdout)
@@ -28,7 +23,7 @@ def test_params_prints_the_papers_column(call):
     assert {"transformer", "residual", "total", "training_only"} <= counts.keys() and counts["residual"] == 0
 
 
-def test_params_compresses_to_a_cost(call):
+def test_params_compresses_to_a_cost():
     done = call("params", "--config", "conf/librispeech_amnet/mf.yaml", "--mflop", "24.6")
     found = json.loads(done.stdout)
     flops = found["flops_per_frame"]
@@ -47,12 +42,12 @@ def test_params_compresses_to_a_cost(call):
         (["params", "--config", "conf/paper_asr.yaml", "--set", "sharing=3"], "Did you mean 'encoder.sharing'?"),
     ],
 )
-def test_wrong_commands_end_in_a_sentence(call, arguments, words):
+def test_wrong_commands_end_in_a_sentence(arguments, words):
     done = call(*arguments)
     assert done.returncode == 2 and done.stdout == "" and words in done.stderr and "Traceback" not in done.stderr
 
 
-def test_help_names_the_commands(call):
+def test_help_names_the_commands():
     done = call()
     assert done.returncode == 0 and "params" in done.stdout and "transcribe" in done.stdout
 

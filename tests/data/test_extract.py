@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import soundfile
 import soxr
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from support.programs import run_program
 
 from residualformer.config.schema import Config, DataConfig, FeatureConfig
 from residualformer.data.audio import read_audio
@@ -26,7 +26,6 @@ from residualformer.data.splits import train_source
 from residualformer.data.tokenizer import Tokenizer
 from residualformer.data.utterance import read_utterances
 
-ROOT = Path(__file__).parents[2]
 RATE = 16000
 WORDS = ["GO", "STOP", "HOME", "ENTER", "ERASE", "YES"]
 
@@ -55,12 +54,7 @@ def manifests(tmp_path) -> Path:
 
 
 def run_step(name: str, *args: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "steps" / f"{name}.py"), *map(str, args)],
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-    )
+    return run_program(f"steps/{name}.py", *args)
 
 
 def extract(cuts, folder: Path, speeds=(1.0,)):

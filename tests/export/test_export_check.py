@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 
 import numpy as np
 import onnx
@@ -13,6 +11,7 @@ import pytest
 import soundfile
 from onnx import numpy_helper
 from support.export_models import config_of, contract_of, random_bundle
+from support.programs import run_program
 
 from residualformer.errors import UserError
 from residualformer.export.audio import noise, utterances_of_cuts
@@ -129,10 +128,8 @@ def test_sherpa_onnx_takes_hotwords_as_text(tmp_path):
     assert heard(word, **by_text) == spelled != heard(None)
 
 
-def run_step(root, *arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, "steps/export.py", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+def run_step(*arguments: object) -> subprocess.CompletedProcess:
+    return run_program("steps/export.py", *arguments)
 
 
 @pytest.fixture
@@ -148,9 +145,9 @@ def run(tmp_path):
     return folder
 
 
-def test_the_step_writes_a_checked_folder(root, run, tmp_path):
+def test_the_step_writes_a_checked_folder(run, tmp_path):
     soundfile.write(tmp_path / "speech.wav", AUDIO[0].samples, 16000)
-    done = run_step(root, run, "--int8", "--weights", "merged", "--check-audio", tmp_path / "speech.wav")
+    done = run_step(run, "--int8", "--weights", "merged", "--check-audio", tmp_path / "speech.wav")
     assert done.returncode == 0, done.stderr
     assert "write the same tokens" in done.stdout and ", on 1 utterance, " in done.stdout
     assert f"-> {run / 'export'}" in done.stdout
@@ -164,11 +161,11 @@ def test_the_step_writes_a_checked_folder(root, run, tmp_path):
     assert check["utterances"] == 1 and check["tokens"] > 0 and check["differing"]["fp32"]["onnxruntime"] == 0
 
 
-def test_a_folder_searches_as_a_configuration_asks_that_changed_after_the_training(root, run, tmp_path):
+def test_a_folder_searches_as_a_configuration_asks_that_changed_after_the_training(run, tmp_path):
     soundfile.write(tmp_path / "speech.wav", AUDIO[0].samples, 16000)
     (tmp_path / "changed.yaml").write_text("decode:\n  beam: 2\n  blank_penalty: 1.5\n  token_reward: 0.5\n")
     options = ["--config", tmp_path / "changed.yaml", "--set", "decode.max_symbols=3", "--set", "encoder.dim=144"]
-    done = run_step(root, run, "--check-audio", tmp_path / "speech.wav", *options)
+    done = run_step(run, "--check-audio", tmp_path / "speech.wav", *options)
     assert done.returncode == 0, done.stderr
     decode = json.loads((run / "export" / "model.json").read_text())["decode"]
     assert (decode["beam"], decode["blank_penalty"], decode["max_symbols"]) == (2, 1.5, 3)
@@ -177,12 +174,12 @@ def test_a_folder_searches_as_a_configuration_asks_that_changed_after_the_traini
     assert "--blank-penalty=2 audio.wav" in card and "    blank_penalty=2,\n" in card
 
 
-def test_the_step_refuses_in_one_sentence_and_leaves_nothing(root, run, tmp_path):
+def test_the_step_refuses_in_one_sentence_and_leaves_nothing(run, tmp_path):
     for arguments, message in (
         (["--type", "nemmo"], "--type nemmo is unknown"),
         (["--check-cuts", tmp_path / "none.jsonl.gz"], "none.jsonl.gz is missing"),
     ):
-        done = run_step(root, run, *arguments)
+        done = run_step(run, *arguments)
         assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (run / "export").exists()
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import jiwer
@@ -17,6 +14,7 @@ import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from onnx import numpy_helper
 from support.export_models import config_of, contract_of, random_bundle
+from support.programs import run_program
 
 from residualformer.data.fbank import compute_fbank
 from residualformer.decode.recognize import recognize
@@ -131,10 +129,8 @@ def run(tmp_path, written):
     return folder
 
 
-def test_the_step_records_the_rates_of_the_development_set(root, run, written):
-    command = [sys.executable, "steps/export.py", run, "--int8", "--num-check", "1", "--num-scored", "7"]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+def test_the_step_records_the_rates_of_the_development_set(run, written):
+    done = run_program("steps/export.py", run, "--int8", "--num-check", "1", "--num-scored", "7")
     assert done.returncode == 0, done.stderr
     spread = np.linspace(0, COUNT - 1, 7).round().astype(int)
     audio, wrong = written[3], with_errors(written[3])

@@ -17,7 +17,7 @@ def recipe(root, tmp_path):
 def finished_folder(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     recipe = Recipe(root, folder)
-    recipe.run()
+    recipe.run_script()
     return recipe
 
 

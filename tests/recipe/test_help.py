@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.programs import run_program
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("egs/*/run.sh"))
@@ -57,8 +56,6 @@ SCRIPTS = sorted(
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_of_every_script(root, script):
-    command = [sys.executable, script, "--help"]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
+def test_help_of_every_script(script):
+    done = run_program(script, "--help")
     assert done.returncode == 0 and done.stdout.startswith("usage:")

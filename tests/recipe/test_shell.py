@@ -193,13 +193,13 @@ def test_an_interrupted_training_goes_on_in_its_folder(finished):
 
 
 def test_a_stage_without_what_it_needs_says_so(recipe):
-    done = recipe.run("--stage", "4", status=2)
+    done = recipe.run_script("--stage", "4", status=2)
     assert "error: stage 4 needs egs/fake/data/fbank, which is not finished" in done.stderr
 
 
 def test_a_place_that_refuses_writes_is_named(recipe):
     recipe.write("egs/fake/data", "a file where a folder should be")
-    done = recipe.run(status=2)
+    done = recipe.run_script(status=2)
     assert done.stderr.startswith("error: cannot read or write egs/fake/data") and len(done.stderr.splitlines()) == 1
 
 
@@ -237,6 +237,7 @@ def test_a_place_that_refuses_writes_is_named(recipe):
     ],
 )
 def test_wrong_options_are_refused_before_any_work(recipe, options, words):
-    done = recipe.run(*options, status=2)
+    run = recipe.run_script if "--python" in options else recipe.run
+    done = run(*options, status=2)
     assert words in done.stderr and len(done.stderr.splitlines()) == 1
     assert recipe.calls == [] and not (recipe.folder / "egs").exists()

@@ -42,10 +42,12 @@ def test_a_corpus_is_the_same_however_its_folder_is_written(recipe):
     (place / "fake").mkdir(parents=True)
     recipe.run("--stop-stage", "1", "--corpus-dir", str(place / "fake"))
     assert (recipe.folder / "calls.txt").read_text().count(f"--corpus-dir {place}/fake ") == 2  # stages 0 and 1
-    relative = str(place)[1:] + "/fake"  # `run` calls from /
+    relative = str(place)[1:] + "/fake"  # both call from /
     for again in (f"{place}/fake/", f"{place}//fake", f"{place}/../my data/./fake", relative):
         recipe.run("--stop-stage", "1", "--corpus-dir", again)
         assert recipe.calls == []
+    recipe.run_script("--stop-stage", "1", "--corpus-dir", relative)
+    assert recipe.calls == []
 
 
 def test_reproduce_takes_a_relative_path_from_where_it_was_called(root, recipe):
@@ -172,7 +174,7 @@ def test_the_last_of_an_option_that_is_given_twice_counts(recipe, given, kept):
 
 def test_switches_and_values_behind_an_equals_sign(finished):
     for switch in (["--overwrite"], ["--overwrite=true"], ["--overwrite", "true"]):
-        finished.run("--stage=2", "--stop-stage=2", *switch)
+        finished.run_script("--stage=2", "--stop-stage=2", *switch)
         assert finished.calls == ["compute_fbank.py"]
     finished.run("--stage=2", "--stop-stage=2", "--overwrite", "false")
     assert finished.calls == []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.fake_recipe import DATA, Recipe
+from support.programs import run_program
 
 FAKES = {
     # Runs a script at once, as often as its array has jobs.
@@ -122,23 +123,20 @@ def test_wrong_options_are_refused(root, slurm, options, words):
     assert (done.returncode, done.stderr.strip()) == (2, f"error: {words}") and submitted(slurm) == []
 
 
-def test_ranks_on_two_machines_are_one_training(root, slurm, tmp_path):
+def test_ranks_on_two_machines_are_one_training(slurm, tmp_path):
     (tmp_path / "ranks.py").write_text(RANKS)
-    command = [sys.executable, str(tmp_path / "ranks.py"), str(tmp_path)]
-    environment = slurm | {"SLURM_JOB_ID": str(os.getpid()), "PYTHONPATH": str(root)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    environment = slurm | {"SLURM_JOB_ID": str(os.getpid())}
+    done = run_program(tmp_path / "ranks.py", tmp_path, environment=environment)
     assert done.returncode == 130, done.stderr
     assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["2 [3.0]", "2 [3.0]"]
     assert not list(tmp_path.glob(".ranks.*"))
 
 
-def test_several_machines_need_a_job(root, tmp_path):
-    command = [sys.executable, "steps/train.py", "--config", "conf/mini/baseline.yaml", "--data", "x", "--nodes", "2"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
-    done = subprocess.run(
-        [*command, "--exp", str(tmp_path / "exp")], cwd=root, env=environment | {"PYTHONPATH": str(root)},
-        capture_output=True, text=True,
-    )  # fmt: skip
+def test_several_machines_need_a_job(tmp_path, monkeypatch):
+    command = ["steps/train.py", "--config", "conf/mini/baseline.yaml", "--data", "x", "--nodes", "2"]
+    for name in filter(lambda name: name.startswith("SLURM"), list(os.environ)):
+        monkeypatch.delenv(name)
+    done = run_program(*command, "--exp", tmp_path / "exp")
     assert done.returncode == 2 and "--nodes 2 needs a job of Slurm" in done.stderr and "Traceback" not in done.stderr
 
 

@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.programs import run_program
+
+from residualformer.workflow.options import CALLED_FROM
+
 CONFS = {
     "base": "encoder: {num_layers: 4}",
     "baseline": "base: base.yaml",
@@ -71,7 +75,16 @@ class Recipe:
         (self.folder / path).write_text(text)
 
     def run(self, *options: str, status: int = 0) -> subprocess.CompletedProcess:
-        """Run with these options from another folder; `calls` is what ran."""
+        """Run the stages as run.sh does that is called from /, without the shell; `calls` is what ran."""
+        self.write("calls.txt", "")
+        environment = {"PYTHONPATH": str(self.folder), CALLED_FROM: "/"}
+        command = ["utils/stages.py", "--corpus", "fake", *options]
+        done = run_program(*command, cwd=self.folder, environment=environment)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
+
+    def run_script(self, *options: str, status: int = 0) -> subprocess.CompletedProcess:
+        """Call run.sh from another folder; `calls` is what ran."""
         self.write("calls.txt", "")
         command = [str(self.folder / "run.sh"), "--corpus", "fake", "--python", sys.executable, *options]
         done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from support.programs import ROOT, run_program
 from support.toy_training import CONFIG, TOKENIZER, changed, make_trainer
 
 from residualformer.config.schema import (
@@ -244,7 +247,10 @@ def together(world: int, cuts: dict[str, Path], folder: Path) -> list[dict[str, 
     """Run all scenarios as `world` ranks; return the results of each rank."""
     folder = folder / str(world)
     folder.mkdir()
-    torch.multiprocessing.spawn(_rank, (world, cuts, folder), nprocs=world)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    files = json.dumps({name: str(file) for name, file in cuts.items()})
+    done = run_program(__file__, world, files, folder, environment={"PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(world)]
 
 
@@ -264,3 +270,9 @@ def _rank(rank: int, world: int, cuts: dict[str, Path], folder: Path) -> None:
     torch.save(results, folder / f"rank{rank}.pt")
     if world > 1:
         dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    world, files, folder = int(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
+    cuts = {name: Path(file) for name, file in files.items()}
+    torch.multiprocessing.start_processes(_rank, (world, cuts, folder), nprocs=world, start_method="fork")

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.programs import run_program
 
 from residualformer.workflow.marker import Marker
 from residualformer.workflow.pace import duration
@@ -91,22 +92,21 @@ class Sweep:
         for path, text in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text)
-        self.environment = os.environ | {
+        self.environment = {
             "PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": "", "RESIDUALFORMER_PYTHON": sys.executable
         }  # fmt: skip
 
     def command(self, *options: str) -> list[str]:
-        return [sys.executable, "utils/sweep.py", "--recipe", "fake", *options]
+        return ["utils/sweep.py", "--recipe", "fake", *options]
 
     def run(self, *options: str, status: int = 0) -> str:
-        command = self.command(*options)
-        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        done = run_program(*self.command(*options), cwd=self.folder, environment=self.environment)
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     def mark(self, *arguments: str) -> None:
-        command = [sys.executable, "mark.py", *arguments]
-        subprocess.run(command, cwd=self.folder, env=self.environment, check=True)
+        done = run_program("mark.py", *arguments, cwd=self.folder, environment=self.environment)
+        assert done.returncode == 0, done.stderr
 
     def calls(self) -> list[str]:
         """What run.sh was asked for since the last look."""
@@ -200,9 +200,13 @@ def test_a_failure_stops_only_what_needs_it(sweep):
 def test_interrupted_it_lets_trainings_save_and_the_next_call_goes_on(sweep, number):
     (sweep.egs / "slow").touch()
     with subprocess.Popen(
-        sweep.command("--experiments", "baseline", "shared", "--jobs", "2"), cwd=sweep.folder, env=sweep.environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+        [sys.executable, *sweep.command("--experiments", "baseline", "shared", "--jobs", "2")],
+        cwd=sweep.folder,
+        env=os.environ | sweep.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         logs = [sweep.egs / "exp" / "log" / f"{name}.log" for name in ("baseline", "shared")]
         until = time.monotonic() + 60
         while not all((sweep.egs / "exp" / log.stem / "started").exists() for log in logs):
