@@ -38,7 +38,7 @@ class Graph:
         self.outputs: list[onnx.ValueInfoProto] = []
         self.initializers: dict[str, TensorProto] = {} if parent is None else parent.initializers
         self._count: list[int] = [0] if parent is None else parent._count
-        self._quantized: dict[str, list[str]] = {}
+        self._quantized: dict[str, list[str]] = {} if parent is None else dict(parent._quantized)
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Append a node of an ONNX operator with one output; return the output."""

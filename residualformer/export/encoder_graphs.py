@@ -1,13 +1,16 @@
-"""The common parts of the encoders' graphs: states of a stream, features, recurrent cells."""
+"""The common parts of the encoders' graphs: states of a stream, features, the arbitrator, recurrent cells."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from onnx import TensorProto
 
 from residualformer.export.builder import Graph
+from residualformer.nn.arbitrator import Arbitrator
 from residualformer.nn.encoder import Encoder
 
 
@@ -59,6 +62,41 @@ def positions_below(g: Graph, size: int, length: str) -> str:
 def ceil_divide(g: Graph, length: str, stride: int) -> str:
     """Return ceil(length / stride), (N,) int64."""
     return g.op("Div", g.op("Add", length, g.constant(stride - 1)), g.constant(stride))
+
+
+class Decision(NamedTuple):
+    """What an arbitrator says: the branches of N streams, and its next state."""
+
+    branch: str  # (N, 1) int64
+    others: str  # (N, B - 1) float: 1 for the branch that is taken, without an entry for branch 0
+    states: list[str]  # h and c of each of its layers, (N, H)
+
+
+def state_sizes(arbitrator: Arbitrator) -> list[int]:
+    """Return the sizes of what `decide` carries for a stream from step to step: its states, then `others`."""
+    return [arbitrator.dim] * (2 * len(arbitrator.bias)) + [arbitrator.out.out_features - 1]
+
+
+def decide(g: Graph, arbitrator: Arbitrator, x: str, states: Sequence[str]) -> Decision:
+    """Ask the arbitrator about x (N, D), given its states; the most probable branch is taken."""
+    new: list[str] = []
+    weights = zip(arbitrator.input_weights(), arbitrator.recurrent, arbitrator.bias, strict=True)
+    for index, (w_input, w_recurrent, bias) in enumerate(weights):
+        name = f"arbitrator.{index}"
+        gates = g.linear(x, f"{name}.input", w_input.T, bias)
+        gates = g.op("Add", gates, g.matmul(states[2 * index], f"{name}.recurrent.weight", w_recurrent.T))
+        x, c = lstm_cell(g, gates, states[2 * index + 1])
+        new += [x, c]
+    out = arbitrator.out
+    branch = g.op("ArgMax", g.linear(x, "arbitrator.out", out.weight.T, out.bias), axis=1, keepdims=1)
+    others = g.op("Equal", branch, g.constant([list(range(1, out.out_features))]))
+    return Decision(branch, g.op("Cast", others, to=TensorProto.FLOAT), new)
+
+
+def any_stream(g: Graph, mine: str) -> str:
+    """Return whether `mine` (N, 1) is true for any stream, the scalar condition of `Graph.either`."""
+    found = g.op("ReduceMax", g.op("Cast", mine, to=TensorProto.FLOAT), keepdims=0)
+    return g.op("Cast", found, to=TensorProto.BOOL)
 
 
 def lstm_cell(g: Graph, gates: str, c: str) -> list[str]:

@@ -18,6 +18,7 @@ from residualformer.export.transformer import TransformerGraph
 from residualformer.files import replacing_tree, write_json, write_text
 from residualformer.lm.loading import SUFFIXES
 from residualformer.model.checkpoint import Bundle, fingerprint
+from residualformer.nn.encoder import BranchedEncoder
 from residualformer.nn.recurrent import RecurrentEncoder
 from residualformer.nn.transducer import Transducer
 from residualformer.nn.transformer import TransformerEncoder
@@ -163,6 +164,7 @@ def _settings(
     name: str, bundle: Bundle, contract: Contract, weights: str, files: dict[Precision, PartFiles], mark: str
 ) -> ModelSettings:
     config, encoder, tokenizer = bundle.config, bundle.model.encoder, bundle.tokenizer
+    assert isinstance(encoder, BranchedEncoder)
     blank, unknown = folder_ids([tokenizer.blank_id, tokenizer.unk_id], contract, tokenizer.vocab_size)
     predictor = PredictorSettings("lstm", None)
     if config.predictor.kind == "stateless":
@@ -190,7 +192,7 @@ def _settings(
         states=StateArrays(contract.encoder_states, contract.decoder_states),
         decode=config.decode,
         fingerprint=mark,
-        branches=encoder.num_branches if isinstance(encoder, RecurrentEncoder) else 1,
+        branches=1 if encoder.arbitrator is None else encoder.num_branches,
         target=config.tokens.target,
         calibration=bundle.calibration,
     )

@@ -6,10 +6,18 @@ one stream that is the chosen branch alone.
 
 from __future__ import annotations
 
-from onnx import TensorProto
-
 from residualformer.export.builder import Graph
-from residualformer.export.encoder_graphs import StateShape, Step, gru_cell, lstm_cell, normalized, positions_below
+from residualformer.export.encoder_graphs import (
+    StateShape,
+    Step,
+    any_stream,
+    decide,
+    gru_cell,
+    lstm_cell,
+    normalized,
+    positions_below,
+    state_sizes,
+)
 from residualformer.kernels.recurrent import NUM_STATES
 from residualformer.nn.arbitrator import Arbitrator
 from residualformer.nn.branches import FactorisedWeight, Weight
@@ -36,7 +44,7 @@ class RecurrentGraph:
         self.layers = len(encoder.layers)
         self.front = [1]  # one zero where there is nothing to carry: an array must have elements
         if self.arbitrator is not None:
-            self.front = [self.arbitrator.dim] * (2 * len(self.arbitrator.bias)) + [encoder.num_branches - 1]
+            self.front = state_sizes(self.arbitrator)
         self.state = StateShape(2 * self.layers, 1, encoder.dim, sum(self.front))
 
     def build(self, g: Graph, x: str, length: str | None, state: Step) -> Step:
@@ -90,19 +98,9 @@ class RecurrentGraph:
         if config.use_decision:
             slow = g.op("Sub", g.constant(1, "float32"), g.op("ReduceSum", last, g.constant([1]), keepdims=1))
             seen += [slow, last]
-        y, new = g.concat(seen, 1), []
-        weights = zip(arbitrator.input, arbitrator.recurrent, arbitrator.bias, strict=True)
-        for index, (w_input, w_recurrent, bias) in enumerate(weights):
-            name = f"arbitrator.{index}"
-            gates = g.linear(y, f"{name}.input", w_input.T, bias)
-            gates = g.op("Add", gates, g.matmul(states[2 * index], f"{name}.recurrent.weight", w_recurrent.T))
-            y, c = lstm_cell(g, gates, states[2 * index + 1])
-            new += [y, c]
-        out = arbitrator.out
-        logits = g.linear(y, "arbitrator.out", out.weight.T, out.bias)
-        best = g.op("ArgMax", logits, axis=1, keepdims=1)
-        fast = g.op("Cast", g.op("Equal", best, g.constant([list(range(1, branches))])), to=TensorProto.FLOAT)
-        return g.concat([*new, fast], 1), g.split(last if config.delay else fast, 1, [1] * (branches - 1))
+        decision = decide(g, arbitrator, g.concat(seen, 1), states)
+        taken = last if config.delay else decision.others
+        return g.concat([*decision.states, decision.others], 1), g.split(taken, 1, [1] * (branches - 1))
 
     def _chosen(self, g: Graph, x: str, layers: list[State], fast: list[str]) -> list[State]:
         """Run each stream's own branch on its frame."""
@@ -112,10 +110,8 @@ class RecurrentGraph:
         new = old
         for branch, mine in enumerate(taken):
             mine = g.op("Greater", mine, g.constant(0.5, "float32"))
-            any_stream = g.op("ReduceMax", g.op("Cast", mine, to=TensorProto.FLOAT), keepdims=0)
-            any_stream = g.op("Greater", any_stream, g.constant(0.5, "float32"))
             inner = g.branch()
-            found = g.either(any_stream, inner, _flat(self._branch(inner, x, layers, branch)), old)
+            found = g.either(any_stream(g, mine), inner, _flat(self._branch(inner, x, layers, branch)), old)
             new = [g.op("Where", mine, theirs, others) for theirs, others in zip(found, new, strict=True)]
         kinds = len(layers[0])
         return [new[start : start + kinds] for start in range(0, len(new), kinds)]

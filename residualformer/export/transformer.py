@@ -1,4 +1,8 @@
-"""One step of the Transformer encoder as a graph: `TransformerEncoder.step`, with the state packed in few arrays."""
+"""One step of the Transformer encoder as a graph: `TransformerEncoder.step`, with the state packed in few arrays.
+
+Where an arbitrator chooses the depth of each chunk, a layer that not every depth runs is in an ONNX `If`, but for its keys
+and values; so it is computed only if a stream of the batch runs it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,17 @@ from torch import Tensor, nn
 
 from residualformer.errors import UserError
 from residualformer.export.builder import Graph
-from residualformer.export.encoder_graphs import StateShape, Step, ceil_divide, normalized, positions_below
+from residualformer.export.encoder_graphs import (
+    StateShape,
+    Step,
+    any_stream,
+    ceil_divide,
+    decide,
+    normalized,
+    positions_below,
+    state_sizes,
+)
+from residualformer.nn.arbitrator import Arbitrator
 from residualformer.nn.attention import rotary_table
 from residualformer.nn.joiner import Joiner
 from residualformer.nn.layer import TransformerLayer
@@ -23,54 +37,94 @@ HIDDEN = -1e30  # added to the score of a frame that must not be seen; not -inf,
 class TransformerGraph:
     """A Transformer encoder, followed by the joiner's projection of its frames.
 
+    The parts of its state are the keys of all layers, then their values. `front` is the last frame before each
+    convolution and, where an arbitrator chooses depths, its states, the backlog if it sees that, and the last decision
+    without the full depth's entry, so that zeros mean the full depth.
+
     Args:
         merged: write one dense matrix for each projection of a layer instead of W, A, B and D.
 
     Raises:
-        UserError: the left context has no limit, so that the state would grow; or an arbitrator chooses depths.
+        UserError: the left context has no limit, so that the state would grow.
     """
 
     def __init__(self, encoder: TransformerEncoder, joiner: Joiner, merged: bool) -> None:
         if encoder.left_context is None:
             raise UserError("encoder.left_context_ms is null: a growing state cannot be exported; train with a limit.")
-        if encoder.arbitrator is not None:
-            depths = ", ".join(map(str, encoder.served))
-            raise UserError(
-                "an arbitrator chooses the depth of each chunk, which an exported model cannot: export one depth with "
-                f"--loops, of {depths}."
-            )
-        self.encoder, self.joiner, self.merged = encoder, joiner, merged
+        self.encoder, self.joiner, self.arbitrator, self.merged = encoder, joiner, encoder.arbitrator, merged
         config = encoder.config
         self.frames_per_step = encoder.chunk
         self.held = max(encoder.left_context, 1)  # an array must have elements; a single row is masked
         self.groups = layer_groups(config.sharing, config.num_layers)
-        self.front = [math.prod(shape) for shape in encoder.subsampling.cache_shapes]
+        self.caches = [math.prod(shape) for shape in encoder.subsampling.cache_shapes]
+        self.front = [sum(self.caches)]
+        if self.arbitrator is not None:
+            *states, others = state_sizes(self.arbitrator)
+            self.front += [*states, *([] if self.arbitrator.backlog is None else [1]), others]
         self.state = StateShape(2 * config.num_layers, self.held, config.dim, sum(self.front))
 
     def build(self, g: Graph, x: str, length: str | None, state: Step) -> Step:
         """Add one step, as `EncoderGraph.build`."""
         encoder = self.encoder
         real = None if length is None else positions_below(g, encoder.window, length)
-        x, front = self._subsample(g, normalized(g, encoder, x, real), state.front)
+        caches, *before = g.split(state.front, 1, self.front)
+        x, caches = self._subsample(g, normalized(g, encoder, x, real), caches)
         ahead = None if length is None else ceil_divide(g, length, encoder.stride)
+        front, runs = [caches], self._runs(g, None)
+        if self.arbitrator is not None:
+            decided, branch = self._decide(g, self.arbitrator, x, ahead, before)
+            front, runs = [caches, *decided], self._runs(g, branch)
         sizes = [encoder.window // encoder.stride] + [encoder.chunk] * (len(encoder.layers) - 1)
         hidden = {size: self._hidden(g, size, state.seen, ahead) for size in sorted(set(sizes))}
         layers, keys, values = len(sizes), [], []
         for index, (layer, size) in enumerate(zip(encoder.layers, sizes, strict=True)):
             past = state.parts[index], state.parts[layers + index]
-            x, key, value = self._layer(g, index, layer, x, past, size, hidden[size])
+            x, key, value = self._layer(g, index, layer, x, past, size, hidden[size], runs[index])
             keys.append(key)
             values.append(value)
         x = g.layer_norm(x, g.constant(np.ones(encoder.dim), "float32"))
         project = self.joiner.project_encoder
         x = g.linear(x, "joiner.project_encoder", project.weight.T, project.bias)
-        return Step(x, keys + values, front, g.op("Add", state.seen, g.constant(encoder.chunk)))
+        return Step(x, keys + values, g.concat(front, 1), g.op("Add", state.seen, g.constant(encoder.chunk)))
+
+    def _decide(
+        self, g: Graph, arbitrator: Arbitrator, x: str, ahead: str | None, before: list[str]
+    ) -> tuple[list[str], str]:
+        """Ask the arbitrator about x (N, T, D) of the front end, of which `ahead` (N,) frames are real (None: all).
+
+        Returns:
+            What follows the front end's caches in the next `front`, as `before` did in this one, and (N, 1) int64, the
+            number of each stream's depth.
+        """
+        encoder, chunk = self.encoder, self.encoder.chunk
+        seen = g.layer_norm(g.slice(x, 1, 0, chunk), g.constant(np.ones(encoder.dim), "float32"))
+        if ahead is not None:
+            real = g.op("Unsqueeze", positions_below(g, chunk, ahead), g.constant([2]))
+            seen = g.op("Where", real, seen, g.constant(0, "float32"))
+        seen, states = g.reshape(seen, 0, chunk * encoder.dim), before[: 2 * len(arbitrator.bias)]
+        backlog = before[len(states) : -1]  # empty unless it is seen
+        if backlog:
+            seen = g.concat([seen, g.op("Log", g.op("Add", *backlog, g.constant(1, "float32")))], 1)
+        decision = decide(g, arbitrator, seen, states)
+        if backlog:
+            added = g.weight("arbitrator.added", encoder.load - 1)
+            backlog = [g.op("Relu", g.op("Add", *backlog, g.op("Gather", added, decision.branch)))]
+        return [*decision.states, *backlog, decision.others], decision.branch
+
+    def _runs(self, g: Graph, branch: str | None) -> list[str | None]:
+        """Return for each layer which streams run it at the depths `branch` (N, 1): (N, 1) bool, or None for all."""
+        if branch is None:
+            return [None] * len(self.encoder.layers)
+        served = self.encoder.served
+        depths = [sum(loop <= loops for loops in served) for loop in self.encoder.loop_of_layer]  # the first ones
+        below = {depth: g.op("Less", branch, g.constant(depth)) for depth in sorted({*depths} - {len(served)})}
+        return [below.get(depth) for depth in depths]
 
     def _subsample(self, g: Graph, x: str, front: str) -> tuple[str, str]:
-        """Run the convolutions over the window: x (N, window, F) -> (N, window / stride, D) and the next `front`."""
+        """Run the convolutions over the window: x (N, window, F) -> (N, window / stride, D) and their next caches."""
         front_end, window, shift = self.encoder.subsampling, self.encoder.window, self.encoder.shift
         kept, x = [], g.op("Unsqueeze", x, g.constant([1]))  # (N, 1, window, F)
-        pasts = zip(g.split(front, 1, self.front), front_end.cache_shapes, strict=True)
+        pasts = zip(g.split(front, 1, self.caches), front_end.cache_shapes, strict=True)
         for (name, conv), (past, shape) in zip(front_end.convolutions().items(), pasts, strict=True):
             x = g.concat([g.reshape(past, 0, *shape), x], 2)
             kept.append(g.op("Flatten", g.slice(x, 2, shift, shift + 1), axis=1))
@@ -95,9 +149,20 @@ class TransformerGraph:
         return g.op("Unsqueeze", hidden, g.constant([1, 2]))
 
     def _layer(
-        self, g: Graph, index: int, layer: TransformerLayer, x: str, past: tuple[str, str], size: int, hidden: str
+        self,
+        g: Graph,
+        index: int,
+        layer: TransformerLayer,
+        x: str,
+        past: tuple[str, str],
+        size: int,
+        hidden: str,
+        mine: str | None,
     ) -> tuple[str, str, str]:
-        """Run one layer: x (N, size, D) -> (N, C, D), and the keys and values to keep, each (N, 1, held, D)."""
+        """Run one layer: x (N, size, D) -> (N, C, D), and the keys and values to keep, each (N, 1, held, D).
+
+        Of streams where `mine` (N, 1) is false x passes by.
+        """
         attention, dim = layer.attention, self.encoder.dim
         y = self._norm(g, x, f"layers.{index}.norm1", layer.norm1)
         key, value = (
@@ -106,12 +171,16 @@ class TransformerGraph:
         )
         if size > self.encoder.chunk:
             x, y = (g.slice(part, 1, 0, self.encoder.chunk) for part in (x, y))
-        query = self._linear(g, index, "q", attention.q, y)
-        y = self._linear(g, index, "out", attention.out, self._attend(g, query, key, value, size, hidden))
-        x = g.op("Add", x, y)
-        y = self._norm(g, x, f"layers.{index}.norm2", layer.norm2)
-        y = g.op("Relu", self._linear(g, index, "up", layer.up, y))
-        x = g.op("Add", x, self._linear(g, index, "down", layer.down, y))
+        inner = g if mine is None else g.branch()
+        query = self._linear(inner, index, "q", attention.q, y)
+        y = self._linear(inner, index, "out", attention.out, self._attend(inner, query, key, value, size, hidden))
+        passed, x = x, inner.op("Add", x, y)
+        y = self._norm(inner, x, f"layers.{index}.norm2", layer.norm2)
+        y = inner.op("Relu", self._linear(inner, index, "up", layer.up, y))
+        x = inner.op("Add", x, self._linear(inner, index, "down", layer.down, y))
+        if mine is not None:
+            own = inner.op("Where", inner.op("Unsqueeze", mine, inner.constant([2])), x, passed)
+            [x] = g.either(any_stream(g, mine), inner, [own], [passed])
         return x, self._keep(g, key), self._keep(g, value)
 
     def _norm(self, g: Graph, x: str, name: str, norm: nn.LayerNorm) -> str:

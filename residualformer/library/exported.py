@@ -25,8 +25,8 @@ class ExportedTranscriber(Transcriber):
             )
         if options.loops is not None:
             raise UserError(
-                f"loops {options.loops}: {folder} is exported at one depth; leave the option out, or export the run "
-                "with --loops."
+                f"loops {options.loops}: the depth of {folder} was chosen at its export; leave the option out, or "
+                "export the run with --loops."
             )
         model = load_exported(folder, options.threads or 1, options.int8, options.lean, options.adapter)
         decode = options.with_language_model(chosen_search(model.decode, options.greedy, options.beam))

@@ -94,16 +94,16 @@ class Arbitrator(nn.Module):
         """Return the logits (N, T, B) of x (N, T, D) and the new state; `state` defaults to `init_state`."""
         state = self.init_state(len(x)) if state is None else state
         y, new = x.transpose(0, 1), []
-        for before, *weights in zip(state, self._inputs(), self.recurrent, self.bias, strict=True):
+        for before, *weights in zip(state, self.input_weights(), self.recurrent, self.bias, strict=True):
             y, after = recurrent_layer("lstm", y, before, *weights)
             new.append(after)
         return self.out(y).transpose(0, 1), new
 
     def flops(self) -> float:
         """Return the multiply-accumulates per frame."""
-        return float(sum(weight.numel() for weight in [*self._inputs(), *self.recurrent, self.out.weight]))
+        return float(sum(weight.numel() for weight in [*self.input_weights(), *self.recurrent, self.out.weight]))
 
-    def _inputs(self) -> list[Tensor]:
-        """Return the weights of the input of each layer."""
+    def input_weights(self) -> list[Tensor]:
+        """Return the weights of the input of each layer, the first with that of the backlog, if it is seen."""
         first, *others = self.input
         return [first if self.backlog is None else torch.cat([first, self.backlog], 1), *others]

@@ -35,7 +35,7 @@ def folder_of(path, kind: str, encoder: str = "residual", int8: bool = False):
     return write_folder(path, "toy", bundle, contract, "factored", int8), bundle, contract
 
 
-@pytest.mark.parametrize("encoder", ["residual", "lstm", "sparse branches"])
+@pytest.mark.parametrize("encoder", ["residual", "depths", "lstm", "sparse branches"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_programs_write_the_same_tokens(tmp_path, kind, encoder):
     settings, bundle, contract = folder_of(tmp_path, kind, encoder, int8=True)

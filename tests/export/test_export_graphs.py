@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch.nn.functional import one_hot
 from support.export_models import BINS, ENCODERS, PREDICTORS, Session, config_of, contract_of, random_model, zeros
 
 from residualformer.config.schema import ResidualConfig
@@ -50,13 +52,21 @@ def test_a_nemo_encoder_is_the_step_of_pytorch(encoder, merged):
         assert torch.equal(lengths, valid)
         for n, length in enumerate(valid):
             torch.testing.assert_close(found[n, :, :length].T, expected[n, :length], **CLOSE)
-        if isinstance(model.encoder, RecurrentEncoder):
-            taken |= set(state.branch.tolist())
-        if state_of_arbitrator := [part for layer in getattr(state, "arbitrator", []) for part in layer]:
-            expected = torch.cat([*state_of_arbitrator, state.decision[:, 1:]], 1)
-            torch.testing.assert_close(states[1][:, 0, 0], expected, **CLOSE)
-    if isinstance(model.encoder, RecurrentEncoder):
+        taken |= set(state.branch.tolist())
+        if model.encoder.arbitrator is not None:
+            kept = carried(model.encoder, state)
+            torch.testing.assert_close(states[1][:, 0, 0, -kept.size(1) :], kept, **CLOSE)
+    if model.encoder.arbitrator is not None:
         assert len(taken) == model.encoder.num_branches, "the test should go through every branch"
+
+
+def carried(encoder, state) -> torch.Tensor:
+    """The end of an exported encoder's `front`: the arbitrator's states, the backlog if it sees that, its decision."""
+    parts = [part for layer in state.arbitrator for part in layer]
+    if isinstance(encoder, RecurrentEncoder):
+        return torch.cat([*parts, state.decision[:, 1:]], 1)
+    backlog = [] if encoder.arbitrator.backlog is None else [state.backlog[:, None]]
+    return torch.cat([*parts, *backlog, one_hot(state.branch, encoder.num_branches)[:, 1:]], 1)
 
 
 @pytest.mark.parametrize("encoder", ["residual", "no look-back", "lstm", "gru", "factorised branches"])
@@ -155,6 +165,8 @@ def test_every_parameter_is_stored_once(encoder):
     stored = weights(contract_of(model, "nemo").models(int8=False).encoder)
     parameters = [*model.encoder.parameters(), *model.joiner.project_encoder.parameters()]
     statistics = [model.encoder.mean, model.encoder.std]
+    if "arbitrator.added" in stored:
+        statistics.append(model.encoder.load)
     assert elements(stored.values()) == sum(tensor.numel() for tensor in parameters + statistics)
 
 
@@ -175,6 +187,24 @@ def test_weights_of_a_branch_are_used_where_it_was_chosen_alone(encoder):
     layers = {tensor.name for tensor in graph.initializer if tensor.name.startswith("layers.")}
     assert not layers & {name for node in graph.node for name in node.input}  # but within an If
     assert sum(node.op_type == "If" for node in graph.node) == len(ENCODERS[encoder][1].compression)
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["fp32", "int8"])
+def test_a_layer_that_is_not_run_costs_its_keys_and_values_alone(int8):
+    graph = contract_of(random_model(config_of("depths")), "nemo").models(int8).encoder.graph
+    always, chosen = {"0", "3"}, {"1", "2", "4"}  # layers; the first of each group are run at any depth
+
+    def residuals(nodes) -> set[tuple[str, str]]:
+        names = (name.split(".") for node in nodes for name in node.input if name.startswith("layers."))
+        return {(layer, part) for _, layer, part, *_ in names}
+
+    within = [graph.node for graph in subgraphs(graph)][1:]
+    assert residuals(graph.node) == {
+        *itertools.product(always, ["norm1", "q", "k", "v", "out", "norm2", "up", "down"]),
+        *itertools.product(chosen, ["norm1", "k", "v"]),
+    }
+    assert residuals(itertools.chain(*within)) == {*itertools.product(chosen, ["q", "out", "norm2", "up", "down"])}
+    assert sum(node.op_type == "If" for node in graph.node) == len(chosen)
 
 
 @pytest.mark.parametrize("int8", [False, True], ids=["fp32", "int8"])
@@ -201,7 +231,7 @@ def test_merged_weights_are_one_matrix_for_each_layer():
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder", "joiner"])
-@pytest.mark.parametrize("encoder", ["residual", "factorised branches"])
+@pytest.mark.parametrize("encoder", ["residual", "factorised branches", "depths"])
 def test_int8_files_hold_every_matrix_in_8_bits(encoder, part):
     contract = contract_of(random_model(config_of(encoder)), "nemo")
     fp32, int8 = (weights(getattr(contract.models(kind), part)) for kind in (False, True))
@@ -212,10 +242,12 @@ def test_int8_files_hold_every_matrix_in_8_bits(encoder, part):
     assert set(fp32) - matrices == {name for name in int8 if not name.endswith(("_quantized", "_scale"))}
 
 
-@pytest.mark.parametrize("encoder", ["residual", "lstm", "gru", "factorised"])
+@pytest.mark.parametrize("encoder", ["residual", "depths", "lstm", "gru", "factorised"])
 def test_int8_is_near_fp32(encoder):
     """Quantisation steps are 1/127 of a column's largest weight and 1/255 of the range of what comes in."""
     model = random_model(config_of(encoder))
+    if model.encoder.arbitrator is not None:
+        model.encoder.arbitrator.out.bias.data[1] = 1e3  # rounding decides nothing
     contract, full = contract_of(model, "nemo"), np.full(len(LENGTHS), model.encoder.window)
     x = features()[:, : model.encoder.window].transpose(1, 2)
     given = x, full, *zeros(contract.encoder_states, len(x))

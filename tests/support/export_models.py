@@ -8,10 +8,12 @@ import numpy as np
 import onnxruntime
 import torch
 
+from residualformer.config.depth import DepthConfig
 from residualformer.config.schema import (
     AmNetConfig,
     ArbitratorConfig,
     Config,
+    CostConfig,
     EncoderConfig,
     FeatureConfig,
     JoinerConfig,
@@ -32,6 +34,7 @@ TRANSFORMER = EncoderConfig(
     num_layers=4, dim=16, num_heads=2, ffn_dim=24, conv_channels=3, chunk_ms=80, left_context_ms=200, look_ahead_ms=40,
     sharing=2, residual=ResidualConfig(rank=3, diagonal=True),
 )  # fmt: skip
+DEPTHS = replace(TRANSFORMER, num_layers=5, sharing=[0, 0, 0, 1, 1], depth=DepthConfig([3, 2, 1], arbitrator=True))
 RECURRENT = EncoderConfig(kind="lstm", num_layers=3, dim=12, stack_frames=3)
 ENCODERS: dict[str, tuple[EncoderConfig, AmNetConfig]] = {
     "residual": (TRANSFORMER, AmNetConfig()),
@@ -42,6 +45,10 @@ ENCODERS: dict[str, tuple[EncoderConfig, AmNetConfig]] = {
     "frames of 80 ms": (
         replace(TRANSFORMER, frame_ms=80, chunk_ms=160, left_context_ms=320, look_ahead_ms=80), AmNetConfig()),
     "no look-back": (replace(TRANSFORMER, left_context_ms=0, look_ahead_ms=120), AmNetConfig()),
+    "depths": (DEPTHS, AmNetConfig(arbitrator=ArbitratorConfig(8))),
+    "depths by backlog, no look-back": (
+        replace(DEPTHS, left_context_ms=0, look_ahead_ms=0),
+        AmNetConfig(arbitrator=ArbitratorConfig(8, use_backlog=True), cost=CostConfig(mu=0.3e6))),
     "lstm": (RECURRENT, AmNetConfig()),
     "gru": (replace(RECURRENT, kind="gru", num_layers=1), AmNetConfig()),
     "factorised": (RECURRENT, AmNetConfig("factorised", [0.5])),
@@ -71,8 +78,13 @@ def random_model(config: Config, vocab_size: int = 9, seed: int = 0) -> Transduc
         for name, buffer in model.named_buffers():
             if name.endswith(".mask"):
                 buffer.bernoulli_(0.5)
-        if getattr(model.encoder, "arbitrator", None) is not None:
-            model.encoder.arbitrator.out.weight.mul_(8)  # so that the branches change
+        if model.encoder.arbitrator is not None:  # so that the branches change
+            if config.encoder.kind == "transformer":
+                torch.manual_seed(seed)
+                for weight in model.encoder.arbitrator.parameters():
+                    weight.normal_(std=1.0 if weight.dim() > 1 else 0.1)
+            else:
+                model.encoder.arbitrator.out.weight.mul_(8)
     return model
 
 
@@ -100,7 +112,12 @@ def random_bundle(config: Config, seed: int = 0) -> Bundle:
     tokenizer: Tokenizer = train_tokenizer(["abc de"], config.tokens)
     model = random_model(config, tokenizer.vocab_size, seed)
     features = torch.from_numpy(compute_fbank(noise(16000)[0].samples, config.features))[None]
-    frames, _ = model.encoder(features, torch.tensor([features.size(1)]))
+    lengths = torch.tensor([features.size(1)])
+    if model.encoder.arbitrator is not None and config.encoder.kind == "transformer":  # each depth is as likely
+        out, asked = model.encoder.arbitrator.out, model.encoder.arbitrate(features, lengths)[0]
+        out.bias.sub_(asked.mean(0)).div_(asked.std(0))
+        out.weight.div_(asked.std(0)[:, None])
+    frames, _ = model.encoder(features, lengths)
     joint = model.joiner.project_encoder(frames[0])
     model.joiner.project_encoder.weight.mul_(1 / joint.std(0, keepdim=True).T)  # each of the joint's numbers changes
     model.joiner.project_encoder.bias.copy_(-frames[0].mean(0) @ model.joiner.project_encoder.weight.T)
