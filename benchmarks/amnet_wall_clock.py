@@ -113,6 +113,16 @@ def measure(rounds: int, block: int, seed: int, clock: Callable[[], float]) -> l
     return [*results, ("torch.nn.LSTM", results[0][1], 1000 * run_layer(layer, base.output, 5, clock))]
 
 
+def print_savings(results: list[tuple[str, float, float]]) -> None:
+    """Print name, FLOPs per frame and milliseconds per second of audio of each row, and what it saves of the first."""
+    _, base_flops, base_ms = results[0]
+    print(f"{'':22} FLOPs/frame   saving   ms per s of audio   saving   ratio")
+    for name, flops, ms in results:
+        saved_flops, saved_ms = 1 - flops / base_flops, 1 - ms / base_ms
+        ratio = f"{saved_ms / saved_flops:5.2f}" if saved_flops > 0 else "    -"
+        print(f"{name:22} {flops / 1e6:10.1f}M {saved_flops:8.1%} {ms:19.1f} {saved_ms:8.1%}   {ratio}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=8, help="timed turns of each row")
@@ -124,13 +134,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     clock = time.perf_counter if args.clock == "wall" else time.process_time
     results = measure(args.rounds, args.block, args.seed, clock)
-    _, base_flops, base_ms = results[0]
     print(f"{args.clock} clock, block {args.block}")
-    print(f"{'':22} FLOPs/frame   saving   ms per s of audio   saving   ratio")
-    for name, flops, ms in results:
-        saved_flops, saved_ms = 1 - flops / base_flops, 1 - ms / base_ms
-        ratio = f"{saved_ms / saved_flops:5.2f}" if saved_flops > 0 else "    -"
-        print(f"{name:22} {flops / 1e6:10.1f}M {saved_flops:8.1%} {ms:19.1f} {saved_ms:8.1%}   {ratio}")
+    print_savings(results)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from process_memory import resident_mb
@@ -30,23 +30,39 @@ from process_memory import resident_mb
 from residualformer.errors import UserError, run_main
 from residualformer.files import write_json
 
+if TYPE_CHECKING:
+    from residualformer.config.schema import Config
+    from residualformer.model.checkpoint import Bundle
+
 RATE, PIECE = 16000, 1600
 COLUMNS = {"encoder_mb": 1, "files_mb": 1, "load_s": 2, "peak_mb": 0, "rtf": 3}  # and how many decimals
 MODELS = ["K=1", "K=3", "K=3,R=2", "K=3,R=16"]
 
 
-def export(name: str, args: argparse.Namespace, out: Path) -> None:
-    """Write a random model of the name `K=...[,R=...]` as folders `out`/factored and, if it has residuals, `merged`."""
+def random_bundle(config: Config) -> Bundle:
+    """A model with random weights, and as many tokens as `config` has."""
     import torch
 
-    from residualformer.config.loading import load_config
-    from residualformer.config.schema import ResidualConfig
     from residualformer.data.tokenizer import Tokenizer
-    from residualformer.export.folder import choose_contract, encoder_graph, write_folder
     from residualformer.model.checkpoint import Bundle
     from residualformer.nn.transducer import build_model
 
     torch.manual_seed(1)
+    pieces = ["<blk>", "<unk>", *(chr(0x4E00 + index) for index in range(config.tokens.vocab_size - 2))]
+    bundle = Bundle(build_model(config, len(pieces)).eval(), config, Tokenizer(pieces), {})
+    with torch.no_grad():
+        bundle.model.encoder.mean.fill_(-8)  # of log power, or the network is saturated
+        bundle.model.encoder.std.fill_(3)
+        bundle.model.joiner.vocabulary.bias[0] += 3  # writes now and then
+    return bundle
+
+
+def export(name: str, args: argparse.Namespace, out: Path) -> None:
+    """Write a random model of the name `K=...[,R=...]` as folders `out`/factored and, if it has residuals, `merged`."""
+    from residualformer.config.loading import load_config
+    from residualformer.config.schema import ResidualConfig
+    from residualformer.export.folder import choose_contract, encoder_graph, write_folder
+
     try:
         numbers = {key: int(value) for key, value in (part.split("=") for part in name.split(","))}
         sharing, rank = numbers.pop("K"), numbers.pop("R", 0)
@@ -54,16 +70,10 @@ def export(name: str, args: argparse.Namespace, out: Path) -> None:
         raise UserError(f"--models {name}: write K=3 or K=3,R=2.") from None
     config = load_config(args.config)
     encoder = replace(config.encoder, sharing=sharing, residual=ResidualConfig(rank, rank > 0))
-    config = replace(config, encoder=encoder)
-    pieces = ["<blk>", "<unk>", *(chr(0x4E00 + index) for index in range(config.tokens.vocab_size - 2))]
-    bundle = Bundle(build_model(config, len(pieces)).eval(), config, Tokenizer(pieces), {})
-    with torch.no_grad():
-        bundle.model.encoder.mean.fill_(-8)  # of log power, or the network is saturated
-        bundle.model.encoder.std.fill_(3)
-        bundle.model.joiner.vocabulary.bias[0] += 3  # writes now and then
+    bundle = random_bundle(replace(config, encoder=encoder))
     for weights in ("factored", "merged") if rank else ("factored",):
         (out / weights).mkdir(parents=True)
-        contract = choose_contract(config)(bundle.model, encoder_graph(bundle.model, weights == "merged"))
+        contract = choose_contract(bundle.config)(bundle.model, encoder_graph(bundle.model, weights == "merged"))
         write_folder(out / weights, name, bundle, contract, weights, int8=True)
 
 

@@ -81,7 +81,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("run", type=Path, metavar="RUN_OR_MODEL", help="a run folder, or its model.safetensors")
     parser.add_argument("--out", type=Path, help="the folder to write (default: RUN/export[_loopsN])")
     parser.add_argument(
-        "--loops", type=positive_whole_number, metavar="N", help="the first N layers of each group (docs/depth.md)"
+        "--loops", type=positive_whole_number, metavar="N", help="one depth, the first N layers of each group"
     )
     parser.add_argument("--type", metavar="|".join(CONTRACTS), help="kind of model (default: what the model fits)")
     parser.add_argument(

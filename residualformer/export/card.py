@@ -76,6 +76,8 @@ def _described(config: Config) -> str:
         found += f", weights shared (K = {encoder.sharing}"
         found += f", residuals of rank {encoder.residual.rank}" if encoder.residual.rank else ""
         found += " and a diagonal)" if encoder.residual.diagonal else ")"
+    if encoder.depth.arbitrator:
+        found += f", of each group the first {', '.join(map(str, encoder.depth.loops))} as a network chooses by chunk"
     if config.amnet.method != "none":
         found += f", {len(config.amnet.compression)} {config.amnet.method} branches"
     return f"{found}, {'an LSTM' if predictor.kind == 'lstm' else 'a stateless'} predictor"

@@ -1,7 +1,7 @@
 """One step of the Transformer encoder as a graph: `TransformerEncoder.step`, with the state packed in few arrays.
 
-Where an arbitrator chooses the depth of each chunk, a layer that not every depth runs is in an ONNX `If`, but for its keys
-and values; so it is computed only if a stream of the batch runs it.
+Where an arbitrator chooses the depth of each chunk, a layer that not every depth runs is in an ONNX `If`, all but its
+keys and values; so it is computed only if a stream of the batch runs it.
 """
 
 from __future__ import annotations

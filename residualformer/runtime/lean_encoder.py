@@ -165,9 +165,7 @@ class LeanEncoder:
         allowed &= position < self._left_context + real[:, None]
         return np.where(allowed, np.float32(0), HIDDEN)[:, None, None]
 
-    def _layer(
-        self, layer: int, group: int, x: Array, past: Array, hidden: Array, rows: Array
-    ) -> tuple[Array, Array]:
+    def _layer(self, layer: int, group: int, x: Array, past: Array, hidden: Array, rows: Array) -> tuple[Array, Array]:
         """Run one layer for the streams `rows`: x (N, T, D), past (N, 2, P, D) -> (N, chunk, D) and the new past."""
 
         def linear(name: str, x: Array) -> Array:

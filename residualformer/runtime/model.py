@@ -40,7 +40,7 @@ class StreamingModel(ABC):
     tail_s: float  # silence to append to a stream
     target: Literal["text", "translation"] = "text"  # what the tokens are of
     calibration: Calibration = UNCALIBRATED  # of words' times and confidences
-    num_branches: int = 1  # of an AmNet's encoder
+    num_branches: int = 1  # of an AmNet's encoder, or depths among which an arbitrator chooses
 
     @abstractmethod
     def encoder_state(self) -> Any:
@@ -60,9 +60,10 @@ class StreamingModel(ABC):
         """
 
     def branch(self, state: Any) -> int | None:
-        """Return the branch of an AmNet that a stream with this state of the encoder takes; 0 is the slow one.
+        """Return the branch that a stream with this state of the encoder takes; 0 is the slow one.
 
-        None for other models.
+        It is an AmNet's, or the number of the depth at which an arbitrator had the last chunk encoded. None for other
+        models.
         """
         return None
 
@@ -111,10 +112,8 @@ class ExportedModel(StreamingModel):
     def branch(self, state: State) -> int | None:
         if self.num_branches == 1:
             return None
-        front = state[FRONT_STATE[self._settings.type]].reshape(
-            -1
-        )  # ends in the decision, without the slow branch's entry
-        decision = front[1 - self.num_branches :]
+        front = state[FRONT_STATE[self._settings.type]].reshape(-1)
+        decision = front[1 - self.num_branches :]  # without the slow branch's entry
         return int(decision.argmax()) + 1 if decision.any() else 0
 
     def predictor_state(self) -> State:

@@ -95,7 +95,7 @@ class ModelSettings:
     states: StateArrays
     decode: DecodeConfig  # the search that the model is meant to be used with
     fingerprint: str | None = None
-    branches: Count = 1  # of an AmNet's encoder, the slow one first
+    branches: Count = 1  # of an AmNet's encoder, the slow one first, or depths among which an arbitrator chooses
     target: Literal["text", "translation"] = "text"  # what the tokens are of
     calibration: Calibration = UNCALIBRATED  # of words' times and confidences
 

@@ -21,7 +21,6 @@ from residualformer.decode.corpus import decode_batch, read_cuts_with_features
 from residualformer.decode.encode import encode
 from residualformer.decode.teacher import Teacher
 from residualformer.errors import UserError
-from residualformer.export.folder import encoder_graph
 from residualformer.model.adapter import load_adapted
 from residualformer.model.checkpoint import load_model, save_model
 from residualformer.model.cost import flops_per_frame, parameter_table

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch.nn.functional import one_hot
 from support.export_models import BINS, ENCODERS, PREDICTORS, Session, config_of, contract_of, random_model, zeros
+from torch.nn.functional import one_hot
 
 from residualformer.config.schema import ResidualConfig
 from residualformer.export.builder import Graph

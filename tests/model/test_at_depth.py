@@ -87,7 +87,7 @@ def test_run_and_export_say_the_same_at_a_depth(tmp_path):
     for lean in (False, True):
         found = residualformer.load(folder, greedy=True, lean=lean).transcribe(samples, RATE)
         assert found.times == said[2].times
-    with pytest.raises(UserError, match="loops 2: .* is exported at one depth; leave the option out"):
+    with pytest.raises(UserError, match="loops 2: the depth of .* was chosen at its export; leave the option out"):
         residualformer.load(folder, loops=2)
 
 
