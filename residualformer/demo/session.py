@@ -54,7 +54,8 @@ class Session:
 
     Its messages are JSON values: `segments`, those that have ended (see `Result.to_dict`); `partial`, the text of the
     open one; `received`, seconds of audio; `rtf`, seconds of work for each of them; `latency`, seconds between the
-    arrival of the audio that the newest token needed and the token; `branch`, the present one of an AmNet, or depth (0 is slow).
+    arrival of the audio that the newest token needed and the token; `branch`, the present one of an AmNet, or depth (0
+    is slow).
 
     Args:
         grammar: all that may be said.

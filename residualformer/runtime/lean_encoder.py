@@ -73,7 +73,8 @@ class LeanEncoder:
         self._left_context = math.ceil(config.left_context_ms / (FRAME_SHIFT_MS * self._stride))
         groups = config.groups()
         self._check(config, settings, groups)
-        self._arbitrator, self._runs = None, [1] * self._layers
+        self._arbitrator: LeanArbitrator | None = None
+        self._runs = [1] * self._layers
         if "arbitrator.out.weight" in weights:
             self._arbitrator, self._runs = LeanArbitrator(weights), config.runs()
             require("branches", settings.branches == self._arbitrator.num_depths)

@@ -41,7 +41,8 @@ def test_it_is_that_of_pytorch(tmp_path, encoder, lean, kind, predictor, preset)
         _, theirs = reference.step(torch.from_numpy(window), torch.tensor([model.window]), theirs)
         found.append(model.branch(state))
         expected.append(int(theirs.branch) if "depths" in encoder else int(theirs.decision[0].argmax()))
-    assert found == expected and len({*found}) == model.num_branches == reference.num_branches
+    assert found == expected and model.num_branches == reference.num_branches
+    assert len({*found}) >= (2 if "backlog" in encoder else model.num_branches)  # what is chosen changes the backlog
 
 
 def test_depths_that_are_not_those_of_the_weights_are_refused_by_the_lean_engine(tmp_path):
