@@ -7,6 +7,7 @@ keys and values; so it is computed only if a stream of the batch runs it.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -32,6 +33,13 @@ from residualformer.nn.sharing import layer_groups
 from residualformer.nn.transformer import TransformerEncoder
 
 HIDDEN = -1e30  # added to the score of a frame that must not be seen; not -inf, whose softmax over a whole row is NaN
+
+
+class Runs(NamedTuple):
+    """Who runs a layer that not every depth runs."""
+
+    streams: str  # (N, 1, 1) bool: which streams
+    any: str  # scalar bool: whether any stream
 
 
 class TransformerGraph:
@@ -111,14 +119,17 @@ class TransformerGraph:
             backlog = [g.op("Relu", g.op("Add", *backlog, g.op("Gather", added, decision.branch)))]
         return [*decision.states, *backlog, decision.others], decision.branch
 
-    def _runs(self, g: Graph, branch: str | None) -> list[str | None]:
-        """Return for each layer which streams run it at the depths `branch` (N, 1): (N, 1) bool, or None for all."""
+    def _runs(self, g: Graph, branch: str | None) -> list[Runs | None]:
+        """Return for each layer who runs it at the depths `branch` (N, 1); None: all streams do."""
         if branch is None:
             return [None] * len(self.encoder.layers)
         served = self.encoder.served
         depths = [sum(loop <= loops for loops in served) for loop in self.encoder.loop_of_layer]  # the first ones
-        below = {depth: g.op("Less", branch, g.constant(depth)) for depth in sorted({*depths} - {len(served)})}
-        return [below.get(depth) for depth in depths]
+        runs = {}
+        for depth in sorted({*depths} - {len(served)}):
+            mine = g.op("Less", branch, g.constant(depth))
+            runs[depth] = Runs(g.op("Unsqueeze", mine, g.constant([2])), any_stream(g, mine))
+        return [runs.get(depth) for depth in depths]
 
     def _subsample(self, g: Graph, x: str, front: str) -> tuple[str, str]:
         """Run the convolutions over the window: x (N, window, F) -> (N, window / stride, D) and their next caches."""
@@ -157,11 +168,11 @@ class TransformerGraph:
         past: tuple[str, str],
         size: int,
         hidden: str,
-        mine: str | None,
+        runs: Runs | None,
     ) -> tuple[str, str, str]:
         """Run one layer: x (N, size, D) -> (N, C, D), and the keys and values to keep, each (N, 1, held, D).
 
-        Of streams where `mine` (N, 1) is false x passes by.
+        Of streams that do not run it x passes by.
         """
         attention, dim = layer.attention, self.encoder.dim
         y = self._norm(g, x, f"layers.{index}.norm1", layer.norm1)
@@ -171,16 +182,15 @@ class TransformerGraph:
         )
         if size > self.encoder.chunk:
             x, y = (g.slice(part, 1, 0, self.encoder.chunk) for part in (x, y))
-        inner = g if mine is None else g.branch()
+        inner = g if runs is None else g.branch()
         query = self._linear(inner, index, "q", attention.q, y)
         y = self._linear(inner, index, "out", attention.out, self._attend(inner, query, key, value, size, hidden))
         passed, x = x, inner.op("Add", x, y)
         y = self._norm(inner, x, f"layers.{index}.norm2", layer.norm2)
         y = inner.op("Relu", self._linear(inner, index, "up", layer.up, y))
         x = inner.op("Add", x, self._linear(inner, index, "down", layer.down, y))
-        if mine is not None:
-            own = inner.op("Where", inner.op("Unsqueeze", mine, inner.constant([2])), x, passed)
-            [x] = g.either(any_stream(g, mine), inner, [own], [passed])
+        if runs is not None:
+            [x] = g.either(runs.any, inner, [inner.op("Where", runs.streams, x, passed)], [passed])
         return x, self._keep(g, key), self._keep(g, value)
 
     def _norm(self, g: Graph, x: str, name: str, norm: nn.LayerNorm) -> str:
