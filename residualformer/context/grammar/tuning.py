@@ -11,6 +11,7 @@ from residualformer.context.grammar.compiled import Grammar
 from residualformer.errors import UserError
 from residualformer.files import read_json, read_json_lines
 
+FALSE_REJECTS = 0.02
 _ADVICE = "decode a dev set with this grammar (steps/decode.py RUN --cuts CUTS --grammar FILE) and give its hyp.jsonl"
 
 
@@ -24,13 +25,15 @@ class Tuning(NamedTuple):
     accepted: int  # of them
 
 
-def tune(grammar: Grammar, path: Path, false_rejects: float) -> Tuning:
-    """Choose the smallest distance by which at most a share `false_rejects` of the grammar's sentences is refused.
+def tune(grammar: Grammar, path: Path, false_rejects: float | None = None) -> Tuning:
+    """Choose the largest distance to accept.
 
-    Sentences that were not recognized at all have no distance; they are refused, and the share is of the others.
+    Sentences that were not recognized at all have no distance; they are refused, and the shares are of the others.
 
     Args:
         path: the `hyp.jsonl` of a set that was decoded with this grammar, whatever it accepted then.
+        false_rejects: the share of the grammar's sentences that may be refused. None: FALSE_REJECTS, or where the set
+            has other utterances, the share that makes the fewest mistakes with both.
 
     Raises:
         UserError: the file is missing or wrong or of another grammar, or has no sentence of the grammar.
@@ -45,7 +48,12 @@ def tune(grammar: Grammar, path: Path, false_rejects: float) -> Tuning:
     if not inside:
         raise UserError(f"{path}: the grammar has none of the {len(outside)} references: {_ADVICE}.")
     recognized = [distance for distance in inside if distance < math.inf]
-    reject = choose(recognized, false_rejects) if recognized else 0.0
+    if not recognized:
+        reject = 0.0
+    elif outside and false_rejects is None:
+        reject = balance(recognized, outside)
+    else:
+        reject = choose(recognized, FALSE_REJECTS if false_rejects is None else false_rejects)
     refused = sum(distance > reject for distance in inside)
     return Tuning(reject, len(inside), refused, len(outside), sum(distance <= reject for distance in outside))
 
@@ -53,6 +61,16 @@ def tune(grammar: Grammar, path: Path, false_rejects: float) -> Tuning:
 def choose(distances: Sequence[float], false_rejects: float) -> float:
     """Return the smallest of the ascending `distances`, but 0 at least, that at most a share of them exceeds."""
     return max(0.0, distances[len(distances) - 1 - math.floor(false_rejects * len(distances))])
+
+
+def balance(inside: Sequence[float], outside: Sequence[float]) -> float:
+    """Return the distance, 0 or more, by which the shares of `inside` refused and `outside` accepted add up to least."""
+
+    def mistakes(reject: float) -> float:
+        refused = sum(each > reject for each in inside) / len(inside)
+        return refused + sum(each <= reject for each in outside) / len(outside)
+
+    return min(sorted({0.0, *(each for each in inside if each > 0)}), key=mistakes)
 
 
 def _read(record: Any, place: str) -> tuple[str, float]:
