@@ -64,7 +64,7 @@ def choose(distances: Sequence[float], false_rejects: float) -> float:
 
 
 def balance(inside: Sequence[float], outside: Sequence[float]) -> float:
-    """Return the distance, 0 or more, by which the shares of `inside` refused and `outside` accepted add up to least."""
+    """Return the distance, 0 or more, by which the shares of `inside` refused and `outside` accepted sum to least."""
 
     def mistakes(reject: float) -> float:
         refused = sum(each > reject for each in inside) / len(inside)
