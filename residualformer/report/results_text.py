@@ -111,13 +111,26 @@ def _scope(results: Results) -> str:
     return f"{'; '.join(sizes)}. Scored by `{results.command}` at commit {results.commit}."
 
 
+def baselines(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """Return the names of baselines, and of several for which rows each is: a kind of encoder, or their experiments."""
+    if len(names) == 1:
+        return f"`{names[0]}`"
+    compared = {name: [row for row in rows if row.baseline == name] for name in names}
+    kinds = [{row.of_transformer for row in its} for its in compared.values()]
+    if kinds == [{True}, {False}]:
+        return f"`{names[0]}` (Transformers) or `{names[1]}` (recurrent encoders)"
+    further = [
+        f"`{name}` (of {', '.join(dict.fromkeys(row.experiment for row in its))})"
+        for name, its in list(compared.items())[1:]
+    ]
+    return " or ".join([f"`{names[0]}`", *further])
+
+
 def _notes(results: Results) -> list[str]:
     rows = results.rows
     notes = ["[95%]: bootstrap over utterances. Texts are compared as they are."]
     if any(row.comparison.relative is not None for row in rows):
-        names = [f"`{name}`" for name in results.baseline.split(", ")]
-        kinds = (" (Transformers)", " (recurrent encoders)") if len(names) == 2 else ("",)
-        of = " or ".join(name + kind for name, kind in zip(names, kinds, strict=True))
+        of = baselines(rows, results.baseline.split(", "))
         metrics = " or ".join(dict.fromkeys(row.metric for row in rows))
         notes.append(
             f"vs baseline: relative difference to the {metrics} of {of} with the same search (positive is worse), with "

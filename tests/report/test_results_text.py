@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from support.decoded_runs import results
 
 from residualformer.metrics.bootstrap import NO_GAP, Gap
 from residualformer.report.results import NO_COMPARISON, Comparison, Decoding, Training
-from residualformer.report.results_text import aligned, cells, render_markdown
+from residualformer.report.results_text import aligned, baselines, cells, render_markdown
 
 
 def test_an_infinite_end_of_a_gap_is_shown():
@@ -32,3 +34,15 @@ def test_tables_show_the_numbers():
 def test_a_row_without_model_or_decoding_record_still_shows():
     bare = results(parameters={}, training=Training(), decoding=Decoding(), description="", comparison=NO_COMPARISON)
     assert "9.50 [8.00, 11.25]" in render_markdown(bare) and "Transformer M" not in aligned(bare)
+
+
+def test_each_baseline_is_named_with_the_rows_that_it_is_compared_with():
+    def row(experiment, baseline, transformer=True):
+        return SimpleNamespace(experiment=experiment, baseline=baseline, of_transformer=transformer)
+
+    rows = [row("baseline", "baseline"), row("shared", "baseline")]
+    assert baselines(rows, ["baseline"]) == "`baseline`"
+    recurrent = [*rows, row("rnnt", "rnnt", False), row("mf", "rnnt", False)]
+    assert baselines(recurrent, ["baseline", "rnnt"]) == "`baseline` (Transformers) or `rnnt` (recurrent encoders)"
+    deep = [*rows, row("depth", "depth"), row("depth_avg", "depth"), row("depth_avg", "depth")]
+    assert baselines(deep, ["baseline", "depth"]) == "`baseline` or `depth` (of depth, depth_avg)"
