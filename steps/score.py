@@ -105,8 +105,8 @@ def draw_utterance(egs: Path, runs: Sequence[Scored], picture: Path) -> bool:
         for run in runs
         if run.device and run.config
     ]
-    folders = [egs / "exp" / run.row.experiment / run.row.run for run in runs]
-    told = ((folder.parent.name, read_words(folder / "hyp.jsonl", chosen)) for folder in folders)
+    exp, rows = egs / "exp", [run.row for run in runs]
+    told = ((row.experiment, read_words(exp / row.experiment / row.run / "hyp.jsonl", chosen)) for row in rows)
     recognizer, words = next((each for each in told if each[1]), ("", []))
     features = read_features(cuts_file(egs / "data" / "fbank", split), chosen)
     title = f"How hard the models work during one utterance: {egs.resolve().name}, {split}, {chosen}"

@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--false-rejects",
         type=float,
         metavar="SHARE",
-        help="share of the grammar's sentences that may be taken for no match, with --tune (where the set has others, "
-        f"the one that makes the fewest mistakes with both, else {FALSE_REJECTS})",
+        help="share of the grammar's sentences that may be taken for no match, with --tune (the one that makes the "
+        f"fewest mistakes, counting other speech that is accepted; {FALSE_REJECTS} if the set has none)",
     )
 
 

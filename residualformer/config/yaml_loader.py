@@ -30,14 +30,14 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+012345
 
 def load_yaml(text: str) -> Any:
     """Return the value of a YAML document; raise yaml.YAMLError, and nothing else, for any mistake in it."""
-    return deepcopy(_parsed(text))  # the caller may change it
-
-
-@lru_cache(maxsize=256)  # the experiments of a recipe share most of their files, and to parse one takes milliseconds
-def _parsed(text: str) -> Any:
     try:
-        return yaml.load(text, _Loader)
+        return deepcopy(_parsed(text))  # the caller may change it
     except yaml.YAMLError:
         raise
     except Exception as error:  # PyYAML's own conversions: a date such as 2026-99-99, `!!int x`, brackets without end
         raise yaml.YAMLError(f"{type(error).__name__}: {error}") from error
+
+
+@lru_cache(maxsize=256)  # the experiments of a recipe share most of their files, and to parse one takes milliseconds
+def _parsed(text: str) -> Any:
+    return yaml.load(text, _Loader)

@@ -125,8 +125,7 @@ class LeanEncoder:
         hidden = self._hidden(seen, real)
         for group, layers in self._groups:
             for layer in layers:
-                rows = np.flatnonzero(depth < self._runs[layer])
-                x, past[:, layer] = self._layer(layer, group, x, past[:, layer], hidden, rows)
+                x, past[:, layer] = self._layer(layer, group, x, past[:, layer], hidden, depth < self._runs[layer])
                 hidden = hidden[..., : self._left_context + self._chunk]  # look-ahead is for the first layer alone
             self.weights.release()
         x = self._rowwise(lambda rows: self.weights.linear(_normalized(rows), "joiner.project_encoder"), x)
@@ -166,8 +165,11 @@ class LeanEncoder:
         allowed &= position < self._left_context + real[:, None]
         return np.where(allowed, np.float32(0), HIDDEN)[:, None, None]
 
-    def _layer(self, layer: int, group: int, x: Array, past: Array, hidden: Array, rows: Array) -> tuple[Array, Array]:
-        """Run one layer for the streams `rows`: x (N, T, D), past (N, 2, P, D) -> (N, chunk, D) and the new past."""
+    def _layer(self, layer: int, group: int, x: Array, past: Array, hidden: Array, runs: Array) -> tuple[Array, Array]:
+        """Run one layer: x (N, T, D), past (N, 2, P, D) -> (N, chunk, D) and the new past.
+
+        Of streams that do not run it, by `runs` (N,), x passes by.
+        """
 
         def linear(name: str, x: Array) -> Array:
             return self._rowwise(lambda rows: self._linear(layer, group, name, rows), x)
@@ -175,7 +177,8 @@ class LeanEncoder:
         y = self._norm(f"layers.{layer}.norm1", x)
         keys, values = (np.concatenate([past[:, i], linear(name, y)], axis=1) for i, name in enumerate(("k", "v")))
         x = x[:, : self._chunk].copy()
-        if len(rows):
+        if runs.any():
+            rows = slice(None) if runs.all() else runs  # all rows without a copy
             query = linear("q", y[rows, : self._chunk])
             own = x[rows] + linear("out", self._attend(query, keys[rows], values[rows], hidden[rows]))
             y = self._norm(f"layers.{layer}.norm2", own)

@@ -82,16 +82,21 @@ class Stages:
             raise UserError(f"--job {options.job} is for stage 7 alone: --stage 7 --stop-stage 7")
 
     def check(self) -> None:
-        """Raise UserError if a configuration or the choice of experiments or test sets is wrong."""
+        """Raise UserError if a configuration or the choice of experiments or test sets is wrong.
+
+        Where nothing is to be trained, print when it would be.
+        """
         experiments = self.recipe.plan(self.experiments)
         self.recipe.check_needs(experiments, self.stages)
         self.recipe.check_processes(experiments, self.stages)
         if self.stages.start > 2:  # else the splits may change
             self._check_test_sets()
+        if TRAININGS & set(self.stages) and not any(each.stage in self.stages for each in experiments):
+            told = ", ".join(f"{each.name} is trained in stage {each.stage}" for each in experiments)
+            print(f"nothing to train: {told}", flush=True)
 
     def run(self) -> int:
         """Run the stages up to the first step that fails; return its exit status, 0 if none fails."""
-        self._tell_of_other_stages()
         for number in self.stages:
             if number == 3:
                 self._check_test_sets()  # stage 2 has written the splits
@@ -134,13 +139,6 @@ class Stages:
         """Raise UserError for an unknown test set before hours of training, once the splits are known."""
         if 7 in self.stages and is_finished(self.recipe.data / "fbank"):
             self.recipe.splits(self.test_sets)
-
-    def _tell_of_other_stages(self) -> None:
-        """Print in which stages the experiments are trained if those asked for train none of them."""
-        experiments = self.recipe.plan(self.experiments)
-        if TRAININGS & set(self.stages) and not any(each.stage in self.stages for each in experiments):
-            told = ", ".join(f"{each.name} is trained in stage {each.stage}" for each in experiments)
-            print(f"nothing to train: {told}", flush=True)
 
     def _score(self) -> int:
         print("== stage 8: score", flush=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
+LIMIT_S = 600  # of a program; one that hangs is killed
 # Most of what takes time to import. Not residualformer.workflow, which looks at its parent while it is imported.
 IMPORTED = ("residualformer.train.loop", "residualformer.decode.corpus", "residualformer.export.folder")
 
@@ -60,6 +61,8 @@ def serve() -> None:
     for line in sys.stdin:
         process = multiprocessing.get_context("fork").Process(target=become, kwargs=json.loads(line))
         process.start()
+        process.join(LIMIT_S)
+        process.kill()
         process.join()
         print(process.exitcode, flush=True)
 

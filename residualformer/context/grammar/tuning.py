@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,12 +29,12 @@ class Tuning(NamedTuple):
 def tune(grammar: Grammar, path: Path, false_rejects: float | None = None) -> Tuning:
     """Choose the largest distance to accept.
 
-    Sentences that were not recognized at all have no distance; they are refused, and the shares are of the others.
+    A sentence of the grammar that was not recognized at all has no distance: it is refused, and no share counts it.
 
     Args:
         path: the `hyp.jsonl` of a set that was decoded with this grammar, whatever it accepted then.
-        false_rejects: the share of the grammar's sentences that may be refused. None: FALSE_REJECTS, or where the set
-            has other utterances, the share that makes the fewest mistakes with both.
+        false_rejects: the share of the grammar's sentences that may be refused. None: FALSE_REJECTS, but where the
+            set has utterances that the grammar does not have, `balance` weighs one against the other.
 
     Raises:
         UserError: the file is missing or wrong or of another grammar, or has no sentence of the grammar.
@@ -64,13 +65,14 @@ def choose(distances: Sequence[float], false_rejects: float) -> float:
 
 
 def balance(inside: Sequence[float], outside: Sequence[float]) -> float:
-    """Return the distance, 0 or more, by which the shares of `inside` refused and `outside` accepted sum to least."""
+    """Return the distance, 0 or more, at which the shares of `inside` refused and `outside` accepted sum to least."""
+    inside, outside = sorted(inside), sorted(outside)
 
-    def mistakes(reject: float) -> float:
-        refused = sum(each > reject for each in inside) / len(inside)
-        return refused + sum(each <= reject for each in outside) / len(outside)
+    def mistakes(reject: float) -> int:
+        """Return that sum, but for a factor and a constant, as a whole number: equal sums are equal."""
+        return bisect_right(outside, reject) * len(inside) - bisect_right(inside, reject) * len(outside)
 
-    return min(sorted({0.0, *(each for each in inside if each > 0)}), key=mistakes)
+    return min([0.0, *(each for each in inside if each > 0)], key=mistakes)
 
 
 def _read(record: Any, place: str) -> tuple[str, float]:
