@@ -21,9 +21,10 @@ import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from residualformer.errors import UserError
+from residualformer.label.whisper import Whisper
 from residualformer.optional import optional
 from residualformer.workflow.inputs import content
 from residualformer.workflow.options import CALLED_FROM, caller_path, nonempty
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 AUDIO = "{audio}"
 WHISPER = "faster-whisper:"
-WHISPER_RATE_HZ = 16000
 _ALONE = re.compile(r"(--?[\w-]+=)?\{audio\}")
 TIMEOUT_S = 600.0  # of a command, for a recording
 ALLOWED = f"{WHISPER}MODEL, a run folder or an exported one, or a command with {AUDIO}, such as 'my-asr --in {AUDIO}'"
@@ -51,26 +51,6 @@ class Recognizer(Protocol):
 
     def hear(self, audio: Path) -> str:
         """Return the text of a recording; raise UserError if it cannot be heard."""
-
-
-@dataclass(frozen=True)
-class Whisper:
-    """A Whisper model in faster-whisper. It decodes English without sampling, so that a text can be had again."""
-
-    model: str
-    name: str
-
-    def load(self) -> None:
-        _whisper(self.model)
-
-    def hear(self, audio: Path) -> str:
-        from residualformer.data.audio import read_audio
-
-        samples = read_audio(audio, WHISPER_RATE_HZ)
-        segments, _ = _whisper(self.model).transcribe(
-            samples, language="en", temperature=0.0, condition_on_previous_text=False
-        )
-        return " ".join(segment.text.strip() for segment in segments)
 
 
 @dataclass(frozen=True)
@@ -165,17 +145,6 @@ def _command(words: str) -> Command:
 def _with_content(path: Path) -> str:
     """Return the name of a file or folder, the one above it too, with digits that change when its content does."""
     return f"{'/'.join(path.parts[-2:])} [{content(path)}]"
-
-
-@lru_cache(2)
-def _whisper(model: str) -> Any:
-    try:
-        return optional("faster_whisper").WhisperModel(model, device="auto", compute_type="int8")
-    except (ValueError, RuntimeError, OSError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"faster-whisper cannot load '{model}' ({why[:160]}): give the name of a model, or the folder of one."
-        ) from error
 
 
 @lru_cache(2)

@@ -15,7 +15,7 @@ from support.toy_training import CONFIG, TOKENIZER
 import residualformer
 from residualformer.errors import UserError
 from residualformer.label.options import add_label_options, check_label_options
-from residualformer.label.recognizers import Command, Own, Whisper, make_recognizer, recognizer_words
+from residualformer.label.recognizers import Command, Own, make_recognizer, recognizer_words
 from residualformer.model import checkpoint
 from residualformer.nn.transducer import build_model
 from residualformer.optional import is_installed
@@ -76,30 +76,6 @@ def test_a_model_of_ours_hears_as_it_transcribes(tmp_path, wav):
     assert make_recognizer(str(run)).name != recognizer.name  # texts of another model are not its own
     with pytest.raises(UserError, match="holds neither model.safetensors nor"):
         Own(tmp_path, "x").load()
-
-
-def test_a_whisper_model_gets_the_samples_and_decodes_without_chance(tmp_path, wav, monkeypatch):
-    (tmp_path / "faster_whisper.py").write_text(
-        "__version__ = '1.9'\n"
-        "class Segment:\n"
-        "    def __init__(self, text): self.text = text\n"
-        "class WhisperModel:\n"
-        "    def __init__(self, model, device, compute_type):\n"
-        "        if model == 'bad': raise ValueError('no such size\\nmore')\n"
-        "    def transcribe(self, samples, language, temperature, condition_on_previous_text):\n"
-        "        assert samples.dtype == 'float32' and (language, temperature) == ('en', 0.0)\n"
-        "        return iter([Segment(' Hello.'), Segment(f' {len(samples)}')]), None\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "faster_whisper", raising=False)
-    monkeypatch.setattr("residualformer.optional._version", lambda module, *_: module.__version__)
-    recognizer = make_recognizer("faster-whisper:base.en")
-    assert isinstance(recognizer, Whisper) and recognizer.name == "faster-whisper 1.9 base.en"
-    recognizer.load()
-    assert recognizer.hear(wav) == "Hello. 16000"  # 1 s of 8 kHz, resampled
-    with pytest.raises(UserError, match=r"cannot load 'bad' \(no such size\): give the name of a model, or the folder"):
-        make_recognizer("faster-whisper:bad").load()
-    sys.modules.pop("faster_whisper", None)
 
 
 @pytest.mark.skipif(is_installed("faster_whisper"), reason="faster_whisper is installed")
