@@ -33,6 +33,7 @@ from residualformer.data.batches import EvalBatches
 from residualformer.data.splits import cuts_file
 from residualformer.decode.corpus import batches, read_cuts_with_features
 from residualformer.decode.recognize import recognize
+from residualformer.errors import run_main
 from residualformer.metrics.bootstrap import NO_GAP, Gap, Measure, Score, rate
 from residualformer.metrics.wer import count_errors
 from residualformer.model.adapter import write_adapter
@@ -41,6 +42,7 @@ from residualformer.report.format import NOTHING, markdown_table, show_ends, sho
 from residualformer.train.phases import build_phases
 from residualformer.train.ranks import Ranks
 from residualformer.train.validation import validate
+from residualformer.workflow.options import OptionParser
 from residualformer.workflow.start_from import architecture
 
 REST = ["predictor.*", "joiner.*", "training_only.*"]
@@ -148,7 +150,7 @@ def show_gap(gap: Gap) -> list[str]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("run", type=Path, help="run folder of the base")
     parser.add_argument("--data", type=Path, required=True, help="folder with fbank/ and lang/ of the other corpus")
     parser.add_argument("--config", type=Path, required=True, help="experiment, whose train.freeze is replaced")
@@ -245,4 +247,4 @@ def speaker_data(data: Path, out: Path, cuts: list[Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

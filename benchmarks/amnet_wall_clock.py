@@ -11,7 +11,6 @@ baseline; `ratio` is wall-clock saving / FLOP saving. On a busy machine `--clock
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,8 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from residualformer.config.loading import load_config
+from residualformer.errors import run_main
 from residualformer.nn.branches import BranchWeights
 from residualformer.nn.recurrent import RecurrentEncoder
+from residualformer.workflow.options import OptionParser
 
 CONF = Path(__file__).parent.parent / "conf" / "librispeech_amnet"
 ROWS = {  # name: configuration, share of slow frames
@@ -124,7 +125,7 @@ def print_savings(results: list[tuple[str, float, float]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--rounds", type=int, default=8, help="timed turns of each row")
     parser.add_argument("--block", type=int, default=1, help="columns that the masks keep or drop together: 1, 4 or 8")
     parser.add_argument("--seed", type=int, default=1, help="of weights and decisions")
@@ -139,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 
 from residualformer.config.schema import AmNetConfig, EncoderConfig
+from residualformer.errors import run_main
 from residualformer.kernels.recurrent import lstm_cell
 from residualformer.nn.arbitrator import GumbelSoftmax
 from residualformer.nn.recurrent import RecurrentEncoder
+from residualformer.workflow.options import OptionParser
 
 BINS, STACK = 64, 3
 Step = tuple[torch.nn.Module, Callable[[Tensor], Tensor]]  # features (N, STACK * T, BINS) -> outputs
@@ -127,7 +129,7 @@ def memory_mb(name: str) -> float:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="timed turns of each variant")
     parser.add_argument("--layers", type=int, default=5)
@@ -173,4 +175,4 @@ def report(results: dict[str, list[tuple[float, float, float]]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

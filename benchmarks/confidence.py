@@ -23,6 +23,7 @@ from residualformer.files import replacing
 from residualformer.model.checkpoint import load_model
 from residualformer.words.calibration import UNCALIBRATED
 from residualformer.words.confidence import Logistic, calibration_error, reliability
+from residualformer.workflow.options import OptionParser
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -121,7 +122,7 @@ def picture(results: dict[str, Any], path: Path) -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = OptionParser(__doc__)
     parser.add_argument("model", type=Path, metavar="RUN", help="a calibrated run folder")
     parser.add_argument("--cuts", type=Path, required=True, help="cuts with features, not those of the calibration")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")

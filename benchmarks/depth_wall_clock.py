@@ -36,6 +36,7 @@ from residualformer.nn.arbitrator import Arbitrator
 from residualformer.nn.transformer import TransformerEncoder
 from residualformer.runtime.loading import load_exported
 from residualformer.runtime.model import FRONT_STATE, Array, ExportedModel, State
+from residualformer.workflow.options import OptionParser
 
 CHUNKS, WARM_UP = 20, 2
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of chunks at the full depth
@@ -141,7 +142,7 @@ def measure(rows: list[Row], rounds: int, clock: Callable[[], float]) -> list[tu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--config", type=Path, default=Path("conf/paper_asr.yaml"))
     parser.add_argument("--sharing", type=int, default=6, help="layers of a group")
     parser.add_argument("--loops", type=int, nargs="+", default=[6, 4, 3, 2], help="the depths, falling")

@@ -29,6 +29,7 @@ from process_memory import resident_mb
 
 from residualformer.errors import UserError, run_main
 from residualformer.files import write_json
+from residualformer.workflow.options import OptionParser
 
 if TYPE_CHECKING:
     from residualformer.config.schema import Config
@@ -153,7 +154,7 @@ def main() -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--config", type=Path, default=Path("conf/paper_asr.yaml"))
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="K=..,R=..")
     parser.add_argument("--seconds", type=float, default=10.0, help="of audio in a row")

@@ -50,6 +50,7 @@ from residualformer.metrics.bootstrap import Measure, rate
 from residualformer.metrics.wer import count_errors
 from residualformer.model.checkpoint import Bundle, load_model
 from residualformer.provenance import provenance
+from residualformer.workflow.options import OptionParser
 
 FALSE_REJECTS = (0.01, 0.02, 0.05)
 SHORTEST_LIST = 4  # of which alternatives are held out
@@ -272,7 +273,7 @@ def _named(text: str) -> tuple[str, Path]:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="a run folder, or its model.safetensors")
     parser.add_argument("--grammar", type=Path, required=True, help="sentences or YAML, not compiled")
     parser.add_argument("--data", type=Path, required=True, help="folder of cuts_dev and cuts_test with features")

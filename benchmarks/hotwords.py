@@ -39,6 +39,7 @@ from residualformer.errors import UserError, run_main
 from residualformer.metrics.bootstrap import Measure, Score, rate
 from residualformer.model.checkpoint import load_model
 from residualformer.report.format import NOTHING, markdown_table, show_ends, show_score
+from residualformer.workflow.options import OptionParser
 
 SEED = 1
 
@@ -201,7 +202,7 @@ def gap(values: dict[str, Any], score: float) -> list[str]:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="a run folder, or its model.safetensors")
     parser.add_argument("--cuts", type=Path, required=True, help="what to recognize, with features (stage 2)")
     parser.add_argument("--train", type=Path, required=True, help="the training cuts, for counts and distractors")

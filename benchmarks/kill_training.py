@@ -39,9 +39,11 @@ from residualformer.config.schema import (
 from residualformer.constants import MODEL_FILE
 from residualformer.data.extract import compute_corpus_features
 from residualformer.data.tokenizer import train_tokenizer
+from residualformer.errors import run_main
 from residualformer.model.checkpoint import fingerprint, read_model
 from residualformer.train.ranks import joined_ranks
 from residualformer.train.setup import make_trainer
+from residualformer.workflow.options import OptionParser
 
 CONFIG = Config(
     features=FeatureConfig(num_mel_bins=40),
@@ -162,7 +164,7 @@ def disturbed(data: Path, run: Path, args: argparse.Namespace, longest_s: float,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--trainings", type=int, default=20, help="how many (%(default)s)")
     parser.add_argument("--kills", type=int, default=2, help="of each training (%(default)s)")
     parser.add_argument("--ranks", type=int, default=1, choices=(1, 2), help="processes of a training (%(default)s)")
@@ -197,4 +199,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -46,6 +46,7 @@ from residualformer.metrics.wer import ErrorCounts, count_errors
 from residualformer.model.checkpoint import Bundle, fingerprint, load_model
 from residualformer.parallel import worker_map
 from residualformer.provenance import provenance
+from residualformer.workflow.options import OptionParser
 
 NONE, INTERNAL = "none", "internal"
 
@@ -273,7 +274,7 @@ def _name(given: str) -> tuple[str, Path]:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     add = parser.add_argument
     add("--model", type=Path, required=True, help="a run folder")
     add("--fbank", type=Path, required=True, help="folder of cuts_dev and cuts_<split> with features (stage 2)")

@@ -36,6 +36,7 @@ from residualformer.loss import (
 from residualformer.nn.transducer import build_model
 from residualformer.train.optimizer import Optimizer
 from residualformer.train.phases import build_phases
+from residualformer.workflow.options import OptionParser
 
 GPU = torch.device("cuda")
 
@@ -49,7 +50,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--config", type=Path, default=Path("conf/an4/residual.yaml"), help="of the update")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a configuration key")
     parser.add_argument("--size", type=int, nargs=4, default=[100, 100, 20, 4002], metavar=("N", "T", "S", "V"))

@@ -24,6 +24,7 @@ from residualformer.data.audio import read_audio
 from residualformer.errors import UserError, run_main
 from residualformer.files import write_json
 from residualformer.runtime import ENDPOINT_RULES, Recognizer, Result, load_exported
+from residualformer.workflow.options import OptionParser
 
 PIECE_S, REPORTS = 0.1, 12
 
@@ -119,7 +120,7 @@ def main() -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="an exported folder")
     parser.add_argument("audio", type=Path, nargs="+", help="audio files")
     parser.add_argument("--hours", type=float, default=1.0)

@@ -23,6 +23,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from residualformer.errors import run_main
+from residualformer.workflow.options import OptionParser
+
 BLOCK = 1000  # cuts in a block, and in a shard
 FRAMES, BINS = 4, 80  # of the arrays; they are shorter than the durations say, so that they cost next to no disk
 
@@ -134,7 +137,7 @@ def report(kind: str, count: int, path: Path, whole: bool) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--cuts", type=int, nargs="+", default=[1_000_000], metavar="N", help="(default 1,000,000)")
     parser.add_argument("--kind", nargs="+", default=["manifest", "shar"], choices=["manifest", "shar"])
     parser.add_argument("--start-only", action="store_true", help="only open the sets and make the first batch")
@@ -152,4 +155,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -9,7 +9,6 @@ the growth of memory. The exit status is 1 if there are faults.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -34,6 +33,7 @@ from mutated_loaders import LOADERS, Loader  # noqa: E402
 from mutations import CANARY, mutate_file  # noqa: E402
 
 from residualformer.errors import UserError  # noqa: E402
+from residualformer.workflow.options import OptionParser  # noqa: E402
 
 MEMORY = 1 << 30  # bytes that reading an input may allocate
 RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pty.spawn", "pickle.find_class")
@@ -182,7 +182,7 @@ def build(loader: Loader, folder: Path) -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--count", type=int, default=270, help="inputs in all (default: %(default)s)")
     parser.add_argument("--each", type=int, metavar="N", help="inputs of each loader, instead of --count")
     parser.add_argument("--first", type=int, default=0, help="number of the first input of a loader (0)")

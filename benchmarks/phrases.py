@@ -34,6 +34,7 @@ from residualformer.report.grammar import score_decoded
 from residualformer.report.plain import to_plain
 from residualformer.report.results import Training
 from residualformer.workflow.marker import Marker, marker_of
+from residualformer.workflow.options import OptionParser
 from residualformer.workflow.recipe import COMPILED
 
 INT8 = "*.int8.onnx"
@@ -101,7 +102,7 @@ def main() -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="egs/NAME/exp/EXPERIMENT")
     parser.add_argument("--heard", default="test", metavar="SET", help="whose audio the time is measured on (test)")
     parser.add_argument("--seconds", type=float, default=60.0, help="so much of it (%(default)s)")

@@ -38,6 +38,7 @@ from residualformer.model.checkpoint import load_model
 from residualformer.provenance import provenance
 from residualformer.runtime import ENDPOINT_RULES, Recognizer, load_exported
 from residualformer.runtime.settings import is_exported
+from residualformer.workflow.options import OptionParser
 
 STREAMS = 16  # of an exported model, decoded together
 ENDPOINTS = "endpoints"
@@ -207,7 +208,7 @@ def _name(given: str) -> tuple[str, Path]:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--model", nargs="+", required=True, metavar="[NAME=]PATH", help="run or exported folders")
     parser.add_argument("--test", type=Path, required=True, help="cuts, or lines FILE<tab>TEXT in a .tsv or .txt")
     parser.add_argument("--utterances", type=int, default=100)

@@ -47,6 +47,7 @@ from residualformer.optional import is_installed
 from residualformer.runtime import Recognizer, load_exported
 from residualformer.runtime.greedy import GreedySearch
 from residualformer.runtime.settings import ModelSettings
+from residualformer.workflow.options import OptionParser
 
 PIECE, RATE = 1600, 16000
 CONTEXT = 2
@@ -221,7 +222,7 @@ def main() -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="a run folder, or its model.safetensors")
     parser.add_argument("--cuts", type=Path, required=True, help="what to recognize")
     parser.add_argument("--utterances", type=int, default=20)

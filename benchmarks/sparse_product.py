@@ -8,7 +8,6 @@ dense. All take turns in one process; of each matrix the fastest turn counts, an
 
 from __future__ import annotations
 
-import argparse
 import time
 import warnings
 from collections.abc import Callable
@@ -16,8 +15,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from residualformer.errors import run_main
 from residualformer.kernels.sparse import LAYOUTS, SparseMatrix, best_product
 from residualformer.optional import is_installed
+from residualformer.workflow.options import OptionParser
 
 Product = Callable[[Tensor], Tensor]
 
@@ -56,7 +57,7 @@ def measure(candidates: list[dict[str, Product]], x: Tensor, rounds: int) -> dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--rows", type=int, default=4096, help="w")
     parser.add_argument("--columns", type=int, default=1024, help="v")
     parser.add_argument("--density", type=float, nargs="+", default=[0.2, 0.85], help="shares of weights that are kept")
@@ -81,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -31,6 +31,9 @@ from typing import Any
 
 import torch
 
+from residualformer.errors import run_main
+from residualformer.workflow.options import OptionParser
+
 OURS = Path(__file__).resolve().parent.parent
 UPDATE = "trainer update"
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear", "_linear_pointwise"}
@@ -223,7 +226,7 @@ def report_profile(profile: dict[str, Any], update: float, operators: int) -> No
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="experiment, a YAML in conf/")
     parser.add_argument("--data", type=Path, required=True, help="folder with fbank/ and lang/ of the recipe")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a configuration key")
@@ -256,4 +259,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

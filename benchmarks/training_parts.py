@@ -8,7 +8,6 @@ The two of a pair take turns within a process; peak memory is taken in a process
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import statistics
 import time
@@ -20,9 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from residualformer.errors import run_main
 from residualformer.kernels.attention import AttentionMask, plain_self_attention, self_attention
 from residualformer.kernels.dropout import Dropout
 from residualformer.nn.attention import rotary_table
+from residualformer.workflow.options import OptionParser
 
 N, HEADS, FRAMES, DIM, FFN = 20, 4, 56, 192, 768
 
@@ -83,7 +84,7 @@ def measured_peak_mb(name: str, which: int, threads: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15, help="timed turns of each")
     args = parser.parse_args()
@@ -99,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -32,6 +32,7 @@ from loss_worker import Turn, Worker, contend, multiply
 
 from residualformer.errors import run_main
 from residualformer.files import write_json
+from residualformer.workflow.options import OptionParser
 
 CPU_SIZES = "8x250x60x500,8x250x40x4002,4x250x40x11109"
 CUDA_SIZES = "32x300x40x4002"
@@ -167,7 +168,7 @@ def report(lines: dict[str, dict[str, float]], rates: Rates) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--sizes", help=f"NxTxSxV, with commas; default {CPU_SIZES}, on a GPU {CUDA_SIZES}")
     parser.add_argument("--only", help="contenders, with commas; the first is compared with: " + ", ".join(CONTENDERS))
     parser.add_argument("--bf16", action="store_true", help="measure every contender under bf16 autocast, too")

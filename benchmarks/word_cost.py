@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +9,11 @@ from pathlib import Path
 from residualformer.data.audio import read_audio
 from residualformer.errors import run_main
 from residualformer.runtime import Recognizer, load_exported
+from residualformer.workflow.options import OptionParser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = OptionParser(__doc__)
     parser.add_argument("audio", nargs="+", type=Path)
     parser.add_argument("--model", type=Path, required=True, help="an exported folder")
     parser.add_argument("--rounds", type=int, default=3)

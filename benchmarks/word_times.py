@@ -20,6 +20,7 @@ from residualformer.provenance import provenance
 from residualformer.words.confidence import pairs
 from residualformer.words.formats import read_ctm, words_of
 from residualformer.words.words import Word, spans
+from residualformer.workflow.options import OptionParser
 
 
 def main() -> None:
@@ -75,7 +76,7 @@ def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("decoded", type=Path, metavar="FOLDER", help="what stage 7 wrote, with its hyp.jsonl")
     parser.add_argument("--reference", type=Path, required=True, metavar="CTM", help="true times of words")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers")

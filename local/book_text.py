@@ -9,7 +9,6 @@ these. Sentences with digits or foreign letters are left out, because how they w
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from residualformer.data.text import ENGLISH, normalize
 from residualformer.errors import UserError, run_main
 from residualformer.files import replacing
+from residualformer.workflow.options import OptionParser
 
 SHARED_WORDS = 8  # in a row: a sentence with as many of a test set is taken from it
 LONGEST = 60  # words; longer "sentences" are lists and tables
@@ -55,7 +55,7 @@ def held_out(manifests: Sequence[Path]) -> set[tuple[str, ...]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = OptionParser(__doc__.splitlines()[0])
     parser.add_argument("--books", type=Path, required=True, metavar="DIR", help="folder of plain text files, UTF-8")
     parser.add_argument(
         "--without", type=Path, nargs="*", default=[], metavar="CUTS", help="manifests of the test sets"

@@ -17,7 +17,7 @@ from residualformer.model.checkpoint import load_model
 from residualformer.model.device import add_device_option, find_device
 from residualformer.words.calibration import CALIBRATION_FILE, save_calibration
 from residualformer.words.formats import read_ctm
-from residualformer.workflow.options import positive_whole_number
+from residualformer.workflow.options import OptionParser, positive_whole_number
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = OptionParser(__doc__)
     parser.add_argument("model", type=Path, metavar="RUN_OR_MODEL", help="a run folder, or its model.safetensors")
     parser.add_argument("--cuts", type=Path, required=True, help="cuts with features and text, such as those of dev")
     parser.add_argument(

@@ -7,7 +7,6 @@ definition of the features). With data.shard_size the training set becomes a fol
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
@@ -16,10 +15,11 @@ from residualformer.data.extract import compute_corpus_features
 from residualformer.data.fbank import fbank_options
 from residualformer.data.feature_backends import BACKENDS, get_backend
 from residualformer.errors import UserError, run_main
+from residualformer.workflow.options import OptionParser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--manifests", type=Path, required=True, help="folder of the cuts (stage 1)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the features")
     parser.add_argument("--config", type=Path, required=True, help="experiment YAML: sections features and data")

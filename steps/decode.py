@@ -50,7 +50,7 @@ from residualformer.provenance import provenance
 from residualformer.runtime.recognizer import Recognizer
 from residualformer.runtime.settings import is_exported, read_settings
 from residualformer.words.formats import ctm_lines, words_of
-from residualformer.workflow.options import positive_whole_number
+from residualformer.workflow.options import OptionParser, positive_whole_number
 
 
 class Task(NamedTuple):
@@ -203,7 +203,7 @@ def depth_mark(folder: Path) -> str:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = OptionParser(__doc__)
     parser.add_argument("model", type=Path, help="a run folder, its model.safetensors, or an exported folder")
     parser.add_argument(
         "--cuts",

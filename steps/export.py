@@ -25,7 +25,7 @@ from residualformer.model.adapter import load_adapted
 from residualformer.optional import OPTIONAL, is_installed
 from residualformer.provenance import provenance
 from residualformer.runtime.settings import ModelSettings
-from residualformer.workflow.options import positive_whole_number
+from residualformer.workflow.options import OptionParser, positive_whole_number
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def sizes(out: Path, settings: ModelSettings) -> str:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = OptionParser(__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_OR_MODEL", help="a run folder, or its model.safetensors")
     parser.add_argument("--out", type=Path, help="the folder to write (default: RUN/export[_loopsN])")
     parser.add_argument(

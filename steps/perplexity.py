@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from residualformer.data.tokenizer import Tokenizer
@@ -10,10 +9,11 @@ from residualformer.errors import run_main
 from residualformer.lm.loading import load_language_model
 from residualformer.lm.perplexity import perplexity
 from residualformer.lm.text import count_words, describe, read_sentences, unknown_share
+from residualformer.workflow.options import OptionParser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = OptionParser(__doc__)
     parser.add_argument("models", type=Path, nargs="+", metavar="LM", help="an .arpa, .arpa.gz or .onnx file")
     parser.add_argument("--lang", type=Path, required=True, help="folder of tokenizer.json (stage 3)")
     parser.add_argument("--text", type=Path, required=True, action="append", help="text file; may be repeated")

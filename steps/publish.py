@@ -11,6 +11,7 @@ from pathlib import Path
 
 from residualformer.errors import UserError, run_main
 from residualformer.report.publish import draw, prepare, write
+from residualformer.workflow.options import OptionParser
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,9 +34,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = OptionParser(__doc__)
     parser.add_argument("recipe", metavar="RECIPE", help="a folder of --egs, such as mini")
     parser.add_argument("--egs", type=Path, default=ROOT / "egs", help="where the recipes are (default: egs)")
     parser.add_argument("--to", type=Path, default=ROOT / "docs/results", help="where to publish (docs/results)")

@@ -27,6 +27,7 @@ from residualformer.report.results import Results
 from residualformer.report.results_text import aligned, render_markdown, show_pictures
 from residualformer.report.scoring import Scored, find_runs, read_words, score_run, with_means
 from residualformer.report.timeline import Heard, Track, draw_timeline
+from residualformer.workflow.options import OptionParser
 
 
 def main() -> None:
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = OptionParser(__doc__)
     parser.add_argument("egs_dir", type=Path, metavar="EGS_DIR", help="the recipe's folder, which holds exp/")
     parser.add_argument(
         "--split", default="test", metavar="'SET ...'", help="test sets that were decoded (default: %(default)s)"

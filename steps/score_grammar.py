@@ -19,6 +19,7 @@ from residualformer.errors import UserError, run_main
 from residualformer.files import write_json, write_text
 from residualformer.provenance import provenance
 from residualformer.report.grammar import render_grammar, score_decoded
+from residualformer.workflow.options import OptionParser
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = OptionParser(__doc__)
     parser.add_argument("egs_dir", type=Path, metavar="EGS_DIR", help="the recipe's folder, which holds exp/")
     parser.add_argument("--grammar", type=Path, required=True, help="the grammar that was decoded with, not compiled")
     parser.add_argument("--split", default="test", metavar="'SET ...'", help="test sets (default: %(default)s)")

@@ -25,6 +25,7 @@ from residualformer.report.plots import table_lines
 from residualformer.report.reproduce import reproduce
 from residualformer.report.results import Results
 from residualformer.report.scoring import find_runs, score_run, split_of, with_means
+from residualformer.workflow.options import OptionParser
 
 
 def main() -> None:
@@ -76,7 +77,7 @@ def searches(decode: dict[str, DecodeConfig], table: Table, folder: Path) -> lis
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("egs_dir", type=Path, metavar="EGS_DIR", help="the recipe's folder, which holds exp/")
     parser.add_argument("--table", required=True, help="1 to 6, amnets, or another file of --tables")
     parser.add_argument("--tables", type=Path, default=Path("conf/tables"), help="definitions (default: %(default)s)")

@@ -25,7 +25,7 @@ from residualformer.train.nodes import check_ranks, spread
 from residualformer.train.ranks import is_rank, joined_ranks
 from residualformer.train.setup import make_trainer
 from residualformer.train.signals import Interrupted
-from residualformer.workflow.options import positive_whole_number
+from residualformer.workflow.options import OptionParser, positive_whole_number
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def train(args: argparse.Namespace, config: Config) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="experiment, a YAML in conf/")
     parser.add_argument("--data", type=Path, required=True, help="folder with fbank/ and lang/ (stages 2 and 3)")
     parser.add_argument("--exp", type=Path, required=True, help="run folder")

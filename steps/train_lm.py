@@ -26,6 +26,7 @@ from residualformer.lm.loading import load_language_model
 from residualformer.lm.perplexity import perplexity
 from residualformer.lm.text import count_words, describe, read_sentences, unknown_share
 from residualformer.provenance import provenance
+from residualformer.workflow.options import OptionParser
 
 log = logging.getLogger("residualformer")
 
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--manifests", type=Path, required=True, help="folder of the cuts (stage 1)")
     parser.add_argument("--lang", type=Path, required=True, help="folder of tokenizer.json (stage 3)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the language model")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from residualformer.config.loading import load_config
@@ -12,10 +11,11 @@ from residualformer.data.tokenizer import Tokenizer, train_tokenizer
 from residualformer.data.utterance import target_text
 from residualformer.errors import run_main
 from residualformer.model.checkpoint import read_run
+from residualformer.workflow.options import OptionParser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--manifests", type=Path, required=True, help="folder of the cuts (stage 1)")
     parser.add_argument("--out", type=Path, required=True, help="folder for tokenizer.json")
     parser.add_argument("--config", type=Path, required=True, help="experiment YAML: section tokens")

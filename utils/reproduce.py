@@ -73,7 +73,7 @@ def parse_arguments() -> argparse.Namespace:
     words = sys.argv[1:]
     if wants_help(words):
         words = ["--help"]
-    args = parser.parse_all(words)
+    args = parser.parse_args(words)
     for each in args.options:
         if each.partition("=")[0] == "--name":
             raise UserError(f"{each}: give it before the --, or its results are not found")

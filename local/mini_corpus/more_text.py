@@ -5,7 +5,6 @@ python -m local.mini_corpus.more_text --corpus egs/mini/data/raw --sentences 200
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Collection
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from local.common.synthesis import generator, read_transcripts
 from local.mini_corpus.grammar import draw_sentence
 from residualformer.errors import UserError, run_main
 from residualformer.files import write_text
-from residualformer.workflow.options import positive_whole_number, whole_number
+from residualformer.workflow.options import OptionParser, positive_whole_number, whole_number
 
 
 def more_sentences(corpus: Collection[str], count: int, seed: int) -> list[str]:
@@ -28,7 +27,7 @@ def more_sentences(corpus: Collection[str], count: int, seed: int) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = OptionParser(__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, required=True, help="what stage 0 wrote, data/raw")
     parser.add_argument("--sentences", type=positive_whole_number, default=20_000, metavar="N")
     parser.add_argument("--seed", type=whole_number, default=1, metavar="N")

@@ -5,7 +5,6 @@ python -m local.mini_corpus.word_times --corpus egs/mini/data/raw --split test -
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import re
 from pathlib import Path
@@ -16,6 +15,7 @@ from residualformer.errors import UserError, run_main
 from residualformer.files import read_json, write_text
 from residualformer.words.formats import ctm_lines
 from residualformer.words.words import Word
+from residualformer.workflow.options import OptionParser
 
 
 def drawn_lines(corpus: Path, split: str) -> list[Line]:
@@ -57,7 +57,7 @@ def timed_line(line: Line, seed: int) -> list[Word] | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = OptionParser(__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, required=True, help="what stage 0 wrote, data/raw")
     parser.add_argument("--split", default="test")
     parser.add_argument("--out", type=Path, required=True, metavar="CTM")

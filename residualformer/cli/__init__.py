@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from importlib import import_module
 
 from residualformer.errors import UserError, closest, run_main
 from residualformer.optional import extras_needed
+from residualformer.workflow.options import OptionParser
 
 # A command `name` is the module cli/name.py, with `add_arguments(parser)` and `run(args)`.
 COMMANDS = {
@@ -33,13 +33,16 @@ def _main() -> None:
     if command not in COMMANDS and not command.startswith("-"):
         advice = closest(command, COMMANDS) or f" There are: {', '.join(COMMANDS)}."
         raise UserError(f"there is no command '{command}'.{advice}")
-    parser = argparse.ArgumentParser(prog="residualformer", description="Small streaming transducers.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, summary in COMMANDS.items():
-        subparser = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        if name == command:  # only this command's module is imported
-            module = import_module(f"{__name__}.{name}")
-            module.add_arguments(subparser)
-            subparser.set_defaults(run=module.run)
-    args = parser.parse_args(arguments)
-    args.run(args)
+    if command in COMMANDS:
+        parser = OptionParser(COMMANDS[command], f"residualformer {command}")
+        module = import_module(f"{__name__}.{command}")  # that of this command alone
+        module.add_arguments(parser)
+        module.run(parser.parse_args(arguments[1:]))
+        return
+    width = max(map(len, COMMANDS))
+    listed = "\n".join(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items())
+    parser = OptionParser(
+        f"Small streaming transducers.\n\ncommands, each with its own --help:\n{listed}", "residualformer"
+    )
+    parser.add_argument("command", metavar="COMMAND")
+    parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Whisper models, in faster-whisper. Recordings that are shorter than Whisper's window of 30 s need less of its time."""
+"""Whisper models, in faster-whisper. Recordings that are shorter than Whisper's window of 30 s take less time here."""
 
 from __future__ import annotations
 

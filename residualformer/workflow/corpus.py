@@ -91,7 +91,7 @@ def run_program(
         also_known = words[1].split() if words[:1] == ["--also-known"] else []
         words = words[2:] if also_known else words
         parser = _parser(description, f"{name} options --", options)
-        args = parser.parse_all(words[words[:1] == ["--"] :], also_known)
+        args = parser.parse_args(words[words[:1] == ["--"] :], also_known)
         given = vars(args)
         few = {key: given[key] for key in ("jobs", *of_manifests)}
         told = CorpusOptions(_as_words(given), _as_words(few), [str(path) for path in inputs(args)])
@@ -101,19 +101,19 @@ def run_program(
         parser.add_argument("--out", required=True, metavar="DIR", help="folder for what is made")
         if command == "manifests":
             parser.add_argument("--corpus", required=True, metavar="DIR", help="the --out of obtain")
-        (obtain if command == "obtain" else manifests)(parser.parse_all(words))
+        (obtain if command == "obtain" else manifests)(parser.parse_args(words))
     elif command in further:
         run, own_options = further[command]
         parser = _parser(description, f"{name} {command}", options)
         own_options(parser)
-        args = parser.parse_all(words)
+        args = parser.parse_args(words)
         inputs(args)  # checks them
         run(args)
     else:
         parser = OptionParser(description, name)
         commands = one_of("options", "obtain", "manifests", *further)
         parser.add_argument("command", type=commands, help="each has its own --help")
-        parser.parse_all([command])
+        parser.parse_args([command])
 
 
 def _parser(description: str | None, name: str, options: Declare) -> OptionParser:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -42,15 +43,19 @@ class OptionParser(argparse.ArgumentParser):
         """Return all options, such as `--jobs`."""
         return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
 
-    def parse_all(self, words: Sequence[str], also_known: Sequence[str] = ()) -> argparse.Namespace:
-        """Parse `words`; raise UserError if any is left over. `also_known` are names to be suggested as well."""
+    def parse_args(  # type: ignore[override]
+        self, words: Sequence[str] | None = None, also_known: Sequence[str] = ()
+    ) -> argparse.Namespace:
+        """Parse `words`; raise UserError unless all have a use. `also_known` are names to be suggested as well."""
+        words = sys.argv[1:] if words is None else words
+        options = words[: words.index("--")] if "--" in words else words
+        for name in [word.partition("=")[0] for word in options if re.match("--.", word)]:
+            if name not in self.names():
+                advice = closest(name, [*self.names(), *also_known])
+                raise UserError(f"there is no option '{name}'.{advice} --help lists them all")
         args, rest = self.parse_known_args(words)
         if rest:
-            name = rest[0].partition("=")[0]
-            if not name.startswith("-"):
-                raise UserError(f"there is no use for the argument '{rest[0]}'; --help lists the options")
-            advice = closest(name, [*self.names(), *also_known])
-            raise UserError(f"there is no option '{name}'.{advice} --help lists them all")
+            raise UserError(f"there is no use for the argument '{rest[0]}'; --help lists the options")
         return args
 
 

@@ -37,7 +37,7 @@ def test_params_compresses_to_a_cost():
     [
         (["parms"], "there is no command 'parms'. Did you mean 'params'?"),
         (["params"], "the following arguments are required: --config"),
-        (["params", "--conf", "conf/paper_asr.yaml"], "required: --config"),
+        (["params", "--conf", "conf/paper_asr.yaml"], "no option '--conf'. Did you mean '--config'?"),
         (["params", "--config", "conf/paper_asr.yml"], "is not a file. Did you mean 'paper_asr.yaml'?"),
         (["params", "--config", "conf/paper_asr.yaml", "--set", "sharing=3"], "Did you mean 'encoder.sharing'?"),
     ],

@@ -56,6 +56,8 @@ SCRIPTS = sorted(
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_of_every_script(script):
+def test_every_script_has_help_and_names_the_closest_option(script):
     done = run_program(script, "--help")
     assert done.returncode == 0 and done.stdout.startswith("usage:")
+    done = run_program(script, "--hlp")
+    assert done.returncode == 2 and "there is no option '--hlp'. Did you mean '--help'?" in done.stderr
