@@ -91,6 +91,7 @@ class Row:
     parameters: dict[str, int] = field(default_factory=dict)  # counts, by part of the model
     training: Training = Training()
     decoding: Decoding = Decoding()
+    mflop: float | None = None  # millions of FLOPs per frame of an encoder without a choice of branches or depths
     amnet: AmnetCost | None = None  # of recurrent encoders, and of Transformers with an arbitrator
     baseline: str = ""  # the experiment that this one is compared with
     comparison: Comparison = NO_COMPARISON

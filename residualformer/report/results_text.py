@@ -43,7 +43,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "total M": lambda row: show_millions(row.parameters.get("total")),
     "compression %": lambda row: _shares(row.amnet.compression if row.amnet else [], 1),
     "branches %": lambda row: _shares(row.amnet.shares if row.amnet else [], 2),
-    "MFLOP/frame": lambda row: _flops(row.amnet) if row.amnet else NOTHING,
+    "MFLOP/frame": lambda row: _flops(row.amnet) if row.amnet else show_number(row.mflop, "{:.3f}"),
     "latency ms": lambda row: _latency(row.amnet) if row.amnet else NOTHING,
     "updates": lambda row: show_number(row.training.steps, "{}"),
     "training min": lambda row: show_number(row.training.wall_s, "{:.1f}", 60),
@@ -171,14 +171,16 @@ def _recurrent_notes(rows: Sequence[Row]) -> list[str]:
             f"search {', '.join(f'..._{name}' for name in names)}: the branches were not the arbitrator's, see "
             "docs/models.md; the arbitrator is not within the FLOPs."
         )
-    return notes + _cost_notes([row for row in rows if row.amnet])
+    if chosen := [row for row in rows if row.amnet]:
+        return notes + _cost_notes(chosen)
+    if any(row.mflop for row in rows):
+        notes.append("MFLOP/frame: multiply-accumulates of the encoder per encoder frame, projection included.")
+    return notes
 
 
 def _cost_notes(rows: Sequence[Row]) -> list[str]:
-    """Return what the columns of costs mean, of rows that have one."""
+    """Return what the columns of costs mean, of rows with branches or depths."""
     costs = [row.amnet for row in rows if row.amnet]
-    if not costs:
-        return []
     depths = any(row.of_transformer for row in rows)
     recurrent = not all(row.of_transformer for row in rows)
     devices = sorted({(cost.mu / 1e6, cost.mu / cost.rho / 1e6) for cost in costs})

@@ -19,7 +19,7 @@ from residualformer.files import read_json, read_json_lines
 from residualformer.metrics.bootstrap import Measure, Score, mean_over_subsets, rate
 from residualformer.metrics.texts import text_measures
 from residualformer.model import checkpoint
-from residualformer.model.cost import flops_per_frame
+from residualformer.model.cost import flops_per_frame, planned_flops
 from residualformer.records import read_dataclass
 from residualformer.report.amnet import Device, measure_cost, read_decisions
 from residualformer.report.plain import from_plain
@@ -147,8 +147,11 @@ def score_run(folder: Path) -> Scored:
         settings[key] for key in ("max_symbols", "blank_penalty", "token_reward", "length_norm", "restart_s")
     )
     scored = Scored(row, [(record["id"], record["ref"], search) for record in records], measures, config)
-    costed = config is not None and (scored.recurrent or config.has_arbitrator)
-    return _with_cost(scored, saved.build(), folder, records) if saved and costed else scored
+    if saved is None:
+        return scored
+    if scored.recurrent or saved.config.has_arbitrator:
+        return _with_cost(scored, saved.build(), folder, records)
+    return replace(scored, row=replace(row, mflop=_mflop(saved, decoding)))
 
 
 def with_means(runs: Sequence[Scored]) -> list[Scored]:
@@ -212,6 +215,14 @@ def _loss(records: list[Record]) -> dict[str, Measure]:
 
 def _rounded(measures: dict[str, Measure]) -> dict[str, Score]:
     return {name: measure.rounded(_DIGITS.get(name, 2)) for name, measure in measures.items()}
+
+
+def _mflop(saved: checkpoint.SavedModel, decoding: Decoding) -> float:
+    """Return the MFLOPs of an encoder frame of a Transformer, at the depth or depths of a decoding."""
+    flops = planned_flops(saved.config, saved.tokenizer.vocab_size)
+    depth = 0 if decoding.loops is None else saved.config.encoder.depth.loops.index(decoding.loops)
+    encoder = (decoding.branches or {}).get("mflop", flops["branches"][depth] / 1e6)
+    return round(float(encoder + flops["output"] / 1e6), 4)
 
 
 def _with_cost(scored: Scored, bundle: checkpoint.Bundle, folder: Path, records: list[Record]) -> Scored:

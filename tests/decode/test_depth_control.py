@@ -14,6 +14,8 @@ from residualformer.decode.control import Control, plan_branches
 from residualformer.decode.corpus import decode_batch, read_cuts_with_features
 from residualformer.model.adapter import load_adapted
 from residualformer.model.checkpoint import load_model, save_model
+from residualformer.model.cost import flops_per_frame
+from residualformer.report.scoring import score_run
 
 CHUNK = 16  # feature frames of 160 ms
 
@@ -85,6 +87,14 @@ def test_the_step_decodes_by_chance_and_at_a_bound(run, monkeypatch, capsys):
     ]
     assert nats[1] == pytest.approx(nats[2], abs=0.01)  # all chunks at the least depth are a model of that depth
     assert nats[0] != pytest.approx(nats[1], abs=0.01)
+    bundle = load_model(folder)
+    output = flops_per_frame(bundle.model)["output"]
+    least, least_by_chunk = (bundle.model.encoder.branch_flops(by_chunk)[2] for by_chunk in (False, True))
+    rows = [score_run(each).row for each in folders]
+    assert rows[2].mflop == round((least + output) / 1e6, 4)
+    assert rows[1].mflop == pytest.approx((least_by_chunk + output) / 1e6, abs=1.1e-4)  # rounded, and its sum again
+    assert rows[0].mflop == pytest.approx(chance["branches"]["mflop"] + output / 1e6, abs=1.1e-4)
+    assert rows[0].mflop > rows[1].mflop > rows[2].mflop
     for by in ("random", "oracle", "blank"):
         with pytest.raises(SystemExit) as ended:
             decode_step(monkeypatch, folder, "--cuts", manifest, "--branches", by)
