@@ -12,6 +12,7 @@ from support.programs import run_program
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("egs/*/run.sh"))
 OWN_OPTIONS = {  # of the corpora
+    "alphanumeric": ["--corpus-dir"],
     "an4": ["--corpus-dir", "--synthetic", "--seed"],
     "common_voice": ["--corpus-dir"],
     "covost": ["--corpus-dir", "--mslt-dir"],
