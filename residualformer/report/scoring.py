@@ -20,6 +20,7 @@ from residualformer.metrics.bootstrap import Measure, Score, mean_over_subsets, 
 from residualformer.metrics.texts import text_measures
 from residualformer.model import checkpoint
 from residualformer.model.cost import flops_per_frame, planned_flops
+from residualformer.model.depth import config_at
 from residualformer.records import read_dataclass
 from residualformer.report.amnet import Device, measure_cost, read_decisions
 from residualformer.report.plain import from_plain
@@ -149,7 +150,7 @@ def score_run(folder: Path) -> Scored:
     scored = Scored(row, [(record["id"], record["ref"], search) for record in records], measures, config)
     if saved is None:
         return scored
-    if scored.recurrent or saved.config.has_arbitrator:
+    if decoding.loops is None and (scored.recurrent or saved.config.has_arbitrator):
         return _with_cost(scored, saved.build(), folder, records)
     return replace(scored, row=replace(row, mflop=_mflop(saved, decoding)))
 
@@ -219,9 +220,9 @@ def _rounded(measures: dict[str, Measure]) -> dict[str, Score]:
 
 def _mflop(saved: checkpoint.SavedModel, decoding: Decoding) -> float:
     """Return the MFLOPs of an encoder frame of a Transformer, at the depth or depths of a decoding."""
-    flops = planned_flops(saved.config, saved.tokenizer.vocab_size)
-    depth = 0 if decoding.loops is None else saved.config.encoder.depth.loops.index(decoding.loops)
-    encoder = (decoding.branches or {}).get("mflop", flops["branches"][depth] / 1e6)
+    config = saved.config if decoding.loops is None else config_at(saved.config, decoding.loops)
+    flops = planned_flops(config, saved.tokenizer.vocab_size)
+    encoder = (decoding.branches or {}).get("mflop", flops["branches"][0] / 1e6)
     return round(float(encoder + flops["output"] / 1e6), 4)
 
 

@@ -94,6 +94,10 @@ def test_controls_keep_its_shares_and_results_tell_what_was_saved(run, monkeypat
     assert shown["MFLOP/frame"] == f"{cost.mflop:.3f}"
     text = render_markdown(results)
     assert "took each, of a Transformer of the chunks" in text and "difference to `rnnt`" not in text
+    decode_step(monkeypatch, folder, "--cuts", manifest, "--loops", 2)  # a model without a choice, as it is run
+    flops = flops_per_frame(load_adapted(folder, None, loops=2).model)
+    found = score_run(folder / "decode_test_greedy_loops2").row
+    assert found.amnet is None and found.mflop == round((flops["branches"][0] + flops["output"]) / 1e6, 4)
 
 
 def test_the_oracle_takes_the_chunks_of_the_most_uncertain_frames(run, monkeypatch, capsys):
