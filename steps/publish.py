@@ -26,7 +26,7 @@ def main() -> None:
         return
     if not (exp / "results.json").is_file():
         raise UserError(f"{exp} holds no results.json: run stage 8 first.")
-    publication = prepare(exp, folder)
+    publication = prepare(exp, folder, ROOT)
     print(*publication.changes, sep="\n")
     if not args.dry_run:
         write(publication, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,9 +30,13 @@ class Publication:
     changes: list[str]  # a line for each difference to what is published
 
 
-def prepare(exp: Path, published: Path) -> Publication:
-    """Merge the results of a run in `exp` with those in the folder `published`, if it exists, without writing."""
+def prepare(exp: Path, published: Path, root: Path) -> Publication:
+    """Merge the results of a run in `exp` with those in the folder `published`, if it exists, without writing.
+
+    Paths below `root`, that of the repository, become relative in the run's commands: others run them elsewhere.
+    """
     run = Results.read(exp / "results.json")
+    run = replace(run, rows=[_seen_from(root, row) for row in run.rows])
     old = Results.read(published / "results.json") if (published / "results.json").is_file() else None
     results, changes = merge_results(old, run)
     tables, pictures = [], []
@@ -50,6 +55,14 @@ def prepare(exp: Path, published: Path) -> Publication:
         elif path.is_file():
             pictures.append(path)
     return Publication(results, tables, pictures, changes)
+
+
+def _seen_from(root: Path, row: Row) -> Row:
+    inside = re.compile(rf"(?<![\w./-]){re.escape(str(root))}/")
+    trained, decoded = (command and inside.sub("", command) for command in (row.training.command, row.decoding.command))
+    return replace(
+        row, training=replace(row.training, command=trained), decoding=replace(row.decoding, command=decoded)
+    )
 
 
 def merge_results(published: Results | None, run: Results) -> tuple[Results, list[str]]:

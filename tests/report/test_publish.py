@@ -16,7 +16,7 @@ from residualformer.files import write_json, write_text
 from residualformer.metrics.bootstrap import Score
 from residualformer.report.paper_table import PaperTable
 from residualformer.report.publish import draw, merge_results, prepare, write
-from residualformer.report.results import NO_COMPARISON, Results, Row, Training
+from residualformer.report.results import NO_COMPARISON, Decoding, Results, Row, Training
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "docs" / "results"
@@ -134,7 +134,7 @@ def test_tables_and_pictures_that_show_less_than_the_published_are_kept(egs, tmp
     write_json(folder / "tables" / "table1.json", table)
     table["rows"][0]["cells"][1]["ours"] = None
     write_json(exp / "tables" / "table1.json", table)
-    publication = prepare(exp, folder)
+    publication = prepare(exp, folder, tmp_path)
     assert publication.tables == [] and publication.pictures == []
     lost = table["rows"][0]["cells"][1]["experiment"]
     assert f"kept the published table1: the run's lacks {lost}" in publication.changes
@@ -143,10 +143,20 @@ def test_tables_and_pictures_that_show_less_than_the_published_are_kept(egs, tmp
     assert (folder / "training.png").read_text() == "old" and "training.png" in (folder / "RESULTS.md").read_text()
 
 
+def test_commands_name_no_folder_of_this_machine(egs, tmp_path):
+    exp = egs / "r" / "exp"
+    trained = Training(command=f"python steps/train.py --warm-start {tmp_path}/egs/a --exp /a{tmp_path}/b")
+    made = replace(row("baseline"), training=trained, decoding=Decoding(command=f"steps/decode.py {tmp_path}/egs/r"))
+    write_json(exp / "results.json", results(made).to_dict())
+    (found,) = prepare(exp, tmp_path / "docs" / "r", tmp_path).results.rows
+    assert found.training.command == f"python steps/train.py --warm-start egs/a --exp /a{tmp_path}/b"
+    assert found.decoding.command == "steps/decode.py egs/r"
+
+
 def test_a_picture_of_a_table_that_is_published_is_drawn_again(egs, tmp_path):
     folder = tmp_path / "docs" / "r"
     write_text(folder / "tables" / "table1.png", "old")
-    write(prepare(egs / "r" / "exp", folder), folder)
+    write(prepare(egs / "r" / "exp", folder, tmp_path), folder)
     assert (folder / "tables" / "table1.png").read_bytes().startswith(PNG)
     assert "](table1.png)" in (folder / "tables" / "table1.md").read_text(encoding="utf-8")
 
