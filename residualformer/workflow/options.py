@@ -48,15 +48,21 @@ class OptionParser(argparse.ArgumentParser):
     ) -> argparse.Namespace:
         """Parse `words`; raise UserError unless all have a use. `also_known` are names to be suggested as well."""
         words = sys.argv[1:] if words is None else words
+        known, valid = self.names(), [*self.names(), *also_known]
         options = words[: words.index("--")] if "--" in words else words
         for name in [word.partition("=")[0] for word in options if re.match("--.", word)]:
-            if name not in self.names():
-                advice = closest(name, [*self.names(), *also_known])
-                raise UserError(f"there is no option '{name}'.{advice} --help lists them all")
+            if name not in known:
+                raise _no_option(name, valid)
         args, rest = self.parse_known_args(words)
+        if rest and rest[0].startswith("-"):
+            raise _no_option(rest[0].partition("=")[0], valid)
         if rest:
             raise UserError(f"there is no use for the argument '{rest[0]}'; --help lists the options")
         return args
+
+
+def _no_option(name: str, valid: Sequence[str]) -> UserError:
+    return UserError(f"there is no option '{name}'.{closest(name, valid)} --help lists them all")
 
 
 def nonempty(value: str) -> str:
