@@ -18,7 +18,6 @@ from pathlib import Path
 
 from local.common.corpus import check_paths, record_paths, recorded_path
 from local.common.splits import write_splits
-from residualformer.data.audio import audio_length_s
 from residualformer.data.corpus_utterance import CorpusUtterance
 from residualformer.errors import UserError, run_main
 from residualformer.files import read_text
@@ -45,6 +44,8 @@ def read_recordings(folder: Path) -> tuple[list[CorpusUtterance], list[str]]:
     Raises:
         UserError: the table is damaged.
     """
+    from residualformer.data.audio import audio_length_s  # imports NumPy and libsndfile, not needed by options
+
     utterances, left_out = [], []
     rows = csv.DictReader(io.StringIO(read_text(folder / TABLE, ADVICE)))
     if missing := set(COLUMNS) - set(rows.fieldnames or []):
@@ -54,11 +55,13 @@ def read_recordings(folder: Path) -> tuple[list[CorpusUtterance], list[str]]:
         kind, audio = Path(path).parent.name, folder / path
         utterance = f"alphanumeric-{kind}-{speaker}"
         text = spelled(name) if kind == "Names" else counted(number)
-        seconds = audio_length_s(audio)
         if kind == "Addresses" or speaker in OTHER or not text:
             left_out.append(f"{utterance}: what was said is not known")
-        elif kind == "Names" and seconds is not None and seconds < LETTER_S * len(text.split()):
-            left_out.append(f"{utterance}: {len(text.split())} letters in {seconds:.1f} s, so the name was not spelled")
+            continue
+        seconds = audio_length_s(audio) if kind == "Names" else None
+        letters = len(text.split())
+        if seconds is not None and seconds < LETTER_S * letters:
+            left_out.append(f"{utterance}: {letters} letters in {seconds:.1f} s, so the name was not spelled")
         else:
             utterances.append(CorpusUtterance(utterance, audio, text, f"alphanumeric-{speaker}", "English"))
     return utterances, left_out

@@ -39,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     add_switch(parser, "--dry-run", "only list what would be trained, and how long it takes")
     add_settings(parser)
     add("options", nargs="*", help="after `--`: further options of run.sh")
-    return parser.parse_args(sys.argv[1:])
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

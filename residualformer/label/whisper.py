@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from residualformer.errors import UserError
 from residualformer.optional import optional
+
+if TYPE_CHECKING:  # options are declared without NumPy
+    import numpy as np
 
 RATE_HZ = 16000
 BEAM = 5
@@ -56,6 +57,8 @@ def _whole_window(model: str, samples: np.ndarray) -> str:
 
 def _short_window(model: str, samples: np.ndarray) -> str | None:
     """Return the text with the encoder on the recording and `SILENCE` alone; None if that fills the window."""
+    import numpy as np
+
     whisper = _loaded(model)
     frames = len(samples) // HOP + SILENCE
     if frames >= WINDOW:

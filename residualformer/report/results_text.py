@@ -156,7 +156,7 @@ def _notes(results: Results) -> list[str]:
 
 
 def _recurrent_notes(rows: Sequence[Row]) -> list[str]:
-    """Return what the columns of recurrent encoders mean."""
+    """Return what the columns of recurrent encoders mean, and those of costs."""
     notes = []
     if any("encoder" in row.parameters for row in rows):
         counts = {row.experiment: row.parameters["pruned"] for row in rows if row.parameters.get("pruned")}

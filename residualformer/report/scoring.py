@@ -150,7 +150,7 @@ def score_run(folder: Path) -> Scored:
     scored = Scored(row, [(record["id"], record["ref"], search) for record in records], measures, config)
     if saved is None:
         return scored
-    if decoding.loops is None and (scored.recurrent or saved.config.has_arbitrator):
+    if scored.recurrent or (saved.config.has_arbitrator and decoding.loops is None):
         return _with_cost(scored, saved.build(), folder, records)
     return replace(scored, row=replace(row, mflop=_mflop(saved, decoding)))
 
@@ -278,4 +278,7 @@ def read_decoding(path: Path, utterances: int) -> tuple[Decoding, list[Record]]:
     if (decoded := values.get("utterances")) != utterances:
         file = path.with_name("hyp.jsonl")
         raise UserError(f"{file} holds {utterances} utterances, but {decoded} were decoded: {_AGAIN}.")
-    return from_plain(Decoding, values, str(path), _AGAIN), skipped
+    decoding = from_plain(Decoding, values, str(path), _AGAIN)
+    if not isinstance(mflop := (decoding.branches or {}).get("mflop", 0.0), float):
+        raise UserError(f"{path} has branches.mflop {mflop!r}; it must be a number: {_AGAIN}.")
+    return decoding, skipped

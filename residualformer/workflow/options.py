@@ -48,7 +48,8 @@ class OptionParser(argparse.ArgumentParser):
     ) -> argparse.Namespace:
         """Parse `words`; raise UserError unless all have a use. `also_known` are names to be suggested as well."""
         words = sys.argv[1:] if words is None else words
-        known, valid = self.names(), [*self.names(), *also_known]
+        known = self.names()
+        valid = [*known, *also_known]
         options = words[: words.index("--")] if "--" in words else words
         for name in [word.partition("=")[0] for word in options if re.match("--.", word)]:
             if name not in known:

@@ -52,6 +52,10 @@ def test_an_unknown_baseline_or_split_or_a_broken_file_is_named(tmp_path):
         write_json(run / "decode.json", damaged)
         with pytest.raises(UserError, match="does not list the utterances that decoding skipped"):
             score_run(run)
+    (run / "hyp.jsonl").write_text('{"id": "a", "ref": "b", "hyp": "c"}\n')
+    write_json(run / "decode.json", {"utterances": 1, "skipped": [], "branches": {"mflop": "2"}})
+    with pytest.raises(UserError, match=r"branches.mflop '2'; it must be a number: run stage 7 again"):
+        score_run(run)
     (run / "decode.json").unlink()
     with pytest.raises(UserError, match="decode.json"):
         score_run(run)
