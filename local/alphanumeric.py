@@ -30,7 +30,7 @@ ADVICE = f"clone https://github.com/Sakshee5/alphanumeric-audio-dataset and give
 OTHER = ("R_34Kh357EGklz2X7", "R_1bhWwiBjHlA1GcF", "R_14L9qNxUlipFmsF")  # their recordings hold other names and numbers
 LETTER_S = 0.4  # who spells takes more time for a letter, who says the name takes less
 DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
-NO_ZERO = 9  # digits: the table has lost the zero before a number of so many
+NO_ZERO = 9  # a number of so many digits began with a zero, which the table has lost
 
 
 def check_layout(folder: Path) -> None:

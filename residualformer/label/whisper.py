@@ -17,8 +17,8 @@ RATE_HZ = 16000
 BEAM = 5
 HOP = 160  # samples to a frame of the features
 WINDOW = 3000  # frames, 30 s
-SILENCE = 500  # frames after a recording: with fewer, Whisper more often says what it heard twice
-AGAIN = 4  # words, at most: a text whose first ones come once more may have been said once
+SILENCE = 500  # frames after a recording: with fewer, Whisper repeats itself more often
+AGAIN = 4  # words, at most: a text that starts over with these may be one sentence that Whisper repeats
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Whisper:
 
 
 def is_doubtful(text: str) -> bool:
-    """Return whether a text is empty, or its first words, `AGAIN` or half of them, come once more."""
+    """Return whether a text is empty or starts over: its first words, at most `AGAIN` and half of all, come again."""
     words = "".join(each for each in text.lower() if each.isalnum() or each.isspace()).split()
     first = words[: min(AGAIN, (len(words) + 1) // 2)]
     return any(words[start : start + len(first)] == first for start in range(1, len(words))) or not words
