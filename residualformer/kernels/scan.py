@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from residualformer.kernels.dispatch import load_kernels, requested_engine, run_or_plain, triton_or_plain
+from residualformer.kernels.dispatch import (
+    give_up_on_failure,
+    is_usable,
+    load_kernels,
+    requested_engine,
+    run_or_plain,
+    triton_or_plain,
+)
 from residualformer.kernels.precision import no_autocast
 from residualformer.kernels.recurrent import State, cell
 
@@ -20,7 +27,8 @@ def scan(kind: str, gates: Tensor, weight: Tensor, decisions: Tensor, state: Sta
     """Run B branches in step: at each frame all start from the same state, and eq. 2 combines what they make of it.
 
     Under autocast the products are done in its type; states and gates stay as they are given. LSTM has a backward pass
-    of its own, and on CUDA two kernels in Triton for a frame (`scan_triton.py`, reference `scan_plain.py`).
+    of its own, and kernels for a frame, in numba on a CPU (`scan_numba.py`) and in Triton on CUDA (`scan_triton.py`);
+    the reference of both is `scan_plain.py`.
 
     Args:
         kind: `lstm` or `gru`.
@@ -114,8 +122,16 @@ class _LSTM(torch.autograd.Function):
 
 
 def _engine(gates: Tensor) -> str:
-    """Return who runs the frames: `triton` or `plain`."""
+    """Return who runs the frames: `numba`, `triton` or `plain`; a request of numba may not fit."""
     engine = requested_engine()
-    if engine == "auto":
-        return triton_or_plain("the scan of branches", gates)
-    return "triton" if engine == "triton" else "plain"
+    if engine == "triton":
+        return engine
+    fits = gates.device.type == "cpu" and gates.dtype == torch.float32
+    if fits and engine == "numba":
+        load_kernels("scan", engine)
+        return engine
+    if fits and engine == "auto" and is_usable("numba"):
+        with give_up_on_failure("numba"):
+            load_kernels("scan", "numba")  # compiles
+            return "numba"
+    return triton_or_plain("the scan of branches", gates) if engine == "auto" else "plain"

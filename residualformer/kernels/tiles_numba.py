@@ -13,37 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from residualformer.kernels.numba_math import ONE, ZERO, exp, tanh
 from residualformer.kernels.numba_tools import bits, numba_kernel, run_in_threads
 from residualformer.kernels.tiles_plain import Nodes, Tiles
 
 NUMBERS_PER_THREAD = 2**17  # with fewer, another thread does not pay
-FAR = np.float32(-69.0)  # exp of less is set to 0; exp of more, times a gradient, stays clear of slow denormal numbers
-ZERO, ONE, TWO = np.float32(0.0), np.float32(1.0), np.float32(2.0)
-
-_LOG2E, _SHIFT = np.float32(1.4426950408889634), np.float32(1.5 * 2.0**23)  # the bits of x + _SHIFT end in round(x)
-_EXPONENT, _ONE = np.int32(23), np.int32(127 << 23)  # where a float32 holds its exponent; the bits of 1.0
 _SIGN, _REST = np.int32(31), np.int32(0x7FFFFFFF)
-# 2^r, |r| <= 1/2, to a relative 7.5e-8: Remez's best polynomial of degree 5
-_P0, _P1, _P2 = np.float32(1.00000007), np.float32(0.693146967), np.float32(0.240221197)
-_P3, _P4, _P5 = np.float32(0.0555071327), np.float32(0.00967554133), np.float32(0.00132764720)
-
-
-@numba_kernel()
-def _exp(x):
-    """Return exp(x), x <= 0, with a relative error of (2 + |x|) 1e-7, as the rounding of x alone would cause."""
-    y = x * _LOG2E
-    shifted = y + _SHIFT
-    r = y - (shifted - _SHIFT)
-    p = _P0 + r * (_P1 + r * (_P2 + r * (_P3 + r * (_P4 + r * _P5))))
-    return ZERO if x < FAR else p * bits(np.int32((bits(shifted) << _EXPONENT) + _ONE))
-
-
-@numba_kernel()
-def _tanh(x):
-    """Return tanh(x) with an error of 1.5e-7."""
-    z = _exp(-TWO * abs(x))
-    y = (ONE - z) / (ONE + z)
-    return -y if x < ZERO else y
 
 
 @numba_kernel()
@@ -67,7 +42,7 @@ def _sum_exp(x, largest):
     """Return the sum of exp(x - largest)."""
     total = ZERO
     for c in range(np.uintp(len(x))):
-        total += _exp(x[c] - largest)
+        total += exp(x[c] - largest)
     return total
 
 
@@ -77,7 +52,7 @@ def _join(am, lm, t, s, joint, first, every):
     for row in range(first, len(t), every):
         a, b, h = am[t[row]], lm[s[row]], joint[row]
         for d in range(np.uintp(len(h))):
-            h[d] = _tanh(a[d] + b[d])
+            h[d] = tanh(a[d] + b[d])
 
 
 @numba_kernel("void(f4[:, ::1], f4[::1], i8[:, ::1], f4[:, ::1], f4[::1], i8, i8)")
@@ -101,7 +76,7 @@ def _grads_of_logits(logits, bias, classes, norms, grad, first, every):
     for row in range(first, len(logits), every):
         x, norm, scale = logits[row], norms[row], -(grad[row, 0] + grad[row, 1])
         for c in range(np.uintp(len(x))):
-            x[c] = scale * _exp(x[c] + bias[c] - norm)
+            x[c] = scale * exp(x[c] + bias[c] - norm)
         for k in range(2):
             x[classes[row, k]] += grad[row, k]
 

@@ -2,7 +2,6 @@
 
 import logging
 
-import numpy as np
 import pytest
 import torch
 from support.lattice_nodes import NODES, assert_float64_but_for_rounding, problem, run
@@ -26,20 +25,6 @@ def test_kernels_are_float64_but_for_rounding(C, spread):
     from residualformer.kernels.tiles_numba import NumbaTiles
 
     assert_float64_but_for_rounding(NumbaTiles, C, spread)
-
-
-@numba
-def test_exponential_and_tanh_are_those_of_the_library():
-    from residualformer.kernels.tiles_numba import FAR, _exp, _tanh
-
-    x = np.concatenate([np.linspace(FAR, 0, 4001), -np.logspace(-18, 1.8, 500)]).astype(np.float32)
-    ours, exact = (np.array([float(f(value)) for value in x]) for f in (_exp, lambda value: np.exp(float(value))))
-    assert (abs(ours / exact - 1) <= (2 + abs(x)) * 1e-7).all()
-    x = np.concatenate([np.linspace(-12, 12, 4001), np.logspace(-30, 0, 100)]).astype(np.float32)
-    ours = np.array([_tanh(value) for value in x])
-    assert abs(ours - np.tanh(x.astype(np.float64))).max() <= 1.5e-7 and abs(ours).max() == 1.0
-    assert _exp(np.float32(-np.inf)) == 0.0 and _exp(np.nextafter(FAR, np.float32(-100))) == 0.0
-    assert np.isnan(_exp(np.float32(np.nan))) and np.isnan(_tanh(np.float32(np.nan)))
 
 
 @numba
