@@ -193,6 +193,7 @@ def _settings(
         decode=config.decode,
         fingerprint=mark,
         branches=1 if encoder.arbitrator is None else encoder.num_branches,
+        branch_delay=config.amnet.arbitrator.delay,
         target=config.tokens.target,
         calibration=bundle.calibration,
     )

@@ -50,11 +50,12 @@ class ExportedDecoder(NamedTuple):
                 continue
             # One stream at a time, as on a device: 8-bit activations have a scale of all streams of a batch.
             stream = recognizer.create_stream(self.context)
+            stream.branches = [] if model.num_branches > 1 else None
             stream.accept_waveform(samples, cut.sampling_rate)
             stream.finish()
             recognizer.decode([stream])
             found = next(iter(stream.pop_segments()), None)
-            record = _record(model, cut, found, self.settings.nbest)
+            record = _record(model, cut, found, self.settings.nbest, stream.branches)
             verdict = found.verdict if found else self.context and self.context.judge(SILENCE)
             outcome.records.append(record | (verdict.to_dict() if verdict else {}))
         outcome.search_s = time.monotonic() - started
@@ -79,11 +80,14 @@ def read_cuts_with_audio(path: Path) -> list[Cut]:
     return cuts
 
 
-def _record(model: ExportedModel, cut: Cut, found: Result | None, most: int) -> dict[str, Any]:
+def _record(
+    model: ExportedModel, cut: Cut, found: Result | None, most: int, branches: list[int | None] | None
+) -> dict[str, Any]:
     """Return the line of hyp.jsonl; `found` is None where nothing was written."""
     entries = [_entry(model, hypothesis) for hypothesis in found.nbest[:most]] if found else []
     best = entries[0] if entries else NO_MATCH
     record = {"id": cut.id, "ref": reference(cut, model.target), **best, "duration": cut.duration}
+    record |= {} if branches is None else {"branches": "".join(map(str, branches))}
     if model.target == "text":
         record |= (found.timed if found and found.timed else NO_WORDS).to_dict()
     return record | {"nbest": entries}

@@ -41,6 +41,7 @@ class StreamingModel(ABC):
     target: Literal["text", "translation"] = "text"  # what the tokens are of
     calibration: Calibration = UNCALIBRATED  # of words' times and confidences
     num_branches: int = 1  # of an AmNet's encoder, or depths among which an arbitrator chooses
+    branch_delay: int = 0  # frames from a decision to the one that takes its branch
 
     @abstractmethod
     def encoder_state(self) -> Any:
@@ -60,10 +61,10 @@ class StreamingModel(ABC):
         """
 
     def branch(self, state: Any) -> int | None:
-        """Return the branch that a stream with this state of the encoder takes; 0 is the slow one.
+        """Return the branch that was last decided for a stream with this state of the encoder; 0 is the slow one.
 
-        It is an AmNet's, or the number of the depth at which an arbitrator had the last chunk encoded. None for other
-        models.
+        It is an AmNet's, or the number of the depth at which an arbitrator had the last chunk encoded. With
+        `branch_delay` the next frame takes it. None for other models.
         """
         return None
 
@@ -98,7 +99,7 @@ class ExportedModel(StreamingModel):
         self.window, self.shift, self.stride = settings.window, settings.shift, settings.subsampling
         self.tail_s = 0.0 if self.takes_lengths else settings.tail_padding_ms / 1000
         self.target, self.calibration = settings.target, settings.calibration
-        self._settings, self.num_branches = settings, settings.branches
+        self._settings, self.num_branches, self.branch_delay = settings, settings.branches, settings.branch_delay
         self._cache: dict[tuple[Hashable, ...], tuple[Array, State]] = {}
         files = settings.files[precision]
         self._paths = [folder / name for name in (files.encoder, files.decoder, files.joiner)]

@@ -136,8 +136,7 @@ class Recognizer:
             for stream, frames in zip(streams, heard, strict=True):
                 stream.encoded.append(np.array(frames))  # a view would keep the whole batch
         for stream, state, length in zip(streams, states, lengths, strict=True):
-            stream.encoder_state = state
-            stream.step_done(int(length))
+            stream.step_done(int(length), state)
 
     def _close(self, stream: Stream) -> None:
         """Close the open segment if the stream is over or a rule holds; one without tokens leaves no result."""

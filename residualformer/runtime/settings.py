@@ -96,6 +96,7 @@ class ModelSettings:
     decode: DecodeConfig  # the search that the model is meant to be used with
     fingerprint: str | None = None
     branches: Count = 1  # of an AmNet's encoder, the slow one first, or depths among which an arbitrator chooses
+    branch_delay: Annotated[int, Ge(0), Le(1)] = 0  # frames from a decision to the one that takes its branch
     target: Literal["text", "translation"] = "text"  # what the tokens are of
     calibration: Calibration = UNCALIBRATED  # of words' times and confidences
 

@@ -9,11 +9,16 @@ from pathlib import Path
 import jiwer
 import pytest
 import soundfile
+import torch
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from support.commands import decode_step
+from support.export_models import config_of
+from support.export_models import random_bundle as branched_bundle
 from support.exported import exported, random_bundle, utterances
 
 import residualformer
+from residualformer.data.fbank import compute_fbank
+from residualformer.decode.encode import encode
 from residualformer.model.checkpoint import save_model
 from residualformer.report.scoring import score_run
 
@@ -67,6 +72,24 @@ def test_an_exported_folder_is_decoded_and_scored(recipe, monkeypatch, search, p
     expected = 100 * jiwer.wer([*TEXTS[:2], TEXTS[3], "a b c"], [lines[n]["hyp"] for n in (0, 1, 3)] + [""])
     assert scored.missing == 1 and scored.decoding.streaming and scored.search_name.startswith(f"{name}_exported")
     assert scored.scores["wer"].value == pytest.approx(expected + 100 * len(lines[2]["hyp"].split()) / 7, abs=0.01)
+
+
+def test_the_branches_of_an_exported_amnet_are_recorded_and_scored(recipe, monkeypatch):
+    run, cuts = recipe
+    bundle = branched_bundle(config_of("sparse branches"), seed=1)
+    save_model(run / "model.safetensors", bundle.model.state_dict(), bundle.config, bundle.tokenizer, {})
+    shutil.rmtree(run / "export")
+    exported(bundle, "nemo", run / "export")
+    decode_step(monkeypatch, run / "export", "--cuts", cuts, "--set", "decode.kind=greedy")
+    folder = run / "decode_test_greedy_exported"
+    lines = [json.loads(line) for line in (folder / "hyp.jsonl").read_text(encoding="utf-8").splitlines()]
+    for line, samples in zip(lines, utterances(), strict=True):
+        features = torch.from_numpy(compute_fbank(samples, bundle.config.features))[None]
+        taken = encode(bundle.model, features, torch.tensor([features.size(1)])).branches
+        assert line["branches"] == "".join(map(str, taken[0].tolist()))
+    everything = "".join(line["branches"] for line in lines)
+    shares = score_run(folder).row.amnet.shares
+    assert shares == [round(everything.count(branch) / len(everything), 4) for branch in "01"] and 0 < shares[0] < 1
 
 
 def test_an_exported_folder_decodes_with_a_grammar(recipe, monkeypatch, tmp_path):

@@ -10,9 +10,11 @@ from support.export_models import config_of, random_bundle
 from support.exported import exported
 
 from residualformer.data.fbank import compute_fbank
+from residualformer.decode.encode import encode
 from residualformer.errors import UserError
 from residualformer.export.audio import noise
 from residualformer.runtime.loading import load_exported
+from residualformer.runtime.recognizer import Recognizer
 
 KINDS = [("nemo", "lstm", "sherpa"), ("ebranchformer", "one label", "kaldi")]
 
@@ -43,6 +45,30 @@ def test_it_is_that_of_pytorch(tmp_path, encoder, lean, kind, predictor, preset)
         expected.append(int(theirs.branch) if "depths" in encoder else int(theirs.decision[0].argmax()))
     assert found == expected and model.num_branches == reference.num_branches
     assert len({*found}) >= (2 if "backlog" in encoder else model.num_branches)  # what is chosen changes the backlog
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("encoder", ["factorised branches", "sparse branches", "depths"])  # the first: with delay 1
+@pytest.mark.parametrize(("kind", "predictor", "preset"), KINDS)
+def test_a_stream_tells_the_branch_of_every_step(tmp_path, encoder, kind, predictor, preset):
+    bundle = random_bundle(config_of(encoder, predictor, preset=preset), seed=1)
+    if "branches" in encoder:
+        bundle.model.encoder.arbitrator.out.weight.mul_(8)  # so that all are taken
+    recognizer = Recognizer(exported(bundle, kind, tmp_path / "export"))
+    samples = noise(16000)[0].samples
+    features = torch.from_numpy(compute_fbank(samples, bundle.config.features))[None]
+    expected = encode(bundle.model, features, torch.tensor([features.size(1)])).branches[0].tolist()
+    told, untold = recognizer.create_stream(), recognizer.create_stream()
+    told.branches = []
+    for stream in (told, untold):
+        stream.accept_waveform(samples, 16000)
+        stream.finish()
+    recognizer.decode([told, untold])
+    assert len({*expected}) == recognizer.model.num_branches and untold.branches is None
+    if kind == "nemo":
+        assert told.branches == expected
+    else:  # what takes no lengths hears silence where a last, short window ends
+        assert told.branches[: len(expected) - 1] == expected[:-1] and len(told.branches) - len(expected) in (0, 1)
 
 
 def test_depths_that_are_not_those_of_the_weights_are_refused_by_the_lean_engine(tmp_path):
