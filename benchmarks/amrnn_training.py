@@ -22,6 +22,7 @@ from torch import Tensor
 
 from residualformer.config.schema import AmNetConfig, EncoderConfig
 from residualformer.errors import run_main
+from residualformer.kernels.dispatch import recursion_engine
 from residualformer.kernels.recurrent import lstm_cell
 from residualformer.nn.arbitrator import GumbelSoftmax
 from residualformer.nn.recurrent import RecurrentEncoder
@@ -46,6 +47,17 @@ def amrnn(method: str, args: argparse.Namespace) -> Step:
         return encoder.encode(features, lengths, GumbelSoftmax(1.0)).frames
 
     return encoder, forward
+
+
+def on_plain(args: argparse.Namespace) -> Step:
+    """Return `amrnn` whose frames are PyTorch's operators alone, without the kernels in numba."""
+    encoder, forward = amrnn("sparse", args)
+
+    def forward_on_plain(features: Tensor) -> Tensor:
+        with recursion_engine("plain"):
+            return forward(features)
+
+    return encoder, forward_on_plain
 
 
 def over_frames(cell: Callable[..., tuple[Tensor, Tensor]], args: argparse.Namespace) -> Step:
@@ -88,10 +100,12 @@ VARIANTS: dict[str, tuple[Callable[[argparse.Namespace], Step], bool]] = {  # na
     "torch": (torch_lstm, False),
     "scan": (partial(amrnn, "sparse"), False),
     "scan-factorised": (partial(amrnn, "factorised"), False),
+    "scan-plain": (on_plain, False),
     "loop": (partial(over_frames, plain_cell), False),
     "loop-compiled": (compiled, False),
     "torch-bf16": (torch_lstm, True),
     "scan-bf16": (partial(amrnn, "sparse"), True),
+    "scan-plain-bf16": (on_plain, True),
 }
 
 
