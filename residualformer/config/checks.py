@@ -158,17 +158,16 @@ def _pruning(config: Config) -> Iterator[str]:
 
 
 def _arbitrator(config: Config) -> Iterator[str]:
-    """Check that the teacher of an arbitrator is named, and that some training is left afterwards."""
+    """Check that the teacher of an arbitrator is named, and that its training is not longer than the whole."""
     given, max_steps = config.amnet.arbitrator, config.train.max_steps
     if given.pretrain_steps and not given.teacher:
         yield (
             f"amnet.arbitrator.teacher is missing, while amnet.arbitrator.pretrain_steps is {given.pretrain_steps}; "
             f"name the experiment whose entropy the arbitrator learns"
         )
-    if given.pretrain_steps >= max_steps:
+    if given.pretrain_steps > max_steps:
         yield (
-            f"amnet.arbitrator.pretrain_steps is {given.pretrain_steps}; "
-            f"allowed: less than train.max_steps = {max_steps}"
+            f"amnet.arbitrator.pretrain_steps is {given.pretrain_steps}; allowed: at most train.max_steps = {max_steps}"
         )
 
 

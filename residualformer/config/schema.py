@@ -186,7 +186,9 @@ class ArbitratorConfig:
         Doc("from a decision to its branch; 1 is eq. 2 to the letter"),
     ] = 0
     teacher: Annotated[Experiment | None, TAUGHT, Doc("experiment whose output entropy it learns to predict")] = None
-    pretrain_steps: Annotated[Updates, Doc("first updates, in which the arbitrator alone learns, from the teacher")] = 0
+    pretrain_steps: Annotated[
+        Updates, Doc("first updates, in which the arbitrator alone learns, from the teacher; may be all")
+    ] = 0
     entropy_threshold: Annotated[Nats, Ge(0), TAUGHT, Doc("frames above it are for the slow branch")] = 2.0
     use_backlog: Annotated[
         bool, ARBITRATED_DEPTH, Doc("it also sees the work that was left when the chunk began, on the device of `mu`")

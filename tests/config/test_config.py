@@ -214,7 +214,7 @@ TWO = "encoder: {kind: lstm}, amnet: {method: sparse, compression: [0.15, 0.8]"
         (TWO + ", prune_fraction: 1}", "amnet.prune_fraction is 1; allowed: 0 or more and less than 1"),
         (TWO + ", tau_start: 0.4}", "amnet.tau_end is 0.5; allowed: at most amnet.tau_start = 0.4"),
         (TWO + ", arbitrator: {pretrain_steps: 9}}", "amnet.arbitrator.teacher is missing, while"),
-        (TWO + ", arbitrator: {teacher: x, pretrain_steps: 400000}}", "allowed: less than train.max_steps = 350000"),
+        (TWO + ", arbitrator: {teacher: x, pretrain_steps: 400000}}", "allowed: at most train.max_steps = 350000"),
         (
             "amnet: {arbitrator: {delay: 1}}",
             "amnet.arbitrator.delay is 1, which has no effect with amnet.compression = []",

@@ -248,6 +248,16 @@ def test_the_arbitrator_learns_what_its_teacher_finds_uncertain(toy_cuts, traine
     assert float(bce) / frames < first / 2
 
 
+def test_a_training_of_phase_1_alone_changes_the_arbitrator_alone_and_meets_the_share(trainer):
+    config = branches("factorised", pretrain_steps=4)
+    run = trainer(dataclasses.replace(config, train=dataclasses.replace(config.train, max_steps=4)), 0.4)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    run.run()
+    changed = {name for name, value in run.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith("encoder.arbitrator.") for name in changed)
+    assert run.validate()["slow_share"] == pytest.approx(0.4, abs=0.05)  # dev has few frames
+
+
 @pytest.mark.parametrize(("method", "stop"), [("sparse", 1), ("sparse", 3), ("sparse", 4), ("factorised", 4)])
 def test_an_interrupted_run_of_branches_ends_with_the_same_bits(trainer, method, stop):
     config = branches(method)
