@@ -122,7 +122,10 @@ class _LSTM(torch.autograd.Function):
 
 
 def _engine(gates: Tensor) -> str:
-    """Return who runs the frames: `numba`, `triton` or `plain`; a request of numba may not fit."""
+    """Return who runs the frames: `numba`, `triton` or `plain`.
+
+    Numba's kernels are for float32 on a CPU; to request them for other tensors is to request `plain`.
+    """
     engine = requested_engine()
     if engine == "triton":
         return engine

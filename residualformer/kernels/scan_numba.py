@@ -1,7 +1,8 @@
 """The frames of a branched LSTM on a CPU, in numba, which must be installed: `scan.py` imports this file on need.
 
 Matrix products are torch's, one a frame for all branches. All else of a frame is one call instead of a dozen, which for
-the few streams of a batch is most of the time. Letters and arguments are those of `scan_plain.py`, in float32.
+the few streams of a batch is most of the time. Letters and arguments are those of `scan_plain.py`, in float32; tensors
+that are written must be contiguous.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def forward(
     """Run all frames, with eq. 2 after each; see `scan_plain.forward`."""
     stacked = weight.flatten(0, 1).t()  # (H, B * 4 H)
     products = hs.new_empty(hs.size(1), stacked.size(1))
-    arrays = [each.contiguous().numpy() for each in (products, gates, decisions, own, tanh_c, hs, cs)]
+    arrays = [each.numpy() for each in (products, gates, decisions.contiguous(), own, tanh_c, hs, cs)]
     for t, h in enumerate(hs[:-1].unbind()):
         _product(h, stacked, products)
         _forwards(t, *arrays)
@@ -39,9 +40,9 @@ def backward(
     """Return the gradient of the gates before their non-linearities; see `scan_plain.backward`."""
     stacked = weight.flatten(0, 1)  # (B * 4 H, H)
     grad = torch.empty_like(gates)
-    own = tanh_c.new_empty(0, 0, 0, 0) if own_grad is None else own_grad
+    own = tanh_c.new_empty(0, 0, 0, 0) if own_grad is None else own_grad.contiguous()
     rows, products = dhs.new_empty(dhs.size(1), len(stacked)), torch.empty_like(dhs[0])
-    arrays = [each.contiguous().numpy() for each in (gates, decisions, tanh_c, cs, own, dhs, dcs, grad, rows)]
+    arrays = [each.numpy() for each in (gates, decisions.contiguous(), tanh_c, cs, own, dhs, dcs, grad, rows)]
     for t, dh in reversed(list(enumerate(dhs[:-1].unbind()))):
         _backwards(t, *arrays)
         _product(rows, stacked, products)
@@ -65,7 +66,7 @@ def _product(x: Tensor, matrix: Tensor, out: Tensor) -> None:
     " f4[:, :, ::1])"
 )
 def _forwards(t, products, gates, decisions, own, tanh_c, hs, cs):
-    """Run frame t; products (N, B * 4 H) are those of h with the weights."""
+    """Run frame t; `products` (N, B * 4 H) are those of h with the weights of all branches."""
     B, N, H = len(gates), len(products), hs.shape[2]
     for n in range(N):
         c, h_next, c_next = cs[t, n], hs[t + 1, n], cs[t + 1, n]

@@ -67,7 +67,7 @@ class Stream:
         free_state: GreedyState | None = None,
     ):
         self.segments: list[Result] = []  # closed ones, which `pop_segments` takes out
-        self.branches: list[int | None] | None = None  # a list that is set here gets that of every step of the audio
+        self.branches: list[int | None] | None = None  # set a list, and each step that begins in the audio adds to it
         self._model, self._frame_s, self._rate = model, model.stride * FRAME_SHIFT_S, model.features.sample_rate_hz
         self._fbank = OnlineFbank(model.features)
         self._pieces: deque[NDArray[np.float32]] = deque()  # not yet turned into features
@@ -143,9 +143,8 @@ class Stream:
         return None
 
     def step_done(self, window: int, encoder_state: State) -> None:
-        """Advance by a step, after encoder and search have run on `window` feature frames."""
-        in_audio = not self._model.tail_s or self._position * FRAME_SHIFT_S < self.received_s
-        if self.branches is not None and in_audio:
+        """Advance by a step, after encoder and search have run on `window` feature frames; take the encoder's state."""
+        if self.branches is not None and (not self._model.tail_s or self._position * FRAME_SHIFT_S < self.received_s):
             decided = self.encoder_state if self._model.branch_delay else encoder_state
             self.branches.append(self._model.branch(decided))
         self.encoder_state = encoder_state
