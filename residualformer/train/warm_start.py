@@ -72,7 +72,7 @@ class WarmStartReport:
     # Computed from other weights: factors of a dense matrix or of other factors, a sparse branch's copy, other rows.
     converted: list[str]
     in_part: list[str] = field(default_factory=list)  # copied in the rows of shared tokens, initialized in others
-    left_out: list[str] = field(default_factory=list)  # weights of the source that only its loss needed
+    left_out: list[str] = field(default_factory=list)  # those of the source's loss or arbitrator that do not fit
     tokens: SharedTokens | None = None  # None: the tokens are the same
 
     def counts(self) -> str:
@@ -98,7 +98,7 @@ def warm_start(model: Transducer, weights: Weights, source: str, tokens: SharedT
     """Copy `weights` into `model`, compressing those of which `model` has a compressed form.
 
     Residual parts, an arbitrator as a whole, and what the loss alone needs may be missing from `weights`; all else in
-    `weights` must be used.
+    `weights` must be used, but for an arbitrator of another width or other inputs.
 
     Args:
         source: a description of where the weights come from.
@@ -114,11 +114,11 @@ def warm_start(model: Transducer, weights: Weights, source: str, tokens: SharedT
         rows = _rows_of_shared_tokens(model, weights, tokens)
         converted, in_part = (converted | rows, {}) if tokens.are_all else (converted, rows)
     given = {name: value for name, value in weights.items() if name not in used} | converted | in_part
-    left_out = [
-        name for name in given if name.startswith(TRAINING_ONLY) and _shape(given, name) != _shape(target, name)
-    ]
+    of_loss = [name for name in given if name.startswith(TRAINING_ONLY) and _shape(given, name) != _shape(target, name)]
+    replaced = _has_arbitrator(target) and _arbitrator_is_new(target, weights)
+    left_out = of_loss + [name for name in given if replaced and name.startswith(ARBITRATOR)]
     given = {name: value for name, value in given.items() if name not in left_out}
-    fresh = [name for name in target if name not in given and _may_be_fresh(name, weights, converted)]
+    fresh = [name for name in target if name not in given and _may_be_fresh(name, replaced, converted)]
     problems = [
         *(f"{name} is missing" for name in target if name not in given and name not in fresh),
         *(f"{name} is not part of the new model" for name in given if name not in target),
@@ -171,9 +171,9 @@ def check_same_layers(config: EncoderConfig, source_config: EncoderConfig, sourc
             )
 
 
-def _may_be_fresh(name: str, weights: Weights, converted: Weights) -> bool:
+def _may_be_fresh(name: str, arbitrator_is_new: bool, converted: Weights) -> bool:
     if name.startswith(ARBITRATOR):  # that for the backlog begins at zero
-        return not _has_arbitrator(weights) or name == f"{ARBITRATOR}backlog"
+        return arbitrator_is_new or name == f"{ARBITRATOR}backlog"
     if name.startswith(TRAINING_ONLY):
         return True
     return name.rsplit(".", 1)[-1] in RESIDUAL_PARTS or re.sub(r"\.mask$", ".W", name) in converted
@@ -181,6 +181,12 @@ def _may_be_fresh(name: str, weights: Weights, converted: Weights) -> bool:
 
 def _has_arbitrator(weights: Weights) -> bool:
     return any(name.startswith(ARBITRATOR) for name in weights)
+
+
+def _arbitrator_is_new(target: Weights, weights: Weights) -> bool:
+    """Return whether `weights` have no arbitrator, or one of another width or other inputs, which is of no use."""
+    own = [name for name in weights if name.startswith(ARBITRATOR)]
+    return not own or any(_shape(target, name) != _shape(weights, name) for name in own)
 
 
 def _convert(target: Weights, weights: Weights) -> tuple[Weights, set[str]]:

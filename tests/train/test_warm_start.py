@@ -18,7 +18,7 @@ from residualformer.config.schema import (
 )  # fmt: skip
 from residualformer.errors import UserError
 from residualformer.nn import branches
-from residualformer.nn.arbitrator import one_hot
+from residualformer.nn.arbitrator import ARBITRATOR, one_hot
 from residualformer.nn.transducer import Transducer, build_model
 from residualformer.train.warm_start import warm_start
 
@@ -98,6 +98,20 @@ def test_branches_go_on_from_branches_bit_by_bit():
         assert set(report.mapped) == set(target.state_dict()) and not report.fresh + report.converted
         for name, value in source.state_dict().items():
             assert torch.equal(target.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("changes", [{"use_state": True}, {"hidden_dim": 7}, {"num_layers": 1}])
+def test_an_arbitrator_of_another_kind_is_new_beside_branches_that_go_on(changes):
+    source, given = model("factorised", 0.35, 0.6), config("factorised", 0.35, 0.6)
+    amnet = dataclasses.replace(given.amnet, arbitrator=dataclasses.replace(given.amnet.arbitrator, **changes))
+    target = build_model(dataclasses.replace(given, amnet=amnet), 9).eval()
+    report = warm_start(target, source.state_dict(), "avg")
+    of_arbitrator = {name for name in source.state_dict() if name.startswith(ARBITRATOR)}
+    assert set(report.left_out) == of_arbitrator and not report.converted
+    assert set(report.fresh) == {name for name in target.state_dict() if name.startswith(ARBITRATOR)}
+    assert all(torch.equal(target.state_dict()[name], source.state_dict()[name]) for name in report.mapped)
+    for number in (0, 1):
+        torch.testing.assert_close(branch(target, number), branch(source, number), rtol=0, atol=2e-6)  # as above
 
 
 @pytest.mark.parametrize("compression", [(0.15,), (0.15, 0.8)])
