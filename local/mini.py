@@ -4,7 +4,7 @@ Sentences are about 3 s long; train, dev and test share no sentence, speaker or 
 everything, and dev and test do not depend on the size of train. CONDITIONS sets the acoustic conditions.
 
 The optional `test_long` has other sentences and more speakers, with the voice files of test: hours of speech, to
-measure small differences between models.
+measure small differences between models. With `--pauses` all sets but train are streams of several sentences.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
 from local.common import espeak
+from local.common.streams import STREAMS, join_records
 from local.common.synthesis import (
     VARIANTS,
     Conditions,
@@ -42,6 +44,7 @@ SPEAKERS = {"test": 24, "dev": 12, "train": 150}  # in the order of drawing: tes
 VOICE_FILES = {"test": 12, "dev": 6}  # number of VARIANTS; train has the rest
 LONG_TEST_SPEAKERS = 96
 MAX_WORDS = 16
+MOST_PAUSES = 0.95  # of the time of a stream
 BABBLERS = 100  # lines of the split that serve as background babble
 LINES_AT_A_TIME = 128
 Map = Callable[[Renderer, Iterable[Line]], Iterator[float]]
@@ -109,6 +112,7 @@ def obtain(args: argparse.Namespace) -> None:
     if args.long_test_hours > 0:
         target_s |= {"test_long": 3600 * args.long_test_hours}
         target_s["train"] = target_s.pop("train")  # drawn last, so that train avoids the sentences of test_long
+    shutil.rmtree(folder / STREAMS, ignore_errors=True)
     keep = prepare_folder(folder, list(target_s), {"seed": args.seed, **target_s}, CONDITIONS)
     records: list[Record] = []
     used: set[str] = set()
@@ -118,7 +122,9 @@ def obtain(args: argparse.Namespace) -> None:
             lines = draw_lines(split, speakers[split], args.seed, used)
             babblers = list(itertools.islice(lines, BABBLERS))
             renderer = Renderer(folder, args.seed, CONDITIONS, babblers, keep)
-            records += render_split(itertools.chain(babblers, lines), seconds, renderer, map_)
+            rendered = render_split(itertools.chain(babblers, lines), seconds, renderer, map_)
+            are_streams = args.pauses > 0 and split != "train"
+            records += join_records(rendered, folder, args.pauses, args.seed) if are_streams else rendered
     write_transcripts(folder, records)
     hours = sum(record["duration"] for record in records) / 3600
     print(f"mini: {len(records)} utterances, {hours:.2f} h in {folder}")
@@ -130,6 +136,13 @@ def manifests(args: argparse.Namespace) -> None:
     write_rendered_cuts(folder, Path(args.out), args.jobs, f"run stage 0 first (mini.py obtain --out {folder})")
 
 
+def share_of_pauses(value: str) -> float:
+    """Return a share of the time that leaves some for speech."""
+    if real_number(value) > MOST_PAUSES:
+        raise argparse.ArgumentTypeError(f"is '{value}'; it must be a number from 0 to {MOST_PAUSES}")
+    return real_number(value)
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this corpus."""
     add = parser.add_argument
@@ -138,6 +151,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--dev-minutes", type=positive_number, default=20.0, metavar="M", help="minutes of dev (default %(default)s)")
     add("--test-minutes", type=positive_number, default=30.0, metavar="M", help="minutes of test (default %(default)s)")
     add("--long-test-hours", type=real_number, default=0.0, metavar="H", help="hours of a second test set, test_long")
+    streams = "in dev and tests, sentences in threes with pauses for this share of the time (default: each by itself)"
+    add("--pauses", type=share_of_pauses, default=0.0, metavar="SHARE", help=streams)
 
 
 def main() -> None:

@@ -170,10 +170,7 @@ class Renderer:
         if self.keep and (duration_s := _sound_duration_s(path)) is not None:
             return duration_s
         samples = render(line, self.others, self.seed, self.conditions)
-        flac = io.BytesIO()  # libsndfile would hide the reason of a failing write
-        soundfile.write(flac, samples, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
-        with replacing(path) as temporary:
-            temporary.write_bytes(flac.getbuffer())
+        write_sound(samples, path)
         return len(samples) / SAMPLING_RATE
 
     def record(self, line: Line, duration_s: float) -> Record:
@@ -187,6 +184,14 @@ class Renderer:
             "duration": round(duration_s, 4),
             "audio": f"{line.split}/{line.id}.flac",
         }
+
+
+def write_sound(samples: np.ndarray, path: Path) -> None:
+    """Write samples, int16 of shape (samples,) at SAMPLING_RATE, as a FLAC file."""
+    flac = io.BytesIO()  # libsndfile would hide the reason of a failing write
+    soundfile.write(flac, samples, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
+    with replacing(path) as temporary:
+        temporary.write_bytes(flac.getbuffer())
 
 
 def _sound_duration_s(path: Path) -> float | None:

@@ -34,6 +34,8 @@ def drawn_lines(corpus: Path, split: str) -> list[Line]:
         lines = list(itertools.islice(mini.draw_lines(each, speakers[each], options["seed"], used), drawn))[:count]
         if each == split:
             break
+    if any(line.id not in texts for line in lines):
+        raise UserError(f"--split {split}: {corpus} has streams (--pauses), of which the times of words are not known.")
     if any(texts[line.id] != line.text for line in lines):
         raise UserError(f"{corpus} was made by another version of this corpus: run stage 0 again, with --overwrite.")
     return lines

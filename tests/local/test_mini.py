@@ -211,6 +211,33 @@ def test_a_long_test_set_changes_no_other_and_shares_the_voice_files_of_test(cor
     assert voices.isdisjoint({(s.voice, s.name) for s in speakers["test"]})
 
 
+def test_streams_hold_the_sentences_of_dev_and_test_with_pauses_for_the_given_share(corpus, tmp_path, monkeypatch):
+    out = tmp_path / "streams"
+    records = obtain(monkeypatch, out, 1, "--pauses", 0.5)
+    single = {split: [row for row in corpus[1] if row["split"] == split] for split in mini.SPEAKERS}
+    assert [row for row in records if row["split"] == "train"] == single["train"]
+    for split in ("dev", "test"):
+        streams = [row for row in records if row["split"] == split]
+        assert len(streams) == -(-len(single[split]) // 3)
+        assert " ".join(row["text"] for row in streams) == " ".join(row["text"] for row in single[split])
+        for number, stream in enumerate(streams):
+            members = [soundfile.read(out / row["audio"], dtype="int16")[0] for row in single[split][3 * number :][:3]]
+            samples, _ = soundfile.read(out / stream["audio"], dtype="int16")
+            assert abs(len(samples) - 2 * sum(map(len, members))) <= 2  # the pauses of three are rounded
+            start = 0
+            for each in members:  # in their order, sample by sample
+                places = np.flatnonzero(samples[start : len(samples) - len(each) + 1] == each[0]) + start
+                start = next(place for place in places if np.array_equal(samples[place : place + len(each)], each))
+                start += len(each)
+            assert stream["duration"] == round(len(samples) / 16000, 4)
+    with pytest.raises(UserError, match="--split dev: .* has streams"):
+        word_times.drawn_lines(out, "dev")
+    assert obtain(monkeypatch, out, 1, "--pauses", 0.5) == records  # the pauses are those of the seed
+    assert obtain(monkeypatch, out) == corpus[1] and not (out / "streams").exists()
+    with pytest.raises(UserError, match="--pauses is '1'; it must be a number from 0 to 0.95"):
+        obtain(monkeypatch, out, 1, "--pauses", 1)
+
+
 def test_true_times_of_words_are_those_of_the_audio(corpus, tmp_path, monkeypatch):
     folder, records = corpus[0], {row["id"]: row for row in corpus[1]}
     for split in ("dev", "test"):

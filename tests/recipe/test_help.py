@@ -31,7 +31,7 @@ OWN_OPTIONS = {  # of the corpora
         "--language",
         "--recordings",
     ],
-    "mini": ["--train-hours", "--dev-minutes", "--test-minutes", "--long-test-hours", "--seed"],
+    "mini": ["--train-hours", "--dev-minutes", "--test-minutes", "--long-test-hours", "--pauses", "--seed"],
     "speechocean": ["--corpus-dir", "--url"],
 }
 
