@@ -12,4 +12,4 @@ exec "$here/../../run.sh" --corpus mini --recipe mini --name mini_streams \
     --set data.pad_start_ms=1000 --set data.pause.longest_s=4 \
     --set data.pause.long_probability=0.1 --set data.pause.very_long_s=10 \
     --start-from "$here/../mini/exp/rnnt" --set train.max_steps=3000 \
-    --experiments "rnnt mf mf85_pauses static_mf85_pauses" "$@"
+    --experiments "rnnt mf mf97_pauses static_mf97_pauses" "$@"
