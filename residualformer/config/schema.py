@@ -214,7 +214,8 @@ class CostConfig:
     match: Annotated[Experiment | None, AVERAGE_COST, Doc("experiment whose share to reach")] = None
 
 
-BranchControl = Literal["slow", "fast", "random", "oracle", "blank"]  # who chooses branches in the arbitrator's place
+# Who chooses branches in the arbitrator's place.
+BranchControl = Literal["slow", "fast", "random", "loud", "oracle", "blank"]
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ class AmNetConfig:
     controls: Annotated[
         list[BranchControl],
         ARBITRATED,
-        Allowed("slow, fast, random, oracle, and for depths blank"),
+        Allowed("slow, fast, random, loud, oracle, and for depths blank"),
         Doc("who else chooses branches, each in a decoding of its own (docs/models.md)"),
     ] = field(default_factory=list)
     arbitrator: Annotated[ArbitratorConfig, ARBITRATED] = field(default_factory=ArbitratorConfig)

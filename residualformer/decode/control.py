@@ -1,9 +1,9 @@
 """Controls of an arbitrator: other ways to choose the branch of each frame, or depth of each chunk, of a set of cuts.
 
-`random` draws as many frames of each branch as the arbitrator chose, or chunks of each depth; `oracle` gives the slow
-branch those at which a dense model is least certain, `blank` the full depth the chunks in which CTC at the least depth
-finds labels; `slow` and `fast`, which take one branch alone, are the bounds. All are planned before the set is decoded,
-so that the shares are exact and neither batches, processes nor streaming change them.
+`random` draws as many frames of each branch as the arbitrator chose, or chunks of each depth; `loud` gives the slow
+branch the loudest ones, `oracle` those at which a dense model is least certain, `blank` the full depth the chunks in
+which CTC at the least depth finds labels; `slow` and `fast`, which take one branch alone, are the bounds. All are
+planned before the set is decoded, so that the shares are exact, and batches, processes and streaming change nothing.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Control:
     """Who chooses branches in the arbitrator's place.
 
     Attributes:
-        slow_share: of `random`, `oracle` and `blank`: the share of slow frames, the others are of the fastest branch;
-            None to take as many frames of each branch as the arbitrator does on the same set.
+        slow_share: of all but `slow` and `fast`: the share of slow frames, the others are of the fastest branch; None
+            to take as many frames of each branch as the arbitrator does on the same set.
         seed: of `random`.
         oracle: run folder or model file of the dense model.
     """
@@ -69,7 +69,7 @@ def add_control_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a control to those of a command."""
     add = parser.add_argument
     add("--branches", choices=get_args(BranchControl), help="who chooses in the arbitrator's place")
-    add("--slow-share", type=float, metavar="S", help="of random, oracle, blank: share of slow frames or chunks")
+    add("--slow-share", type=float, metavar="S", help="of random, loud, oracle, blank: share of slow frames or chunks")
     add("--branch-seed", type=int, metavar="N", help="of random: another draw (default 1)")
     add("--oracle", type=Path, metavar="RUN", help="of oracle: the dense model (the teacher of the arbitrator)")
 
@@ -85,7 +85,7 @@ def control_of(args: argparse.Namespace, model: Path, bundle: Bundle) -> Control
     """
     by, share = args.branches, args.slow_share
     for option, value, of in (
-        ("--slow-share", share, ("random", "oracle", "blank")),
+        ("--slow-share", share, ("random", "loud", "oracle", "blank")),
         ("--branch-seed", args.branch_seed, ("random",)),
         ("--oracle", args.oracle, ("oracle",)),
     ):
@@ -96,7 +96,7 @@ def control_of(args: argparse.Namespace, model: Path, bundle: Bundle) -> Control
     encoder = bundle.model.encoder
     assert isinstance(encoder, BranchedEncoder)
     if isinstance(encoder, TransformerEncoder) and encoder.num_branches > 1:
-        if encoder.arbitrator is None and (by == "oracle" or (by in ("random", "blank") and share is None)):
+        if encoder.arbitrator is None and (by == "oracle" or (by in ("random", "loud", "blank") and share is None)):
             raise UserError(f"--branches {by}: {model} has depths, but no arbitrator; take random with --slow-share S.")
         if by == "blank" and ("ctc" not in bundle.model.training_only or bundle.config.loss.ctc_target != "tokens"):
             raise UserError(
@@ -135,7 +135,7 @@ def dense_model(run: Path, config: Config) -> Path:
 def plan_branches(bundle: Bundle, control: Control, cuts: Sequence[Cut], max_batch_s: float) -> Planned:
     """Choose the branch of each frame, of a Transformer the depth of each chunk, of all cuts that can be read.
 
-    Those of the whole set are ranked by chance or entropy, and the first ones are slow, or run at the full depth.
+    Those of the whole set are ranked, by chance, loudness or entropy, and the first are slow, or run at the full depth.
     Random numbers follow the order of `cuts`, so that the size of a batch, `max_batch_s`, changes nothing.
 
     Raises:
@@ -166,6 +166,8 @@ def plan_branches(bundle: Bundle, control: Control, cuts: Sequence[Cut], max_bat
         told["oracle"] = fingerprint(teacher.model.state_dict())
         entropy = partial(_entropy, teacher, bundle.model)
         first = -np.concatenate(list(_each_step(bundle, cuts, max_batch_s, entropy).values()))
+    elif control.by == "loud":
+        first = -np.concatenate(list(_each_step(bundle, cuts, max_batch_s, partial(_loudness, bundle.model)).values()))
     elif control.by == "blank":
         first = np.concatenate(list(_each_step(bundle, cuts, max_batch_s, partial(_blank, bundle.model)).values()))
     branches = np.empty_like(chosen)
@@ -199,6 +201,12 @@ def _arbitrated(model: Transducer, features: Tensor, lengths: Tensor) -> Tensor:
 
 def _nothing(model: Transducer, features: Tensor, lengths: Tensor) -> Tensor:
     return torch.zeros(len(features), int(model.encoder.num_steps(lengths).max()), dtype=torch.int64)
+
+
+def _loudness(model: Transducer, features: Tensor, lengths: Tensor) -> Tensor:
+    """Return the largest log-mel energy of each step, the mean of a frame's bins, beside that of its utterance."""
+    loudest = chunk_maximum(features.mean(2), lengths, model.encoder.shift)
+    return loudest - loudest.amax(1, keepdim=True)
 
 
 def _entropy(teacher: Teacher, model: Transducer, features: Tensor, lengths: Tensor) -> Tensor:

@@ -208,7 +208,7 @@ TWO = "encoder: {kind: lstm}, amnet: {method: sparse, compression: [0.15, 0.8]"
         ),
         ("amnet: {match: mf_avg}", "amnet.match is 'mf_avg', which has no effect with amnet.method = none"),
         ("encoder: {kind: lstm}, amnet: {controls: [slow]}", "amnet.controls is ['slow'], which has no effect with"),
-        (TWO + ", controls: [chance]}", "amnet.controls is ['chance']; allowed: slow, fast, random, oracle"),
+        (TWO + ", controls: [chance]}", "amnet.controls is ['chance']; allowed: slow, fast, random, loud, oracle"),
         (TWO + ", prune_fraction: 0}", "amnet.prune_fraction is 0, so that nothing is pruned; give more"),
         (TWO + "}, train: {max_steps: 200}", "amnet.prune_every_steps is 100; allowed: at most the 60 steps of"),
         (TWO + ", prune_fraction: 1}", "amnet.prune_fraction is 1; allowed: 0 or more and less than 1"),

@@ -103,10 +103,10 @@ def test_as_many_frames_are_slow_as_the_arbitrator_chose(exp, cuts):
     slow = int((arbitrated(bundle, cuts) == 0).sum())
     assert 0 < slow < TOTAL  # otherwise little is tested
     oracle = Control("oracle", oracle=exp / "rnnt")
-    for control in (Control("random"), oracle):
+    for control in (Control("random"), Control("loud"), oracle):
         assert (chosen(bundle, control, cuts) == 0).sum() == slow
     for share in (0.0, 0.3, 1.0):
-        for control in (Control("random", share), replace(oracle, slow_share=share)):
+        for control in (Control("random", share), Control("loud", share), replace(oracle, slow_share=share)):
             assert (chosen(bundle, control, cuts) == 0).sum() == round(share * TOTAL)
     assert not chosen(bundle, Control("slow"), cuts).any() and chosen(bundle, Control("fast"), cuts).all()
 
@@ -131,6 +131,17 @@ def test_the_oracle_takes_the_frames_of_highest_entropy(exp, cuts):
         slow += entropy[taken == 0].tolist()
         fast += entropy[taken == 1].tolist()
     assert min(slow) > max(fast) - 1e-6  # in batches of another size the last bits are others
+
+
+def test_the_frames_nearest_to_the_loudest_of_their_utterance_are_slow(exp, cuts):
+    plan, _ = plan_branches(load_model(exp / "mf_avg"), Control("loud", 0.4), cuts, 200.0)
+    slow, fast = [], []
+    for name, taken in plan.items():
+        energy = features_of(name).mean(1)
+        steps = np.array([energy[3 * n : 3 * n + 3].max() for n in range(len(taken))])
+        slow += (steps - energy.max())[taken == 0].tolist()
+        fast += (steps - energy.max())[taken == 1].tolist()
+    assert min(slow) > max(fast) - 1e-5  # float32, another order of summation
 
 
 def test_three_branches_keep_their_shares(exp, cuts):
@@ -219,7 +230,7 @@ def test_the_oracle_is_the_teacher_and_what_the_step_refuses(exp, cuts, monkeypa
     cases = {
         "--branches: an exported folder asks its arbitrator": (exp / "export", "--branches", "slow"),
         "has no branches to choose from so; give an AmNet": (exp / "dense.safetensors", "--branches", "random"),
-        "--slow-share 0.3 is for --branches random or oracle": (exp / "mf_avg", "--slow-share", "0.3"),
+        "--slow-share 0.3 is for --branches random or loud or oracle or blank": (exp / "mf_avg", "--slow-share", "0.3"),
         "--branch-seed 2 is for --branches random": (exp / "mf_avg", "--branches", "slow", "--branch-seed", "2"),
         "--branch-seed -1: give 0 or more": (exp / "mf_avg", "--branches", "random", "--branch-seed", "-1"),
         "--slow-share 1.5: give a number from 0 to 1": (exp / "mf_avg", "--branches", "random", "--slow-share", "1.5"),
