@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from residualformer.config.schema import AmNetConfig, EncoderConfig
+from residualformer.config.amnet import AmNetConfig
+from residualformer.config.schema import EncoderConfig
 from residualformer.errors import run_main
 from residualformer.kernels.dispatch import recursion_engine
 from residualformer.kernels.recurrent import lstm_cell

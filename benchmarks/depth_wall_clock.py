@@ -26,9 +26,10 @@ import torch
 from amnet_wall_clock import print_savings
 from device_table import random_bundle
 
+from residualformer.config.amnet import AmNetConfig, ArbitratorConfig
 from residualformer.config.depth import DepthConfig
 from residualformer.config.loading import load_config
-from residualformer.config.schema import AmNetConfig, ArbitratorConfig, Config
+from residualformer.config.schema import Config
 from residualformer.errors import run_main
 from residualformer.export.folder import choose_contract, encoder_graph, write_folder
 from residualformer.model.depth import config_at

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from residualformer.config.schema import AmNetConfig, Config, CostConfig, EncoderConfig
+from residualformer.config.amnet import AmNetConfig, CostConfig
+from residualformer.config.schema import Config, EncoderConfig
 
 
 def check(config: Config) -> Iterator[str]:

@@ -21,7 +21,8 @@ from lhotse.cut import Cut
 from torch import Tensor
 from tqdm import tqdm
 
-from residualformer.config.schema import BranchControl, Config
+from residualformer.config.amnet import BranchControl
+from residualformer.config.schema import Config
 from residualformer.constants import BLANK, MODEL_FILE
 from residualformer.decode.corpus import Outcome, Plan, batches, load_readable
 from residualformer.decode.encode import encode

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from residualformer.config.schema import ArbitratorConfig
+from residualformer.config.amnet import ArbitratorConfig
 from residualformer.kernels.recurrent import State, recurrent_layer
 
 ARBITRATOR = "encoder.arbitrator."  # prefix of the names of its parameters in a model

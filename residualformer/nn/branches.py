@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from residualformer.config.schema import AmNetConfig
+from residualformer.config.amnet import AmNetConfig
 from residualformer.kernels.sparse import MaskedProduct
 from residualformer.nn.typed import ModuleList
 

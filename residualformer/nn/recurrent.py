@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from residualformer.config.schema import AmNetConfig, EncoderConfig
+from residualformer.config.amnet import AmNetConfig
+from residualformer.config.schema import EncoderConfig
 from residualformer.kernels.dropout import Dropout
 from residualformer.kernels.recurrent import GATES, NUM_STATES, State, cell, recurrent_layer
 from residualformer.kernels.scan import scan

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from residualformer.config.schema import ArbitratorConfig, EncoderConfig
+from residualformer.config.amnet import ArbitratorConfig
+from residualformer.config.schema import EncoderConfig
 from residualformer.constants import FRAME_SHIFT_S
 from residualformer.kernels.attention import AttentionMask, Table
 from residualformer.kernels.recurrent import State

@@ -9,7 +9,7 @@ from typing import get_args
 
 import yaml
 
-from residualformer.config.schema import BranchControl
+from residualformer.config.amnet import BranchControl
 from residualformer.config.yaml_loader import load_yaml
 from residualformer.errors import UserError, closest
 from residualformer.files import read_text

@@ -12,11 +12,9 @@ import torch
 from support.commands import decode_step
 from support.decoding import FRAMES, features_of, write_cuts
 
+from residualformer.config.amnet import AmNetConfig, ArbitratorConfig, CostConfig
 from residualformer.config.schema import (
-    AmNetConfig,
-    ArbitratorConfig,
     Config,
-    CostConfig,
     DecodeConfig,
     EncoderConfig,
     JoinerConfig,

@@ -14,8 +14,8 @@ from support.depths import MU, bundle_of
 from support.exported import RATE, exported, utterances
 
 import residualformer
+from residualformer.config.amnet import AmNetConfig
 from residualformer.config.loading import config_from_dict, config_to_dict
-from residualformer.config.schema import AmNetConfig
 from residualformer.decode.control import Control, plan_branches
 from residualformer.decode.corpus import decode_batch, read_cuts_with_features
 from residualformer.decode.encode import encode

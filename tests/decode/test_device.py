@@ -12,7 +12,8 @@ from support.commands import decode_step, transcribe
 from support.decoding import features_of, write_cuts
 from support.transducers import save_random_run
 
-from residualformer.config.schema import AmNetConfig, Config, DecodeConfig, EncoderConfig, PredictorConfig, TokenConfig
+from residualformer.config.amnet import AmNetConfig
+from residualformer.config.schema import Config, DecodeConfig, EncoderConfig, PredictorConfig, TokenConfig
 from residualformer.data.tokenizer import train_tokenizer
 from residualformer.decode.recognize import recognize
 from residualformer.library.torch_model import TorchModel

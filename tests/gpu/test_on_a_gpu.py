@@ -14,7 +14,8 @@ from support.counting import CountingDevice
 from support.decoding import features_of
 from support.toy_training import CONFIG, changed, make_trainer
 
-from residualformer.config.schema import AmNetConfig, Config, DecodeConfig, EncoderConfig, PredictorConfig
+from residualformer.config.amnet import AmNetConfig
+from residualformer.config.schema import Config, DecodeConfig, EncoderConfig, PredictorConfig
 from residualformer.decode.recognize import recognize
 from residualformer.loss import exact_joiner_loss, get_rnnt_prune_ranges, pruned_joiner_loss, simple_joiner_loss
 from residualformer.nn.transducer import build_model

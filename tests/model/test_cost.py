@@ -8,11 +8,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from residualformer.compress.prune import magnitude_mask
+from residualformer.config.amnet import AmNetConfig, ArbitratorConfig
 from residualformer.config.depth import DepthConfig
 from residualformer.config.loading import load_config
 from residualformer.config.schema import (
-    AmNetConfig,
-    ArbitratorConfig,
     Config,
     EncoderConfig,
     FeatureConfig,

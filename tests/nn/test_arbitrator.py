@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from residualformer.config.schema import ArbitratorConfig
+from residualformer.config.amnet import ArbitratorConfig
 from residualformer.nn.arbitrator import Arbitrator, GumbelSoftmax, OneBranch, one_hot, uniform_branch
 
 LOGITS = torch.tensor([0.5, 1.7, -0.4])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from residualformer.config.schema import AmNetConfig
+from residualformer.config.amnet import AmNetConfig
 from residualformer.nn.branches import BranchWeights, FactorisedWeight, PlainWeight, SparseWeight, make_weight, rank_for
 
 W, V = 12, 8

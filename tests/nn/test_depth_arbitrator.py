@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.depth_encoders import BINS, GROUPS, LENGTHS, SETTINGS, make
 
-from residualformer.config.schema import ArbitratorConfig
+from residualformer.config.amnet import ArbitratorConfig
 from residualformer.nn.arbitrator import GumbelSoftmax, OneBranch, one_hot, uniform_branch
 
 ARBITRATOR = ArbitratorConfig(hidden_dim=8, num_layers=2)

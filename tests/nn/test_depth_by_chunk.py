@@ -9,7 +9,7 @@ import torch
 from support.depth_encoders import BINS, GROUPS, LENGTHS, SETTINGS, make
 from support.streaming import stream_through
 
-from residualformer.config.schema import ArbitratorConfig
+from residualformer.config.amnet import ArbitratorConfig
 from residualformer.nn.transformer import TransformerEncoder
 
 

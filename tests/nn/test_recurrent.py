@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from residualformer.config.schema import AmNetConfig, ArbitratorConfig, EncoderConfig
+from residualformer.config.amnet import AmNetConfig, ArbitratorConfig
+from residualformer.config.schema import EncoderConfig
 from residualformer.kernels.recurrent import gru_cell, lstm_cell
 from residualformer.nn.arbitrator import GumbelSoftmax, one_hot, uniform_branch
 from residualformer.nn.branches import SparseWeight

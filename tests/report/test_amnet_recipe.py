@@ -14,11 +14,9 @@ import torch
 from lhotse import CutSet, Features, MonoCut, NumpyFilesWriter, Recording, SupervisionSegment
 from support.transducers import save_random_run
 
+from residualformer.config.amnet import AmNetConfig, ArbitratorConfig, CostConfig
 from residualformer.config.schema import (
-    AmNetConfig,
-    ArbitratorConfig,
     Config,
-    CostConfig,
     DecodeConfig,
     EncoderConfig,
     FeatureConfig,

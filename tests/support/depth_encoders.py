@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from residualformer.config.amnet import ArbitratorConfig
 from residualformer.config.depth import DepthConfig
-from residualformer.config.schema import ArbitratorConfig, EncoderConfig, ResidualConfig
+from residualformer.config.schema import EncoderConfig, ResidualConfig
 from residualformer.nn.transformer import TransformerEncoder
 
 BINS, LENGTHS = 20, torch.tensor([131, 128, 1, 66])

@@ -7,9 +7,9 @@ import dataclasses
 import torch
 from support.exported import random_bundle
 
+from residualformer.config.amnet import AmNetConfig, ArbitratorConfig, CostConfig
 from residualformer.config.depth import DepthConfig
 from residualformer.config.loading import config_from_dict, config_to_dict
-from residualformer.config.schema import AmNetConfig, ArbitratorConfig, CostConfig
 from residualformer.model.checkpoint import Bundle
 from residualformer.nn.transducer import build_model
 

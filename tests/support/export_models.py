@@ -8,12 +8,10 @@ import numpy as np
 import onnxruntime
 import torch
 
+from residualformer.config.amnet import AmNetConfig, ArbitratorConfig, CostConfig
 from residualformer.config.depth import DepthConfig
 from residualformer.config.schema import (
-    AmNetConfig,
-    ArbitratorConfig,
     Config,
-    CostConfig,
     EncoderConfig,
     FeatureConfig,
     JoinerConfig,

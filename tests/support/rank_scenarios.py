@@ -19,15 +19,8 @@ import torch.distributed as dist
 from support.programs import ROOT, run_program
 from support.toy_training import CONFIG, TOKENIZER, changed, make_trainer
 
-from residualformer.config.schema import (
-    AmNetConfig,
-    ArbitratorConfig,
-    Config,
-    CostConfig,
-    EncoderConfig,
-    JoinerConfig,
-    LossConfig,
-)
+from residualformer.config.amnet import AmNetConfig, ArbitratorConfig, CostConfig
+from residualformer.config.schema import Config, EncoderConfig, JoinerConfig, LossConfig
 from residualformer.config.training import DistillConfig, OptimizerConfig
 from residualformer.data.collate import Batch
 from residualformer.hypothesis import Hypothesis

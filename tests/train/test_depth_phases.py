@@ -9,8 +9,9 @@ import pytest
 import torch
 from support.toy_training import CONFIG, TOKENIZER, learned, make_trainer, no_transcripts, one_batch, stop_at
 
+from residualformer.config.amnet import AmNetConfig, ArbitratorConfig, CostConfig
 from residualformer.config.depth import DepthConfig
-from residualformer.config.schema import AmNetConfig, ArbitratorConfig, Config, CostConfig
+from residualformer.config.schema import Config
 from residualformer.decode.teacher import Teacher
 from residualformer.loss.amortized import amortized_latency, average_cost
 from residualformer.model.cost import flops_per_frame

@@ -7,13 +7,8 @@ import torch
 from support.toy_training import CONFIG, changed
 from torch import nn
 
-from residualformer.config.schema import (
-    AmNetConfig,
-    Config,
-    EncoderConfig,
-    ResidualConfig,
-    TrainConfig,
-)
+from residualformer.config.amnet import AmNetConfig
+from residualformer.config.schema import Config, EncoderConfig, ResidualConfig, TrainConfig
 from residualformer.config.training import OptimizerConfig
 from residualformer.nn.transducer import build_model
 from residualformer.train.optimizer import Optimizer, learning_rate_factor

@@ -10,17 +10,15 @@ import pytest
 import torch
 from support.toy_training import CONFIG, TOKENIZER, learned, make_trainer, no_transcripts, one_batch, stop_at
 
+from residualformer.config.amnet import AmNetConfig, ArbitratorConfig, CostConfig
 from residualformer.config.schema import (
-    AmNetConfig,
-    ArbitratorConfig,
     Config,
-    CostConfig,
     DecodeConfig,
     EncoderConfig,
     JoinerConfig,
     LossConfig,
     SpecAugmentConfig,
-)  # fmt: skip
+)
 from residualformer.config.training import OptimizerConfig
 from residualformer.decode.greedy import greedy_search
 from residualformer.decode.teacher import Teacher

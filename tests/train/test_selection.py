@@ -11,8 +11,8 @@ import pytest
 import torch
 from support.toy_training import CONFIG, changed, make_trainer, stop_at
 
+from residualformer.config.amnet import AmNetConfig
 from residualformer.config.loading import load_config
-from residualformer.config.schema import AmNetConfig
 from residualformer.errors import UserError
 from residualformer.model import checkpoint
 from residualformer.model.tensors import read_tensors

@@ -7,15 +7,8 @@ import dataclasses
 import pytest
 from support.toy_training import CONFIG, TOKENIZER, write_toy_data
 
-from residualformer.config.schema import (
-    AmNetConfig,
-    ArbitratorConfig,
-    Config,
-    EncoderConfig,
-    JoinerConfig,
-    LossConfig,
-    TokenConfig,
-)
+from residualformer.config.amnet import AmNetConfig, ArbitratorConfig
+from residualformer.config.schema import Config, EncoderConfig, JoinerConfig, LossConfig, TokenConfig
 from residualformer.config.training import OptimizerConfig
 from residualformer.errors import UserError
 from residualformer.hypothesis import Hypothesis

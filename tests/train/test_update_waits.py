@@ -7,15 +7,9 @@ import torch
 from support.counting import CountingDevice
 from support.toy_training import changed, make_trainer
 
+from residualformer.config.amnet import AmNetConfig, ArbitratorConfig, CostConfig
 from residualformer.config.depth import DepthConfig
-from residualformer.config.schema import (
-    AmNetConfig,
-    ArbitratorConfig,
-    Config,
-    CostConfig,
-    EncoderConfig,
-    VariationConfig,
-)
+from residualformer.config.schema import Config, EncoderConfig, VariationConfig
 from residualformer.train.losses import LossTracker
 from residualformer.train.ranks import Ranks
 

@@ -7,15 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from residualformer.config.schema import (
-    AmNetConfig,
-    Config,
-    EncoderConfig,
-    FeatureConfig,
-    JoinerConfig,
-    LossConfig,
-    PredictorConfig,
-)  # fmt: skip
+from residualformer.config.amnet import AmNetConfig
+from residualformer.config.schema import Config, EncoderConfig, FeatureConfig, JoinerConfig, LossConfig, PredictorConfig
 from residualformer.errors import UserError
 from residualformer.nn import branches
 from residualformer.nn.arbitrator import ARBITRATOR, one_hot

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from residualformer.config.amnet import AmNetConfig
 from residualformer.config.loading import dump_config
-from residualformer.config.schema import AmNetConfig, Config, EncoderConfig, ResidualConfig, TrainConfig
+from residualformer.config.schema import Config, EncoderConfig, ResidualConfig, TrainConfig
 from residualformer.workflow.pace import FIXED, Pace, pace_of, seconds_left, seconds_per_update, work
 
 
