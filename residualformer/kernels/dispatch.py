@@ -72,6 +72,28 @@ def give_up_on_failure(engine: str) -> Iterator[None]:
         log.warning("kernels run without %s, which failed, and therefore slower: %s", engine, error)
 
 
+def engine_for(what: str, kernel: str, like: Tensor) -> str:
+    """Return who computes `what`, by `load_kernels(kernel, engine)`: the requested engine, or the fastest that works.
+
+    Numba's kernels are for float32 on a CPU; to request them for other tensors is to request `plain`.
+    Raises UserError if the package of the requested engine is missing or broken.
+    """
+    requested, fits_numba = requested_engine(), like.device.type == "cpu" and like.dtype == torch.float32
+    if requested == "auto":
+        best = "numba" if fits_numba and is_usable("numba") else triton_or_plain(what, like)
+        with give_up_on_failure(best):
+            return _loaded(kernel, best)
+        return "plain"
+    return _loaded(kernel, "plain" if requested == "numba" and not fits_numba else requested)
+
+
+def _loaded(kernel: str, engine: str) -> str:
+    """Import the kernels of an engine, numba's are compiled, and return the engine; `plain` has none."""
+    if engine != "plain":
+        load_kernels(kernel, engine)
+    return engine
+
+
 def run_or_plain(engine: str, compute: Callable[[str], None], fall_back: bool) -> str:
     """Call compute(engine); if that is Triton and fails, and with `fall_back`, compute("plain"). Return what worked.
 

@@ -11,14 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from residualformer.kernels.dispatch import (
-    give_up_on_failure,
-    is_usable,
-    load_kernels,
-    requested_engine,
-    run_or_plain,
-    triton_or_plain,
-)
+from residualformer.kernels.dispatch import engine_for, load_kernels, requested_engine, run_or_plain, triton_or_plain
 from residualformer.kernels.precision import no_autocast
 from residualformer.kernels.recurrent import State, cell
 
@@ -86,7 +79,7 @@ class _LSTM(torch.autograd.Function):
         def compute(engine: str) -> None:
             load_kernels("scan", engine).forward(unflat, weight, decisions, own, tanh_c, hs, cs)
 
-        ctx.engine = run_or_plain(_engine(gates), compute, ctx.fall_back)
+        ctx.engine = run_or_plain(engine_for("the scan of branches", "scan", gates), compute, ctx.fall_back)
         ctx.mark_dirty(gates)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(gates, weight, decisions, own, tanh_c, hs, cs)
@@ -119,22 +112,3 @@ class _LSTM(torch.autograd.Function):
             i, f, g, _ = gates.chunk(4, dim=3)
             d_decisions = (dhs[1:] * own + dcs[1:] * (f * cs[:-1] + i * g)).sum(3, keepdim=True)
         return grad.flatten(1, 2), d_weight, d_decisions, dhs[0], dcs[0]
-
-
-def _engine(gates: Tensor) -> str:
-    """Return who runs the frames: `numba`, `triton` or `plain`.
-
-    Numba's kernels are for float32 on a CPU; to request them for other tensors is to request `plain`.
-    """
-    engine = requested_engine()
-    if engine == "triton":
-        return engine
-    fits = gates.device.type == "cpu" and gates.dtype == torch.float32
-    if fits and engine == "numba":
-        load_kernels("scan", engine)
-        return engine
-    if fits and engine == "auto" and is_usable("numba"):
-        with give_up_on_failure("numba"):
-            load_kernels("scan", "numba")  # compiles
-            return "numba"
-    return triton_or_plain("the scan of branches", gates) if engine == "auto" else "plain"

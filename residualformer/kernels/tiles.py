@@ -4,37 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from residualformer.kernels.dispatch import (
-    give_up_on_failure,
-    is_usable,
-    load_kernels,
-    requested_engine,
-    run_or_plain,
-    triton_or_plain,
-)
+from residualformer.kernels.dispatch import engine_for, load_kernels, run_or_plain
 from residualformer.kernels.tiles_plain import Tiles
 
 
 def fastest_tiles(am: Tensor) -> type[Tiles]:
-    """Return the class of tiles for tensors such as `am`: numba's or Triton's, or that of the requested engine.
-
-    Numba's are for float32 on a CPU; for other tensors a request of numba is one of PyTorch.
-    """
-    engine = requested_engine()
-    if engine == "triton":
-        return load_kernels("tiles", "triton").TritonTiles
+    """Return the class of tiles for tensors such as `am`, that of the requested engine or the fastest that works."""
+    engine = engine_for("the loss of a joiner", "tiles", am)
     if engine == "plain":
         return Tiles
-    if am.device.type == "cpu" and am.dtype == torch.float32 and is_usable("numba"):
-        with give_up_on_failure("numba"):
-            return load_kernels("tiles", "numba").NumbaTiles
-    if engine == "auto" and triton_or_plain("the loss of a joiner", am) == "triton":
-        with give_up_on_failure("triton"):
-            return load_kernels("tiles", "triton").TritonTiles
-    return Tiles
+    kernels = load_kernels("tiles", engine)
+    return kernels.NumbaTiles if engine == "numba" else kernels.TritonTiles
 
 
 def run_tiles(kind: type[Tiles], compute: Callable[[type[Tiles]], None], fall_back: bool) -> type[Tiles]:

@@ -8,7 +8,7 @@ from support.lattice_nodes import NODES, assert_float64_but_for_rounding, proble
 from support.loss_paths import TYPES, case
 from support.triton_kernels import Build, compile_kernels, counted_launches, triton
 
-from residualformer.kernels import dispatch, tiles
+from residualformer.kernels import dispatch
 from residualformer.kernels.dispatch import recursion_engine
 from residualformer.kernels.tiles_plain import Tiles
 from residualformer.loss import exact_joiner_loss, pruned_joiner_loss
@@ -137,7 +137,7 @@ def test_a_kernel_that_fails_when_it_first_runs_is_given_up(monkeypatch, caplog)
     arguments = am, lm, weight, None, torch.ones(1, 3, dtype=torch.int64), 0
     expected = exact_joiner_loss(*arguments)
     monkeypatch.setattr(dispatch, "_failed", {"numba"})
-    monkeypatch.setattr(tiles, "triton_or_plain", lambda kernel, like: "triton")
+    monkeypatch.setattr(dispatch, "triton_or_plain", lambda kernel, like: "triton")
     monkeypatch.setattr(tiles_triton, "launch", broken)
     with caplog.at_level(logging.WARNING):
         loss = exact_joiner_loss(*arguments)

@@ -74,14 +74,15 @@ def test_bf16_products_are_those_of_plain():
     ("auto", torch.float64, "plain"),
     ("plain", torch.float32, "plain"),
 ])  # fmt: skip
-def test_who_is_asked(engine, dtype, taken):
+@pytest.mark.parametrize("kernel", ["scan", "tiles"])
+def test_who_is_asked(engine, dtype, taken, kernel):
     with recursion_engine(engine):
-        assert scan._engine(torch.zeros(1, dtype=dtype)) == taken
+        assert dispatch.engine_for("it", kernel, torch.zeros(1, dtype=dtype)) == taken
 
 
 def test_without_numba_it_is_plain(monkeypatch):
     monkeypatch.setattr(dispatch, "_is_there", lambda name: False)
-    assert scan._engine(torch.zeros(1)) == "plain"
+    assert dispatch.engine_for("it", "scan", torch.zeros(1)) == "plain"
 
 
 def test_numba_that_fails_to_compile_is_given_up_with_a_warning(monkeypatch, caplog):
@@ -89,9 +90,9 @@ def test_numba_that_fails_to_compile_is_given_up_with_a_warning(monkeypatch, cap
         raise ImportError("no LLVM here")
 
     monkeypatch.setattr(dispatch, "_failed", set())
-    monkeypatch.setattr(scan, "load_kernels", fail)
+    monkeypatch.setattr(dispatch, "load_kernels", fail)
     with caplog.at_level(logging.WARNING):
-        assert scan._engine(torch.zeros(1)) == "plain"
+        assert dispatch.engine_for("it", "scan", torch.zeros(1)) == "plain"
     assert "no LLVM here" in caplog.text
     assert not dispatch.is_usable("numba")
 
@@ -103,4 +104,4 @@ def test_a_request_of_numba_that_is_missing_is_told(monkeypatch):
     dispatch.load_kernels.cache_clear()
     monkeypatch.setattr(dispatch, "optional", missing)
     with recursion_engine("numba"), pytest.raises(UserError, match="numba is not installed"):
-        scan._engine(torch.zeros(1))
+        dispatch.engine_for("it", "scan", torch.zeros(1))

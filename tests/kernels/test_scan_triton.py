@@ -101,9 +101,8 @@ def test_it_refuses_float64_and_is_given_up_when_it_fails(monkeypatch, caplog):
 
     gates, weight, decisions, *state = inputs("lstm", dtype=torch.float32)
     expected = plain("lstm", gates, weight, decisions, *state)
-    monkeypatch.setattr(dispatch, "_failed", set())
-    monkeypatch.setattr(scan, "is_usable", lambda engine: False)  # as on a GPU, which numba does not serve
-    monkeypatch.setattr(scan, "triton_or_plain", lambda kernel, like: "triton")
+    monkeypatch.setattr(dispatch, "_failed", {"numba"})  # as on a GPU, which numba does not serve
+    monkeypatch.setattr(dispatch, "triton_or_plain", lambda kernel, like: "triton")
     monkeypatch.setattr(scan_triton, "launch", broken)
     with caplog.at_level(logging.WARNING):
         own, h, _ = scan.scan("lstm", gates.clone(), weight, decisions, tuple(state))
