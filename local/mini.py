@@ -112,8 +112,8 @@ def obtain(args: argparse.Namespace) -> None:
     if args.long_test_hours > 0:
         target_s |= {"test_long": 3600 * args.long_test_hours}
         target_s["train"] = target_s.pop("train")  # drawn last, so that train avoids the sentences of test_long
-    shutil.rmtree(folder / STREAMS, ignore_errors=True)
     keep = prepare_folder(folder, list(target_s), {"seed": args.seed, **target_s}, CONDITIONS)
+    shutil.rmtree(folder / STREAMS, ignore_errors=True)  # they are joined anew, from what is kept
     records: list[Record] = []
     used: set[str] = set()
     speakers = split_speakers(args.seed)

@@ -18,12 +18,7 @@ from annotated_types import Ge, Interval, MinLen, Unit
 
 from residualformer.config.amnet import AmNetConfig
 from residualformer.config.augmentation import JOINED, PauseConfig, SpecAugmentConfig, VariationConfig, WaveformConfig
-from residualformer.config.conditions import (
-    CTC,
-    PRUNED_LOSS,
-    RECURRENT,
-    TRANSFORMER,
-)
+from residualformer.config.conditions import CTC, PRUNED_LOSS, RECURRENT, TRANSFORMER
 from residualformer.config.decoding import DecodeConfig
 from residualformer.config.depth import DepthConfig
 from residualformer.config.keys import (
