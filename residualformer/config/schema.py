@@ -174,6 +174,14 @@ class DataConfig:
         Fraction,
         Doc("utterances that may be unreadable: they are left out and named; more of them end the stage"),
     ] = 0.01
+    share: Annotated[
+        float,
+        Interval(gt=0, le=1),
+        Allowed("above 0, up to 1"),
+        Doc(
+            "share of the training utterances that is used, for a curve over hours; a larger share has all of a smaller"
+        ),
+    ] = 1.0
     num_buckets: Annotated[Count, Doc("groups of utterances of similar length, of which batches are made")] = 10
     shuffle_buffer: Annotated[
         Count, Unit("utterances"), Doc("shuffled in a buffer of this many; a set of no more is shuffled as a whole")

@@ -93,7 +93,8 @@ class TrainBatches:
         """Return a sentence on the training set that counts each utterance once, however many speeds it has."""
         mixed = zip(self.data.weights, self.sources)
         parts = [f"{weight:g} times {describe([source])}" for weight, source in mixed] or [describe(self.sources)]
-        return f"{', '.join(parts)}, at speeds {self.data.speeds}"
+        share = "" if self.data.share == 1 else f"a share of {self.data.share:g} of "
+        return f"{share}{', '.join(parts)}, at speeds {self.data.speeds}"
 
     def updates(self, start: Position, per_update: int, rank: int = 0, world: int = 1) -> Iterator[Update]:
         """Yield updates of `per_update` batches each from `start` on, epoch after epoch, without end.

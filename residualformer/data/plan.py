@@ -109,7 +109,7 @@ class Plan:
         for each, utterance in ((p, utterance) for p in passes for utterance in self._read(p.shard)):
             found += not each.number
             self._speeds.add(utterance.speed)
-            if utterance.speed not in self.data.speeds:
+            if utterance.speed not in self.data.speeds or not self._is_in_share(utterance):
                 continue
             if reason := self._reason_to_skip(utterance):
                 left_out += not each.number
@@ -130,7 +130,7 @@ class Plan:
         return "; ".join(f"{name}: {reason}" for name, reason in self.skipped.items())
 
     def _nothing_usable(self) -> UserError:
-        why = self._reasons()[:500] or "data.weights leave none for this epoch: give more"
+        why = self._reasons()[:500] or "data.share or data.weights leave none for this epoch: give more"
         return UserError(f"{self._name}: none of its utterances can be trained on ({why}).")
 
     def _reason_to_skip(self, utterance: Utterance) -> str:
@@ -142,6 +142,10 @@ class Plan:
             bounds = f"{self.data.min_utterance_s} ... {self.data.max_utterance_s} s"
             return f"lasts {utterance.duration:.2f} s, outside {bounds} (data.min_utterance_s, max_utterance_s)"
         return ""
+
+    def _is_in_share(self, utterance: Utterance) -> bool:
+        """Return whether an utterance, at all speeds, is of the `data.share` that is used, the same in all epochs."""
+        return self.data.share == 1 or self._hash("share", utterance) < self.data.share * 2**64
 
     def _is_drawn(self, utterance: Utterance, each: Pass, epoch: int) -> bool:
         """Return whether a pass over its shard gives an utterance, at this speed, to an epoch.

@@ -58,6 +58,21 @@ def ids(source: Plan, epoch: int = 0) -> Iterator[str]:
     return (part.id for (items,) in source.epoch(epoch) for item in items for part in item.parts)
 
 
+def test_a_share_of_the_utterances_is_the_same_at_all_speeds_and_in_all_epochs_and_part_of_a_larger_one(long_manifest):
+    used = []
+    for share in (0.1, 0.5, 1.0):
+        source = make_plan(long_manifest, replace(DATA, share=share))
+        copies = set(ids(source))
+        assert set(ids(source, epoch=1)) == copies and not source.skipped
+        used.append({name.split("_")[0] for name in copies})
+        assert copies == {f"{name}_{speed}" for name in used[-1] for speed in SPEEDS}
+    assert used[0] < used[1] < used[2] and len(used[2]) == COUNT
+    assert abs(len(used[0]) - 300) < 70 and abs(len(used[1]) - 1500) < 110  # four standard deviations
+    assert set(ids(make_plan(long_manifest, replace(DATA, share=0.1), seed=2))) != set(
+        ids(make_plan(long_manifest, replace(DATA, share=0.1)))
+    )
+
+
 def test_no_more_cuts_are_read_ahead_than_the_buffers_hold(long_manifest, monkeypatch):
     monkeypatch.setattr(plan, "FIRST", 50)
     monkeypatch.setattr(plan, "BUCKET_BUFFER", 100)

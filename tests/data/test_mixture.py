@@ -96,6 +96,7 @@ def test_training_goes_on_within_an_epoch_exactly(folders):
 def test_each_folder_is_told_with_its_weight(folders):
     told = mixture(folders, [2, 0.5]).describe()
     assert told.startswith("2 times 10 corpus utterances (0.00 h), 0.5 times ") and "b/cuts_train" in told
+    assert mixture(folders, [2, 0.5], share=0.25).describe() == f"a share of 0.25 of {told}"
 
 
 def test_what_cannot_be_used_is_counted_once(folders, caplog, monkeypatch):
@@ -107,5 +108,5 @@ def test_what_cannot_be_used_is_counted_once(folders, caplog, monkeypatch):
 
 
 def test_an_epoch_without_utterances_is_told(folders):
-    with pytest.raises(UserError, match="data.weights leave none for this epoch: give more"):
+    with pytest.raises(UserError, match="data.share or data.weights leave none for this epoch: give more"):
         list(mixture(folders, [0.001, 0.001]).plan.epoch(0))
