@@ -24,6 +24,7 @@ from residualformer.nn.transducer import Transducer
 
 Weights = dict[str, Tensor]
 
+BACKLOG = f"{ARBITRATOR}backlog"
 TRAINING_ONLY = "training_only."  # prefix of what the loss alone needs
 _ADVICE = (
     "the two configurations may differ in encoder.residual only, in amnet by more compression, or by an arbitrator"
@@ -173,7 +174,7 @@ def check_same_layers(config: EncoderConfig, source_config: EncoderConfig, sourc
 
 def _may_be_fresh(name: str, arbitrator_is_new: bool, converted: Weights) -> bool:
     if name.startswith(ARBITRATOR):  # that for the backlog begins at zero
-        return arbitrator_is_new or name == f"{ARBITRATOR}backlog"
+        return arbitrator_is_new or name == BACKLOG
     if name.startswith(TRAINING_ONLY):
         return True
     return name.rsplit(".", 1)[-1] in RESIDUAL_PARTS or re.sub(r"\.mask$", ".W", name) in converted
@@ -184,9 +185,12 @@ def _has_arbitrator(weights: Weights) -> bool:
 
 
 def _arbitrator_is_new(target: Weights, weights: Weights) -> bool:
-    """Return whether `weights` have no arbitrator, or one of another width or other inputs, which is of no use."""
-    own = [name for name in weights if name.startswith(ARBITRATOR)]
-    return not own or any(_shape(target, name) != _shape(weights, name) for name in own)
+    """Return whether `weights` have no arbitrator, or one of another width or other inputs, which is of no use.
+
+    Whether it has heard of the backlog changes no other weight.
+    """
+    names = {name for name in (*target, *weights) if name.startswith(ARBITRATOR)} - {BACKLOG}
+    return any(_shape(target, name) != _shape(weights, name) for name in names)
 
 
 def _convert(target: Weights, weights: Weights) -> tuple[Weights, set[str]]:

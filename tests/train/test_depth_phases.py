@@ -13,6 +13,7 @@ from residualformer.config.amnet import AmNetConfig, ArbitratorConfig, CostConfi
 from residualformer.config.depth import DepthConfig
 from residualformer.config.schema import Config
 from residualformer.decode.teacher import Teacher
+from residualformer.errors import UserError
 from residualformer.loss.amortized import amortized_latency, average_cost
 from residualformer.model.cost import flops_per_frame
 from residualformer.nn.arbitrator import GumbelSoftmax, one_hot
@@ -188,6 +189,8 @@ def test_it_starts_as_the_model_without_an_arbitrator(depth):
     assert not warm_start(again, target.state_dict(), "depth_avg").fresh
     sees = build_model(arbitrated(use_backlog=True), TOKENIZER.vocab_size).eval()
     assert warm_start(sees, target.state_dict(), "depth_avg").fresh == ["encoder.arbitrator.backlog"]
+    with pytest.raises(UserError, match="encoder.arbitrator.backlog is not part of the new model"):
+        warm_start(target, sees.state_dict(), "depth_backlog")  # what an arbitrator has learned is not thrown away
     flops = flops_per_frame(sees)
     costs = [25 / MU * (each + flops["arbitrator"] + flops["output"]) for each in flops["branches"]]
     torch.testing.assert_close(sees.encoder.load, torch.tensor(costs))
