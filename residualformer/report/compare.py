@@ -51,8 +51,19 @@ def compare(runs: Sequence[Scored], baseline: str | None = None) -> list[Row]:
     for run in sorted(runs, key=place):
         name = baseline_of(run)
         comparison = compare_runs(run, by_name.get((name, run.row.search_run)))
-        rows.append(replace(run.row, baseline=name, comparison=comparison))
+        row = replace(run.row, baseline=name, comparison=comparison)
+        its = by_name.get((_controlled(run), run.row.search_run))
+        if its and (beside := compare_runs(run, its)) != NO_COMPARISON:
+            row = replace(row, control_of=its.row.experiment, beside_it=beside)
+        rows.append(row)
     return with_savings(rows)
+
+
+def _controlled(run: Scored) -> str:
+    """Return the experiment that `run` is a control of: its own by another choice, or the one whose cost it matches."""
+    if run.row.control:
+        return run.row.experiment
+    return (run.config and run.config.amnet.match) or ""
 
 
 def compare_runs(run: Scored, other: Scored | None) -> Comparison:

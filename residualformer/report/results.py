@@ -95,6 +95,8 @@ class Row:
     amnet: AmnetCost | None = None  # of recurrent encoders, and of Transformers with an arbitrator
     baseline: str = ""  # the experiment that this one is compared with
     comparison: Comparison = NO_COMPARISON
+    control_of: str | None = None  # the AmNet, or model with depths, that this is a control of
+    beside_it: Comparison | None = None  # this row and that of `control_of`
     scored: str | None = None  # the command and commit that scored the run, where these are not the table's
 
     @property

@@ -87,11 +87,34 @@ def render_markdown(results: Results, pictures: Sequence[str] = ()) -> str:
         _scope(results),
         "\n".join(markdown_table(*cells(results))),
         *_notes(results),
+        *_controls(results.rows),
         *pictures,
     ]
     for name in results.experiments:
         parts += _experiment(name, [row for row in results.rows if row.experiment == name])
     return "\n\n".join(parts) + "\n"
+
+
+def _controls(rows: Sequence[Row]) -> list[str]:
+    """Return the section that compares controls with what they are controls of; nothing where there are none."""
+    beside = [replace(row, comparison=row.beside_it) for row in rows if row.beside_it]
+    if not beside:
+        return []
+    columns: dict[str, Callable[[Row], str]] = {
+        "set": lambda row: row.split,
+        "control": lambda row: row.name,
+        "of": lambda row: row.control_of or NOTHING,
+        "beside it": COLUMNS["vs baseline"],
+        "p": COLUMNS["p"],
+        "nats/token": COLUMNS["nats vs baseline"],
+        "p (nats)": COLUMNS["p (nats)"],
+    }
+    table = markdown_table(list(columns), [[show(row) for show in columns.values()] for row in beside])
+    told = (
+        "Relative differences to what it is a control of, by the same search, paired. With errors and nats positive is "
+        "worse: where the control is not worse, the choice of branches does not earn its keep (docs/models.md)."
+    )
+    return ["## Controls", "\n".join(table), told]
 
 
 def show_pictures(pictures: Sequence[Path]) -> list[str]:

@@ -30,6 +30,8 @@ from residualformer.model.checkpoint import Bundle, load_model, save_model
 from residualformer.model.cost import flops_per_frame
 from residualformer.nn.transducer import build_model
 from residualformer.report.compare import compare
+from residualformer.report.results import Results
+from residualformer.report.results_text import render_markdown
 from residualformer.report.scoring import find_runs, score_run
 
 SLICES = {name: -(-frames // 3) for name, frames in FRAMES.items()}  # encoder frames
@@ -204,9 +206,21 @@ def test_the_step_and_the_scores(exp, cuts, monkeypatch):
     decode_step(monkeypatch, exp / "mf_amr", "--cuts", file, *options)
     other = json.loads((exp / "mf_amr/decode_test_beam3_first2_random_seed4_share0.25/decode.json").read_text())
     assert other["branches"] == {"by": "random", "seed": 4, "slow_share": pytest.approx(0.25, abs=0.01)}
-    rows = compare([score_run(folder) for folder in find_runs(exp, ["test"]) if "_first2" not in folder.name])
+    save(exp / "static", branched([0.5], match="mf_amr"), 7)
+    decode_step(monkeypatch, exp / "static", "--cuts", file)
+    scored = [score_run(folder) for folder in find_runs(exp, ["test"]) if "_first2" not in folder.name]
+    rows = compare(scored)
+    static = rows.pop(1)
     assert [row.control for row in rows] == ["", "", "fast", "oracle", "random", "slow"]
     assert [row.search_name for row in rows[1:4]] == ["beam3", "beam3_fast", "beam3_oracle"]
+    own = rows[1].scores["loss"].value
+    for row in (static, *rows[2:]):
+        assert row.control_of == "mf_amr"
+        assert row.beside_it.loss_relative == pytest.approx(100 * (row.scores["loss"].value / own - 1), abs=0.02)
+    assert not any(row.control_of for row in rows[:2])
+    text = render_markdown(Results(corpus="c", split="test", baseline="", command="", commit="", rows=[static, *rows]))
+    told = [line.split(" | ")[1] for line in text.partition("## Controls")[2].splitlines() if "| mf_amr |" in line]
+    assert told == ["static", *(f"mf_amr:{by}" for by in ("fast", "oracle", "random", "slow"))]
     assert all(row.comparison.loss_relative is not None for row in rows[1:])  # with rnnt's beam3
     by_control = {row.control: row.amnet for row in rows if row.experiment == "mf_amr"}
     flops = flops_per_frame(load_model(exp / "mf_amr").model)

@@ -89,7 +89,7 @@ def test_a_table_that_is_none_is_named(tmp_path):
             "cells:", "controls: {a: 'b:random'}\n    cells:", 1
         ): "has controls, which only a table of layout lines",
         good.replace("cells:", "controls: {a: 'b:chance'}\n    cells:", 1).replace("rows:", "layout: lines\nrows:"): (
-            "'chance' chooses no branches; it must be one of slow, fast, random, oracle"
+            "'chance' chooses no branches; it must be one of slow, fast, random, loud, oracle"
         ),
         good.replace("value: 13.51", "value: [13.51, 1.0]"): "residual_nodiag has 2 values for 1 sets",
         good.replace("[with diagonal, without diagonal]", "7"): "is not the definition of a table",
